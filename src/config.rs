@@ -1,0 +1,163 @@
+//! What was asked for, resolved: enums and numbers, with every limit of the engine in one place.
+//!
+//! `cli` turns words into a [`Config`]; nobody else reads the command line. Names carry their unit.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::location::Location;
+
+/// Streams (objects open at once) when none are asked for.
+pub const STREAMS_DEFAULT: u32 = 32;
+/// Most streams a job may be given.
+pub const STREAMS_MAX: u32 = 1024;
+/// Bytes of one read or write of a large file when none are asked for.
+pub const BLOCK_BYTES_DEFAULT: usize = 1 << 20;
+/// Least and most bytes of one block: a page, and what a request may hold without being split everywhere.
+pub const BLOCK_BYTES_RANGE: std::ops::RangeInclusive<usize> = 4096..=(64 << 20);
+/// Files up to this size are read whole by one open-read-close chain.
+pub const SMALL_BYTES_MAX: usize = 256 << 10;
+/// Large files are cut in segments of this size, claimed by all shards.
+pub const SEGMENT_BYTES: u64 = 256 << 20;
+/// Blocks of one large file in flight on one shard: depth 16 reaches what fio reaches.
+pub const FILE_DEPTH: usize = 16;
+/// Most bytes of buffers over all shards, whatever the number of cores.
+pub const ARENA_BYTES_MAX: usize = 128 << 20;
+/// Outcomes that close a checkpoint batch, whatever the time and bytes.
+pub const CHECKPOINT_OUTCOMES_MAX: usize = 65_536;
+/// Seconds between checkpoints when not asked for otherwise.
+pub const CHECKPOINT_INTERVAL_DEFAULT: Duration = Duration::from_secs(5);
+/// Bytes between checkpoints when not asked for otherwise.
+pub const CHECKPOINT_BYTES_DEFAULT: u64 = 4 << 30;
+/// Times an object that changes while it is read is read again before it is recorded as unstable.
+pub const UNSTABLE_ATTEMPTS_MAX: u32 = 3;
+/// Directories waiting in memory; beyond it they wait in the catalog.
+pub const QUEUED_DIRS_MAX: usize = 16_384;
+/// Open directory pairs each shard keeps at hand.
+pub const DIR_CACHE_PER_SHARD: usize = 256;
+
+/// One job, as asked for.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Read from here; never modified (I6).
+    pub source: Location,
+    /// Written to.
+    pub dest: Location,
+    /// Objects open at once, over all shards.
+    pub streams: u32,
+    /// Bytes of one read or write of a large file.
+    pub block_bytes: usize,
+    /// Holds one subfolder per job.
+    pub state_dir: PathBuf,
+    /// Whether owner and mode are kept.
+    pub metadata: Metadata,
+    /// Which interpreter answers the operations.
+    pub engine: EngineChoice,
+    /// When the page cache is passed by.
+    pub direct: DirectChoice,
+    /// Whether a clone may stand for a copy.
+    pub reflink: ReflinkChoice,
+    /// What is made durable, and when.
+    pub sync: SyncPolicy,
+    /// Whether new names are written in place.
+    pub naming: Naming,
+    /// What a loss of metadata counts as.
+    pub losses: LossPolicy,
+    /// Longest time between two checkpoints.
+    pub checkpoint_interval: Duration,
+    /// Most bytes between two checkpoints.
+    pub checkpoint_bytes: u64,
+    /// Whether mount points below the source are crossed.
+    pub mounts: Mounts,
+    /// Where the summary and the progress go.
+    pub output: Output,
+}
+
+/// Whether owner and mode are carried over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metadata {
+    /// Mode, owner, group and times.
+    Keep,
+    /// Times only (mtime is the seal, I2); owner and mode are left to the system.
+    TimesOnly,
+}
+
+/// Which interpreter answers the operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// The ring where the kernel allows it, else system calls, said in one line.
+    Auto,
+    /// The ring, or exit 2 with the remedy.
+    Uring,
+    /// System calls only.
+    Sync,
+}
+
+/// When O_DIRECT is used for large files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectChoice {
+    /// Where both file systems report an alignment for it.
+    Auto,
+    /// Always; a file system without it fails the object.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Whether FICLONE may stand for a copy within one file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReflinkChoice {
+    /// Try it where both sides are one file system.
+    Auto,
+    /// Always copy the bytes.
+    Never,
+}
+
+/// What is made durable, and when (I1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// One syncfs per checkpoint where the file system can be trusted with it, else fsync per file.
+    Batch,
+    /// fsync of every file.
+    File,
+    /// Nothing; no file is ever marked Completed, only Written.
+    None,
+}
+
+/// Whether new names are written in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// New names in place and sealed later; existing files by temporary name and rename (I2).
+    InPlace,
+    /// Every file by temporary name and rename.
+    Atomic,
+}
+
+/// What a loss of metadata counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossPolicy {
+    /// Counted and listed; exit 0.
+    Count,
+    /// A failure of the object; exit 23.
+    Fail,
+}
+
+/// Whether mount points below the source are crossed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mounts {
+    /// Crossed; loops are cut by (dev, ino).
+    Cross,
+    /// The source's own file system only.
+    Stay,
+}
+
+/// Where the summary and the progress go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Progress on stderr, the summary as text on stdout.
+    Text,
+    /// Errors on stderr only; the summary as text on stdout only when something failed.
+    Quiet,
+    /// Progress on stderr, the summary as one JSON object on stdout.
+    Json,
+}

@@ -1,0 +1,7 @@
+//! gfast: moves huge file trees between storage systems, bit-perfect and resumable.
+
+pub mod catalog;
+pub mod config;
+pub mod error;
+pub mod location;
+pub mod ring;
