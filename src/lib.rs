@@ -3,5 +3,6 @@
 pub mod catalog;
 pub mod config;
 pub mod error;
+pub mod filesystem;
 pub mod location;
 pub mod ring;

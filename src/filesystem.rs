@@ -1,0 +1,73 @@
+//! What kind of file system an open file lives on, and what that kind can be trusted with.
+//!
+//! Told by the `statfs` magic number (linux/magic.h and the file systems' own headers). Everything that depends on the
+//! kind of a file system asks here.
+
+use std::os::fd::AsFd;
+
+use crate::error::{Error, Result};
+
+/// A kind of file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    /// ext2, ext3, ext4.
+    Ext,
+    /// XFS.
+    Xfs,
+    /// Btrfs.
+    Btrfs,
+    /// tmpfs and ramfs.
+    Tmpfs,
+    /// overlayfs.
+    Overlay,
+    /// NFS.
+    Nfs,
+    /// SMB and CIFS.
+    Smb,
+    /// Anything behind FUSE: sshfs, rclone mount, GlusterFS.
+    Fuse,
+    /// Other shared file systems: Ceph, Lustre, GPFS, 9p, AFS, OCFS2, GFS2.
+    Cluster,
+    /// procfs, sysfs and their like: no data to copy.
+    Kernel,
+    /// Anything else.
+    Other,
+}
+
+impl FileSystem {
+    /// The kind of file system that `file` lives on.
+    pub fn of(file: impl AsFd) -> Result<FileSystem> {
+        let statfs = rustix::fs::fstatfs(file).map_err(|errno| Error::os("statfs", "file system", errno))?;
+        Ok(FileSystem::from_magic(statfs.f_type as u32))
+    }
+
+    fn from_magic(magic: u32) -> FileSystem {
+        match magic {
+            0xef53 => FileSystem::Ext,
+            0x5846_5342 => FileSystem::Xfs,
+            0x9123_683e => FileSystem::Btrfs,
+            0x0102_1994 | 0x8584_58f6 => FileSystem::Tmpfs,
+            0x794c_7630 => FileSystem::Overlay,
+            0x6969 => FileSystem::Nfs,
+            0x517b | 0xff53_4d42 | 0xfe53_4d42 => FileSystem::Smb,
+            0x6573_5546 => FileSystem::Fuse,
+            0x00c3_6400 | 0x0bd0_0bd0 | 0x4750_4653 | 0x0102_1997 | 0x5346_414f | 0x7461_636f | 0x0116_1970 => {
+                FileSystem::Cluster
+            }
+            0x9fa0 | 0x6265_6572 | 0x6462_6720 | 0x7472_6163 | 0x0027_e0eb | 0x6367_7270 | 0xcafe_4a11 => {
+                FileSystem::Kernel
+            }
+            _ => FileSystem::Other,
+        }
+    }
+
+    /// Whether it is reached over a network or a user-space daemon: slow metadata, and no place for LMDB.
+    pub fn is_remote(self) -> bool {
+        matches!(self, FileSystem::Nfs | FileSystem::Smb | FileSystem::Fuse | FileSystem::Cluster)
+    }
+
+    /// Whether syncfs reports every write error since the fd was opened (I1; kernel 5.17 and later).
+    pub fn trusts_syncfs(self) -> bool {
+        matches!(self, FileSystem::Ext | FileSystem::Xfs | FileSystem::Btrfs | FileSystem::Tmpfs)
+    }
+}
