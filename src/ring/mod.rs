@@ -6,6 +6,8 @@
 
 pub mod buffers;
 pub mod op;
+pub mod syscalls;
+pub mod uring;
 #[cfg(test)]
 pub mod sim;
 
