@@ -9,27 +9,61 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, StatxFlags, Timestamps, Uid};
 
-use super::{Access, Answer, Arena, Completion, Handle, Name, Op, Side, Stat, Time};
+use super::{Access, Answer, Arena, Asked, Caller, Completion, Handle, Interpreter, Name, Op, Side, Stat, Time};
 use crate::error::Errno;
 
 /// Flags of every open of a source object: no terminal, no blocking on a FIFO, never through a symlink (I8).
 const OPEN_SAFE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 
-/// Answers `op` on this thread.
-pub fn answer(token: u32, side: Side, mut op: Op, arena: &Arena) -> Completion {
-    if let Op::Close { file } = op {
-        return Completion { token, op: Op::Closed, result: close(file).map(|()| Answer::Done) };
+/// Answers `op` on this thread. An [`Op::Close`] turns into [`Op::Closed`]: its handle is gone.
+pub fn answer(side: Side, op: &mut Op, arena: &Arena) -> Result<Answer, Errno> {
+    if let Op::Close { .. } = op {
+        let Op::Close { file } = std::mem::replace(op, Op::Closed) else { unreachable!("just matched") };
+        return close(file).map(|()| Answer::Done);
     }
-    let result = loop {
-        match perform(side, &mut op, arena) {
+    loop {
+        match perform(side, op, arena) {
             Err(Errno::INTR) => continue,
-            result => break result,
+            result => return result,
         }
-    };
-    Completion { token, op, result }
+    }
+}
+
+/// The plain interpreter: answers on the calling thread.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// The memory leases point into.
+    arena: Arc<Arena>,
+}
+
+impl Kernel {
+    /// Plain system calls on the memory of `arena`.
+    pub fn new(arena: Arc<Arena>) -> Kernel {
+        Kernel { arena }
+    }
+}
+
+impl Caller for Kernel {
+    fn call(&self, side: Side, op: &mut Op) -> Result<Answer, Errno> {
+        answer(side, op, &self.arena)
+    }
+}
+
+impl Interpreter for Kernel {
+    fn ask(&mut self, token: u32, side: Side, mut op: Op) -> Asked {
+        let result = self.call(side, &mut op);
+        Asked::Answered(Completion { token, op, result })
+    }
+
+    fn wait(&mut self, _want: usize, _timeout: Duration, _completions: &mut Vec<Completion>) {}
+
+    fn in_flight(&self) -> usize {
+        0
+    }
 }
 
 fn perform(side: Side, op: &mut Op, arena: &Arena) -> Result<Answer, Errno> {

@@ -311,9 +311,10 @@ enum Target {
 }
 
 impl Interpreter for Ring {
-    fn ask(&mut self, token: u32, side: Side, op: Op) -> Asked {
+    fn ask(&mut self, token: u32, side: Side, mut op: Op) -> Asked {
         if self.free_flights.is_empty() || !self.takes(&op) {
-            return Asked::Answered(syscalls::answer(token, side, op, &self.arena));
+            let result = syscalls::answer(side, &mut op, &self.arena);
+            return Asked::Answered(Completion { token, op, result });
         }
         let Some(index) = self.free_flights.pop() else { unreachable!("checked above") };
         let is_chain = matches!(op, Op::ReadWhole { .. });
