@@ -1,8 +1,11 @@
 //! gfast: moves huge file trees between storage systems, bit-perfect and resumable.
 
 pub mod catalog;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod filesystem;
 pub mod location;
+pub mod report;
 pub mod ring;
+pub mod stop;
