@@ -16,12 +16,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::catalog::{FileRecord, Range, Status};
+use crate::catalog::{FileRecord, Range, Stamp, Status};
 use crate::config::{DirectChoice, FILE_DEPTH, SEGMENT_BYTES};
 use crate::error::{Errno, Error, Result};
 use crate::job::{Job, Place};
 use crate::links::LinkKey;
-use crate::plan::stamp_of;
+
 use crate::provider::posix::Posix;
 use crate::report::Count;
 use crate::ring::{Access, Answer, Arena, Caller, Completion, FixedBuffers, Handle, Lease, Op, Side, Stat, WritePath};
@@ -215,7 +215,7 @@ impl LargeFile {
 
     /// The record of this file while it is in progress.
     pub fn record(&self, batch: u64) -> FileRecord {
-        let stamp = stamp_of(&self.stat);
+        let stamp = Stamp::of(&self.stat);
         let (dest_ino, large_id) = (self.dest_ino, self.id);
         FileRecord { status: Status::InProgress, batch, stamp, dest_ino, large_id, failure: None }
     }
@@ -271,7 +271,7 @@ impl LargeFile {
 fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<Option<Leftover>> {
     let (job, place) = (work.job, work.place);
     let is_of_source = |r: &&FileRecord| {
-        r.status == Status::InProgress && r.large_id != 0 && r.stamp == stamp_of(work.stat)
+        r.status == Status::InProgress && r.large_id != 0 && r.stamp == Stamp::of(work.stat)
     };
     let Some(record) = record.filter(is_of_source) else { return Ok(None) };
     let dest = Posix::new(work.caller, Side::Dest);

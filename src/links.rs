@@ -6,6 +6,7 @@
 //! that wait over a checkpoint wait in its `late_links` tree.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -38,9 +39,21 @@ pub enum Claim {
 pub struct LinkMap {
     /// The name being copied, or copied and not yet recorded.
     firsts: Mutex<HashMap<LinkKey, LinkName>>,
+    /// Raised when the destination turns out to have no hard links: every name is a file of its own.
+    given_up: AtomicBool,
 }
 
 impl LinkMap {
+    /// Every name from now on is a file of its own.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether names are linked at all.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
     /// Claims `name` for the group `key`. `recorded` asks the catalog, on a snapshot taken after this call began, whether the
     /// group has a first in this pass; it is asked under the lock, so that a first just recorded is always seen.
     pub fn claim<E>(

@@ -72,10 +72,6 @@ impl Progress {
     }
 }
 
-/// The source's state as the catalog records it.
-pub fn stamp_of(stat: &Stat) -> Stamp {
-    Stamp { size: stat.size, mtime: stat.mtime, ctime: stat.ctime, ino: stat.ino }
-}
 
 /// Decides from source and record. `dest_is_new` says that the destination directory was created by this run.
 pub fn decide(source: &Stat, record: Option<&FileRecord>, progress: &Progress, dest_is_new: bool) -> Plan {
@@ -89,7 +85,7 @@ pub fn decide(source: &Stat, record: Option<&FileRecord>, progress: &Progress, d
         Status::Failed => Plan::Copy(Reason::Failed),
         Status::Pending | Status::InProgress => Plan::Copy(Reason::Interrupted),
         Status::Done | Status::Written if !progress.holds(record) => Plan::Copy(Reason::Interrupted),
-        Status::Done | Status::Written => match record.stamp == stamp_of(source) {
+        Status::Done | Status::Written => match record.stamp == Stamp::of(source) {
             true => Plan::Skip(Skip::Unchanged),
             false => Plan::Copy(Reason::Changed),
         },
@@ -120,7 +116,7 @@ mod tests {
     }
 
     fn record(status: Status, batch: u64) -> FileRecord {
-        FileRecord { status, batch, stamp: stamp_of(&source()), dest_ino: 3, large_id: 0, failure: None }
+        FileRecord { status, batch, stamp: Stamp::of(&source()), dest_ino: 3, large_id: 0, failure: None }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::config::{Metadata, Naming, ReflinkChoice, SMALL_BYTES_MAX};
 use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::job::{Job, Place, Reflink};
 use crate::links::{Claim, LinkKey};
-use crate::plan::{self, Plan, Skip, stamp_of};
+use crate::plan::{self, Plan, Skip};
 use crate::provider::metadata::{self, UNSEALED};
 use crate::provider::posix::Posix;
 use crate::report::{Count, Loss};
@@ -126,7 +126,7 @@ fn try_prepare(job: &Job, caller: &dyn Caller, place: &Place, record: Option<&Fi
     let group = match claim_group(job, place, &stat)? {
         Grouping::Alone => None,
         Grouping::First(key) => Some(key),
-        Grouping::Further(key) => return Ok(Prepared::Ended(Ending::Further(key, stamp_of(&stat)))),
+        Grouping::Further(key) => return Ok(Prepared::Ended(Ending::Further(key, Stamp::of(&stat)))),
     };
     let work = Work { job, caller, place, stat: &stat, group };
     if let Some(copied) = work.reseal(record)? {
@@ -183,7 +183,7 @@ enum Grouping {
 }
 
 fn claim_group(job: &Job, place: &Place, stat: &Stat) -> Result<Grouping> {
-    if stat.nlink <= 1 {
+    if stat.nlink <= 1 || job.links.is_given_up() {
         return Ok(Grouping::Alone);
     }
     let key = LinkKey { dev: stat.dev, ino: stat.ino };
@@ -242,7 +242,7 @@ impl<'a> Work<'a> {
 
     fn copied(&self, dest: &Stat, seal: Seal, bytes: u64, count: Count) -> Copied {
         Copied {
-            stamp: stamp_of(self.stat),
+            stamp: Stamp::of(self.stat),
             dest_ino: dest.ino,
             dest_dev: dest.dev,
             seal,
@@ -268,7 +268,7 @@ impl<'a> Work<'a> {
         else {
             return Ok(None);
         };
-        if record.stamp != stamp_of(self.stat) || self.stat.kind() != Kind::File {
+        if record.stamp != Stamp::of(self.stat) || self.stat.kind() != Kind::File {
             return Ok(None);
         }
         let temp = self.place.temp_name(self.job);

@@ -13,17 +13,19 @@
 //! for children before it is lowered for their parent, so it reaches 0 only when nothing is left (I4: queues are bounded
 //! by [`crate::config::QUEUED_DIRS_MAX`]; what exceeds it waits in the catalog).
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_deque::{Injector, Steal, Stealer, Worker};
 use parking_lot::{Condvar, Mutex};
 
-use crate::catalog::DirId;
+use crate::bell::Bell;
+use crate::catalog::{DirId, DirStamp};
 use crate::config::QUEUED_DIRS_MAX;
 use crate::large::LargeFile;
+use crate::listing::Entry;
 use crate::ring::{Handle, Name};
 
 /// One directory of the source, and its counterpart at the destination.
@@ -41,6 +43,10 @@ pub struct DirNode {
     pending: AtomicU32,
     /// What is known of the destination's directory, a [`DestDir`] as number.
     dest: AtomicU8,
+    /// Whether this pass changed anything in the destination's directory.
+    touched: AtomicBool,
+    /// The source's state when the listing began.
+    stamp: OnceLock<Box<DirStamp>>,
 }
 
 /// What is known of a destination directory.
@@ -69,7 +75,41 @@ impl DirNode {
     }
 
     fn new(id: DirId, parent: Option<Arc<DirNode>>, name: Name, depth: u32) -> DirNode {
-        DirNode { id, parent, name, depth, pending: AtomicU32::new(1), dest: AtomicU8::new(0) }
+        DirNode {
+            id,
+            parent,
+            name,
+            depth,
+            pending: AtomicU32::new(1),
+            dest: AtomicU8::new(0),
+            touched: AtomicBool::new(false),
+            stamp: OnceLock::new(),
+        }
+    }
+
+    /// Notes the source's state as its listing begins.
+    pub fn set_stamp(&self, stamp: DirStamp) {
+        let _ = self.stamp.set(Box::new(stamp));
+    }
+
+    /// The source's state when the listing began.
+    pub fn stamp(&self) -> Option<DirStamp> {
+        self.stamp.get().map(|stamp| **stamp)
+    }
+
+    /// Device and inode of the source's directory, once its listing has begun.
+    pub fn source_id(&self) -> Option<(u64, u64)> {
+        self.stamp.get().map(|stamp| (stamp.dev, stamp.ino))
+    }
+
+    /// Notes that this pass changes something in the destination's directory: its times will have to be set again.
+    pub fn touch(&self) {
+        self.touched.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this pass changed anything in the destination's directory.
+    pub fn is_touched(&self) -> bool {
+        self.touched.load(Ordering::Relaxed)
     }
 
     /// An entry whose outcome is still to come.
@@ -128,22 +168,13 @@ impl Drop for DirNode {
     }
 }
 
-/// One name of a listing, with the type the file system gave beside it.
-#[derive(Debug)]
-pub struct Entry {
-    /// The name.
-    pub name: Name,
-    /// `d_type`; DT_UNKNOWN where the file system does not say.
-    pub kind: u8,
-}
-
 /// One piece of work for a shard.
 #[derive(Debug)]
 pub enum Work {
     /// List a directory and copy its entries.
     List(Arc<DirNode>),
     /// Copy these entries of a directory another shard lists.
-    Slice(Arc<DirNode>, Vec<Entry>),
+    Slice(Arc<DirNode>, VecDeque<Entry>),
     /// Copy one name that was set aside (a hard link whose first name failed, a name left by an interrupted run).
     File(Arc<DirNode>, Name),
     /// Help with a large file.
@@ -169,11 +200,13 @@ pub struct Walker {
     wake: (Mutex<()>, Condvar),
     /// No new work is handed out.
     stopped: AtomicBool,
+    /// Rung when only the catalog has work left, and when nobody has.
+    bell: Arc<Bell>,
 }
 
 impl Walker {
     /// A walker for `shards` shards, and each shard's own queue.
-    pub fn new(shards: usize) -> (Walker, Vec<Worker<Work>>) {
+    pub fn new(shards: usize, bell: Arc<Bell>) -> (Walker, Vec<Worker<Work>>) {
         let workers: Vec<Worker<Work>> = (0..shards).map(|_| Worker::new_lifo()).collect();
         let walker = Walker {
             injector: Injector::new(),
@@ -184,6 +217,7 @@ impl Walker {
             sleepers: AtomicUsize::new(0),
             wake: (Mutex::new(()), Condvar::new()),
             stopped: AtomicBool::new(false),
+            bell,
         };
         (walker, workers)
     }
@@ -245,9 +279,15 @@ impl Walker {
 
     /// A work item has its last outcome.
     pub fn complete(&self) {
-        if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.wake_all();
+        if self.outstanding.fetch_sub(1, Ordering::AcqRel) - 1 == self.spilled() {
+            self.bell.ring();
         }
+    }
+
+    /// Whether all that is left waits in the catalog.
+    pub fn wants_refill(&self) -> bool {
+        let spilled = self.spilled();
+        spilled > 0 && self.outstanding.load(Ordering::Acquire) == spilled
     }
 
     /// Whether every work item has its outcome.
@@ -259,6 +299,7 @@ impl Walker {
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         self.wake_all();
+        self.bell.ring();
     }
 
     /// Whether no more work is handed out.
@@ -303,7 +344,7 @@ impl Walker {
         let mut guard = self.wake.0.lock();
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         let has_work = !self.injector.is_empty() || self.stealers.iter().any(|s| !s.is_empty());
-        if !has_work && !self.is_done() && !self.is_stopped() {
+        if !has_work && !self.is_stopped() {
             self.wake.1.wait_for(&mut guard, timeout);
         }
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
