@@ -2,6 +2,7 @@
 //!
 //! `cli` turns words into a [`Config`]; nobody else reads the command line. Names carry their unit.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -71,6 +72,11 @@ pub struct Config {
     pub mounts: Mounts,
     /// Where the summary and the progress go.
     pub output: Output,
+    /// The umask gfast was started with. The process itself runs with 0; this one decides the modes that are left to the
+    /// system: under `--no-metadata`, and of directories made above the destination.
+    pub umask: u32,
+    /// The command as typed, program name first: typed again it resumes the job.
+    pub command: Vec<OsString>,
 }
 
 /// Whether owner and mode are carried over.
@@ -160,4 +166,6 @@ pub enum Output {
     Quiet,
     /// Progress on stderr, the summary as one JSON object on stdout.
     Json,
+    /// Errors on stderr only, the summary as one JSON object on stdout.
+    QuietJson,
 }

@@ -5,4 +5,6 @@ pub mod config;
 pub mod error;
 pub mod filesystem;
 pub mod location;
+pub mod report;
 pub mod ring;
+pub mod stop;
