@@ -26,6 +26,12 @@ pub const FILE_DEPTH: usize = 16;
 pub const ARENA_BYTES_MAX: usize = 128 << 20;
 /// Outcomes that close a checkpoint batch, whatever the time and bytes.
 pub const CHECKPOINT_OUTCOMES_MAX: usize = 65_536;
+/// Where the state is kept when not asked for otherwise.
+pub const STATE_DIR_DEFAULT: &str = "./.gofast-state";
+/// The umask assumed until the process's own is known: the strictest.
+pub const UMASK_DEFAULT: u32 = 0o077;
+/// Least and most seconds between checkpoints.
+pub const CHECKPOINT_SECS_RANGE: std::ops::RangeInclusive<f64> = 0.1..=86_400.0;
 /// Seconds between checkpoints when not asked for otherwise.
 pub const CHECKPOINT_INTERVAL_DEFAULT: Duration = Duration::from_secs(5);
 /// Bytes between checkpoints when not asked for otherwise.

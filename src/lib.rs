@@ -1,6 +1,7 @@
 //! gfast: moves huge file trees between storage systems, bit-perfect and resumable.
 
 pub mod catalog;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod filesystem;

@@ -130,7 +130,7 @@ impl Summary {
             self.time_line(),
             self.latency_line(),
             field("engine", &self.engine_text()),
-            field("durability", &self.durability.text()),
+            field("durability", self.durability.text()),
             field("state", &escape(&self.state)),
         ];
         let label = match (&self.end, code) {
