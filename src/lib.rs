@@ -8,4 +8,5 @@ pub mod filesystem;
 pub mod location;
 pub mod report;
 pub mod ring;
+pub mod roots;
 pub mod stop;
