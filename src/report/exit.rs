@@ -1,4 +1,4 @@
-//! The exit codes: a contract with scripts and schedulers (README, design.md section 9).
+//! The exit codes: a contract with scripts and schedulers, told in the README.
 
 use crate::error::{Cause, Class, Error};
 
