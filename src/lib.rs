@@ -8,4 +8,8 @@ pub mod filesystem;
 pub mod location;
 pub mod report;
 pub mod ring;
+<<<<<<< HEAD
+=======
+pub mod roots;
+>>>>>>> cli
 pub mod stop;

@@ -396,7 +396,8 @@ mod tests {
         let counts = [(Count::FilesCopied, 4), (Count::BytesCopied, 2048), (Count::Vanished, 1)];
         let expected = concat!(
             r#"{"schema":1,"run":"resume","pass":2,"end":"finished","error":null,"source":"/s\\xff","dest":"/d","#,
-            r#""entries_walked":0,"directories":0,"copied":4,"cloned":0,"unchanged":0,"metadata_only":0,"adopted":0,"hard_links":0,"#,
+            r#""entries_walked":0,"directories":0,"copied":4,"cloned":0,"unchanged":0,"metadata_only":0,"#,
+            r#""adopted":0,"hard_links":0,"#,
             r#""symlinks":0,"special_files":0,"failed":0,"vanished":1,"unstable":0,"removed":0,"bytes_planned":0,"#,
             r#""bytes_skipped":0,"bytes":2048,"bytes_durable":0,"submissions":0,"enters":0,"losses":{"owner":3},"#,
             r#""elapsed_s":2.000,"bytes_per_s":1024.000,"files_per_s":2.000,"streams":32,"engine":"sync","#,
