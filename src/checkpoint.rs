@@ -88,6 +88,11 @@ impl Checkpointer {
         Checkpointer { job, caller, intake, counters, cache, header, nodes: HashMap::new() }
     }
 
+    /// Whether a batch is due by number or bytes.
+    pub fn is_due(&self) -> bool {
+        self.intake.is_due()
+    }
+
     /// Whether a checkpoint would change anything.
     pub fn has_work(&self) -> bool {
         !self.intake.is_empty() || self.header.completed_batch < self.header.durable_batch
@@ -172,9 +177,11 @@ impl Checkpointer {
             listed_batch: draft.number,
         };
         draft.rows.push(Row::CloseDir { id: dir.id });
+        draft.rows.push(Row::CloseFile { dir: dir.id, name: Name::default() });
         draft.rows.push(Row::PutDir { id: dir.id, record });
-        if dir.is_touched() {
-            draft.rows.push(Row::OpenDir { id: dir.id, state: DirState::Unfinished });
+        match dir.is_touched() {
+            true => draft.rows.push(Row::OpenDir { id: dir.id, state: DirState::Unfinished }),
+            false => self.counters.add(Count::Unchanged, 1),
         }
     }
 
@@ -303,7 +310,10 @@ impl Checkpointer {
     fn settle_group(&mut self, draft: &mut Draft, key: LinkKey, mut names: Vec<Further>) -> Result<()> {
         let first = match draft.firsts.get(&key) {
             Some(first) => Some(first.clone()),
-            None => self.recorded_first(key)?,
+            None => {
+                let stamp = names.first().map_or_else(Stamp::default, |name| name.stamp);
+                self.job.recorded_first(key, &stamp)?
+            }
         };
         let is_orphan = first.is_none() && draft.orphans.contains(&key);
         if first.is_some() || is_orphan {
@@ -319,12 +329,6 @@ impl Checkpointer {
             }
         }
         Ok(())
-    }
-
-    fn recorded_first(&self, key: LinkKey) -> Result<Option<LinkName>> {
-        let first = self.job.catalog.reader()?.link(key.dev, key.ino)?;
-        let start = self.job.progress.pass_start_batch;
-        Ok(first.filter(|first| first.batch >= start).map(|first| (first.dir, first.name)))
     }
 
     /// Names of a group that wait in the catalog.

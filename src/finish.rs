@@ -58,7 +58,10 @@ impl Checkpointer {
         };
         let dir = self.node(id)?;
         match self.settle_dir(&dir, &stamp) {
-            Ok(()) => rows.push(Row::CloseDir { id }),
+            Ok(()) => {
+                self.counters.add(Count::Dirs, 1);
+                rows.push(Row::CloseDir { id });
+            }
             Err(error) => {
                 self.job.say(&error, 1);
                 self.counters.add(Count::Failed, 1);

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::catalog::{Catalog, DirId};
+use crate::catalog::{Catalog, DirId, Record, Stamp, Status};
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
 use crate::gate::Gate;
-use crate::links::LinkMap;
+use crate::links::{LinkKey, LinkMap, LinkName};
 use crate::plan::Progress;
 use crate::provider::metadata::Identity;
-use crate::report::{Failure, Failures, Loss, Losses};
+use crate::report::{Console, Failure, Failures, Loss, Losses};
 use crate::ring::{Handle, Name, Side, Stat};
 use crate::walk::{DirNode, DirPair, Walker};
 
@@ -40,6 +40,8 @@ pub struct Job {
     pub source: JobRoot,
     /// Where the destination begins.
     pub dest: JobRoot,
+    /// For a job that copies one file: its name in the source root and in the destination root.
+    pub single: Option<(Name, Name)>,
     /// The catalog.
     pub catalog: Arc<Catalog>,
     /// Whether the catalog held records when the run began; a first pass looks nothing up.
@@ -60,6 +62,8 @@ pub struct Job {
     pub gate: Gate,
     /// Hard links in flight.
     pub links: LinkMap,
+    /// Where notes go.
+    pub console: Arc<Console>,
     /// Failures, said as they happen.
     pub failures: Failures,
     /// Losses, said once each.
@@ -131,6 +135,35 @@ impl Job {
         self.failures.say(&Failure { error: error.clone(), attempts });
     }
 
+    /// The recorded first name of a group, if it stands for the source as it is: copied in this pass, or unchanged since.
+    pub fn recorded_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<LinkName>, Error> {
+        let reader = self.catalog.reader()?;
+        let Some(first) = reader.link(key.dev, key.ino)? else { return Ok(None) };
+        if first.batch >= self.progress.pass_start_batch {
+            return Ok(Some((first.dir, first.name)));
+        }
+        match reader.entry(first.dir, &first.name)? {
+            Some(Record::File(record)) if record.status == Status::Done && record.stamp == *stamp => {
+                Ok(Some((first.dir, first.name)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Says that a directory is left out.
+    pub fn note_left_out(&self, dir: &DirNode, reason: &str) {
+        let path = crate::error::escape(&self.path(Side::Source, dir));
+        self.console.note(&format!("gfast: left out {path}: {reason}"));
+    }
+
+    /// The destination's name for a name of the source: the same, but for the root of a single file's job.
+    pub fn dest_name<'a>(&'a self, dir: &DirNode, name: &'a Name) -> &'a Name {
+        match &self.single {
+            Some((source, dest)) if dir.parent.is_none() && name == source => dest,
+            _ => name,
+        }
+    }
+
     /// Whether data durability is asked for at all.
     pub fn syncs(&self) -> bool {
         self.config.sync != SyncPolicy::None
@@ -153,6 +186,15 @@ impl Job {
     pub fn dir_error(&self, side: Side, dir: &DirNode, verb: &'static str, errno: Errno) -> Error {
         Error::os(verb, self.path(side, dir), errno)
     }
+}
+
+/// What has to be told when an object has its outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ticket {
+    /// The listing of its directory waits for it.
+    Listed,
+    /// It is a work item of its own.
+    Alone,
 }
 
 /// One name in one directory, with both sides' directories open.

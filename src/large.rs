@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use crate::catalog::{FileRecord, Range, Stamp, Status};
 use crate::config::{DirectChoice, FILE_DEPTH, SEGMENT_BYTES};
 use crate::error::{Errno, Error, Result};
-use crate::job::{Job, Place};
+use crate::job::{Job, Place, Ticket};
 use crate::links::LinkKey;
 
 use crate::provider::posix::Posix;
@@ -43,6 +43,10 @@ pub struct LargeFile {
     pub stat: Stat,
     /// Its group if it has several names.
     pub group: Option<LinkKey>,
+    /// Whom to tell when it has its outcome.
+    pub ticket: Ticket,
+    /// Which attempt this is.
+    pub attempt: u32,
     /// Key of its ranges in the catalog.
     pub id: u64,
     /// The destination's inode, for the record of the file in progress.
@@ -87,7 +91,7 @@ struct Leftover {
 
 impl LargeFile {
     /// Opens both sides of a large file, continuing an earlier attempt where the record allows.
-    pub fn open(work: &Work, record: Option<&FileRecord>) -> Result<LargeFile> {
+    pub fn open(work: &Work, record: Option<&FileRecord>, ticket: Ticket, attempt: u32) -> Result<LargeFile> {
         let (job, place) = (work.job, work.place);
         let source = Posix::new(work.caller, Side::Source);
         let opened = |access| source.open(&place.open.source, &place.name, access);
@@ -112,6 +116,8 @@ impl LargeFile {
             place: place.clone(),
             stat: *work.stat,
             group: work.group,
+            ticket,
+            attempt,
             id,
             dest_ino: file.made.ino,
             source: direct,

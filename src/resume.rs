@@ -11,7 +11,7 @@ use crate::config::QUEUED_DIRS_MAX;
 use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::ring::Name;
-use crate::walk::{DirNode, Work};
+use crate::walk::{DestDir, DirNode, Work};
 
 /// Entries of an index that are read at a time.
 const PAGE: usize = 4096;
@@ -71,9 +71,15 @@ fn leftover_rows(catalog: &Catalog) -> Result<Vec<Row>> {
 }
 
 /// Queues what a run starts from.
-pub fn start(job: &Job, kind: Kind) -> Result<()> {
+pub fn start(job: &Job, kind: Kind, dest_root: DestDir) -> Result<()> {
+    let root = DirNode::root();
+    root.set_dest(dest_root);
+    if let Some((name, _)) = &job.single {
+        job.walker.inject(Work::File(root, name.clone()));
+        return Ok(());
+    }
     if kind != Kind::Resume {
-        job.walker.inject(Work::List(DirNode::root()));
+        job.walker.inject(Work::List(root));
         return Ok(());
     }
     let mut nodes = HashMap::new();

@@ -92,14 +92,21 @@ pub enum Prepared {
     /// Done with.
     Ended(Ending),
     /// To be read whole.
-    Small(Stat, Option<LinkKey>),
+    Small(Stat),
     /// To be copied in blocks.
-    Large(Stat, Option<LinkKey>),
+    Large(Stat),
 }
 
-/// Looks at one name, decides, and does all that needs no reading of data.
-pub fn prepare(job: &Job, caller: &dyn Caller, place: &Place, record: Option<&FileRecord>) -> Prepared {
-    match try_prepare(job, caller, place, record) {
+/// Looks at one name, decides, and does all that needs no reading of data. `group` is set as soon as the name is claimed as
+/// the first of several: whatever becomes of it then, those that wait for it must hear of it.
+pub fn prepare(
+    job: &Job,
+    caller: &dyn Caller,
+    place: &Place,
+    record: Option<&FileRecord>,
+    group: &mut Option<LinkKey>,
+) -> Prepared {
+    match try_prepare(job, caller, place, record, group) {
         Ok(prepared) => prepared,
         Err(error) => Prepared::Ended(ending_of(error)),
     }
@@ -113,7 +120,13 @@ pub fn ending_of(error: Error) -> Ending {
     }
 }
 
-fn try_prepare(job: &Job, caller: &dyn Caller, place: &Place, record: Option<&FileRecord>) -> Result<Prepared> {
+fn try_prepare(
+    job: &Job,
+    caller: &dyn Caller,
+    place: &Place,
+    record: Option<&FileRecord>,
+    group: &mut Option<LinkKey>,
+) -> Result<Prepared> {
     let stat = stat_source(job, caller, place)?;
     if stat.kind() == Kind::Dir {
         return Ok(Prepared::Ended(Ending::IsDir));
@@ -123,12 +136,12 @@ fn try_prepare(job: &Job, caller: &dyn Caller, place: &Place, record: Option<&Fi
     if let Plan::Skip(skip) = plan {
         return Ok(Prepared::Ended(Ending::Skipped(skip)));
     }
-    let group = match claim_group(job, place, &stat)? {
+    *group = match claim_group(job, place, &stat)? {
         Grouping::Alone => None,
         Grouping::First(key) => Some(key),
         Grouping::Further(key) => return Ok(Prepared::Ended(Ending::Further(key, Stamp::of(&stat)))),
     };
-    let work = Work { job, caller, place, stat: &stat, group };
+    let work = Work { job, caller, place, stat: &stat, group: *group };
     if let Some(copied) = work.reseal(record)? {
         return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));
     }
@@ -145,9 +158,9 @@ fn try_prepare(job: &Job, caller: &dyn Caller, place: &Place, record: Option<&Fi
         Kind::File => match work.try_clone()? {
             Some(copied) => Some(copied),
             None if stat.size <= SMALL_BYTES_MAX.min(job.config.block_bytes) as u64 => {
-                return Ok(Prepared::Small(stat, group));
+                return Ok(Prepared::Small(stat));
             }
-            None => return Ok(Prepared::Large(stat, group)),
+            None => return Ok(Prepared::Large(stat)),
         },
     };
     Ok(Prepared::Ended(match copied {
@@ -188,8 +201,7 @@ fn claim_group(job: &Job, place: &Place, stat: &Stat) -> Result<Grouping> {
     }
     let key = LinkKey { dev: stat.dev, ino: stat.ino };
     let claim = job.links.claim(key, (place.dir.id, place.name.clone()), || {
-        let first = job.catalog.reader()?.link(key.dev, key.ino)?;
-        Ok(first.filter(|f| f.batch >= job.progress.pass_start_batch).map(|f| (f.dir, f.name)))
+        job.recorded_first(key, &Stamp::of(stat))
     })?;
     Ok(match claim {
         Claim::First => Grouping::First(key),

@@ -290,6 +290,11 @@ impl Walker {
         spilled > 0 && self.outstanding.load(Ordering::Acquire) == spilled
     }
 
+    /// Whether no directory waits to be listed. One may still be listed at this moment.
+    pub fn is_walked(&self) -> bool {
+        self.queued() == 0 && self.spilled() == 0
+    }
+
     /// Whether every work item has its outcome.
     pub fn is_done(&self) -> bool {
         self.outstanding.load(Ordering::Acquire) == 0

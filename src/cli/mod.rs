@@ -4,13 +4,8 @@
 //! OsString words --encode--> one char a byte --normalise--> --name value pairs --argh--> Arguments --resolve--> Config
 //! ```
 //!
-<<<<<<< HEAD
-//! argh reads the normalised words and writes the help. It takes neither single-dash long options nor `--name=value` nor
-//! bytes that are not UTF-8 (design.md section 10); [`normalise`] and [`words`] put that right in front of it.
-=======
 //! argh reads the normalised words and writes the help. It takes neither single-dash long options nor `--name=value`
 //! nor bytes that are not UTF-8 (measured with 0.1.19); `normalise` and `words` put that right in front of it.
->>>>>>> cli
 
 mod normalise;
 mod values;
@@ -27,13 +22,6 @@ use crate::error::{Error, Result, escape};
 use crate::location::Location;
 use normalise::Normalised;
 
-<<<<<<< HEAD
-/// Copies everything in SOURCE to DEST. The same command again resumes an interrupted job, or copies what has changed
-/// since; it says which of them it does. The contents of SOURCE become the contents of DEST.
-#[derive(Debug, FromArgs, ArgsInfo)]
-#[argh(
-    name = "gfast",
-=======
 /// The command line as argh reads it and explains it.
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(
@@ -41,7 +29,6 @@ use normalise::Normalised;
     usage = "-source PATH -dest PATH [options]",
     description = "Copies what SOURCE holds into DEST. The same command again resumes an\n\
                    interrupted job, or copies what has changed since; it says which it does.",
->>>>>>> cli
     help_triggers("-h", "--help"),
     example = "{command_name} -source /data/old -dest /data/new -streams 32",
     note = "Options are written -name or --name, with their value as the next word or after '='.",

@@ -1,12 +1,7 @@
 //! Brings every spelling of an option into the one that argh takes: `--name`, its value the next word.
 //!
-<<<<<<< HEAD
-//! What is an option, what is a switch and what may be repeated is learnt from argh's own description of the command, so
-//! a value is never mistaken for an option: the word after an option is its value, whatever it looks like.
-=======
 //! What is an option, what is a switch and what may be repeated is learnt from argh's own description of the command,
 //! so a value is never mistaken for an option: the word after an option is its value, whatever it looks like.
->>>>>>> cli
 
 use std::collections::BTreeSet;
 
@@ -69,13 +64,8 @@ pub(super) fn normalise(words: Vec<String>, command: &CommandInfoWithArgs) -> Re
     Ok(Normalised::Words(normalised))
 }
 
-<<<<<<< HEAD
-/// The name of an option word without its one or two dashes, and the value after `=`. `None` for other words; `-` alone is
-/// one of them.
-=======
 /// The name of an option word without its one or two dashes, and the value after `=`. `None` for other words; `-`
 /// alone is one of them.
->>>>>>> cli
 fn split(word: &str) -> Option<(&str, Option<&str>)> {
     let name = word.strip_prefix("--").or_else(|| word.strip_prefix('-')).filter(|name| !name.is_empty())?;
     Some(match name.split_once('=') {

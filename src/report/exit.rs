@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-//! The exit codes: a contract with scripts and schedulers (README, design.md section 9).
-=======
 //! The exit codes: a contract with scripts and schedulers, told in the README.
->>>>>>> cli
 
 use crate::error::{Cause, Class, Error};
 

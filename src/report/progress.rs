@@ -1,12 +1,8 @@
 //! The progress line: redrawn about four times a second on a terminal, one line a minute elsewhere.
 //!
 //! ```text
-<<<<<<< HEAD
-//! [walk 12.3M entries, done] [done 8.1M] [41.2 GiB, 38.0 GiB durable] [3.9 GiB/s] [files/s 18.0k] [streams 32] [err 3] ETA 1h31m
-=======
 //! [walk 12.3M entries, done] [done 8.1M] [41.2 GiB, 38.0 GiB durable] [3.9 GiB/s] [files/s 18.0k] [streams 32]
 //! [err 3] ETA 1h31m
->>>>>>> cli
 //! ```
 //!
 //! Rates are those of the last seconds, the ETA's those of the last minute. There is no ETA before the walk has ended,
