@@ -229,6 +229,7 @@ impl Setup {
             let ends: Vec<ShardEnd> = shards.into_iter().filter_map(|shard| shard.join().ok().flatten()).collect();
             let end = self.conclude(&mut checkpointer, end);
             is_over.store(true, Ordering::Release);
+            ticker.thread().unpark();
             let _ = ticker.join();
             job.failures.finish();
             Ok(gather(end, ends, &counters))
