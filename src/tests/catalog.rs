@@ -1,7 +1,11 @@
 //! The catalog on a real file system: what was committed is read back, whatever is opened, refused or broken in between.
 
+#[path = "catalog/codec.rs"]
+mod codec;
 #[path = "catalog/damage.rs"]
 mod damage;
+#[path = "catalog/full.rs"]
+mod full;
 #[path = "catalog/kills.rs"]
 mod kills;
 #[path = "catalog/size.rs"]
@@ -130,7 +134,7 @@ fn random_row(random: &mut Random, batch: u64) -> Row {
     let name = Name::new(format!("{number:0len$}")).unwrap();
     let state = if random.below(2) == 0 { DirState::Unlisted } else { DirState::Unfinished };
     let record = FileRecord { batch, ..file(random.below(1 << 30)) };
-    let stamp = (number % 2 == 0).then(|| DirStamp { ino: number, ..DirStamp::default() });
+    let stamp = number.is_multiple_of(2).then(|| DirStamp { ino: number, ..DirStamp::default() });
     match random.below(24) {
         0 => Row::DeleteEntry { dir, name },
         1 => Row::PutDir { id: dir, record: DirRecord { parent: DirId::ROOT, name, stamp, listed_batch: batch } },
@@ -329,6 +333,21 @@ fn a_second_opener_is_told_who_has_it() {
     assert!(text.contains(&format!("in use by process {}", std::process::id())), "{text}");
     drop(catalog);
     open(&scratch.state()).unwrap();
+}
+
+#[test]
+fn of_many_that_begin_a_job_at_once_one_has_it() {
+    let scratch = Scratch::new("at-once");
+    for turn in 0..10 {
+        let state = scratch.0.join(format!("state-{turn}"));
+        let answers: Vec<Result<Catalog, Error>> = std::thread::scope(|scope| {
+            let openers: Vec<_> = (0..8).map(|_| scope.spawn(|| open(&state))).collect();
+            openers.into_iter().map(|opener| opener.join().unwrap()).collect()
+        });
+        let (had, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+        assert_eq!(had.len(), 1);
+        refused.into_iter().for_each(|answer| drop(refusal(answer)));
+    }
 }
 
 #[test]
