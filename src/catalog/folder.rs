@@ -70,13 +70,20 @@ impl Folder {
     }
 
     fn lock(path: PathBuf, state_dev_ino: (u64, u64)) -> Result<Folder> {
-        check_is_ours(&open_dir(&path)?, &path)?;
+        let dir = open_dir(&path)?;
+        let metadata = check_is_ours(&dir, &path)?;
         let file = path.join("owner");
-        let mut owner = open_file(&file)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let owner = rustix::fs::openat(&dir, "owner", flags, Mode::RUSR | Mode::WUSR);
+        let mut owner = owner.map(File::from).map_err(|errno| Error::os("open", bytes_of(&file), errno))?;
         match rustix::fs::flock(&owner, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(in_use(&path, &mut owner)),
             Err(errno) => return Err(Error::os("lock", bytes_of(&file), errno)),
+        }
+        // The one who had the lock may have published the folder under another name before it let go.
+        if !fs::symlink_metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == (metadata.dev(), metadata.ino())) {
+            return Err(Error::refused(bytes_of(&path), SAME_MOMENT));
         }
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let boot = u128::from_be_bytes(boot_id());
@@ -122,7 +129,10 @@ impl Folder {
         written.map_err(|error| Error::os("write", bytes_of(&file), errno_of(&error)))?;
         sync_dir(&self.path)?;
         let path = self.path.with_file_name(identity.folder_name());
-        fs::rename(&self.path, &path).map_err(|error| Error::os("create", bytes_of(&path), errno_of(&error)))?;
+        fs::rename(&self.path, &path).map_err(|error| match error.kind() {
+            ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists => Error::refused(bytes_of(&path), SAME_MOMENT),
+            _ => Error::os("create", bytes_of(&path), errno_of(&error)),
+        })?;
         self.path = path;
         self.path.parent().map_or(Ok(()), sync_dir)
     }
@@ -149,6 +159,8 @@ impl Folder {
         Error::refused(bytes_of(&self.path), format!("the catalog is damaged ({what}); {WAY_OUT}"))
     }
 }
+
+const SAME_MOMENT: &str = "another process began this job at the same moment; run it again";
 
 /// What to do about a damaged catalog.
 pub(super) const WAY_OUT: &str = "remove this folder to start over: the next run compares with the destination and \

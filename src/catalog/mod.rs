@@ -22,6 +22,7 @@
 //! - The folder is locked; a second process is refused with the first one's name.
 
 mod bytes;
+mod check;
 mod commit;
 mod folder;
 mod header;
@@ -47,6 +48,7 @@ pub use record::{
 
 use crate::error::{Error, Result};
 use crate::ring::op::Name;
+use check::Fault;
 use commit::Changes;
 use folder::{Folder, Found, bytes_of};
 use store::{Store, trouble};
@@ -187,7 +189,7 @@ impl Catalog {
             Found::Job(folder, job_id) => (folder, job_id),
             Found::New(folder) => create(folder, identity)?,
         };
-        folder.data_file()?;
+        check_data(&folder)?;
         folder.fill_lock_file()?;
         let store = Store::open(&folder.path)?;
         let header = {
@@ -238,6 +240,16 @@ impl Catalog {
     pub fn path(&self) -> &Path {
         &self.folder.path
     }
+}
+
+/// Refuses a data file that LMDB must not be let loose on.
+fn check_data(folder: &Folder) -> Result<()> {
+    check::check(&folder.data_file()?).map_err(|fault| match fault {
+        Fault::Damaged(what) => folder.damaged(what),
+        Fault::Unreadable(error) => {
+            Error::catalog(bytes_of(&folder.path), format!("its data file cannot be read: {error}"))
+        }
+    })
 }
 
 /// Fills a new folder with an empty catalog and gives it the job's name.

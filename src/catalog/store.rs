@@ -63,9 +63,14 @@ pub(super) struct Store {
 impl Store {
     /// Opens the environment in `folder`; makes the trees that are missing.
     pub fn open(folder: &Path) -> Result<Store> {
+        Store::open_sized(folder, &MAP_BYTES)
+    }
+
+    /// Opens it with the first of these sizes of the map that there are addresses for.
+    fn open_sized(folder: &Path, sizes: &[usize]) -> Result<Store> {
         let mut opened = Err(Error::catalog(bytes_of(folder), "no size of the map was tried"));
-        for map_bytes in MAP_BYTES {
-            match open_env(folder, map_bytes) {
+        for map_bytes in sizes {
+            match open_env(folder, *map_bytes) {
                 Err(heed::Error::Io(error)) if error.raw_os_error() == Some(libc::ENOMEM) => {
                     opened = Err(Error::catalog(bytes_of(folder), "no address space for its map (ulimit -v)"));
                 }
@@ -166,7 +171,7 @@ fn create_trees(env: &Env<WithoutTls>) -> heed::Result<[Handle; TREE_NAMES.len()
 /// A failure of LMDB, with the way out.
 pub(super) fn trouble(folder: &Path, error: &heed::Error) -> Error {
     match error {
-        heed::Error::Io(error) if is_full(folder) => {
+        heed::Error::Io(error) if says_full(error) || is_full(folder) => {
             Error::catalog(bytes_of(folder), format!("the file system of the state directory is full ({error})"))
         }
         heed::Error::Mdb(
@@ -186,8 +191,46 @@ pub(super) fn damaged(folder: &Path, what: &str) -> Error {
     Error::catalog(bytes_of(folder), format!("damaged ({what}); {WAY_OUT}"))
 }
 
+fn says_full(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
 /// LMDB says EIO where a write ended short; a file system without a free mebibyte explains it.
 fn is_full(folder: &Path) -> bool {
     let statvfs = File::open(folder).ok().and_then(|dir| rustix::fs::fstatvfs(dir).ok());
     statvfs.is_some_and(|statvfs| statvfs.f_bavail.saturating_mul(statvfs.f_frsize) < 1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_map_grows() {
+        let folder = std::env::temp_dir().join(format!("gfast-store-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let store = Store::open_sized(&folder, &[1 << 17]).unwrap();
+        let mut turns = 0;
+        let full = loop {
+            let _no_resize = store.resize.read();
+            let mut txn = store.write().unwrap();
+            let put = (0..100u64).try_for_each(|key| {
+                store.tree(Tree::Entries).put(&mut txn, &(turns * 100 + key).to_be_bytes(), &[0; 500])
+            });
+            if let Err(error) = put.and_then(|()| txn.commit()) {
+                break error;
+            }
+            turns += 1;
+        };
+        assert!(matches!(full, heed::Error::Mdb(heed::MdbError::MapFull)), "{full}");
+        assert!(store.grow());
+        let _no_resize = store.resize.read();
+        let mut txn = store.write().unwrap();
+        store.tree(Tree::Entries).put(&mut txn, b"more", &[0; 2000]).unwrap();
+        txn.commit().unwrap();
+        let txn = store.read().unwrap();
+        assert_eq!(store.tree(Tree::Entries).len(&txn).unwrap(), turns * 100 + 1);
+        drop(txn);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -1,5 +1,16 @@
 //! The catalog on a real file system: what was committed is read back, whatever is opened, refused or broken in between.
 
+#[path = "catalog/codec.rs"]
+mod codec;
+#[path = "catalog/damage.rs"]
+mod damage;
+#[path = "catalog/full.rs"]
+mod full;
+#[path = "catalog/kills.rs"]
+mod kills;
+#[path = "catalog/size.rs"]
+mod size;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -76,6 +87,72 @@ fn commit(catalog: &Catalog, rows: Vec<Row>) {
     catalog.commit(&Batch { rows, header, reseal_dirs: Vec::new() }).unwrap();
 }
 
+/// Numbers that look random and are the same for the same seed (xorshift64*, Vigna 2016).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % end
+    }
+}
+
+/// All that a catalog answers about directories 1 to 40, as text.
+fn dump(catalog: &Catalog) -> Result<String, Error> {
+    let reader = catalog.reader()?;
+    let mut text = format!("{:?}\n", catalog.header());
+    for id in 1..40 {
+        text += &format!("{:?}\n", reader.dir(DirId(id))?);
+        for (name, record) in reader.entries(DirId(id), None, usize::MAX)? {
+            assert_eq!(reader.entry(DirId(id), &name)?.as_ref(), Some(&record));
+            text += &format!("{id} {name:?} {record:?}\n");
+        }
+        text += &format!("{:?} {:?}\n", reader.ranges(id)?, reader.link(1, id)?);
+    }
+    text += &format!("{:?}\n", reader.open_dirs_below(None, None, usize::MAX)?);
+    text += &format!("{:?}\n", reader.open_files(None, usize::MAX)?);
+    text += &format!("{:?}\n{:?}\n", reader.any_late_links(usize::MAX)?, reader.reseal_dirs()?);
+    Ok(text)
+}
+
+/// Rows of every kind, some taking back what earlier batches did.
+fn random_batch(random: &mut Random, header: &Header, rows: u64) -> Batch {
+    let header = Header { durable_batch: header.durable_batch + 1, ..header.clone() };
+    let rows = (0..rows).map(|_| random_row(random, header.durable_batch)).collect();
+    let mut reseal_dirs: Vec<DirId> = (0..random.below(3000)).map(|_| DirId(random.below(1 << 40))).collect();
+    reseal_dirs.sort_unstable();
+    reseal_dirs.dedup();
+    Batch { rows, header, reseal_dirs }
+}
+
+fn random_row(random: &mut Random, batch: u64) -> Row {
+    let dir = DirId(1 + random.below(39));
+    let number = random.below(200);
+    let len = if number == 0 { 300 } else { 1 + random.below(20) as usize };
+    let name = Name::new(format!("{number:0len$}")).unwrap();
+    let state = if random.below(2) == 0 { DirState::Unlisted } else { DirState::Unfinished };
+    let record = FileRecord { batch, ..file(random.below(1 << 30)) };
+    let stamp = number.is_multiple_of(2).then(|| DirStamp { ino: number, ..DirStamp::default() });
+    match random.below(24) {
+        0 => Row::DeleteEntry { dir, name },
+        1 => Row::PutDir { id: dir, record: DirRecord { parent: DirId::ROOT, name, stamp, listed_batch: batch } },
+        2 => Row::DeleteDir { id: dir },
+        3 => Row::OpenDir { id: dir, state },
+        4 => Row::CloseDir { id: dir },
+        5 => Row::OpenFile { dir, name },
+        6 => Row::CloseFile { dir, name },
+        7 => Row::PutRange { large_id: dir.0, range: Range { offset: number, len: 9, crc64: Some(batch) } },
+        8 => Row::DropRanges { large_id: dir.0 },
+        9 => Row::PutLink { dev: 1, ino: dir.0, first: LinkFirst { dir, name, batch } },
+        10 => Row::PutLateLink { dev: 1, ino: number, dir, name },
+        11 => Row::DropLateLink { dev: 1, ino: number, dir, name },
+        12 => Row::PutEntry { dir, name, record: Record::Dir(DirId(number)) },
+        _ => Row::PutEntry { dir, name, record: Record::File(record) },
+    }
+}
+
 fn refusal(answer: Result<Catalog, Error>) -> String {
     match answer {
         Err(error) if matches!(error.cause, Cause::Refused(_)) => error.to_string(),
@@ -94,6 +171,25 @@ fn a_new_job_begins_with_its_first_header() {
     assert!(header.is_of_this_boot());
     drop(catalog);
     assert_eq!(open(&scratch.state()).unwrap().header(), header);
+}
+
+#[test]
+fn reopens_between_random_batches_find_everything() {
+    let scratch = Scratch::new("reopens");
+    let seed = 0x9e37_79b9_7f4a_7c15;
+    eprintln!("seed {seed:#x}");
+    let mut random = Random(seed);
+    for _ in 0..20 {
+        let mut catalog = open(&scratch.state()).unwrap();
+        for _ in 0..random.below(5) {
+            let rows = random.below(2000);
+            catalog.commit(&random_batch(&mut random, &catalog.header(), rows)).unwrap();
+        }
+        let before = dump(&catalog).unwrap();
+        drop(catalog);
+        catalog = open(&scratch.state()).unwrap();
+        assert_eq!(dump(&catalog).unwrap(), before);
+    }
 }
 
 #[test]
@@ -237,6 +333,21 @@ fn a_second_opener_is_told_who_has_it() {
     assert!(text.contains(&format!("in use by process {}", std::process::id())), "{text}");
     drop(catalog);
     open(&scratch.state()).unwrap();
+}
+
+#[test]
+fn of_many_that_begin_a_job_at_once_one_has_it() {
+    let scratch = Scratch::new("at-once");
+    for turn in 0..10 {
+        let state = scratch.0.join(format!("state-{turn}"));
+        let answers: Vec<Result<Catalog, Error>> = std::thread::scope(|scope| {
+            let openers: Vec<_> = (0..8).map(|_| scope.spawn(|| open(&state))).collect();
+            openers.into_iter().map(|opener| opener.join().unwrap()).collect()
+        });
+        let (had, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+        assert_eq!(had.len(), 1);
+        refused.into_iter().for_each(|answer| drop(refusal(answer)));
+    }
 }
 
 #[test]
