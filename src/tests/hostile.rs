@@ -149,16 +149,23 @@ fn a_source_that_changes_while_it_is_read_is_never_torn() {
         let job = Job::new(&tree, dest.join(format!("{engine:?}")), dest.join(format!("{engine:?}-state")), engine);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let changer = scope.spawn(|| change_files(&tree, seed, &stop));
-            let outcome = job.start().wait();
-            stop.store(true, Ordering::Relaxed);
-            println!("{} changes while it ran", changer.join().unwrap());
-            outcome.expect_one_of(&[0, 24]);
+            scope.spawn(|| println!("{} changes while it ran", change_files(&tree, seed, &stop)));
+            let _stopped = StopOnDrop(&stop);
+            job.run().expect_one_of(&[0, 24]);
         });
         job.run().expect(0);
         let found = Comparison::new(&tree, job.dest()).run();
         let wrong: Vec<_> = found.iter().filter(|found| found.what != What::Extra).collect();
         assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+}
+
+/// Ends a thread that works until told to stop, also when the test fails: a scope waits for its threads.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -340,13 +347,12 @@ fn a_directory_swapped_with_a_symlink_leads_nowhere() {
         let job = Job::new(&tree, base.join("copy"), base.join("state"), engine);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let swapper = scope.spawn(|| swap(&base, &outside, &stop));
+            scope.spawn(|| println!("{} swaps while it ran", swap(&base, &outside, &stop)));
+            let _stopped = StopOnDrop(&stop);
             for _ in 0..5 {
                 job.run().expect_one_of(&[0, 23, 24]);
                 let _ = fs::remove_dir_all(base.join("state"));
             }
-            stop.store(true, Ordering::Relaxed);
-            println!("{} swaps while it ran", swapper.join().unwrap());
         });
         assert_eq!(fingerprint(&outside.join("below")), untouched, "a file was written through a swapped directory");
     }

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A kind of file system that can be made here.
@@ -62,12 +63,29 @@ pub fn can_mount(test: &str) -> bool {
     } else if File::open("/dev/loop-control").is_err() {
         Some("no loop devices".to_owned())
     } else {
-        ["mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "mount"].iter().find(|t| !has(t)).map(|t| format!("no {t}"))
+        let tools = ["mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "mount"];
+        tools.iter().find(|tool| !has(tool)).map(|tool| format!("no {tool}")).or_else(mount_refused)
     };
     match missing {
         None => true,
         Some(reason) => skip(test, &reason),
     }
+}
+
+/// Why this system refuses a mount, found out once: root inside a container may not be allowed to.
+fn mount_refused() -> Option<String> {
+    static REFUSED: OnceLock<Option<String>> = OnceLock::new();
+    REFUSED
+        .get_or_init(|| {
+            let scratch = Scratch::new();
+            let mount = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(scratch.path()).output().unwrap();
+            if mount.status.success() {
+                must(Command::new("umount").arg(scratch.path()));
+                return None;
+            }
+            Some(String::from_utf8_lossy(&mount.stderr).trim().to_owned())
+        })
+        .clone()
 }
 
 /// Reports `test` as skipped. Always false, so that a guard can end with it.

@@ -37,8 +37,8 @@ struct Place {
 /// Makes a tree of about `files` files below `root`, which must exist: all kinds of objects, all kinds of names.
 pub fn mixed(root: &Path, seed: u64, files: u32) {
     let mut rng = Rng::new(seed);
-    let places = skeleton(root, &mut rng, files);
     let mut serial = 0;
+    let places = skeleton(root, &mut rng, &mut serial, files);
     for _ in 0..files {
         let at = &places[rng.below(places.len() as u64) as usize].fd;
         let name = name(&mut rng, &mut serial);
@@ -60,12 +60,11 @@ pub fn mixed(root: &Path, seed: u64, files: u32) {
 }
 
 /// The directories: a flat and bushy part, a chain of 60 with long names (a path of about 12 KB), some left empty.
-fn skeleton(root: &Path, rng: &mut Rng, files: u32) -> Vec<Place> {
+fn skeleton(root: &Path, rng: &mut Rng, serial: &mut u32, files: u32) -> Vec<Place> {
     let mut places = vec![Place { fd: open_dir(root), mode: 0o755 }];
-    let mut serial = 0;
     for _ in 0..8 + (files / 10).min(60) {
         let parent = rng.below(places.len() as u64) as usize;
-        let name = name(rng, &mut serial);
+        let name = name(rng, serial);
         let place = make_dir(&places[parent].fd, &name, rng.pick(&DIR_MODES));
         places.push(place);
     }
