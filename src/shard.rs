@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_deque::Worker;
 
-use crate::catalog::{DirId, DirState, FileRecord, Record};
+use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Record};
 use crate::config::{DIR_CACHE_PER_SHARD, UNSTABLE_ATTEMPTS_MAX};
 use crate::error::{Cause, Error, Result};
 use crate::job::{Job, Place, Ticket};
@@ -27,7 +27,7 @@ use crate::plan::Skip;
 use crate::report::{Count, Counters, Latency};
 use crate::ring::{Answer, Asked, Caller, Completion, FixedBuffers, Interpreter, Lease, Name, Op, Side, Stat};
 use crate::transfer::{Ending, Prepared, Work as Object, ending_of, is_fatal, prepare};
-use crate::walk::{DirCache, DirNode, DirPair, Queued, Walker, Work};
+use crate::walk::{DestDir, DirCache, DirNode, DirPair, Queued, Walker, Work};
 
 /// Longest sleep of a shard with nothing to do: it is woken when there is.
 const IDLE: Duration = Duration::from_millis(50);
@@ -293,8 +293,10 @@ impl<I: Interpreter> Shard<I> {
         self.counters.add(Count::EntriesWalked, dir.parent.is_none() as u64);
         match Listing::open(&self.job, &*self.caller, &mut self.cache, &dir) {
             Ok(Opened::Listing(listing)) => {
-                if !self.job.has_records || dir.dest() == crate::walk::DestDir::Created {
-                    dir.touch();
+                match self.is_as_recorded(&dir) {
+                    Ok(true) => {}
+                    Ok(false) => dir.touch(),
+                    Err(error) => self.job.end_with(error),
                 }
                 self.current = Some(Current::Listing(listing));
             }
@@ -304,6 +306,16 @@ impl<I: Interpreter> Shard<I> {
             }
             Err(error) => self.fail_dir(&dir, error),
         }
+    }
+
+    /// Whether a directory's own metadata is what the last pass gave its copy; its atime counts for nothing.
+    fn is_as_recorded(&self, dir: &DirNode) -> Result<bool> {
+        if !self.job.has_records || dir.dest() == DestDir::Created {
+            return Ok(false);
+        }
+        let recorded = self.job.catalog.reader()?.dir(dir.id)?.and_then(|record| record.stamp);
+        let (Some(recorded), Some(now)) = (recorded, dir.stamp()) else { return Ok(false) };
+        Ok(DirStamp { atime: now.atime, ..recorded } == now)
     }
 
     fn end_current(&mut self, current: Current) {
