@@ -35,8 +35,8 @@ pub(super) struct Folder {
     pub path: PathBuf,
     /// Device and inode of the state directory.
     pub state_dev_ino: (u64, u64),
-    /// The lock; freed when it is closed, also by a crash.
-    _owner: File,
+    /// The lock; freed by a crash too, when the last copy of the descriptor is closed.
+    owner: File,
 }
 
 /// What was found where the job's folder should be.
@@ -45,6 +45,14 @@ pub(super) enum Found {
     Job(Folder, u64),
     /// A folder to fill: a catalog goes in, then [`Folder::publish`].
     New(Folder),
+}
+
+impl Drop for Folder {
+    /// Closing alone would not do: a process that another thread is just starting holds a copy of the descriptor until its exec.
+    fn drop(&mut self) {
+        // If this fails the lock goes with the last copy.
+        let _ = rustix::fs::flock(&self.owner, FlockOperation::Unlock);
+    }
 }
 
 impl Folder {
@@ -90,7 +98,7 @@ impl Folder {
         let record = format!("pid={}\nhost={host}\nboot={boot:032x}\n", std::process::id());
         let written = owner.set_len(0).and_then(|()| owner.write_all_at(record.as_bytes(), 0));
         written.map_err(|error| Error::os("write", bytes_of(&file), errno_of(&error)))?;
-        Ok(Folder { path, state_dev_ino, _owner: owner })
+        Ok(Folder { path, state_dev_ino, owner })
     }
 
     /// Compares the job file with the job that was asked for.
