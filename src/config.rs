@@ -20,6 +20,9 @@ pub const BLOCK_BYTES_RANGE: std::ops::RangeInclusive<usize> = 4096..=(64 << 20)
 pub const SMALL_BYTES_MAX: usize = 256 << 10;
 /// Large files are cut in segments of this size, claimed by all shards.
 pub const SEGMENT_BYTES: u64 = 256 << 20;
+/// Files of this size and more are recorded as in progress as soon as they are begun, so that an interruption before the next
+/// checkpoint leaves nothing behind that a resume would not know for its own.
+pub const EARLY_RECORD_BYTES: u64 = 64 << 20;
 /// Blocks of one large file in flight on one shard: depth 16 reaches what fio reaches.
 pub const FILE_DEPTH: usize = 16;
 /// Most bytes of buffers over all shards, whatever the number of cores.

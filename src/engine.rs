@@ -64,6 +64,7 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let examined = roots::examine(config)?;
     let names = (examined.source_path().to_vec(), examined.dest_path().to_vec());
     let roots = examined.open()?;
+    make_root_durable(&roots)?;
     let identity = identity_of(config, &names, &roots);
     let catalog = Arc::new(Catalog::open(&config.state_dir, &identity, false)?);
     let kind = resume::kind(&catalog)?;
@@ -76,6 +77,18 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let setup = Setup { job, bell, engine, shards, started };
     let outcome = setup.run(kind, &roots, workers, stop)?;
     Ok(setup.summary(kind, &names, outcome, fallback))
+}
+
+/// A destination root that was just made is made durable before a catalog names it: after a power cut the job would find another
+/// directory there, or none, and refuse to go on.
+fn make_root_durable(roots: &Roots) -> Result<()> {
+    if roots.dest_origin == DestOrigin::Found {
+        return Ok(());
+    }
+    let failed = |errno| Error::os("sync", &roots.dest.path, errno);
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let parent = rustix::fs::openat(&roots.dest.handle, "..", flags, rustix::fs::Mode::empty()).map_err(failed)?;
+    rustix::fs::fsync(&roots.dest.handle).and_then(|()| rustix::fs::fsync(parent)).map_err(failed)
 }
 
 /// What answers the operations, and why it is not the ring although that was preferred.
@@ -214,9 +227,9 @@ impl Setup {
         let intake = Arc::new(Intake::new(self.shards, job.config.checkpoint_bytes, self.bell.clone()));
         let caller: Arc<dyn Caller> = Arc::new(Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone()));
         let main = Arc::clone(&counters[self.shards]);
-        let mut checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main);
-        self.prepare_root(roots, &mut checkpointer)?;
-        resume::start(job, kind, roots_dest(roots))?;
+        let mut checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main)?;
+        let dest_root = self.prepare_root(roots, &checkpointer)?;
+        resume::start(job, kind, dest_root)?;
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let mut shards = Vec::new();
@@ -232,23 +245,29 @@ impl Setup {
             ticker.thread().unpark();
             let _ = ticker.join();
             job.failures.finish();
+            if let End::Stopped(error) = &end {
+                job.console.error(&format!("gfast: stopped: {error}"));
+            }
             Ok(gather(end, ends, &counters))
         })
     }
 
-    /// Clears the way at the destination's root, whose directory is nobody's child.
-    fn prepare_root(&self, roots: &Roots, checkpointer: &mut Checkpointer) -> Result<()> {
-        if roots.single.is_some() || roots.dest_origin == DestOrigin::Made {
-            return Ok(());
+    /// Clears the way at the destination's root, which is nobody's child, and tells what is known of it.
+    fn prepare_root(&self, roots: &Roots, checkpointer: &Checkpointer) -> Result<DestDir> {
+        let (dest, root) = (checkpointer.dest(), &self.job.dest);
+        let failed = |errno| Error::os("prepare", &root.path, errno);
+        if dest.has_default_acl(&root.handle).map_err(failed)? {
+            return Ok(DestDir::ExistingWithAcl);
         }
-        let dest = checkpointer.dest();
-        let failed = |errno| Error::os("prepare", &self.job.dest.path, errno);
-        let stat = &self.job.dest.stat;
-        let is_ours = self.job.identity.uid == stat.uid && stat.uid != 0;
-        if is_ours && self.job.config.metadata == Metadata::Keep && stat.permissions() & 0o700 != 0o700 {
-            dest.set_mode(&self.job.dest.handle, stat.permissions() | 0o700).map_err(failed)?;
+        if roots.dest_origin == DestOrigin::Made {
+            return Ok(DestDir::Created);
         }
-        Ok(())
+        let is_ours = self.job.identity.uid == root.stat.uid && root.stat.uid != 0;
+        let is_kept = self.job.config.metadata == Metadata::Keep && roots.single.is_none();
+        if is_ours && is_kept && root.stat.permissions() & 0o700 != 0o700 {
+            dest.set_mode(&root.handle, root.stat.permissions() | 0o700).map_err(failed)?;
+        }
+        Ok(DestDir::Existing)
     }
 
     fn spawn<'scope>(
@@ -322,6 +341,9 @@ impl Setup {
                     return Ok(End::Finished);
                 }
                 continue;
+            }
+            if checkpointer.has_early() {
+                checkpointer.record_early()?;
             }
             if job.walker.wants_refill() {
                 checkpointer.checkpoint()?;
@@ -418,14 +440,6 @@ impl Setup {
             latency: outcome.latency,
             durability: Durability { asked: job.config.sync, used },
         }
-    }
-}
-
-/// What is known of the destination's root before it is listed.
-fn roots_dest(roots: &Roots) -> DestDir {
-    match roots.dest_origin {
-        DestOrigin::Made => DestDir::Created,
-        DestOrigin::Found => DestDir::Existing,
     }
 }
 

@@ -87,7 +87,9 @@ pub fn start(job: &Job, kind: Kind, dest_root: DestDir) -> Result<()> {
     retry_files(job, &mut nodes)?;
     reseal(job, &mut nodes)?;
     for (_, _, dir, name) in job.catalog.reader()?.any_late_links(usize::MAX)? {
-        job.walker.inject(Work::File(load_node(&job.catalog, dir, &mut nodes)?, name));
+        if job.is_listed(dir)? {
+            job.walker.inject(Work::File(load_node(&job.catalog, dir, &mut nodes)?, name));
+        }
     }
     if job.walker.spilled() > 0 {
         refill(job)?;
@@ -127,6 +129,9 @@ pub fn refill(job: &Job) -> Result<()> {
 fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()> {
     let reader = job.catalog.reader()?;
     for (dir, name) in reader.open_files(None, RETRIED_MAX)? {
+        if !job.is_listed(dir)? {
+            continue;
+        }
         let node = load_node(&job.catalog, dir, nodes)?;
         match name.is_empty() {
             true => job.walker.inject(Work::List(node)),
@@ -141,8 +146,7 @@ fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()
 fn reseal(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()> {
     let reader = job.catalog.reader()?;
     for id in reader.reseal_dirs()? {
-        let is_listed = reader.dir(id)?.is_some_and(|dir| dir.listed_batch >= job.progress.pass_start_batch);
-        if !is_listed {
+        if !job.is_listed(id)? {
             continue;
         }
         let mut after = None;

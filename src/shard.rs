@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_deque::Worker;
 
-use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Record};
+use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Reader, Record};
 use crate::config::{DIR_CACHE_PER_SHARD, UNSTABLE_ATTEMPTS_MAX};
 use crate::error::{Cause, Error, Result};
 use crate::job::{Job, Place, Ticket};
@@ -304,6 +304,10 @@ impl<I: Interpreter> Shard<I> {
                 self.job.note_left_out(&dir, reason);
                 self.release_dir(&dir);
             }
+            Ok(Opened::Unreadable(error)) => {
+                dir.touch();
+                self.fail_dir(&dir, error);
+            }
             Err(error) => self.fail_dir(&dir, error),
         }
     }
@@ -313,9 +317,11 @@ impl<I: Interpreter> Shard<I> {
         if !self.job.has_records || dir.dest() == DestDir::Created {
             return Ok(false);
         }
-        let recorded = self.job.catalog.reader()?.dir(dir.id)?.and_then(|record| record.stamp);
+        let reader = self.job.catalog.reader()?;
+        let recorded = reader.dir(dir.id)?.and_then(|record| record.stamp);
         let (Some(recorded), Some(now)) = (recorded, dir.stamp()) else { return Ok(false) };
-        Ok(DirStamp { atime: now.atime, ..recorded } == now)
+        let is_finished = !is_in_index(&reader, dir.id, DirState::Unfinished)?;
+        Ok(is_finished && DirStamp { atime: now.atime, ..recorded } == now)
     }
 
     fn end_current(&mut self, current: Current) {
@@ -366,6 +372,7 @@ impl<I: Interpreter> Shard<I> {
         match (opened, record) {
             (Ok(open), Ok(record)) => {
                 dir.touch();
+                self.push(&dir, Name::default(), What::Reopened);
                 Some(self.errand(dir, open, name, file_record(record), Ticket::Alone))
             }
             (Err(error), _) | (_, Err(error)) => {
@@ -435,8 +442,7 @@ impl<I: Interpreter> Shard<I> {
     fn is_seen_to(&self, id: DirId) -> Result<bool> {
         let reader = self.job.catalog.reader()?;
         let is_listed = reader.dir(id)?.is_some_and(|dir| dir.listed_batch >= self.job.progress.pass_start_batch);
-        let next = reader.open_dirs_below(Some(DirId(id.0 + 1)), Some(DirState::Unlisted), 1)?;
-        Ok(is_listed || next.first().is_some_and(|(unlisted, _)| *unlisted == id))
+        Ok(is_listed || is_in_index(&reader, id, DirState::Unlisted)?)
     }
 
     /// Starts one object. Ends: each further turn is a further attempt, and their number is bounded.
@@ -733,6 +739,11 @@ enum Started {
     Ended,
     /// There was none.
     Nothing,
+}
+
+fn is_in_index(reader: &Reader, id: DirId, state: DirState) -> Result<bool> {
+    let next = reader.open_dirs_below(Some(DirId(id.0 + 1)), Some(state), 1)?;
+    Ok(next.first().is_some_and(|(found, _)| *found == id))
 }
 
 fn file_record(record: Option<Record>) -> Option<FileRecord> {

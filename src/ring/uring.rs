@@ -28,10 +28,9 @@ use crate::error::Errno;
 
 /// Bits of `user_data` that tell which part of a chain a completion belongs to; the rest is the flight's index.
 const PART_BITS: u32 = 2;
-/// Parts of a flight: a lone operation uses the middle one.
+/// Parts of a flight: open, read, close. A lone operation uses the middle one.
 const PART_OPEN: usize = 0;
 const PART_IO: usize = 1;
-const PART_CLOSE: usize = 2;
 
 /// How a ring came to be, for the summary.
 #[derive(Clone, Debug)]
@@ -65,6 +64,8 @@ struct Flight {
     results: [i32; 3],
     /// Completions still to come.
     parts_left: u8,
+    /// O_NOATIME if the chain's open was asked with it.
+    noatime: i32,
 }
 
 /// One io_uring and its operations in flight.
@@ -193,7 +194,7 @@ impl Ring {
         let Op::ReadWhole { at, name, lease, len } = &flight.op else { unreachable!("only ReadWhole is a chain") };
         let direct = flight.direct.unwrap_or_else(|| unreachable!("a chain has its descriptor"));
         let target = types::DestinationSlot::try_from_slot_target(direct).ok();
-        let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | self.noatime;
+        let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | flight.noatime;
         let open = opcode::OpenAt::new(types::Fd(at.as_raw_fd()), name.as_ptr()).flags(flags).file_index(target);
         let read = self.read_entry(Target::Direct(direct), lease.offset(), *len, 0);
         [
@@ -280,8 +281,9 @@ impl Ring {
     fn land(&mut self, index: usize, completions: &mut Vec<Completion>) {
         let mut flight = self.flights[index].take().expect("I3: a landed flight is in its slot");
         let is_chain = flight.direct.is_some();
-        if is_chain && self.noatime != 0 && flight.results[PART_OPEN] == -libc::EPERM {
+        if is_chain && flight.noatime != 0 && flight.results[PART_OPEN] == -libc::EPERM {
             self.noatime = 0;
+            flight.noatime = 0;
             flight.parts_left = 3;
             flight.results = [0; 3];
             self.flights[index] = Some(flight);
@@ -320,7 +322,8 @@ impl Interpreter for Ring {
         let is_chain = matches!(op, Op::ReadWhole { .. });
         let direct = if is_chain { self.free_direct.pop() } else { None };
         let parts_left = if is_chain { 3 } else { 1 };
-        self.flights[index] = Some(Flight { token, op, direct, results: [0; 3], parts_left });
+        let noatime = self.noatime;
+        self.flights[index] = Some(Flight { token, op, direct, results: [0; 3], parts_left, noatime });
         self.launch(index);
         Asked::Pending
     }
