@@ -263,12 +263,6 @@ impl Disk {
         self.change(ino, |attrs| (attrs.size, attrs.mtime) = (size, now));
     }
 
-    /// mtime and ctime are now.
-    pub(super) fn touch(&mut self, ino: Ino) {
-        let size = self.node(ino).attrs.size;
-        self.change_bytes(ino, size);
-    }
-
     /// Creates an inode of `mode` (type included) as `name`.
     fn create_node(&mut self, at: Ino, name: &[u8], body: Body, mode: u32, rdev: u64) -> Result<Ino, Errno> {
         self.check_vacant(at, name)?;
