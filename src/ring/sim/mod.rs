@@ -23,6 +23,7 @@ mod faults;
 mod kernel;
 mod model;
 mod random;
+mod tests;
 mod tree;
 mod world;
 
