@@ -362,3 +362,36 @@ fn interpreters_of_one_machine_see_each_others_work() {
     assert!(matches!(asked, Asked::Answered(Completion { result: Ok(Answer::Done), .. })));
     assert_eq!(shell.stat(Side::Dest, "x").unwrap().permissions(), 0o700);
 }
+
+#[test]
+fn changes_of_one_name_survive_in_order() {
+    let mut shell = shell();
+    let at = shell.sim.root(Side::Dest);
+    for (from, to) in [("final", "b"), ("b", "c")] {
+        shell.dest(Op::Rename { at: at.clone(), from: c(from), to: c(to) });
+    }
+    let disk = shell.into_dest();
+    let mut names: Vec<Vec<Vec<u8>>> =
+        (0..CRASHES).map(|s| disk.clone().crash(s).dump().into_keys().collect()).collect();
+    names.sort();
+    names.dedup();
+    assert_eq!(names, [b"b", b"c", &b"final"[..]].map(|name| vec![Vec::new(), name.to_vec()]));
+}
+
+#[test]
+fn a_clone_takes_one_file_system_that_can() {
+    for (source_dev, can_clone, expected) in
+        [(1, true, Ok(())), (1, false, Err(Errno::OPNOTSUPP)), (2, true, Err(Errno::XDEV))]
+    {
+        let (mut source, mut dest) = (Disk::new(source_dev), Disk::new(1));
+        source.add_sparse(b"old", 50_000, &[(20_000, &content(1))]);
+        (source.can_clone, dest.can_clone) = (can_clone, can_clone);
+        let whole = source.read_path(b"old");
+        let mut shell = Shell::new(1, Faults::none(), source, dest);
+        let (from, to) = (shell.open(Side::Source, "old", Access::Read), shell.open(Side::Dest, "new", Access::Create));
+        assert_eq!(shell.ask(Side::Dest, Op::Clone { from, to }).map(drop), expected);
+        let dest = shell.into_dest();
+        assert_eq!(dest.read_path(b"new") == whole, expected.is_ok());
+        assert!(expected.is_err() || dest.stat_path(b"new").unwrap().blocks == 4 * 8);
+    }
+}
