@@ -2,7 +2,6 @@
 
 use std::ffi::CString;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 
 use super::disk::{Body, Ino};
 use super::world::{World, component};
@@ -64,13 +63,7 @@ impl World {
                 self.disk(side).write(ino, *offset, bytes).map(Answer::Count)
             }
             Op::NextData { file, from } => self.next_data(side, file, *from),
-            Op::Close { file } => {
-                self.opened(file)?;
-                if Arc::strong_count(file) == 1 {
-                    self.opened.remove(&file.as_raw_fd());
-                }
-                Ok(Answer::Done)
-            }
+            Op::Close { file } => self.opened(file).map(|_| Answer::Done),
             Op::ReadLink { at, name } => self.read_link(side, at, name),
             Op::HasDefaultAcl { dir } => {
                 let ino = self.ino(side, dir)?;
@@ -323,7 +316,7 @@ impl World {
     }
 
     /// getdents64. Names come in an order drawn once per listing; those removed meanwhile are left out.
-    fn read_dir(&mut self, side: Side, dir: &Handle, buffer: &mut Vec<u8>) -> Answered {
+    fn read_dir(&mut self, side: Side, dir: &Handle, buffer: &mut [u8]) -> Answered {
         let ino = self.ino(side, dir)?;
         if self.disk(side).node(ino).nlink == 0 {
             return Err(Errno::NOENT);
@@ -336,7 +329,6 @@ impl World {
         if told == 0 && !names.iter().any(|name| name == b".") {
             names.splice(0..0, [b".".to_vec(), b"..".to_vec()]);
         }
-        buffer.resize(buffer.capacity(), 0);
         let mut filled = 0;
         let is_short = self.random.chance(self.faults.short_permille);
         let mut is_full = false;
@@ -374,7 +366,7 @@ impl World {
 }
 
 /// Writes one `linux_dirent64`; `None` when it does not fit. Records are padded to 8 bytes.
-pub(super) fn put_record(out: &mut [u8], ino: u64, cookie: u64, kind: u8, name: &[u8]) -> Option<usize> {
+fn put_record(out: &mut [u8], ino: u64, cookie: u64, kind: u8, name: &[u8]) -> Option<usize> {
     let len = (19 + name.len() + 1).next_multiple_of(8);
     let out = out.get_mut(..len)?;
     out.fill(0);

@@ -119,6 +119,7 @@ impl Verb {
             Op::Rename { .. } | Op::Unlink { .. } | Op::RemoveDir { .. } => Verb::Rename,
             Op::SyncFile { .. } | Op::SyncFileSystem { .. } => Verb::Sync,
             Op::Close { .. } => Verb::Close,
+            Op::Closed => unreachable!("never asked"),
         }
     }
 }

@@ -6,7 +6,7 @@
 //!   Sim (queue, arena) --+           live | durable
 //! ```
 //!
-//! Every operation gets the answer Linux would give (`kernel.rs` compares the two), except where [`Faults`] says
+//! Every operation gets the answer Linux would give (`model.rs` compares the two), except where [`Faults`] says
 //! otherwise. Reads and writes always go pending, others at times; completions come in any order. What is pending is
 //! executed when it is asked or when it is reaped, as chance has it: so a sync that is under way covers what came
 //! before it, and sometimes what comes after, but never has to. From the crash on everything answers EIO and nothing is
@@ -20,7 +20,6 @@ mod content;
 mod crash;
 mod disk;
 mod faults;
-mod kernel;
 mod model;
 mod random;
 mod tests;
@@ -39,7 +38,7 @@ pub use random::Random;
 pub use tree::{Dump, Entry, EntryKind, Shape};
 use world::World;
 
-use super::{Answer, Arena, Asked, Completion, Handle, Interpreter, Op, Side, Time};
+use super::{Answer, Arena, Asked, Caller, Completion, Handle, Interpreter, Op, Side, Time};
 use crate::error::Errno;
 
 /// An interpreter on a simulated machine.
@@ -141,6 +140,13 @@ impl Interpreter for Sim {
 
     fn in_flight(&self) -> usize {
         self.pending.len()
+    }
+}
+
+/// Answers at once: what a thread that blocks in a system call sees.
+impl Caller for Sim {
+    fn call(&self, side: Side, op: &mut Op) -> Result<Answer, Errno> {
+        self.world.lock().execute(side, op, &self.arena)
     }
 }
 

@@ -1,0 +1,250 @@
+//! File systems to copy between: loop-mounted ext4, xfs and btrfs, and tmpfs, gone again when dropped.
+//!
+//! Images lie on /dev/shm when it has room, else in the temporary directory. Unmounting detaches the loop device; both
+//! also happen while a failed test unwinds.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A kind of file system that can be made here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// ext4 with 256-byte inodes: nanoseconds and dates until 2446.
+    Ext4,
+    /// XFS with reflinks.
+    Xfs,
+    /// Btrfs.
+    Btrfs,
+    /// tmpfs.
+    Tmpfs,
+}
+
+/// What a power cut leaves of the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Journal {
+    /// What was not yet written is lost with the page cache.
+    Lost,
+    /// The journal is flushed first: names, sizes and times survive that data which was never written.
+    Flushed,
+}
+
+/// A directory of its own, removed when dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    /// Where it is.
+    path: PathBuf,
+}
+
+/// A mounted file system, unmounted when dropped.
+#[derive(Debug)]
+pub struct Mount {
+    /// What it is.
+    kind: Kind,
+    /// The image behind it; tmpfs has none.
+    image: Option<PathBuf>,
+    /// The mount point.
+    path: PathBuf,
+    /// Holds the mount point; removed after the unmount.
+    _points: Scratch,
+    /// Holds the image.
+    _images: Scratch,
+}
+
+/// Whether file systems can be mounted here. If not, the reason goes to the real stderr (the test harness would
+/// swallow a captured line), or fails the test when `GFAST_NO_SKIP` is set.
+pub fn can_mount(test: &str) -> bool {
+    let missing = if !rustix::process::geteuid().is_root() {
+        Some("not root".to_owned())
+    } else if File::open("/dev/loop-control").is_err() {
+        Some("no loop devices".to_owned())
+    } else {
+        let tools = ["mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "mount"];
+        tools.iter().find(|tool| !has(tool)).map(|tool| format!("no {tool}")).or_else(mount_refused)
+    };
+    match missing {
+        None => true,
+        Some(reason) => skip(test, &reason),
+    }
+}
+
+/// Why this system refuses a mount, found out once: root inside a container may not be allowed to.
+fn mount_refused() -> Option<String> {
+    static REFUSED: OnceLock<Option<String>> = OnceLock::new();
+    REFUSED
+        .get_or_init(|| {
+            let scratch = Scratch::new();
+            let mount = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(scratch.path()).output().unwrap();
+            if mount.status.success() {
+                must(Command::new("umount").arg(scratch.path()));
+                return None;
+            }
+            Some(String::from_utf8_lossy(&mount.stderr).trim().to_owned())
+        })
+        .clone()
+}
+
+/// Reports `test` as skipped. Always false, so that a guard can end with it.
+pub fn skip(test: &str, reason: &str) -> bool {
+    assert!(std::env::var_os("GFAST_NO_SKIP").is_none(), "{test} may not be skipped: {reason}");
+    let line = format!("skipped: {test}: {reason}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    false
+}
+
+/// Whether a program can be found.
+pub fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
+        .any(|dir| dir.join(program).exists())
+}
+
+impl Scratch {
+    /// A fresh directory below the temporary directory, mode 0755 so that other users reach what is in it.
+    pub fn new() -> Scratch {
+        Scratch::below(&std::env::temp_dir())
+    }
+
+    fn below(parent: &Path) -> Scratch {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = parent.join(format!("gfast-test-{}-{count}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        set_mode(&path, 0o755);
+        Scratch { path }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // `rm` walks by directory fds and so removes trees deeper than a path can name.
+        let removed = Command::new("rm").arg("-rf").arg("--").arg(&self.path).status();
+        if !matches!(removed, Ok(status) if status.success()) {
+            eprintln!("left behind: {}", self.path.display());
+        }
+    }
+}
+
+impl Mount {
+    /// A new, empty file system of `mib` MiB.
+    pub fn new(kind: Kind, mib: u64) -> Mount {
+        let points = Scratch::new();
+        let images = Scratch::below(&image_parent(mib));
+        let path = points.path().join("mnt");
+        fs::create_dir(&path).unwrap();
+        let image = (kind != Kind::Tmpfs).then(|| images.path().join("image"));
+        let mount = Mount { kind, image, path, _points: points, _images: images };
+        mount.make(mib);
+        mount.attach(mib);
+        set_mode(&mount.path, 0o755);
+        mount
+    }
+
+    fn make(&self, mib: u64) {
+        let Some(image) = &self.image else { return };
+        File::create(image).unwrap().set_len(mib << 20).unwrap();
+        let args: &[&str] = match self.kind {
+            Kind::Ext4 => &["mkfs.ext4", "-q", "-F", "-I", "256", "-i", "8192", "-m", "0"],
+            Kind::Xfs => &["mkfs.xfs", "-q", "-f"],
+            Kind::Btrfs => &["mkfs.btrfs", "-q", "-f"],
+            Kind::Tmpfs => unreachable!("tmpfs has no image"),
+        };
+        let mut command = Command::new(args[0]);
+        must(command.args(&args[1..]).arg(image));
+    }
+
+    fn attach(&self, mib: u64) {
+        let mut command = Command::new("mount");
+        match &self.image {
+            Some(image) => command.args(["-o", "loop"]).arg(image),
+            None => command.args(["-t", "tmpfs", "-o", &format!("size={mib}m,nr_inodes=400k"), "tmpfs"]),
+        };
+        must(command.arg(&self.path));
+    }
+
+    /// The mount point.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path below the mount point.
+    pub fn join(&self, name: impl AsRef<OsStr>) -> PathBuf {
+        self.path.join(name.as_ref())
+    }
+
+    /// A new directory below the mount point.
+    pub fn dir(&self, name: impl AsRef<OsStr>) -> PathBuf {
+        let path = self.join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
+    /// Makes everything written so far durable, and drops it from the page cache so that reads reach the device.
+    pub fn settle(&self) {
+        must(Command::new("sync").arg("-f").arg(&self.path));
+        fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
+    }
+
+    /// Makes the file system read-only.
+    pub fn freeze_read_only(&self) {
+        must(Command::new("mount").args(["-o", "remount,ro"]).arg(&self.path));
+    }
+
+    /// The moment the power goes: from here on the file system answers EIO and nothing more reaches its device. Works
+    /// on xfs and ext4, and leaves the mount in place, for the processes that hold it.
+    pub fn cut_power(&self, journal: Journal) {
+        let command = match journal {
+            Journal::Lost => "shutdown",
+            Journal::Flushed => "shutdown -f",
+        };
+        must(Command::new("xfs_io").args(["-x", "-c", command]).arg(&self.path));
+    }
+
+    /// The machine comes back: unmounts and mounts again, which replays the journal. Nobody may hold the mount.
+    pub fn power_on(&self) {
+        must(Command::new("umount").arg(&self.path));
+        self.attach(0);
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(&self.path).stderr(Stdio::null()).status();
+        if !matches!(unmounted, Ok(status) if status.success()) {
+            // Busy because a test died half-way: detached now, unmounted when its last user ends.
+            let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+        }
+    }
+}
+
+/// Runs a command that must succeed.
+pub fn must(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Sets permission bits, whatever the umask.
+pub fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// /dev/shm when an image of this size leaves it half a GiB, else the temporary directory.
+fn image_parent(mib: u64) -> PathBuf {
+    let shm = Path::new("/dev/shm");
+    match rustix::fs::statvfs(shm) {
+        Ok(room) if (room.f_bavail * room.f_frsize) >> 20 > mib + 512 => shm.to_owned(),
+        _ => std::env::temp_dir(),
+    }
+}
