@@ -163,6 +163,10 @@ impl LargeFile {
             dest.truncate(&file.handle, self.stat.size).map_err(|errno| failed("set size of", errno))?;
             return Ok(handle);
         }
+        if file.made.size == self.stat.size {
+            // Left by an earlier run, and allocated by it: XFS wants the whole space free to allocate it a second time.
+            return Ok(handle);
+        }
         match dest.allocate(&file.handle, self.stat.size) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(handle),
             Err(errno) => Err(failed("allocate", errno)),
