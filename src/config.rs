@@ -2,6 +2,7 @@
 //!
 //! `cli` turns words into a [`Config`]; nobody else reads the command line. Names carry their unit.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +26,12 @@ pub const FILE_DEPTH: usize = 16;
 pub const ARENA_BYTES_MAX: usize = 128 << 20;
 /// Outcomes that close a checkpoint batch, whatever the time and bytes.
 pub const CHECKPOINT_OUTCOMES_MAX: usize = 65_536;
+/// Where the state is kept when not asked for otherwise.
+pub const STATE_DIR_DEFAULT: &str = "./.gofast-state";
+/// The umask assumed until the process's own is known: the strictest.
+pub const UMASK_DEFAULT: u32 = 0o077;
+/// Least and most seconds between checkpoints.
+pub const CHECKPOINT_SECS_RANGE: std::ops::RangeInclusive<f64> = 0.1..=86_400.0;
 /// Seconds between checkpoints when not asked for otherwise.
 pub const CHECKPOINT_INTERVAL_DEFAULT: Duration = Duration::from_secs(5);
 /// Bytes between checkpoints when not asked for otherwise.
@@ -71,6 +78,11 @@ pub struct Config {
     pub mounts: Mounts,
     /// Where the summary and the progress go.
     pub output: Output,
+    /// The umask gfast was started with. The process itself runs with 0; this one decides the modes that are left to the
+    /// system: under `--no-metadata`, and of directories made above the destination.
+    pub umask: u32,
+    /// The command as typed, program name first: typed again it resumes the job.
+    pub command: Vec<OsString>,
 }
 
 /// Whether owner and mode are carried over.
@@ -160,4 +172,6 @@ pub enum Output {
     Quiet,
     /// Progress on stderr, the summary as one JSON object on stdout.
     Json,
+    /// Errors on stderr only, the summary as one JSON object on stdout.
+    QuietJson,
 }

@@ -29,6 +29,8 @@ pub enum Cause {
     Usage(String),
     /// The job is refused before anything is touched (exit 2).
     Refused(String),
+    /// This object is not to be touched; the job goes on.
+    Protected(&'static str),
     /// The catalog is damaged or cannot be written (exit 11).
     Catalog(String),
     /// The source changed while it was read, `attempts` times in a row.
@@ -72,6 +74,11 @@ impl Error {
         Error { verb: "refused", object: object.as_ref().to_vec(), cause: Cause::Refused(why.into()) }
     }
 
+    /// An object that gfast will not touch, while the job goes on.
+    pub fn refused_object(object: impl AsRef<[u8]>, why: &'static str) -> Error {
+        Error { verb: "copy", object: object.as_ref().to_vec(), cause: Cause::Protected(why) }
+    }
+
     /// A catalog that is damaged or cannot be written.
     pub fn catalog(object: impl AsRef<[u8]>, why: impl Into<String>) -> Error {
         Error { verb: "catalog", object: object.as_ref().to_vec(), cause: Cause::Catalog(why.into()) }
@@ -89,7 +96,7 @@ impl Cause {
         match self {
             Cause::Os(errno) => class_of(*errno),
             Cause::Usage(_) | Cause::Refused(_) | Cause::Catalog(_) => Class::Fatal,
-            Cause::Unstable { .. } | Cause::Vanished | Cause::Loss(_) => Class::Object,
+            Cause::Unstable { .. } | Cause::Vanished | Cause::Loss(_) | Cause::Protected(_) => Class::Object,
         }
     }
 }
@@ -120,6 +127,7 @@ impl fmt::Display for Cause {
             Cause::Usage(why) | Cause::Refused(why) | Cause::Catalog(why) => f.write_str(why),
             Cause::Unstable { attempts } => write!(f, "it kept changing while it was read ({attempts} attempts)"),
             Cause::Vanished => f.write_str("it vanished while the job ran"),
+            Cause::Protected(why) => f.write_str(why),
             Cause::Loss(what) => write!(f, "the destination cannot keep its {what} (--strict)"),
         }
     }

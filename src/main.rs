@@ -1,1 +1,76 @@
-fn main() {}
+//! The program: signals, command line, run, summary, exit code.
+
+use std::io::Write;
+use std::process::ExitCode as Status;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use gfast::cli::{self, Parsed};
+use gfast::config::{Config, Output};
+use gfast::error::Error;
+use gfast::report::ExitCode;
+use gfast::stop::Stop;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
+
+fn main() -> Status {
+    let stop = Stop::new();
+    // Modes are given exactly as meant; the user's umask counts only where Config says so.
+    let umask = rustix::process::umask(rustix::fs::Mode::empty());
+    let code = match (handle_signals(&stop), cli::parse(std::env::args_os())) {
+        (Err(error), _) => fail(&error),
+        (_, Parsed::Err(error)) => fail(&error),
+        (_, Parsed::Print(text)) => print(&text, ExitCode::Done),
+        (_, Parsed::Run(config)) => run(&Config { umask: umask.bits(), ..*config }, &stop),
+    };
+    Status::from(code.code())
+}
+
+/// The first SIGINT or SIGTERM asks for a stop, the second ends the process at once, which is as safe as any kill. The
+/// others would kill by default: SIGUSR1 and SIGUSR2 by habit of other tools, SIGXFSZ where EFBIG is meant. SIGPIPE is
+/// ignored by Rust's runtime.
+fn handle_signals(stop: &Stop) -> Result<(), Error> {
+    let failed = |error: std::io::Error| Error::refused("signals", format!("cannot be handled: {error}"));
+    for signal in [SIGINT, SIGTERM] {
+        let code = ExitCode::Interrupted.code().into();
+        // In this order: the second handler raises the flag that arms the first.
+        signal_hook::flag::register_conditional_shutdown(signal, code, stop.flag()).map_err(failed)?;
+        signal_hook::flag::register(signal, stop.flag()).map_err(failed)?;
+    }
+    let heard = Arc::new(AtomicBool::new(false));
+    for signal in [SIGUSR1, SIGUSR2, SIGXFSZ] {
+        signal_hook::flag::register(signal, heard.clone()).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn run(config: &Config, stop: &Stop) -> ExitCode {
+    let summary = match gfast::engine::run(config, stop) {
+        Ok(summary) => summary,
+        Err(error) => return fail(&error),
+    };
+    let code = summary.exit_code();
+    match config.output {
+        Output::Quiet if code == ExitCode::Done => code,
+        Output::Text | Output::Quiet => print(&summary.text(), code),
+        Output::Json | Output::QuietJson => print(&summary.json(), code),
+    }
+}
+
+/// Writes a result to stdout. A reader that has gone away wanted no more of it; a result that is lost otherwise is an
+/// error.
+fn print(text: &str, code: ExitCode) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(std::io::stderr(), "gfast: cannot write to stdout: {error}");
+            code.and(ExitCode::Fatal)
+        }
+        _ => code,
+    }
+}
+
+/// Says why nothing was done.
+fn fail(error: &Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "gfast: {error}");
+    ExitCode::of(error)
+}

@@ -1,1 +1,271 @@
-//! Placeholder until the catalog lands.
+//! The catalog: what the job knows, in LMDB, committed batch by batch.
+//!
+//! It owns the state directory's job folder, the format of every record and the only handle on LMDB. It does not decide: the
+//! engine says what a batch holds and when it is durable (I1), the catalog makes the commit all or nothing.
+//!
+//! ```text
+//!   STATE_DIR/job-0123456789abcdef/
+//!     owner   job   lock.mdb   data.mdb
+//!                              meta         header, directories to seal again
+//!                              entries      (directory, name)  -> record          the big one
+//!                              dirs         directory          -> parent, name, state when listed
+//!                              open_dirs    (state, directory)                    what a resume has to do
+//!                              open_files   (directory, name)                     likewise
+//!                              ranges       (large id, offset) -> finished range
+//!                              links        (device, inode)    -> first name
+//!                              late_links   (device, inode, directory, name)
+//! ```
+//! - One batch is one LMDB transaction in default sync mode: it is there after a power cut, or it is not there at all.
+//! - Every value carries a CRC that covers its key as well: a flipped bit is an error, never a wrong answer.
+//! - The data file is looked through before it is mapped, so that a short or broken one is refused instead of killing the process
+//!   by SIGBUS. Damage is never repaired by starting from zero; the message names the folder to remove.
+//! - The folder is locked; a second process is refused with the first one's name.
+
+mod bytes;
+mod check;
+mod commit;
+mod folder;
+mod header;
+mod identity;
+mod key;
+mod reader;
+mod record;
+mod store;
+
+use std::hash::{BuildHasher, Hasher};
+use std::path::Path;
+
+use parking_lot::Mutex;
+
+pub use bytes::{Damage, Decoded};
+pub use header::{Header, JobStatus, StoredHeader, Totals, boot_id, decode_header, decode_piece, encode_header};
+pub use identity::{JobIdentity, RootId};
+pub use reader::{LateLink, Reader};
+pub use record::{
+    DirId, DirRecord, DirStamp, DirState, Failure, FileRecord, LinkFirst, Range, Record, Stamp, Status, decode_dir,
+    decode_link, decode_range, decode_record, encode_dir, encode_link, encode_range, encode_record,
+};
+
+use crate::error::{Error, Result};
+use crate::ring::op::Name;
+use check::Fault;
+use commit::Changes;
+use folder::{Folder, Found, bytes_of};
+use store::{Store, trouble};
+
+/// Read transactions at a time; far above the number of threads.
+const READERS_MAX: u32 = 4096;
+
+/// One change. A batch's changes take effect in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Row {
+    /// Records a name.
+    PutEntry {
+        /// Its directory.
+        dir: DirId,
+        /// The name.
+        name: Name,
+        /// What is known of it.
+        record: Record,
+    },
+    /// Forgets a name.
+    DeleteEntry {
+        /// Its directory.
+        dir: DirId,
+        /// The name.
+        name: Name,
+    },
+    /// Records a directory.
+    PutDir {
+        /// Its number.
+        id: DirId,
+        /// What is known of it.
+        record: DirRecord,
+    },
+    /// Forgets a directory.
+    DeleteDir {
+        /// Its number.
+        id: DirId,
+    },
+    /// Puts a directory into the index of those that need work, or changes what it needs.
+    OpenDir {
+        /// Its number.
+        id: DirId,
+        /// What it needs.
+        state: DirState,
+    },
+    /// Takes a directory out of that index.
+    CloseDir {
+        /// Its number.
+        id: DirId,
+    },
+    /// Puts an entry into the index of those that need work: Pending, InProgress, Failed.
+    OpenFile {
+        /// Its directory.
+        dir: DirId,
+        /// Its name.
+        name: Name,
+    },
+    /// Takes an entry out of that index.
+    CloseFile {
+        /// Its directory.
+        dir: DirId,
+        /// Its name.
+        name: Name,
+    },
+    /// Records a finished range of a large file.
+    PutRange {
+        /// Key of the file's ranges.
+        large_id: u64,
+        /// The range.
+        range: Range,
+    },
+    /// Forgets all ranges of a large file.
+    DropRanges {
+        /// Key of the file's ranges.
+        large_id: u64,
+    },
+    /// Records the first name of a hard-linked inode.
+    PutLink {
+        /// Its device.
+        dev: u64,
+        /// Its inode number.
+        ino: u64,
+        /// The name.
+        first: LinkFirst,
+    },
+    /// Records a further name, to be linked once the first is sealed.
+    PutLateLink {
+        /// Its device.
+        dev: u64,
+        /// Its inode number.
+        ino: u64,
+        /// The further name's directory.
+        dir: DirId,
+        /// The further name.
+        name: Name,
+    },
+    /// Forgets it again.
+    DropLateLink {
+        /// Its device.
+        dev: u64,
+        /// Its inode number.
+        ino: u64,
+        /// The further name's directory.
+        dir: DirId,
+        /// The further name.
+        name: Name,
+    },
+}
+
+/// What one commit records.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Changes, in their order.
+    pub rows: Vec<Row>,
+    /// The new header.
+    pub header: Header,
+    /// Directories that hold records of `header.durable_batch`: ascending, each once.
+    pub reseal_dirs: Vec<DirId>,
+}
+
+/// An open catalog. Shared by all threads; one of them commits.
+pub struct Catalog {
+    /// Closed before the folder's lock is freed: fields are dropped in this order.
+    store: Store,
+    folder: Folder,
+    /// As of the last commit; held while one is made.
+    header: Mutex<Header>,
+}
+
+impl Catalog {
+    /// Opens the job's catalog in `state_dir`, or makes it. An existing one is not changed.
+    ///
+    /// Refused (exit 2), with nothing touched: a state directory that is a symlink, not ours, writable by others, or on a
+    /// network or FUSE file system (unless `force_network`); a job that another process runs; source or destination replaced or
+    /// not mounted; other options; a newer format; damage.
+    pub fn open(state_dir: &Path, identity: &JobIdentity, force_network: bool) -> Result<Catalog> {
+        let (folder, job_id) = match Folder::find(state_dir, identity, force_network)? {
+            Found::Job(folder, job_id) => (folder, job_id),
+            Found::New(folder) => create(folder, identity)?,
+        };
+        check_data(&folder)?;
+        folder.fill_lock_file()?;
+        let store = Store::open(&folder.path)?;
+        let header = {
+            let txn = store.read().map_err(|error| trouble(&folder.path, &error))?;
+            store.header(&txn, &folder.path)?.header
+        };
+        if header.job_id != job_id {
+            return Err(folder.damaged("its job file and its data are of different jobs"));
+        }
+        Ok(Catalog { store, folder, header: Mutex::new(header) })
+    }
+
+    /// The header as of the last commit.
+    pub fn header(&self) -> Header {
+        self.header.lock().clone()
+    }
+
+    /// Records a batch: all of it, durably, or on an error nothing.
+    pub fn commit(&self, batch: &Batch) -> Result<()> {
+        if let Some(objection) = commit::objection(batch) {
+            return Err(Error::catalog(bytes_of(self.path()), objection));
+        }
+        let mut header = self.header.lock();
+        let changes = Changes::of(batch);
+        // Ends: every turn doubles the map, which has a limit.
+        loop {
+            match changes.commit(&self.store) {
+                Ok(()) => break,
+                Err(heed::Error::Mdb(heed::MdbError::MapFull)) if self.store.grow() => {}
+                Err(error) => return Err(trouble(self.path(), &error)),
+            }
+        }
+        header.clone_from(&batch.header);
+        Ok(())
+    }
+
+    /// A snapshot to read from.
+    pub fn reader(&self) -> Result<Reader<'_>> {
+        Reader::new(self)
+    }
+
+    /// Device and inode of the state directory, so that a walk that meets it skips it.
+    pub fn state_dev_ino(&self) -> (u64, u64) {
+        self.folder.state_dev_ino
+    }
+
+    /// The job's folder.
+    pub fn path(&self) -> &Path {
+        &self.folder.path
+    }
+}
+
+/// Refuses a data file that LMDB must not be let loose on.
+fn check_data(folder: &Folder) -> Result<()> {
+    check::check(&folder.data_file()?).map_err(|fault| match fault {
+        Fault::Damaged(what) => folder.damaged(what),
+        Fault::Unreadable(error) => {
+            Error::catalog(bytes_of(&folder.path), format!("its data file cannot be read: {error}"))
+        }
+    })
+}
+
+/// Fills a new folder with an empty catalog and gives it the job's name.
+fn create(mut folder: Folder, identity: &JobIdentity) -> Result<(Folder, u64)> {
+    let job_id = random_id();
+    let batch = Batch { rows: Vec::new(), header: Header::first(job_id), reseal_dirs: Vec::new() };
+    folder.fill_lock_file()?;
+    let store = Store::open(&folder.path)?;
+    Changes::of(&batch).commit(&store).map_err(|error| trouble(&folder.path, &error))?;
+    // Closed before the rename: LMDB keeps no path of an environment that is open under another.
+    drop(store);
+    folder.publish(identity, job_id)?;
+    Ok((folder, job_id))
+}
+
+/// A number that no other job has: the standard library seeds its hasher from the system's random source.
+fn random_id() -> u64 {
+    std::hash::RandomState::new().build_hasher().finish()
+}

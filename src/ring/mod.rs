@@ -1,11 +1,13 @@
 //! Where operations are answered: the ring, system calls, helper threads and, in tests, the simulator.
 //!
 //! A shard owns one [`Interpreter`]. It asks an [`Op`]; what can be answered on the spot comes straight back, the
-//! rest is reaped by [`Interpreter::wait`]. Nothing that is in flight is ever dropped: an interpreter is given up only
+//! rest is reaped by [`Interpreter::wait`]. Straight-line work (create, describe, rename, seal) goes through a [`Caller`]. Nothing that is in flight is ever dropped: an interpreter is given up only
 //! when [`Interpreter::in_flight`] is 0 (I3).
 
 pub mod buffers;
 pub mod op;
+pub mod syscalls;
+pub mod uring;
 #[cfg(test)]
 pub mod sim;
 
@@ -22,6 +24,13 @@ pub enum Asked {
     Answered(Completion),
     /// It is under way; its [`Completion`] comes from [`Interpreter::wait`].
     Pending,
+}
+
+/// Answers one operation on the calling thread, blocking: what everything uses that is not worth a ring (design: all
+/// metadata). Shared by shards, helper threads and checkpoints. In production plain system calls, in tests the simulator.
+pub trait Caller: Send + Sync {
+    /// Answers `op`; its memory stays with the caller.
+    fn call(&self, side: Side, op: &mut Op) -> Result<Answer, crate::error::Errno>;
 }
 
 /// Answers operations. In production: the ring, and plain system calls.

@@ -122,8 +122,9 @@ pub enum Access {
     WriteDirect,
 }
 
-/// One question to the operating system.
+/// One question to the operating system. `at` and `dir` are held directories, `name` is one component below them.
 #[derive(Debug)]
+#[allow(missing_docs, reason = "the fields are named after the arguments of the system calls and told in each variant's line")]
 pub enum Op {
     /// Opens a directory for listing. `path` may hold several components; none may be a symlink or leave `at`.
     OpenDir { at: Handle, path: Name },
@@ -186,6 +187,8 @@ pub enum Op {
     SyncFileSystem { file: Handle },
     /// Closes a file, reporting what the file system only says now (NFS: a full disk).
     Close { file: Handle },
+    /// What is left of an answered [`Op::Close`]; never asked.
+    Closed,
 }
 
 /// How a [`Op::Write`] reaches the device.

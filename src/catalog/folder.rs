@@ -1,0 +1,275 @@
+//! The folders on disk: the state directory, one job's folder in it, and who has it.
+//!
+//! ```text
+//!   STATE_DIR/            0700, ours, no symlink, on a local file system
+//!     job-0123456789abcdef/     named after source and destination
+//!       owner             locked (flock) while a process runs the job; says which one
+//!       job               the identity, as text
+//!       data.mdb          LMDB's data        lock.mdb    LMDB's readers
+//!     new-0123456789abcdef/     a job folder being made; renamed when it is whole
+//! ```
+//! A job's folder appears by one rename with everything in it. So whatever is missing in one was lost, not late: it is
+//! refused as damaged. What a process that died has left of a `new-` folder is made again.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use super::header::boot_id;
+use super::identity::{Difference, JobIdentity};
+use crate::error::{Errno, Error, Result};
+use crate::filesystem::FileSystem;
+
+/// A job file is a few lines; nothing longer is read.
+const JOB_FILE_BYTES_MAX: u64 = 1 << 20;
+/// LMDB's lock file: a header and 64 bytes for each reader, rounded up.
+const LOCK_FILE_BYTES: usize = (super::READERS_MAX as usize + 16) * 64;
+
+/// A job's folder, held by this process.
+#[derive(Debug)]
+pub(super) struct Folder {
+    /// The folder.
+    pub path: PathBuf,
+    /// Device and inode of the state directory.
+    pub state_dev_ino: (u64, u64),
+    /// The lock; freed by a crash too, when the last copy of the descriptor is closed.
+    owner: File,
+}
+
+/// What was found where the job's folder should be.
+pub(super) enum Found {
+    /// The job, with the id in its job file.
+    Job(Folder, u64),
+    /// A folder to fill: a catalog goes in, then [`Folder::publish`].
+    New(Folder),
+}
+
+impl Drop for Folder {
+    /// Closing alone would not do: a process that another thread is just starting holds a copy of the descriptor until its exec.
+    fn drop(&mut self) {
+        // If this fails the lock goes with the last copy.
+        let _ = rustix::fs::flock(&self.owner, FlockOperation::Unlock);
+    }
+}
+
+impl Folder {
+    /// Finds the job's folder in `state_dir` and locks it, or prepares a new one.
+    pub fn find(state_dir: &Path, identity: &JobIdentity, force_network: bool) -> Result<Found> {
+        let state_dev_ino = check_state_dir(state_dir, force_network)?;
+        let path = state_dir.join(identity.folder_name());
+        match fs::symlink_metadata(&path) {
+            Ok(_) => {
+                let folder = Folder::lock(path, state_dev_ino)?;
+                let job_id = folder.check_job(identity)?;
+                Ok(Found::Job(folder, job_id))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let path = state_dir.join(identity.folder_name().replace("job-", "new-"));
+                make_dir(&path)?;
+                let folder = Folder::lock(path, state_dev_ino)?;
+                folder.clear()?;
+                Ok(Found::New(folder))
+            }
+            Err(error) => Err(Error::os("stat", bytes_of(&path), errno_of(&error))),
+        }
+    }
+
+    fn lock(path: PathBuf, state_dev_ino: (u64, u64)) -> Result<Folder> {
+        let dir = open_dir(&path)?;
+        let metadata = check_is_ours(&dir, &path)?;
+        let file = path.join("owner");
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let owner = rustix::fs::openat(&dir, "owner", flags, Mode::RUSR | Mode::WUSR);
+        let mut owner = owner.map(File::from).map_err(|errno| Error::os("open", bytes_of(&file), errno))?;
+        match rustix::fs::flock(&owner, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(in_use(&path, &mut owner)),
+            Err(errno) => return Err(Error::os("lock", bytes_of(&file), errno)),
+        }
+        // The one who had the lock may have published the folder under another name before it let go.
+        if !fs::symlink_metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == (metadata.dev(), metadata.ino())) {
+            return Err(Error::refused(bytes_of(&path), SAME_MOMENT));
+        }
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let boot = u128::from_be_bytes(boot_id());
+        let record = format!("pid={}\nhost={host}\nboot={boot:032x}\n", std::process::id());
+        let written = owner.set_len(0).and_then(|()| owner.write_all_at(record.as_bytes(), 0));
+        written.map_err(|error| Error::os("write", bytes_of(&file), errno_of(&error)))?;
+        Ok(Folder { path, state_dev_ino, owner })
+    }
+
+    /// Compares the job file with the job that was asked for.
+    fn check_job(&self, identity: &JobIdentity) -> Result<u64> {
+        let path = self.path.join("job");
+        let mut text = Vec::new();
+        match open_existing(&path) {
+            Ok(file) => file.take(JOB_FILE_BYTES_MAX).read_to_end(&mut text),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.damaged("its job file is missing")),
+            Err(error) => Err(error),
+        }
+        .map_err(|error| Error::os("read", bytes_of(&path), errno_of(&error)))?;
+        let answer = identity.compare(&text).map_err(|damage| self.damaged(damage.0))?;
+        answer.map_err(|difference| Error::refused(bytes_of(&self.path), refusal(difference)))
+    }
+
+    /// Removes what a process that died while making this folder has left.
+    fn clear(&self) -> Result<()> {
+        for name in ["job", "data.mdb", "lock.mdb"] {
+            let path = self.path.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(Error::os("remove", bytes_of(&path), errno_of(&error)));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a filled new folder the job's: writes the job file, makes everything durable, renames the folder.
+    pub fn publish(&mut self, identity: &JobIdentity, job_id: u64) -> Result<()> {
+        let file = self.path.join("job");
+        let mut job = open_file(&file)?;
+        let written = job.write_all(identity.to_text(job_id).as_bytes()).and_then(|()| job.sync_all());
+        written.map_err(|error| Error::os("write", bytes_of(&file), errno_of(&error)))?;
+        sync_dir(&self.path)?;
+        let path = self.path.with_file_name(identity.folder_name());
+        fs::rename(&self.path, &path).map_err(|error| match error.kind() {
+            ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists => Error::refused(bytes_of(&path), SAME_MOMENT),
+            _ => Error::os("create", bytes_of(&path), errno_of(&error)),
+        })?;
+        self.path = path;
+        self.path.parent().map_or(Ok(()), sync_dir)
+    }
+
+    /// Fills LMDB's lock file. LMDB extends it as a hole and maps it for writing, so that on a full file system the first
+    /// reader would die of SIGBUS; with its blocks written it cannot.
+    pub fn fill_lock_file(&self) -> Result<()> {
+        let path = self.path.join("lock.mdb");
+        let written = open_file(&path)?.write_all(&[0; LOCK_FILE_BYTES]);
+        written.map_err(|error| Error::os("write", bytes_of(&path), errno_of(&error)))
+    }
+
+    /// LMDB's data file, for looking at it before it is mapped.
+    pub fn data_file(&self) -> Result<File> {
+        let path = self.path.join("data.mdb");
+        open_existing(&path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => self.damaged("its data file is missing"),
+            _ => Error::os("open", bytes_of(&path), errno_of(&error)),
+        })
+    }
+
+    /// The refusal of a damaged catalog, with the way out.
+    pub fn damaged(&self, what: &str) -> Error {
+        Error::refused(bytes_of(&self.path), format!("the catalog is damaged ({what}); {WAY_OUT}"))
+    }
+}
+
+const SAME_MOMENT: &str = "another process began this job at the same moment; run it again";
+
+/// What to do about a damaged catalog.
+pub(super) const WAY_OUT: &str = "remove this folder to start over: the next run compares with the destination and \
+                                  adopts files of the same size and time";
+
+fn refusal(difference: Difference) -> &'static str {
+    match difference {
+        Difference::NewerFormat => "the catalog was written by a newer gfast; use that one, or another --state-dir",
+        Difference::Paths => "this folder belongs to a job with another source or destination; use another --state-dir",
+        Difference::SourceRoot => "the source is not the one this job began with: it was replaced, or is not mounted",
+        Difference::DestRoot => {
+            "the destination is not the one this job began with: it was replaced, or is not mounted"
+        }
+        Difference::Options => "this job began with other options; repeat those, or use another --state-dir",
+    }
+}
+
+/// Creates the state directory where it is missing and refuses one that others could tamper with.
+fn check_state_dir(state_dir: &Path, force_network: bool) -> Result<(u64, u64)> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
+    match made {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(Error::refused(bytes_of(state_dir), format!("the state directory cannot be created: {error}")));
+        }
+        _ => {}
+    }
+    let dir = open_dir(state_dir)?;
+    let metadata = check_is_ours(&dir, state_dir)?;
+    if !force_network && FileSystem::of(&dir)?.is_remote() {
+        return Err(Error::refused(
+            bytes_of(state_dir),
+            "the state directory is on a network or FUSE file system, where LMDB loses data; use a local --state-dir",
+        ));
+    }
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+fn check_is_ours(dir: &File, path: &Path) -> Result<fs::Metadata> {
+    let metadata = dir.metadata().map_err(|error| Error::os("stat", bytes_of(path), errno_of(&error)))?;
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(Error::refused(bytes_of(path), "it belongs to another user; use another --state-dir"));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(Error::refused(
+            bytes_of(path),
+            "others may write to it; chmod it to 0700 or use another --state-dir",
+        ));
+    }
+    Ok(metadata)
+}
+
+fn in_use(path: &Path, owner: &mut File) -> Error {
+    let mut record = String::new();
+    // A record that cannot be read leaves the message without names; the refusal stands.
+    let _ = owner.take(4096).read_to_string(&mut record);
+    let value = |name: &str| record.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("?").to_owned();
+    let (pid, host, boot) = (value("pid="), value("host="), value("boot="));
+    Error::refused(bytes_of(path), format!("in use by process {pid} on {host} (boot {boot})"))
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            Err(Error::os("create", bytes_of(path), errno_of(&error)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open_dir(path: &Path) -> Result<File> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(dir) => Ok(File::from(dir)),
+        Err(Errno::LOOP | Errno::NOTDIR) => {
+            Err(Error::refused(bytes_of(path), "it is a symbolic link or not a directory; use another --state-dir"))
+        }
+        Err(errno) => Err(Error::refused(bytes_of(path), format!("it cannot be opened: {errno}"))),
+    }
+}
+
+/// Opens a file of ours, made if it is missing.
+fn open_file(path: &Path) -> Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options.open(path).map_err(|error| Error::os("open", bytes_of(path), errno_of(&error)))
+}
+
+fn open_existing(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+fn sync_dir(path: &Path) -> Result<()> {
+    let synced = File::open(path).and_then(|dir| dir.sync_all());
+    synced.map_err(|error| Error::os("sync", bytes_of(path), errno_of(&error)))
+}
+
+/// A path's bytes, for an error.
+pub(super) fn bytes_of(path: &Path) -> &[u8] {
+    path.as_os_str().as_encoded_bytes()
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}

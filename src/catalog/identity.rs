@@ -1,0 +1,189 @@
+//! Whose catalog it is: the job's identity, and the `job` file that keeps it as text an administrator can read.
+//!
+//! ```text
+//!   gfast job
+//!   format=1
+//!   job=1f0c...                        the header's job id
+//!   source=/data/old                   bytes escaped as in messages
+//!   dest=/data/new
+//!   source_root=128:1700000000.5:2049  inode, birth time, device (the last one informs, it is not compared)
+//!   dest_root=...
+//!   options=...
+//!   crc=89abcdef                       CRC-32 of the lines above
+//! ```
+//! Identities are compared as the lines they are written as.
+
+use std::fmt::Write;
+
+use super::bytes::{Damage, Decoded};
+use crate::error::escape;
+use crate::ring::op::Time;
+
+/// Format of the whole catalog: the job file, the trees and their keys.
+const FORMAT: u32 = 1;
+
+/// What makes a job this job and no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobIdentity {
+    /// Canonical path of the source.
+    pub source: Vec<u8>,
+    /// Canonical path of the destination.
+    pub dest: Vec<u8>,
+    /// The source's root.
+    pub source_root: RootId,
+    /// The destination's root.
+    pub dest_root: RootId,
+    /// Options that must not change during a job, encoded by the caller.
+    pub options: Vec<u8>,
+}
+
+/// What tells a root from another one mounted or made in its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RootId {
+    /// Inode number.
+    pub ino: u64,
+    /// Birth time; zero where the file system has none.
+    pub birth: Time,
+    /// Device number. It informs only: device numbers change over reboots.
+    pub dev: u64,
+}
+
+/// How a job file's identity differs from the one that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Difference {
+    /// It was written by a newer gfast.
+    NewerFormat,
+    /// Another source or destination.
+    Paths,
+    /// The source's path leads elsewhere now.
+    SourceRoot,
+    /// The destination's path leads elsewhere now.
+    DestRoot,
+    /// Other options.
+    Options,
+}
+
+impl JobIdentity {
+    /// Name of the job's folder: the same paths always lead to the same one.
+    pub(super) fn folder_name(&self) -> String {
+        let mut paths = self.source.clone();
+        paths.push(0);
+        paths.extend_from_slice(&self.dest);
+        format!("job-{:016x}", super::key::fnv128(&paths) as u64)
+    }
+
+    /// The job file's text.
+    pub(super) fn to_text(&self, job_id: u64) -> String {
+        let mut text = format!("gfast job\nformat={FORMAT}\njob={job_id:016x}\n{}", self.lines());
+        let crc = crc32fast::hash(text.as_bytes());
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "crc={crc:08x}");
+        text
+    }
+
+    fn lines(&self) -> String {
+        format!(
+            "source={}\ndest={}\nsource_root={}\ndest_root={}\noptions={}\n",
+            escape(&self.source),
+            escape(&self.dest),
+            root_text(&self.source_root),
+            root_text(&self.dest_root),
+            escape(&self.options)
+        )
+    }
+
+    /// Compares with a job file's text: the job id if it is this job.
+    pub(super) fn compare(&self, text: &[u8]) -> Decoded<Result<u64, Difference>> {
+        let text = std::str::from_utf8(text).map_err(|_| Damage("its job file is not text"))?;
+        let format = value_of(text, "format").and_then(|format| format.parse::<u32>().ok());
+        if format.is_some_and(|format| format > FORMAT) {
+            return Ok(Err(Difference::NewerFormat));
+        }
+        let (body, crc) = text.rsplit_once("crc=").ok_or(Damage("its job file is cut short"))?;
+        if u32::from_str_radix(crc.trim_end(), 16) != Ok(crc32fast::hash(body.as_bytes())) {
+            return Err(Damage("its job file's checksum does not fit"));
+        }
+        let job_id = value_of(body, "job").and_then(|id| u64::from_str_radix(id, 16).ok());
+        let job_id = job_id.ok_or(Damage("its job file names no job"))?;
+        Ok(self.difference(body).map_or(Ok(job_id), Err))
+    }
+
+    fn difference(&self, theirs: &str) -> Option<Difference> {
+        let ours = self.lines();
+        let differs = |name| value_of(&ours, name) != value_of(theirs, name);
+        let root_differs = |name| value_of(&ours, name).map(without_dev) != value_of(theirs, name).map(without_dev);
+        let checks = [
+            (differs("source") || differs("dest"), Difference::Paths),
+            (root_differs("source_root"), Difference::SourceRoot),
+            (root_differs("dest_root"), Difference::DestRoot),
+            (differs("options"), Difference::Options),
+        ];
+        checks.into_iter().find(|(differs, _)| *differs).map(|(_, difference)| difference)
+    }
+}
+
+fn root_text(root: &RootId) -> String {
+    format!("{}:{}.{:09}:{}", root.ino, root.birth.secs, root.birth.nanos, root.dev)
+}
+
+fn without_dev(root: &str) -> &str {
+    root.rsplit_once(':').map_or(root, |(identity, _)| identity)
+}
+
+fn value_of<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    text.split('\n').find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> JobIdentity {
+        let root = |ino| RootId { ino, birth: Time { secs: -1, nanos: 5 }, dev: 7 };
+        JobIdentity {
+            source: b"/a\ndest=/x\xff\\".to_vec(),
+            dest: b"/b=c".to_vec(),
+            source_root: root(2),
+            dest_root: root(3),
+            options: vec![0, 1, b'\n', 255],
+        }
+    }
+
+    #[test]
+    fn its_own_text_is_the_same_job_on_any_device() {
+        let mut same = identity();
+        same.source_root.dev = 99;
+        assert_eq!(same.compare(identity().to_text(77).as_bytes()), Ok(Ok(77)));
+    }
+
+    #[test]
+    fn every_difference_is_told() {
+        let text = identity().to_text(1);
+        let told = |change: fn(&mut JobIdentity)| {
+            let mut other = identity();
+            change(&mut other);
+            other.compare(text.as_bytes())
+        };
+        assert_eq!(told(|other| other.dest.push(b'x')), Ok(Err(Difference::Paths)));
+        assert_eq!(told(|other| other.source_root.ino += 1), Ok(Err(Difference::SourceRoot)));
+        assert_eq!(told(|other| other.dest_root.birth.nanos += 1), Ok(Err(Difference::DestRoot)));
+        assert_eq!(told(|other| other.options.clear()), Ok(Err(Difference::Options)));
+        let newer = text.replace("format=1", "format=2");
+        assert_eq!(identity().compare(newer.as_bytes()), Ok(Err(Difference::NewerFormat)));
+    }
+
+    #[test]
+    fn no_cut_text_and_no_flipped_bit_passes_as_the_job() {
+        let text = identity().to_text(77).into_bytes();
+        for len in 0..text.len() - 1 {
+            assert!(identity().compare(&text[..len]).is_err(), "{len} bytes");
+        }
+        for bit in 0..(text.len() - 1) * 8 {
+            let mut text = text.clone();
+            text[bit / 8] ^= 1 << (bit % 8);
+            let answer = identity().compare(&text);
+            // The case of a hexadecimal digit says nothing.
+            assert!(!matches!(answer, Ok(Ok(id)) if id != 77), "bit {bit}: {answer:?}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Questions to the catalog, answered from one snapshot. Each costs what its answer holds, whatever the catalog's size.
+
+use std::ffi::CStr;
+use std::ops::Bound;
+
+use heed::{RoTxn, WithoutTls};
+use parking_lot::RecursiveRwLockReadGuard;
+
+use super::Catalog;
+use super::bytes::{Damage, Decoded, Take, unseal};
+use super::header;
+use super::key::{self, Key};
+use super::record::{self, DirId, DirRecord, DirState, LinkFirst, Range, Record};
+use super::store::{Tree, damaged, trouble};
+use crate::error::Result;
+use crate::ring::op::Name;
+
+/// A snapshot of the catalog as of its last commit. Keep it short: while it lives, pages that later commits free are not used
+/// again, and the thread that holds it must not wait for a commit.
+pub struct Reader<'c> {
+    txn: RoTxn<'c, WithoutTls>,
+    catalog: &'c Catalog,
+    _no_resize: RecursiveRwLockReadGuard<'c, ()>,
+}
+
+/// A name waiting for the first name of its inode: device, inode, directory, name.
+pub type LateLink = (u64, u64, DirId, Name);
+
+impl<'c> Reader<'c> {
+    pub(super) fn new(catalog: &'c Catalog) -> Result<Reader<'c>> {
+        let no_resize = catalog.store.resize.read();
+        let txn = catalog.store.read().map_err(|error| trouble(catalog.path(), &error))?;
+        Ok(Reader { txn, catalog, _no_resize: no_resize })
+    }
+
+    /// What is known of one name.
+    pub fn entry(&self, dir: DirId, name: &CStr) -> Result<Option<Record>> {
+        self.get(Tree::Entries, &key::entry(dir, name), |body| {
+            let mut take = Take(body);
+            // A long name is checked against its hash when it is listed; here it has led to the key itself.
+            if key::is_long(name) && take.bytes()? != name.to_bytes() {
+                return Err(Damage("a long name does not fit its key"));
+            }
+            record::decode_record(take.0)
+        })
+    }
+
+    /// Up to `limit` names of a directory behind `after`, in order of their keys.
+    pub fn entries(&self, dir: DirId, after: Option<&CStr>, limit: usize) -> Result<Vec<(Name, Record)>> {
+        let prefix = Key::new().number(dir.0);
+        let after = after.map(|name| key::entry(dir, name));
+        self.scan(Tree::Entries, &prefix, after.as_ref(), limit, |rest, body| {
+            let mut take = Take(body);
+            let name = key::take_name(rest, &mut take)?;
+            Ok((name, record::decode_record(take.0)?))
+        })
+    }
+
+    /// What is known of one directory.
+    pub fn dir(&self, id: DirId) -> Result<Option<DirRecord>> {
+        self.get(Tree::Dirs, &Key::new().number(id.0), record::decode_dir)
+    }
+
+    /// Up to `limit` directories that need work, the newest number first, strictly below `below`.
+    pub fn open_dirs_below(
+        &self,
+        below: Option<DirId>,
+        state: Option<DirState>,
+        limit: usize,
+    ) -> Result<Vec<(DirId, DirState)>> {
+        let mut dirs = Vec::new();
+        for each in [DirState::Unlisted, DirState::Unfinished] {
+            if state.is_none_or(|state| state == each) {
+                dirs.extend(self.open_dirs_of(each, below, limit)?.into_iter().map(|id| (id, each)));
+            }
+        }
+        dirs.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
+        dirs.truncate(limit);
+        Ok(dirs)
+    }
+
+    fn open_dirs_of(&self, state: DirState, below: Option<DirId>, limit: usize) -> Result<Vec<DirId>> {
+        let (first, end) = key::below(&key::open_dirs(state));
+        let end = below.map_or(end, |below| key::open_dir(below, state));
+        let range = (Bound::Included(first.as_bytes()), Bound::Excluded(end.as_bytes()));
+        let found = self.catalog.store.tree(Tree::OpenDirs).rev_range(&self.txn, &range);
+        let found = found.map_err(|error| trouble(self.catalog.path(), &error))?;
+        self.collect(found, first.as_bytes().len(), limit, |rest, body| {
+            record::decode_mark(Take(body))?;
+            Ok(DirId(take_last_number(rest)?))
+        })
+    }
+
+    /// Up to `limit` entries that need work (Pending, InProgress, Failed) behind `after`.
+    pub fn open_files(&self, after: Option<&(DirId, Name)>, limit: usize) -> Result<Vec<(DirId, Name)>> {
+        let after = after.map(|(dir, name)| key::entry(*dir, name));
+        self.scan(Tree::OpenFiles, &Key::new(), after.as_ref(), limit, |rest, body| {
+            let mut in_key = Take(rest);
+            let dir = DirId(key::take_number(&mut in_key)?);
+            Ok((dir, take_marked_name(in_key.0, body)?))
+        })
+    }
+
+    /// The finished ranges of a large file, by offset.
+    pub fn ranges(&self, large_id: u64) -> Result<Vec<Range>> {
+        self.scan(Tree::Ranges, &Key::new().number(large_id), None, usize::MAX, |rest, body| {
+            record::decode_range(take_last_number(rest)?, body)
+        })
+    }
+
+    /// The name under which a hard-linked inode was first copied.
+    pub fn link(&self, dev: u64, ino: u64) -> Result<Option<LinkFirst>> {
+        self.get(Tree::Links, &key::inode(dev, ino), record::decode_link)
+    }
+
+    /// Up to `limit` names that wait for the first name of an inode.
+    pub fn late_links(&self, dev: u64, ino: u64, limit: usize) -> Result<Vec<(DirId, Name)>> {
+        self.scan(Tree::LateLinks, &key::inode(dev, ino), None, limit, |rest, body| {
+            let mut in_key = Take(rest);
+            let dir = DirId(key::take_number(&mut in_key)?);
+            Ok((dir, take_marked_name(in_key.0, body)?))
+        })
+    }
+
+    /// Up to `limit` names that wait for the first name of any inode.
+    pub fn any_late_links(&self, limit: usize) -> Result<Vec<LateLink>> {
+        self.scan(Tree::LateLinks, &Key::new(), None, limit, |rest, body| {
+            let mut in_key = Take(rest);
+            let (dev, ino) = (key::take_number(&mut in_key)?, key::take_number(&mut in_key)?);
+            let dir = DirId(key::take_number(&mut in_key)?);
+            Ok((dev, ino, dir, take_marked_name(in_key.0, body)?))
+        })
+    }
+
+    /// Directories that hold records of the newest durable batch, ascending.
+    pub fn reseal_dirs(&self) -> Result<Vec<DirId>> {
+        let expected = self.catalog.store.header(&self.txn, self.catalog.path())?.reseal_count;
+        let mut dirs = Vec::new();
+        let prefix = Key::new().raw(b"reseal");
+        self.scan(Tree::Meta, &prefix, None, usize::MAX, |_, body| header::decode_piece(body, &mut dirs))?;
+        if dirs.len() as u64 != expected {
+            return Err(damaged(self.catalog.path(), "the list of directories to seal again is not whole"));
+        }
+        Ok(dirs)
+    }
+
+    fn get<T>(&self, tree: Tree, key: &Key, decode: impl FnOnce(&[u8]) -> Decoded<T>) -> Result<Option<T>> {
+        let path = self.catalog.path();
+        let value = self.catalog.store.tree(tree).get(&self.txn, key.as_bytes());
+        let Some(value) = value.map_err(|error| trouble(path, &error))? else { return Ok(None) };
+        let decoded = unseal(key.as_bytes(), value).and_then(decode);
+        decoded.map(Some).map_err(|damage| damaged(path, damage.0))
+    }
+
+    /// Up to `limit` values whose keys begin with `prefix`, behind `after`; `decode` gets the rest of the key and the body.
+    fn scan<T>(
+        &self,
+        tree: Tree,
+        prefix: &Key,
+        after: Option<&Key>,
+        limit: usize,
+        decode: impl FnMut(&[u8], &[u8]) -> Decoded<T>,
+    ) -> Result<Vec<T>> {
+        let tree = self.catalog.store.tree(tree);
+        let start = match after {
+            Some(after) => Bound::Excluded(after.as_bytes()),
+            // LMDB has no empty key.
+            None if prefix.as_bytes().is_empty() => Bound::Unbounded,
+            None => Bound::Included(prefix.as_bytes()),
+        };
+        let range = (start, Bound::Unbounded);
+        let found = tree.range(&self.txn, &range).map_err(|error| trouble(self.catalog.path(), &error))?;
+        let found = found.take_while(|item| !matches!(item, Ok((key, _)) if !key.starts_with(prefix.as_bytes())));
+        self.collect(found, prefix.as_bytes().len(), limit, decode)
+    }
+
+    fn collect<'t, T>(
+        &self,
+        found: impl Iterator<Item = heed::Result<(&'t [u8], &'t [u8])>>,
+        prefix_len: usize,
+        limit: usize,
+        mut decode: impl FnMut(&[u8], &[u8]) -> Decoded<T>,
+    ) -> Result<Vec<T>> {
+        let mut answers = Vec::new();
+        for item in found.take(limit) {
+            let (key, value) = item.map_err(|error| trouble(self.catalog.path(), &error))?;
+            let decoded = unseal(key, value).and_then(|body| decode(&key[prefix_len..], body));
+            answers.push(decoded.map_err(|damage| damaged(self.catalog.path(), damage.0))?);
+        }
+        Ok(answers)
+    }
+}
+
+fn take_last_number(rest: &[u8]) -> Decoded<u64> {
+    let mut take = Take(rest);
+    let number = key::take_number(&mut take)?;
+    take.end()?;
+    Ok(number)
+}
+
+fn take_marked_name(in_key: &[u8], body: &[u8]) -> Decoded<Name> {
+    let mut take = Take(body);
+    let name = key::take_name(in_key, &mut take)?;
+    record::decode_mark(take)?;
+    Ok(name)
+}

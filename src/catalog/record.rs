@@ -1,0 +1,431 @@
+//! Records: what the catalog knows of an entry, a directory, a large file's ranges and a hard-linked inode.
+//!
+//! A file's record, the one of which there are millions (about 31 bytes with its CRC; numbers are varints):
+//! ```text
+//!   version << 4 | status   flags   batch   size   mtime   [ctime - mtime]   ino   [dest_ino]   [large_id]   [failure]
+//! ```
+//! A time is its seconds from 2024 on, signed, and 4 bytes of nanoseconds unless they are 0. Every decoder here takes any
+//! bytes and answers a record or a [`Damage`]; each has a fuzz target.
+
+use std::ffi::CStr;
+
+use super::bytes::{Damage, Decoded, Put, Take};
+use super::key;
+use crate::ring::op::{Name, Stat, Time};
+
+/// Version of all values; a newer one is refused, never guessed at.
+const VERSION: u8 = 1;
+/// Seconds of 2024-01-01: recent times take 4 bytes.
+const TIME_BASE_SECS: i64 = 1_704_067_200;
+/// Longest texts that a failure keeps.
+const VERB_BYTES_MAX: usize = 48;
+const CAUSE_BYTES_MAX: usize = 240;
+
+/// A directory's number, from the header's counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DirId(pub u64);
+
+impl DirId {
+    /// The source's root.
+    pub const ROOT: DirId = DirId(1);
+}
+
+/// The state of the source object that was copied; any difference means it is copied again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// Size in bytes.
+    pub size: u64,
+    /// Last change of the content.
+    pub mtime: Time,
+    /// Last change of anything.
+    pub ctime: Time,
+    /// Inode number.
+    pub ino: u64,
+}
+
+impl Stamp {
+    /// What of a description is recorded.
+    pub fn of(stat: &Stat) -> Stamp {
+        Stamp { size: stat.size, mtime: stat.mtime, ctime: stat.ctime, ino: stat.ino }
+    }
+}
+
+/// How far an entry has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Known, not begun.
+    Pending,
+    /// Begun; what is at the destination counts for nothing but its recorded ranges.
+    InProgress,
+    /// Written and never synced (`--sync none`): valid only while the header's boot id is this boot's.
+    Written,
+    /// Durable data. With a batch up to the header's `completed_batch` it is Completed: content, name and metadata are durable
+    /// (I1). Above it is DataDurable: a resume seals it again without copying.
+    Done,
+    /// Failed; a later run tries again.
+    Failed,
+}
+
+/// Why an entry failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The kernel's errno; 0 where the cause is not one.
+    pub errno: u16,
+    /// The operation; 48 bytes of it are kept.
+    pub verb: String,
+    /// The cause as text; 240 bytes of it are kept.
+    pub cause: String,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// What is known of one object that is not a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileRecord {
+    /// How far it has come.
+    pub status: Status,
+    /// The batch that recorded it.
+    pub batch: u64,
+    /// The source as it was copied.
+    pub stamp: Stamp,
+    /// The destination's inode; 0 where there is none yet.
+    pub dest_ino: u64,
+    /// Key of its ranges; 0 where it has none.
+    pub large_id: u64,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+}
+
+/// What is known of one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A directory, with a record of its own.
+    Dir(DirId),
+    /// Anything else.
+    File(FileRecord),
+}
+
+/// What is known of one directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirRecord {
+    /// The directory it lies in; the root's is the root.
+    pub parent: DirId,
+    /// Its name there; the root's is empty.
+    pub name: Name,
+    /// The source's state when it was listed.
+    pub stamp: Option<DirStamp>,
+    /// The batch whose commit recorded the end of its listing; 0 before.
+    pub listed_batch: u64,
+}
+
+/// The state of a source directory when it was listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DirStamp {
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Last access.
+    pub atime: Time,
+    /// Last change of its names.
+    pub mtime: Time,
+    /// Last change of anything.
+    pub ctime: Time,
+    /// Inode number.
+    pub ino: u64,
+    /// Device of its file system.
+    pub dev: u64,
+}
+
+impl DirStamp {
+    /// What of a description is recorded.
+    pub fn of(stat: &Stat) -> DirStamp {
+        DirStamp {
+            mode: stat.mode,
+            uid: stat.uid,
+            gid: stat.gid,
+            atime: stat.atime,
+            mtime: stat.mtime,
+            ctime: stat.ctime,
+            ino: stat.ino,
+            dev: stat.dev,
+        }
+    }
+}
+
+/// What a directory in the index of directories still needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirState {
+    /// Its listing has not ended.
+    Unlisted,
+    /// Listed; something below it, or its own metadata, is not done.
+    Unfinished,
+}
+
+/// A finished range of a large file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// CRC64/NVME of the bytes where it was computed.
+    pub crc64: Option<u64>,
+}
+
+/// The name under which a hard-linked inode was first copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkFirst {
+    /// The directory of that name.
+    pub dir: DirId,
+    /// The name.
+    pub name: Name,
+    /// The batch that recorded it.
+    pub batch: u64,
+}
+
+const TAG_DIR: u8 = 7;
+const MTIME_NANOS: u8 = 1;
+const CTIME: u8 = 2;
+const CTIME_NANOS: u8 = 4;
+const DEST_INO: u8 = 8;
+const LARGE_ID: u8 = 16;
+const FAILURE: u8 = 32;
+
+/// Appends an entry's record.
+pub fn encode_record(record: &Record, body: &mut Vec<u8>) {
+    match record {
+        Record::Dir(id) => {
+            body.push(VERSION << 4 | TAG_DIR);
+            body.put_varint(id.0);
+        }
+        Record::File(file) => encode_file(file, body),
+    }
+}
+
+fn encode_file(file: &FileRecord, body: &mut Vec<u8>) {
+    let Stamp { size, mtime, ctime, ino } = file.stamp;
+    let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+    let flags = flag(mtime.nanos != 0, MTIME_NANOS)
+        | flag(ctime != mtime, CTIME)
+        | flag(ctime != mtime && ctime.nanos != 0, CTIME_NANOS)
+        | flag(file.dest_ino != 0, DEST_INO)
+        | flag(file.large_id != 0, LARGE_ID)
+        | flag(file.failure.is_some(), FAILURE);
+    body.extend_from_slice(&[VERSION << 4 | status_tag(file.status), flags]);
+    body.put_varint(file.batch);
+    body.put_varint(size);
+    put_time(body, mtime, TIME_BASE_SECS, flags & MTIME_NANOS != 0);
+    if flags & CTIME != 0 {
+        put_time(body, ctime, mtime.secs, flags & CTIME_NANOS != 0);
+    }
+    body.put_varint(ino);
+    [file.dest_ino, file.large_id].into_iter().filter(|id| *id != 0).for_each(|id| body.put_varint(id));
+    if let Some(failure) = &file.failure {
+        body.put_varint(u64::from(failure.errno));
+        body.put_bytes(head(&failure.verb, VERB_BYTES_MAX).as_bytes());
+        body.put_bytes(head(&failure.cause, CAUSE_BYTES_MAX).as_bytes());
+        body.put_varint(u64::from(failure.attempts));
+    }
+}
+
+/// Reads an entry's record.
+pub fn decode_record(body: &[u8]) -> Decoded<Record> {
+    let mut take = Take(body);
+    let record = match take_version(&mut take)? {
+        TAG_DIR => Record::Dir(DirId(take.varint()?)),
+        tag => Record::File(decode_file(status_of(tag)?, &mut take)?),
+    };
+    take.end()?;
+    Ok(record)
+}
+
+fn decode_file(status: Status, take: &mut Take<'_>) -> Decoded<FileRecord> {
+    let flags = take.byte()?;
+    if flags & !(MTIME_NANOS | CTIME | CTIME_NANOS | DEST_INO | LARGE_ID | FAILURE) != 0 {
+        return Err(Damage("a record has unknown parts"));
+    }
+    let batch = take.varint()?;
+    let size = take.varint()?;
+    let mtime = take_time(take, TIME_BASE_SECS, flags & MTIME_NANOS != 0)?;
+    let ctime = match flags & CTIME {
+        0 => mtime,
+        _ => take_time(take, mtime.secs, flags & CTIME_NANOS != 0)?,
+    };
+    let ino = take.varint()?;
+    let dest_ino = if flags & DEST_INO != 0 { take.varint()? } else { 0 };
+    let large_id = if flags & LARGE_ID != 0 { take.varint()? } else { 0 };
+    let failure = if flags & FAILURE != 0 { Some(decode_failure(take)?) } else { None };
+    Ok(FileRecord { status, batch, stamp: Stamp { size, mtime, ctime, ino }, dest_ino, large_id, failure })
+}
+
+fn decode_failure(take: &mut Take<'_>) -> Decoded<Failure> {
+    let errno = u16::try_from(take.varint()?).map_err(|_| Damage("a number is out of range"))?;
+    let verb = take_text(take, VERB_BYTES_MAX)?;
+    let cause = take_text(take, CAUSE_BYTES_MAX)?;
+    Ok(Failure { errno, verb, cause, attempts: take.varint_u32()? })
+}
+
+/// Appends a directory's record.
+pub fn encode_dir(dir: &DirRecord, body: &mut Vec<u8>) {
+    body.push(VERSION << 4 | u8::from(dir.stamp.is_some()));
+    body.put_varint(dir.parent.0);
+    body.put_varint(dir.listed_batch);
+    body.put_bytes(dir.name.to_bytes());
+    if let Some(stamp) = &dir.stamp {
+        [stamp.mode, stamp.uid, stamp.gid].into_iter().for_each(|number| body.put_varint(u64::from(number)));
+        [stamp.atime, stamp.mtime, stamp.ctime].into_iter().for_each(|time| put_time(body, time, TIME_BASE_SECS, true));
+        body.put_varint(stamp.ino);
+        body.put_varint(stamp.dev);
+    }
+}
+
+/// Reads a directory's record.
+pub fn decode_dir(body: &[u8]) -> Decoded<DirRecord> {
+    let mut take = Take(body);
+    let tag = take_version(&mut take)?;
+    let parent = DirId(take.varint()?);
+    let listed_batch = take.varint()?;
+    let name = Name::new(take.bytes()?).map_err(|_| Damage("a name holds a NUL"))?;
+    let stamp = match tag {
+        0 => None,
+        1 => Some(DirStamp {
+            mode: take.varint_u32()?,
+            uid: take.varint_u32()?,
+            gid: take.varint_u32()?,
+            atime: take_time(&mut take, TIME_BASE_SECS, true)?,
+            mtime: take_time(&mut take, TIME_BASE_SECS, true)?,
+            ctime: take_time(&mut take, TIME_BASE_SECS, true)?,
+            ino: take.varint()?,
+            dev: take.varint()?,
+        }),
+        _ => return Err(Damage("a record is of no known kind")),
+    };
+    take.end()?;
+    Ok(DirRecord { parent, name, stamp, listed_batch })
+}
+
+/// Appends a range without its offset, which is in the key.
+pub fn encode_range(range: &Range, body: &mut Vec<u8>) {
+    body.push(VERSION << 4 | u8::from(range.crc64.is_some()));
+    body.put_varint(range.len);
+    if let Some(crc64) = range.crc64 {
+        body.extend_from_slice(&crc64.to_le_bytes());
+    }
+}
+
+/// Reads the range that begins at `offset`.
+pub fn decode_range(offset: u64, body: &[u8]) -> Decoded<Range> {
+    let mut take = Take(body);
+    let tag = take_version(&mut take)?;
+    let len = take.varint()?;
+    let crc64 = match tag {
+        0 => None,
+        1 => Some(u64::from_le_bytes(take.array()?)),
+        _ => return Err(Damage("a record is of no known kind")),
+    };
+    take.end()?;
+    Ok(Range { offset, len, crc64 })
+}
+
+/// Appends the first name of a hard-linked inode.
+pub fn encode_link(first: &LinkFirst, body: &mut Vec<u8>) {
+    body.push(VERSION << 4);
+    body.put_varint(first.dir.0);
+    body.put_varint(first.batch);
+    body.put_bytes(first.name.to_bytes());
+}
+
+/// Reads the first name of a hard-linked inode.
+pub fn decode_link(body: &[u8]) -> Decoded<LinkFirst> {
+    let mut take = Take(body);
+    if take_version(&mut take)? != 0 {
+        return Err(Damage("a record is of no known kind"));
+    }
+    let dir = DirId(take.varint()?);
+    let batch = take.varint()?;
+    let name = Name::new(take.bytes()?).map_err(|_| Damage("a name holds a NUL"))?;
+    take.end()?;
+    Ok(LinkFirst { dir, name, batch })
+}
+
+/// Appends a value that says nothing but that its key is there.
+pub(super) fn encode_mark(body: &mut Vec<u8>) {
+    body.push(VERSION << 4);
+}
+
+/// Reads such a value.
+pub(super) fn decode_mark(mut take: Take<'_>) -> Decoded<()> {
+    match take_version(&mut take)? {
+        0 => take.end(),
+        _ => Err(Damage("a record is of no known kind")),
+    }
+}
+
+/// Whether a name can be recorded.
+pub(super) fn is_recordable(name: &CStr) -> bool {
+    name.count_bytes() <= key::NAME_BYTES_MAX
+}
+
+/// The low half of a record's first byte, its version checked.
+pub(super) fn take_version(take: &mut Take<'_>) -> Decoded<u8> {
+    let byte = take.byte()?;
+    if byte >> 4 != VERSION {
+        return Err(Damage("a record is of an unknown version"));
+    }
+    Ok(byte & 0xf)
+}
+
+/// A record's first byte with its version and nothing else.
+pub(super) fn put_version(body: &mut Vec<u8>) {
+    body.push(VERSION << 4);
+}
+
+fn status_tag(status: Status) -> u8 {
+    match status {
+        Status::Pending => 0,
+        Status::InProgress => 1,
+        Status::Written => 2,
+        Status::Done => 3,
+        Status::Failed => 4,
+    }
+}
+
+fn status_of(tag: u8) -> Decoded<Status> {
+    Ok(match tag {
+        0 => Status::Pending,
+        1 => Status::InProgress,
+        2 => Status::Written,
+        3 => Status::Done,
+        4 => Status::Failed,
+        _ => return Err(Damage("a record is of no known kind")),
+    })
+}
+
+fn put_time(body: &mut Vec<u8>, time: Time, base_secs: i64, has_nanos: bool) {
+    body.put_signed(time.secs.wrapping_sub(base_secs));
+    if has_nanos {
+        body.extend_from_slice(&time.nanos.to_le_bytes());
+    }
+}
+
+fn take_time(take: &mut Take<'_>, base_secs: i64, has_nanos: bool) -> Decoded<Time> {
+    let secs = take.signed()?.wrapping_add(base_secs);
+    let nanos = if has_nanos { u32::from_le_bytes(take.array()?) } else { 0 };
+    Ok(Time { secs, nanos })
+}
+
+fn take_text(take: &mut Take<'_>, len_max: usize) -> Decoded<String> {
+    let bytes = take.bytes()?;
+    match std::str::from_utf8(bytes) {
+        Ok(text) if bytes.len() <= len_max => Ok(text.to_owned()),
+        _ => Err(Damage("a text is not in its form")),
+    }
+}
+
+/// The first `len_max` bytes of a text, cut between characters.
+fn head(text: &str, len_max: usize) -> &str {
+    &text[..text.floor_char_boundary(len_max)]
+}

@@ -1,0 +1,464 @@
+//! Checkpoints: a batch of outcomes becomes durable, sealed, and recorded, in this order and no other (I1, I2).
+//!
+//! ```text
+//! batch k    written ---> syncfs ---> sealed (times, renames, links) ---> one LMDB transaction: k DataDurable, k-1 Completed
+//!                           '-- covers the seals of k-1
+//! end        last batch, then directories deepest first, syncfs, one transaction: everything Completed
+//! ```
+//!
+//! Runs beside the shards, on one thread. A record is written once: it carries its batch number, and the header says up to which
+//! batch records are Completed. A sync that fails names no culprit: nothing of the batch is recorded, the job ends, and the next
+//! run copies it again. A seal is set only on the very inode that was written.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::catalog::{
+    Batch, DirId, DirRecord, DirState, Failure, FileRecord, Header, LinkFirst, Record, Row, Stamp, Status,
+};
+use crate::config::SyncPolicy;
+use crate::error::{Cause, Errno, Error, Result};
+use crate::job::{Job, temp_name};
+use crate::links::{LinkKey, LinkName};
+use crate::outcome::{Intake, Outcome, What};
+use crate::provider::posix::Posix;
+use crate::report::{Count, Counters, Loss};
+use crate::ring::{Caller, Handle, Name, Side, Time};
+use crate::transfer::{Copied, Seal};
+use crate::walk::{DirCache, DirNode, Work, path_steps};
+
+/// Open directories a checkpoint keeps at hand.
+const DIR_CACHE: usize = 256;
+
+/// Turns batches of outcomes into records.
+pub struct Checkpointer {
+    /// The job.
+    pub(crate) job: Arc<Job>,
+    /// Answers its operations.
+    pub(crate) caller: Arc<dyn Caller>,
+    /// Where outcomes come from.
+    intake: Arc<Intake>,
+    /// Counts what it finishes.
+    pub(crate) counters: Arc<Counters>,
+    /// Open destination directories.
+    pub(crate) cache: DirCache<Handle>,
+    /// The header of the last commit.
+    pub(crate) header: Header,
+    /// Directories of this batch by id, so that links find their first's directory before it is in the catalog.
+    pub(crate) nodes: HashMap<DirId, Arc<DirNode>>,
+}
+
+/// A batch being turned into rows.
+#[derive(Default)]
+pub(crate) struct Draft {
+    /// Its number.
+    number: u64,
+    /// What it records.
+    pub(crate) rows: Vec<Row>,
+    /// Directories that hold records of it.
+    dirs: Vec<DirId>,
+    /// Firsts sealed in it.
+    firsts: HashMap<LinkKey, LinkName>,
+    /// Groups whose first failed in it.
+    orphans: Vec<LinkKey>,
+    /// Further names in it.
+    further: Vec<Further>,
+    /// Groups that the catalog will know after the commit, or that nobody waits for.
+    settled: Vec<LinkKey>,
+}
+
+/// A further name waiting for its link.
+struct Further {
+    /// Its group.
+    key: LinkKey,
+    /// Its directory.
+    dir: Arc<DirNode>,
+    /// Its name.
+    name: Name,
+    /// The source's state; unknown for names that come from the catalog.
+    stamp: Stamp,
+}
+
+impl Checkpointer {
+    /// Checkpoints of `job`, fed by `intake`.
+    pub fn new(job: Arc<Job>, caller: Arc<dyn Caller>, intake: Arc<Intake>, counters: Arc<Counters>) -> Checkpointer {
+        let cache = DirCache::new(job.dest.handle.clone(), DIR_CACHE);
+        let header = job.catalog.header();
+        Checkpointer { job, caller, intake, counters, cache, header, nodes: HashMap::new() }
+    }
+
+    /// Whether a batch is due by number or bytes.
+    pub fn is_due(&self) -> bool {
+        self.intake.is_due()
+    }
+
+    /// Whether a checkpoint would change anything.
+    pub fn has_work(&self) -> bool {
+        !self.intake.is_empty() || self.header.completed_batch < self.header.durable_batch
+    }
+
+    /// One batch: durable, sealed, recorded.
+    pub fn checkpoint(&mut self) -> Result<()> {
+        let (outcomes, bytes) = self.intake.take();
+        self.sync()?;
+        let mut draft = Draft { number: self.header.durable_batch + 1, ..Draft::default() };
+        for outcome in outcomes {
+            self.take_in(&mut draft, outcome);
+        }
+        self.settle_groups(&mut draft)?;
+        self.commit(draft)?;
+        self.counters.add(Count::BytesDurable, bytes);
+        Ok(())
+    }
+
+    /// Makes everything written so far durable, on every destination file system (I1).
+    pub(crate) fn sync(&self) -> Result<()> {
+        if !self.job.syncs() {
+            return Ok(());
+        }
+        let handles: Vec<Handle> = self.job.superblocks.lock().values().cloned().collect();
+        for handle in handles {
+            let synced = self.dest().sync_file_system(&handle);
+            synced.map_err(|errno| Error::os("sync the file system of", &self.job.dest.path, errno))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn dest(&self) -> Posix<'_> {
+        Posix::new(&*self.caller, Side::Dest)
+    }
+
+    fn commit(&mut self, draft: Draft) -> Result<()> {
+        let mut dirs = draft.dirs;
+        dirs.sort_unstable();
+        dirs.dedup();
+        let header = Header {
+            durable_batch: draft.number,
+            completed_batch: draft.number - 1,
+            next_id: self.job.next_id.load(Ordering::Relaxed),
+            ..self.header.clone()
+        };
+        let batch = Batch { rows: draft.rows, header, reseal_dirs: dirs };
+        self.job.catalog.commit(&batch)?;
+        self.header = batch.header;
+        self.nodes.clear();
+        draft.settled.into_iter().for_each(|key| self.job.links.forget(key));
+        Ok(())
+    }
+
+    fn take_in(&mut self, draft: &mut Draft, outcome: Outcome) {
+        let Outcome { dir, name, what } = outcome;
+        self.nodes.entry(dir.id).or_insert_with(|| dir.clone());
+        match what {
+            What::Found(id) => found(draft, &dir, name, id),
+            What::Listed => self.listed(draft, &dir),
+            What::Copied(copied) => self.copied(draft, &dir, name, *copied),
+            What::Further(key, stamp) => draft.further.push(Further { key, dir, name, stamp }),
+            What::Begun(record) => {
+                let record = Record::File(FileRecord { batch: draft.number, ..record });
+                draft.rows.push(Row::PutEntry { dir: dir.id, name, record });
+            }
+            What::Written(large_id, range) => draft.rows.push(Row::PutRange { large_id, range }),
+            What::Failed { error, attempts, group } => self.failed(draft, &dir, name, &error, attempts, group),
+            What::Vanished(group) => {
+                draft.orphans.extend(group);
+                draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
+                draft.rows.push(Row::DeleteEntry { dir: dir.id, name });
+            }
+        }
+    }
+
+    fn listed(&self, draft: &mut Draft, dir: &DirNode) {
+        let record = DirRecord {
+            parent: dir.parent.as_ref().map_or(DirId::ROOT, |parent| parent.id),
+            name: dir.name.clone(),
+            stamp: dir.stamp(),
+            listed_batch: draft.number,
+        };
+        draft.rows.push(Row::CloseDir { id: dir.id });
+        draft.rows.push(Row::CloseFile { dir: dir.id, name: Name::default() });
+        draft.rows.push(Row::PutDir { id: dir.id, record });
+        match dir.is_touched() {
+            true => draft.rows.push(Row::OpenDir { id: dir.id, state: DirState::Unfinished }),
+            false => self.counters.add(Count::Unchanged, 1),
+        }
+    }
+
+    fn copied(&mut self, draft: &mut Draft, dir: &Arc<DirNode>, name: Name, copied: Copied) {
+        if let Err(error) = self.seal(dir, &name, &copied) {
+            self.failed(draft, dir, name, &error, 1, copied.group);
+            return;
+        }
+        self.counters.add(copied.count, 1);
+        if copied.large_id != 0 {
+            draft.rows.push(Row::DropRanges { large_id: copied.large_id });
+        }
+        draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
+        if let Some(key) = copied.group {
+            let first = LinkFirst { dir: dir.id, name: name.clone(), batch: draft.number };
+            draft.rows.push(Row::PutLink { dev: key.dev, ino: key.ino, first });
+            draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
+            draft.firsts.insert(key, (dir.id, name.clone()));
+            draft.settled.push(key);
+        }
+        self.record_done(draft, dir.id, name, copied.stamp, copied.dest_ino);
+    }
+
+    fn record_done(&self, draft: &mut Draft, dir: DirId, name: Name, stamp: Stamp, dest_ino: u64) {
+        let status = if self.job.config.sync == SyncPolicy::None { Status::Written } else { Status::Done };
+        let record = FileRecord { status, batch: draft.number, stamp, dest_ino, large_id: 0, failure: None };
+        draft.rows.push(Row::PutEntry { dir, name, record: Record::File(record) });
+        draft.dirs.push(dir);
+    }
+
+    /// Sets the seal on the inode that was written, and on no other (I2).
+    fn seal(&mut self, dir: &Arc<DirNode>, name: &Name, copied: &Copied) -> Result<()> {
+        let (temp, atime, mtime) = match &copied.seal {
+            Seal::None => return Ok(()),
+            Seal::Times { atime, mtime } => (None, *atime, *mtime),
+            Seal::Rename { temp, atime, mtime } => (Some(temp), *atime, *mtime),
+        };
+        let at = self.open(dir)?;
+        let dest_name = self.job.dest_name(dir, name);
+        let sealed = self.seal_at(&at, temp, dest_name, copied, atime, mtime);
+        sealed.map_err(|errno| Error::os("seal", crate::error::join(&self.job.path(Side::Dest, dir), dest_name), errno))
+    }
+
+    fn seal_at(
+        &self,
+        at: &Handle,
+        temp: Option<&Name>,
+        name: &Name,
+        copied: &Copied,
+        atime: Time,
+        mtime: Time,
+    ) -> std::result::Result<(), Errno> {
+        let dest = self.dest();
+        let written = temp.unwrap_or(name);
+        let now = dest.stat(at, written)?;
+        if (now.dev, now.ino) != (copied.dest_dev, copied.dest_ino) {
+            return Err(Errno::STALE);
+        }
+        dest.set_times_at(at, written, atime, mtime)?;
+        match temp {
+            Some(temp) => dest.rename(at, temp, name),
+            None => Ok(()),
+        }
+    }
+
+    /// The destination's directory, reopened from the nearest open ancestor.
+    pub(crate) fn open(&mut self, dir: &Arc<DirNode>) -> Result<Handle> {
+        if let Some(handle) = self.cache.get(dir) {
+            return Ok(handle);
+        }
+        let (mut handle, below) = self.cache.nearest(dir);
+        for (path, node) in path_steps(&below) {
+            let opened = self.dest().open_dir(&handle, &path);
+            handle = opened.map_err(|errno| self.job.dir_error(Side::Dest, node, "open", errno))?;
+            self.cache.insert(node, handle.clone());
+        }
+        Ok(handle)
+    }
+
+    fn failed(
+        &self,
+        draft: &mut Draft,
+        dir: &DirNode,
+        name: Name,
+        error: &Error,
+        attempts: u32,
+        group: Option<LinkKey>,
+    ) {
+        self.job.say(error, attempts);
+        let is_unstable = matches!(error.cause, Cause::Unstable { .. });
+        self.counters.add(if is_unstable { Count::Unstable } else { Count::Failed }, 1);
+        let errno = match error.cause {
+            Cause::Os(errno) => errno.raw_os_error() as u16,
+            _ => 0,
+        };
+        let failure = Failure { errno, verb: error.verb.into(), cause: error.cause.to_string(), attempts };
+        let record = FileRecord {
+            status: Status::Failed,
+            batch: draft.number,
+            stamp: Stamp::default(),
+            dest_ino: 0,
+            large_id: 0,
+            failure: Some(failure),
+        };
+        draft.orphans.extend(group);
+        draft.rows.push(Row::OpenFile { dir: dir.id, name: name.clone() });
+        draft.rows.push(Row::PutEntry { dir: dir.id, name, record: Record::File(record) });
+    }
+
+    /// Makes the links that can be made, promotes a waiting name where a first failed, leaves the rest waiting in the catalog.
+    fn settle_groups(&mut self, draft: &mut Draft) -> Result<()> {
+        let mut waiting: HashMap<LinkKey, Vec<Further>> = HashMap::new();
+        for further in std::mem::take(&mut draft.further) {
+            waiting.entry(further.key).or_default().push(further);
+        }
+        let sealed: Vec<LinkKey> = draft.firsts.keys().copied().collect();
+        for key in sealed.into_iter().chain(draft.orphans.iter().copied()) {
+            waiting.entry(key).or_default();
+        }
+        for (key, names) in waiting {
+            self.settle_group(draft, key, names)?;
+        }
+        Ok(())
+    }
+
+    fn settle_group(&mut self, draft: &mut Draft, key: LinkKey, mut names: Vec<Further>) -> Result<()> {
+        let first = match draft.firsts.get(&key) {
+            Some(first) => Some(first.clone()),
+            None => {
+                let stamp = names.first().map_or_else(Stamp::default, |name| name.stamp);
+                self.job.recorded_first(key, &stamp)?
+            }
+        };
+        let is_orphan = first.is_none() && draft.orphans.contains(&key);
+        if first.is_some() || is_orphan {
+            names.extend(self.late_names(key)?);
+        }
+        if is_orphan {
+            return self.promote(draft, key, names);
+        }
+        for name in names {
+            match &first {
+                Some(first) => self.make_link(draft, first, name)?,
+                None => wait(draft, name),
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of a group that wait in the catalog.
+    fn late_names(&mut self, key: LinkKey) -> Result<Vec<Further>> {
+        let late = self.job.catalog.reader()?.late_links(key.dev, key.ino, usize::MAX)?;
+        let mut names = Vec::with_capacity(late.len());
+        for (id, name) in late {
+            names.push(Further { key, dir: self.node(id)?, name, stamp: Stamp::default() });
+        }
+        Ok(names)
+    }
+
+    /// A directory by its number: of this batch, or from the catalog.
+    pub(crate) fn node(&mut self, id: DirId) -> Result<Arc<DirNode>> {
+        if let Some(node) = self.nodes.get(&id) {
+            return Ok(node.clone());
+        }
+        let node = crate::resume::load_node(&self.job.catalog, id, &mut self.nodes)?;
+        Ok(node)
+    }
+
+    /// A group whose first failed: one waiting name is copied in its place, the others wait for that one.
+    fn promote(&mut self, draft: &mut Draft, key: LinkKey, names: Vec<Further>) -> Result<()> {
+        let mut names = names.into_iter();
+        let Some(next) = names.next() else {
+            draft.settled.push(key);
+            return Ok(());
+        };
+        self.job.links.promote(key, (next.dir.id, next.name.clone()));
+        draft.rows.push(late_row(&next));
+        self.job.walker.inject(Work::File(next.dir, next.name));
+        names.for_each(|name| wait(draft, name));
+        Ok(())
+    }
+
+    fn make_link(&mut self, draft: &mut Draft, first: &LinkName, further: Further) -> Result<()> {
+        let Further { key, dir, name, stamp } = further;
+        let linked = self.try_link(first, &dir, &name);
+        match linked {
+            Ok(dest_ino) => {
+                self.counters.add(Count::Linked, 1);
+                dir.touch();
+                draft.rows.push(Row::OpenDir { id: dir.id, state: DirState::Unfinished });
+                draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
+                draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
+                let stamp = if stamp == Stamp::default() { self.stamp_of_first(draft, first)? } else { stamp };
+                self.record_done(draft, dir.id, name, stamp, dest_ino);
+            }
+            // The file has as many names as the file system allows, or the file system allows one only: this name becomes a
+            // file of its own, in the first case the first of those that follow.
+            Err(Error { cause: Cause::Os(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP)), .. }) => {
+                let path = crate::error::join(&self.job.path(Side::Dest, &dir), &name);
+                self.job.losses.record(Loss::HardLink, &path);
+                match errno {
+                    Errno::MLINK => self.job.links.promote(key, (dir.id, name.clone())),
+                    _ => self.job.links.give_up(),
+                }
+                draft.rows.push(late_row(&Further { key, dir: dir.clone(), name: name.clone(), stamp }));
+                self.job.walker.inject(Work::File(dir, name));
+            }
+            Err(error) => {
+                draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
+                self.failed(draft, &dir, name, &error, 1, None);
+            }
+        }
+        Ok(())
+    }
+
+    fn stamp_of_first(&self, draft: &Draft, first: &LinkName) -> Result<Stamp> {
+        let in_draft = draft.rows.iter().rev().find_map(|row| match row {
+            Row::PutEntry { dir, name, record: Record::File(record) } if (*dir, name) == (first.0, &first.1) => {
+                Some(record.stamp)
+            }
+            _ => None,
+        });
+        if let Some(stamp) = in_draft {
+            return Ok(stamp);
+        }
+        match self.job.catalog.reader()?.entry(first.0, &first.1)? {
+            Some(Record::File(record)) => Ok(record.stamp),
+            _ => Ok(Stamp::default()),
+        }
+    }
+
+    /// Links `name` to the first name's destination file; the inode both then have. A name that is taken is replaced by a link
+    /// under the temporary name and a rename.
+    fn try_link(&mut self, first: &LinkName, dir: &Arc<DirNode>, name: &Name) -> Result<u64> {
+        let first_node = self.node(first.0)?;
+        let (first_at, at) = (self.open(&first_node)?, self.open(dir)?);
+        let dest = self.dest();
+        let failed = |verb, errno| Error::os(verb, crate::error::join(&self.job.path(Side::Dest, dir), name), errno);
+        let there = dest.stat(&first_at, &first.1).map_err(|errno| failed("link", errno))?;
+        match dest.link(&first_at, &first.1, &at, name) {
+            Ok(()) => return Ok(there.ino),
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(failed("link", errno)),
+        }
+        let taken = dest.stat(&at, name).map_err(|errno| failed("stat", errno))?;
+        if (taken.dev, taken.ino) == (there.dev, there.ino) {
+            return Ok(there.ino);
+        }
+        let temp = temp_name(self.job.job_id, dir.id, name);
+        let linked = match dest.link(&first_at, &first.1, &at, &temp) {
+            Err(Errno::EXIST) => {
+                dest.unlink(&at, &temp).map_err(|errno| failed("replace the leftover of", errno))?;
+                dest.link(&first_at, &first.1, &at, &temp)
+            }
+            linked => linked,
+        };
+        linked.map_err(|errno| failed("link", errno))?;
+        dest.rename(&at, &temp, name).map_err(|errno| {
+            let _ = dest.unlink(&at, &temp);
+            failed("rename to", errno)
+        })?;
+        Ok(there.ino)
+    }
+}
+
+fn found(draft: &mut Draft, dir: &DirNode, name: Name, id: DirId) {
+    let record = DirRecord { parent: dir.id, name: name.clone(), stamp: None, listed_batch: 0 };
+    draft.rows.push(Row::PutEntry { dir: dir.id, name, record: Record::Dir(id) });
+    draft.rows.push(Row::PutDir { id, record });
+    draft.rows.push(Row::OpenDir { id, state: DirState::Unlisted });
+}
+
+fn late_row(further: &Further) -> Row {
+    let Further { key, dir, name, .. } = further;
+    Row::PutLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() }
+}
+
+fn wait(draft: &mut Draft, further: Further) {
+    draft.rows.push(late_row(&further));
+}

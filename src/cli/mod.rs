@@ -1,0 +1,305 @@
+//! The command line: words in, one [`Config`] out.
+//!
+//! ```text
+//! OsString words --encode--> one char a byte --normalise--> --name value pairs --argh--> Arguments --resolve--> Config
+//! ```
+//!
+//! argh reads the normalised words and writes the help. It takes neither single-dash long options nor `--name=value`
+//! nor bytes that are not UTF-8 (measured with 0.1.19); `normalise` and `words` put that right in front of it.
+
+mod normalise;
+mod values;
+mod words;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use argh::{ArgsInfo, EarlyExit, FromArgs};
+
+use crate::config::*;
+use crate::error::{Error, Result, escape};
+use crate::location::Location;
+use normalise::Normalised;
+
+/// The command line as argh reads it and explains it.
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(
+    name = "gfast",
+    usage = "-source PATH -dest PATH [options]",
+    description = "Copies what SOURCE holds into DEST. The same command again resumes an\n\
+                   interrupted job, or copies what has changed since; it says which it does.",
+    help_triggers("-h", "--help"),
+    example = "{command_name} -source /data/old -dest /data/new -streams 32",
+    note = "Options are written -name or --name, with their value as the next word or after '='.",
+    note = "Sizes: K, M, G, T and KiB, MiB, GiB, TiB count in 1024, KB, MB, GB, TB in 1000.",
+    error_code(0, "all done"),
+    error_code(1, "the command line cannot be understood"),
+    error_code(2, "refused, nothing was touched"),
+    error_code(11, "stopped: destination full, state damaged; resumable"),
+    error_code(20, "interrupted, resumable"),
+    error_code(23, "finished, some objects failed"),
+    error_code(24, "finished, some source objects vanished or kept changing"),
+    error_code(25, "finished, more deletes were due than allowed")
+)]
+struct Arguments {
+    /// file or directory to read
+    #[argh(option, arg_name = "path", from_str_fn(words::decode_value))]
+    source: OsString,
+    /// where its copy goes; made if it is missing
+    #[argh(option, arg_name = "path", from_str_fn(words::decode_value))]
+    dest: OsString,
+    /// objects open at once, 1 to 1024 (32)
+    #[argh(option, arg_name = "count", default = "STREAMS_DEFAULT", from_str_fn(values::streams))]
+    streams: u32,
+    /// bytes of one read or write of a large file (1M)
+    #[argh(option, arg_name = "bytes", default = "BLOCK_BYTES_DEFAULT", from_str_fn(values::block_bytes))]
+    buffer_size: usize,
+    /// where the job's state is kept (./.gofast-state)
+    #[argh(option, arg_name = "dir", default = "STATE_DIR_DEFAULT.into()", from_str_fn(words::decode_value))]
+    state_dir: OsString,
+    /// leave owner and mode to the system; times are still set
+    #[argh(switch)]
+    no_metadata: bool,
+    /// auto, uring or sync: how the system is asked (auto)
+    #[argh(option, arg_name = "which", default = "EngineChoice::Auto", from_str_fn(values::engine))]
+    engine: EngineChoice,
+    /// auto, always or never: pass the page cache by (auto)
+    #[argh(option, arg_name = "when", default = "DirectChoice::Auto", from_str_fn(values::direct))]
+    direct: DirectChoice,
+    /// auto or never: clone within one file system (auto)
+    #[argh(option, arg_name = "when", default = "ReflinkChoice::Auto", from_str_fn(values::reflink))]
+    reflink: ReflinkChoice,
+    /// batch, file or none: what is made durable together (batch)
+    #[argh(option, arg_name = "what", default = "SyncPolicy::Batch", from_str_fn(values::sync))]
+    sync: SyncPolicy,
+    /// write every file under a temporary name and rename it
+    #[argh(switch)]
+    atomic: bool,
+    /// count metadata that cannot be kept as a failure
+    #[argh(switch)]
+    strict: bool,
+    /// seconds between checkpoints (5)
+    #[argh(
+        option,
+        arg_name = "secs",
+        default = "CHECKPOINT_INTERVAL_DEFAULT",
+        from_str_fn(values::checkpoint_interval)
+    )]
+    checkpoint_interval: Duration,
+    /// bytes between checkpoints (4G)
+    #[argh(option, arg_name = "bytes", default = "CHECKPOINT_BYTES_DEFAULT", from_str_fn(values::checkpoint_bytes))]
+    checkpoint_bytes: u64,
+    /// do not cross mount points below the source
+    #[argh(switch)]
+    one_file_system: bool,
+    /// errors only; no progress, no summary when all went well
+    #[argh(switch)]
+    quiet: bool,
+    /// print the summary as one JSON object
+    #[argh(switch)]
+    json: bool,
+    /// keep a checksum of every object (not there yet)
+    #[argh(switch)]
+    checksum: bool,
+    /// full-screen view of the running job (not there yet)
+    #[argh(switch)]
+    tui: bool,
+    /// print the version
+    #[argh(switch)]
+    #[expect(dead_code, reason = "answered before argh parses; it stands here for the help and the normaliser")]
+    version: bool,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Parsed {
+    /// A job.
+    Run(Box<Config>),
+    /// A text for stdout; exit 0.
+    Print(String),
+    /// It cannot be understood; exit 1.
+    Err(Error),
+}
+
+/// Reads the command line, program name first. Touches nothing: no file system, no environment.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
+    let command: Vec<OsString> = args.collect();
+    match parse_command(command) {
+        Ok(parsed) => parsed,
+        Err(error) => Parsed::Err(error),
+    }
+}
+
+fn parse_command(command: Vec<OsString>) -> Result<Parsed> {
+    let words: Vec<String> = command.iter().skip(1).map(words::encode).collect();
+    let normalised = match normalise::normalise(words, &Arguments::get_args_info())? {
+        Normalised::Help => vec!["--help".to_owned()],
+        Normalised::Version => return Ok(Parsed::Print(format!("gfast {}\n", env!("CARGO_PKG_VERSION")))),
+        Normalised::Words(words) => words,
+    };
+    let words: Vec<&str> = normalised.iter().map(String::as_str).collect();
+    match Arguments::from_args(&["gfast"], &words) {
+        Ok(arguments) => arguments.resolve(command).map(|config| Parsed::Run(Box::new(config))),
+        Err(EarlyExit { output, status: Ok(()) }) => Ok(Parsed::Print(output)),
+        Err(EarlyExit { output, status: Err(()) }) => Err(Error::usage(one_line(&output))),
+    }
+}
+
+/// argh's message as one printable line; it may quote a value, which is still encoded.
+fn one_line(output: &str) -> String {
+    let words: Vec<&str> = output.split_ascii_whitespace().collect();
+    escape(&words::decode(&words.join(" ")))
+}
+
+impl Arguments {
+    fn resolve(self, command: Vec<OsString>) -> Result<Config> {
+        let source = posix("--source", self.source)?;
+        let dest = posix("--dest", self.dest)?;
+        if self.state_dir.is_empty() {
+            return Err(Error::usage("--state-dir is empty"));
+        }
+        for (is_given, name) in [(self.checksum, "--checksum"), (self.tui, "--tui")] {
+            if is_given {
+                return Err(Error::usage(format!("{name} is not there yet: leave it out")));
+            }
+        }
+        Ok(Config {
+            source,
+            dest,
+            streams: self.streams,
+            block_bytes: self.buffer_size,
+            state_dir: PathBuf::from(self.state_dir),
+            metadata: if self.no_metadata { Metadata::TimesOnly } else { Metadata::Keep },
+            engine: self.engine,
+            direct: self.direct,
+            reflink: self.reflink,
+            sync: self.sync,
+            naming: if self.atomic { Naming::Atomic } else { Naming::InPlace },
+            losses: if self.strict { LossPolicy::Fail } else { LossPolicy::Count },
+            checkpoint_interval: self.checkpoint_interval,
+            checkpoint_bytes: self.checkpoint_bytes,
+            mounts: if self.one_file_system { Mounts::Stay } else { Mounts::Cross },
+            output: match (self.quiet, self.json) {
+                (false, false) => Output::Text,
+                (true, false) => Output::Quiet,
+                (false, true) => Output::Json,
+                (true, true) => Output::QuietJson,
+            },
+            umask: UMASK_DEFAULT,
+            command,
+        })
+    }
+}
+
+/// A location that this version can read or write.
+fn posix(option: &str, value: OsString) -> Result<Location> {
+    match Location::parse(value) {
+        Ok(Location::S3 { .. }) => Err(Error::usage(format!("{option}: s3:// locations are not there yet"))),
+        Ok(location) => Ok(location),
+        Err(why) => Err(Error::usage(format!("{option} {why}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStringExt;
+
+    fn parse_line(line: &str) -> Parsed {
+        parse(std::iter::once("gfast").chain(line.split_whitespace()).map(OsString::from))
+    }
+
+    fn config(line: &str) -> Config {
+        match parse_line(line) {
+            Parsed::Run(config) => *config,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn error(line: &str) -> String {
+        match parse_line(line) {
+            Parsed::Err(error) => error.to_string(),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_documented_command_in_every_spelling() {
+        let full = "-source /a -dest /b -streams 16 -buffer-size 2MiB -state-dir ./s -no-metadata";
+        let spelt = "--source=/a --dest=/b --streams=16 --buffer-size=2097152 --state-dir=./s --no-metadata";
+        let (one, two) = (config(full), config(spelt));
+        let key = |c: &Config| format!("{:?}", Config { command: Vec::new(), ..c.clone() });
+        assert_eq!(key(&one), key(&two));
+        assert_eq!(one.source, Location::Posix("/a".into()));
+        assert_eq!((one.streams, one.block_bytes, one.metadata), (16, 2 << 20, Metadata::TimesOnly));
+        assert_eq!(one.state_dir, PathBuf::from("./s"));
+        assert_eq!(one.command[1], "-source");
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let config = config("-source a -dest b");
+        assert_eq!((config.streams, config.block_bytes), (32, 1_048_576));
+        assert_eq!(config.state_dir, PathBuf::from("./.gofast-state"));
+        assert_eq!((config.checkpoint_interval, config.checkpoint_bytes), (Duration::from_secs(5), 4 << 30));
+        assert_eq!((config.sync, config.output, config.naming), (SyncPolicy::Batch, Output::Text, Naming::InPlace));
+        assert_eq!((config.mounts, config.losses, config.metadata), (Mounts::Cross, LossPolicy::Count, Metadata::Keep));
+    }
+
+    #[test]
+    fn values_of_any_bytes_arrive_unchanged() {
+        let value = OsString::from_vec(b"/a\xff=\xc3\xa4 \n".to_vec());
+        let mut joined = OsString::from("-dest=");
+        joined.push(&value);
+        let words = ["gfast".into(), "--source".into(), value.clone(), joined];
+        match parse(words.into_iter()) {
+            Parsed::Run(config) => {
+                assert_eq!(config.source, Location::Posix(value.clone().into()));
+                assert_eq!(config.dest, Location::Posix(value.into()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_yet_says_so() {
+        for line in ["-source a -dest b -checksum", "-source a -dest b -tui", "-source s3://b/p -dest b"] {
+            assert!(error(line).contains("not there yet"), "{line}");
+        }
+        assert!(error("-source a -dest s3://bucket").contains("--dest"));
+    }
+
+    #[test]
+    fn unusable_command_lines_are_one_clear_line() {
+        for (line, part) in [
+            ("", "--source --dest"),
+            ("-source a", "--dest"),
+            ("-source a -dest b -streams 0", "1 to 1024"),
+            ("-source a -dest b -streams 1025", "1 to 1024"),
+            ("-source a -dest b -buffer-size 1", "4096"),
+            ("-source a -dest b -engine fast", "auto, uring or sync"),
+            ("-source a -dest b -checkpoint-interval -1", "seconds"),
+            ("-source a -dest b -state-dir=", "--state-dir is empty"),
+            ("-source= -dest b", "--source is empty"),
+            ("-source a -dest b extra", "extra"),
+        ] {
+            let message = error(line);
+            assert!(message.contains(part) && !message.contains('\n'), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_printed_whatever_else_is_there() {
+        for line in ["-h", "--help", "-help", "-source a --help -streams 0"] {
+            match parse_line(line) {
+                Parsed::Print(text) => assert!(text.starts_with("Usage: gfast") && text.contains("--checkpoint-bytes")),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        match parse_line("--version") {
+            Parsed::Print(text) => assert_eq!(text, concat!("gfast ", env!("CARGO_PKG_VERSION"), "\n")),
+            other => panic!("{other:?}"),
+        }
+    }
+}

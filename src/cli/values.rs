@@ -1,0 +1,126 @@
+//! Option values into numbers and choices. An `Err` says what would be right; argh puts option and value before it.
+
+use std::time::Duration;
+
+use crate::config::*;
+
+/// Units of sizes. Bare letters and the binary names count in 1024, as dd and rsync do; KB and its like in 1000.
+const UNITS: [(&str, u64); 13] = [
+    ("", 1),
+    ("K", 1 << 10),
+    ("M", 1 << 20),
+    ("G", 1 << 30),
+    ("T", 1 << 40),
+    ("KIB", 1 << 10),
+    ("MIB", 1 << 20),
+    ("GIB", 1 << 30),
+    ("TIB", 1 << 40),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+];
+
+/// A size in bytes: a whole number and a unit, in either case.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).map(|&(_, factor)| factor);
+    let bytes = number.parse::<u64>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+    bytes.ok_or_else(|| "a whole number of bytes, or one with a unit: K, M, G, T, KiB (1024), KB (1000)".to_owned())
+}
+
+/// `--streams`.
+pub(super) fn streams(text: &str) -> Result<u32, String> {
+    let streams = text.parse().ok().filter(|streams| (1..=STREAMS_MAX).contains(streams));
+    streams.ok_or_else(|| format!("a number from 1 to {STREAMS_MAX}"))
+}
+
+/// `--buffer-size`, rounded up to whole pages, which O_DIRECT needs.
+pub(super) fn block_bytes(text: &str) -> Result<usize, String> {
+    let bytes = usize::try_from(size(text)?).ok().filter(|bytes| BLOCK_BYTES_RANGE.contains(bytes));
+    let (least, most) = (BLOCK_BYTES_RANGE.start(), BLOCK_BYTES_RANGE.end());
+    bytes.map(|bytes| bytes.next_multiple_of(*least)).ok_or_else(|| format!("from {least} to {most} bytes"))
+}
+
+/// `--checkpoint-bytes`.
+pub(super) fn checkpoint_bytes(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        0 => Err("at least 1 byte".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// `--checkpoint-interval`.
+pub(super) fn checkpoint_interval(text: &str) -> Result<Duration, String> {
+    let secs = text.parse::<f64>().ok().filter(|secs| CHECKPOINT_SECS_RANGE.contains(secs));
+    let (least, most) = (CHECKPOINT_SECS_RANGE.start(), CHECKPOINT_SECS_RANGE.end());
+    secs.map(Duration::from_secs_f64).ok_or_else(|| format!("from {least} to {most} seconds"))
+}
+
+/// `--engine`.
+pub(super) fn engine(text: &str) -> Result<EngineChoice, String> {
+    choose(text, &[("auto", EngineChoice::Auto), ("uring", EngineChoice::Uring), ("sync", EngineChoice::Sync)])
+}
+
+/// `--direct`.
+pub(super) fn direct(text: &str) -> Result<DirectChoice, String> {
+    choose(text, &[("auto", DirectChoice::Auto), ("always", DirectChoice::Always), ("never", DirectChoice::Never)])
+}
+
+/// `--reflink`.
+pub(super) fn reflink(text: &str) -> Result<ReflinkChoice, String> {
+    choose(text, &[("auto", ReflinkChoice::Auto), ("never", ReflinkChoice::Never)])
+}
+
+/// `--sync`.
+pub(super) fn sync(text: &str) -> Result<SyncPolicy, String> {
+    choose(text, &[("batch", SyncPolicy::Batch), ("file", SyncPolicy::File), ("none", SyncPolicy::None)])
+}
+
+fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    let chosen = choices.iter().find(|(name, _)| *name == text).map(|&(_, choice)| choice);
+    chosen.ok_or_else(|| {
+        let names: Vec<&str> = choices.iter().map(|&(name, _)| name).collect();
+        let (last, first) = (names[names.len() - 1], &names[..names.len() - 1]);
+        format!("{} or {last}", first.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_in_every_unit() {
+        for (text, bytes) in [
+            ("1048576", 1 << 20),
+            ("1M", 1 << 20),
+            ("1m", 1 << 20),
+            ("1MiB", 1 << 20),
+            ("1MB", 1_000_000),
+            ("2kB", 2_000),
+            ("3K", 3_072),
+            ("4G", 4 << 30),
+            ("2TiB", 2 << 40),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "M", "-1", "+1", "1.5M", "1 M", "1MM", "1Mi", "18446744073709551616", "18446744073709551615K"]
+        {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn values_keep_their_bounds() {
+        assert_eq!(block_bytes("1000000"), Ok(1_003_520));
+        assert!(["4095", "65M"].iter().all(|text| block_bytes(text).is_err()));
+        assert_eq!(checkpoint_interval("0.5"), Ok(Duration::from_millis(500)));
+        assert!(["0", "nan", "inf", "1e9", "x"].iter().all(|text| checkpoint_interval(text).is_err()));
+        assert!(checkpoint_bytes("0").is_err());
+        assert_eq!(sync("Batch"), Err("batch, file or none".to_owned()));
+        assert_eq!(reflink("never"), Ok(ReflinkChoice::Never));
+    }
+}

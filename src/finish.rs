@@ -1,0 +1,104 @@
+//! The end of a pass: every directory gets its owner, mode and times, deepest first, and the catalog says that all is done.
+//!
+//! Directories are finished last because every name created, renamed or linked in them changes their mtime, and because 0700
+//! shields what they hold until then (I9). What to do is an index in the catalog, read in descending numbers: a child's number is
+//! always higher than its parent's. So the end needs no memory that grows with the tree, and an interrupted end goes on where
+//! it stopped.
+
+use crate::catalog::{Batch, DirId, DirStamp, DirState, Header, JobStatus, Row, Totals};
+use crate::checkpoint::Checkpointer;
+use crate::config::{LossPolicy, Metadata};
+use crate::error::{Cause, Errno, Error, Result};
+use crate::provider::metadata;
+use crate::report::{Count, Loss};
+use crate::ring::Side;
+use crate::walk::DirNode;
+
+/// Directories finished between two commits.
+const PAGE: usize = 16_384;
+
+impl Checkpointer {
+    /// Finishes the directories, makes everything durable, and records the pass as finished. To be called after the last
+    /// checkpoint, when nothing is queued.
+    pub fn finish_pass(&mut self, totals: Totals) -> Result<()> {
+        let mut below = None;
+        // Ends: each page lies strictly below the one before.
+        loop {
+            let page = self.job.catalog.reader()?.open_dirs_below(below, Some(DirState::Unfinished), PAGE)?;
+            let is_last = page.len() < PAGE;
+            below = page.last().map(|(id, _)| *id);
+            let mut rows = Vec::with_capacity(page.len());
+            for (id, _) in page {
+                self.finish_dir(id, &mut rows)?;
+            }
+            self.sync()?;
+            let header = self.finished_header(is_last, totals);
+            let batch = Batch { rows, header, reseal_dirs: Vec::new() };
+            self.job.catalog.commit(&batch)?;
+            self.header = batch.header;
+            self.nodes.clear();
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The sync just made covers the seals of the last batch: all its records are Completed.
+    fn finished_header(&self, is_last: bool, totals: Totals) -> Header {
+        let status = if is_last { JobStatus::Finished } else { JobStatus::Running };
+        let totals = if is_last { totals } else { self.header.totals };
+        Header { status, totals, completed_batch: self.header.durable_batch, ..self.header.clone() }
+    }
+
+    fn finish_dir(&mut self, id: DirId, rows: &mut Vec<Row>) -> Result<()> {
+        let record = self.job.catalog.reader()?.dir(id)?;
+        let Some(stamp) = record.and_then(|record| record.stamp) else {
+            rows.push(Row::CloseDir { id });
+            return Ok(());
+        };
+        let dir = self.node(id)?;
+        match self.settle_dir(&dir, &stamp) {
+            Ok(()) => {
+                self.counters.add(Count::Dirs, 1);
+                rows.push(Row::CloseDir { id });
+            }
+            Err(error) => {
+                self.job.say(&error, 1);
+                self.counters.add(Count::Failed, 1);
+                // It stays in the index: the next pass lists it again and finishes it.
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_dir(&mut self, dir: &std::sync::Arc<DirNode>, stamp: &DirStamp) -> Result<()> {
+        let job = self.job.clone();
+        let handle = self.open(dir)?;
+        let dest = self.dest();
+        let failed = |verb, errno| job.dir_error(Side::Dest, dir, verb, errno);
+        if job.config.metadata == Metadata::Keep {
+            let now = dest.stat_handle(&handle).map_err(|errno| failed("stat", errno))?;
+            let wanted = crate::ring::Stat { mode: stamp.mode, uid: stamp.uid, gid: stamp.gid, ..now };
+            let lost = metadata::keep_owner_and_mode(&dest, &handle, &wanted, &now);
+            if let Some(loss) = lost.map_err(|errno| failed("set owner and mode of", errno))? {
+                self.lose_dir(dir, loss)?;
+            }
+        }
+        match dest.set_times(&handle, stamp.atime, stamp.mtime) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.lose_dir(dir, Loss::Times),
+            Err(errno) => Err(failed("set times of", errno)),
+        }
+    }
+
+    fn lose_dir(&self, dir: &DirNode, loss: Loss) -> Result<()> {
+        let path = self.job.path(Side::Dest, dir);
+        match self.job.config.losses {
+            LossPolicy::Count => {
+                self.job.losses.record(loss, &path);
+                Ok(())
+            }
+            LossPolicy::Fail => Err(Error { verb: "copy", object: path, cause: Cause::Loss(loss.name()) }),
+        }
+    }
+}

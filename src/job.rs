@@ -1,0 +1,240 @@
+//! What every part of a running job shares: what was asked for, who we are, where things stand, and where to report.
+//!
+//! Everything here is either fixed for the run or an atomic; the only locks are off the common path.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::catalog::{Catalog, DirId, Record, Stamp, Status};
+use crate::config::{Config, LossPolicy, SyncPolicy};
+use crate::error::{Cause, Errno, Error};
+use crate::gate::Gate;
+use crate::links::{LinkKey, LinkMap, LinkName};
+use crate::plan::Progress;
+use crate::provider::metadata::Identity;
+use crate::report::{Console, Failure, Failures, Loss, Losses};
+use crate::ring::{Handle, Name, Side, Stat};
+use crate::walk::{DirNode, DirPair, Walker};
+
+/// One root of the job.
+#[derive(Clone, Debug)]
+pub struct JobRoot {
+    /// The open directory.
+    pub handle: Handle,
+    /// Its canonical path, for messages.
+    pub path: Vec<u8>,
+    /// What it was when the job began.
+    pub stat: Stat,
+}
+
+/// Shared by all shards and the checkpoints of one run.
+pub struct Job {
+    /// What was asked for.
+    pub config: Config,
+    /// Who this process is.
+    pub identity: Identity,
+    /// Where the source begins.
+    pub source: JobRoot,
+    /// Where the destination begins.
+    pub dest: JobRoot,
+    /// For a job that copies one file: its name in the source root and in the destination root.
+    pub single: Option<(Name, Name)>,
+    /// The catalog.
+    pub catalog: Arc<Catalog>,
+    /// Whether the catalog held records when the run began; a first pass looks nothing up.
+    pub has_records: bool,
+    /// Where decisions stand, from the header as the run began.
+    pub progress: Progress,
+    /// Names this job's temporary files.
+    pub job_id: u64,
+    /// The state directory, which no walk enters.
+    pub state_dir: (u64, u64),
+    /// Whether each file is made durable by itself: asked for, or the file system's syncfs cannot be trusted (I1).
+    pub sync_each: bool,
+    /// Nanoseconds the destination's times are told apart by.
+    pub granularity_nanos: u32,
+    /// The queues.
+    pub walker: Walker,
+    /// Streams.
+    pub gate: Gate,
+    /// Hard links in flight.
+    pub links: LinkMap,
+    /// Where notes go.
+    pub console: Arc<Console>,
+    /// Failures, said as they happen.
+    pub failures: Failures,
+    /// Losses, said once each.
+    pub losses: Losses,
+    /// The next directory or large-file id.
+    pub next_id: AtomicU64,
+    /// What ended the job early.
+    pub fatal: Mutex<Option<Error>>,
+    /// Whether FICLONE works between the roots: see [`Reflink`].
+    pub reflink: AtomicU8,
+    /// One descriptor per destination file system, opened before the first write there: syncfs reports an error once per
+    /// descriptor (I1).
+    pub superblocks: Mutex<HashMap<u64, Handle>>,
+}
+
+/// What is known of FICLONE between source and destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reflink {
+    /// Not tried yet.
+    Untried = 0,
+    /// It works.
+    Works = 1,
+    /// It does not, or is not wanted.
+    Refused = 2,
+}
+
+impl Job {
+    /// A fresh id for a directory or a large file.
+    pub fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What is known of FICLONE.
+    pub fn reflink(&self) -> Reflink {
+        match self.reflink.load(Ordering::Relaxed) {
+            0 => Reflink::Untried,
+            1 => Reflink::Works,
+            _ => Reflink::Refused,
+        }
+    }
+
+    /// Notes what became of FICLONE.
+    pub fn set_reflink(&self, reflink: Reflink) {
+        self.reflink.store(reflink as u8, Ordering::Relaxed);
+    }
+
+    /// Ends the job: no new work, drain, checkpoint, resumable. The first cause is kept.
+    pub fn end_with(&self, error: Error) {
+        self.fatal.lock().get_or_insert(error);
+        self.walker.stop();
+    }
+
+    /// Records a loss, or makes a failure of it under `--strict`.
+    pub fn lose(&self, place: &Place, loss: Loss) -> Result<(), Error> {
+        match self.config.losses {
+            LossPolicy::Count => {
+                self.losses.record(loss, &place.path(self, Side::Dest));
+                Ok(())
+            }
+            LossPolicy::Fail => {
+                Err(Error { verb: "copy", object: place.path(self, Side::Dest), cause: Cause::Loss(loss.name()) })
+            }
+        }
+    }
+
+    /// Says a failure on the console.
+    pub fn say(&self, error: &Error, attempts: u32) {
+        self.failures.say(&Failure { error: error.clone(), attempts });
+    }
+
+    /// The recorded first name of a group, if it stands for the source as it is: copied in this pass, or unchanged since.
+    pub fn recorded_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<LinkName>, Error> {
+        let reader = self.catalog.reader()?;
+        let Some(first) = reader.link(key.dev, key.ino)? else { return Ok(None) };
+        if first.batch >= self.progress.pass_start_batch {
+            return Ok(Some((first.dir, first.name)));
+        }
+        match reader.entry(first.dir, &first.name)? {
+            Some(Record::File(record)) if record.status == Status::Done && record.stamp == *stamp => {
+                Ok(Some((first.dir, first.name)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Says that a directory is left out.
+    pub fn note_left_out(&self, dir: &DirNode, reason: &str) {
+        let path = crate::error::escape(&self.path(Side::Source, dir));
+        self.console.note(&format!("gfast: left out {path}: {reason}"));
+    }
+
+    /// The destination's name for a name of the source: the same, but for the root of a single file's job.
+    pub fn dest_name<'a>(&'a self, dir: &DirNode, name: &'a Name) -> &'a Name {
+        match &self.single {
+            Some((source, dest)) if dir.parent.is_none() && name == source => dest,
+            _ => name,
+        }
+    }
+
+    /// Whether data durability is asked for at all.
+    pub fn syncs(&self) -> bool {
+        self.config.sync != SyncPolicy::None
+    }
+
+    /// The directory's path on one side, for messages.
+    pub fn path(&self, side: Side, dir: &DirNode) -> Vec<u8> {
+        let root = match side {
+            Side::Source => &self.source.path,
+            Side::Dest => &self.dest.path,
+        };
+        let below = dir.path();
+        match below.is_empty() {
+            true => root.clone(),
+            false => [root.strip_suffix(b"/").unwrap_or(root), b"/", &below[..]].concat(),
+        }
+    }
+
+    /// An error on a directory itself.
+    pub fn dir_error(&self, side: Side, dir: &DirNode, verb: &'static str, errno: Errno) -> Error {
+        Error::os(verb, self.path(side, dir), errno)
+    }
+}
+
+/// What has to be told when an object has its outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ticket {
+    /// The listing of its directory waits for it.
+    Listed,
+    /// It is a work item of its own.
+    Alone,
+}
+
+/// One name in one directory, with both sides' directories open.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The directory.
+    pub dir: Arc<DirNode>,
+    /// Its handles.
+    pub open: DirPair,
+    /// The name in the source.
+    pub name: Name,
+    /// The name at the destination: the same, unless one file was given a new name on the command line.
+    pub dest_name: Name,
+}
+
+impl Place {
+    /// The full path on one side, for messages.
+    pub fn path(&self, job: &Job, side: Side) -> Vec<u8> {
+        let name = if side == Side::Source { &self.name } else { &self.dest_name };
+        crate::error::join(&job.path(side, &self.dir), name)
+    }
+
+    /// An error of an operation on this name.
+    pub fn error(&self, job: &Job, side: Side, verb: &'static str, errno: Errno) -> Error {
+        Error::os(verb, self.path(job, side), errno)
+    }
+
+    /// The temporary name this job uses for this name: the same in every run of the job, so that a resume finds and
+    /// replaces what it left. Short, so that a 255-byte name has one too.
+    pub fn temp_name(&self, job: &Job) -> Name {
+        temp_name(job.job_id, self.dir.id, &self.dest_name)
+    }
+}
+
+/// `.gfast-JOB-HASH`: FNV-1a over directory id and name (any stable hash would do; names stay apart within a directory by
+/// 64 bits, and a clash only costs a failed create).
+pub fn temp_name(job_id: u64, dir: DirId, name: &Name) -> Name {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for byte in dir.0.to_le_bytes().iter().chain(name.as_bytes()) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    Name::new(format!(".gfast-{:08x}-{hash:016x}", job_id as u32)).expect("I8: hexadecimal digits hold no NUL")
+}

@@ -1,0 +1,586 @@
+//! The life of a large file: blocks read and written in depth, by one shard or by all of them.
+//!
+//! ```text
+//! file    |        chunk 0         |        chunk 1         | ...      claimed by an atomic cursor, recorded when durable
+//!           block block ... block    block ...                          --buffer-size each, FILE_DEPTH in flight per shard
+//! block   lease -> Read -> (rest of a short read) -> Write -> (rest of a short write) -> lease back
+//! tail    read short at the end of the file, padded with zeros to the alignment, cut by the final truncate
+//! ```
+//!
+//! [`LargeFile`] is what the shards share, [`LargeTask`] one shard's part in it. The last task to leave finishes the file:
+//! size, unchanged source, owner, mode, close. Holes are not read: SEEK_DATA finds what lies between them. A destination
+//! that direct I/O can reach is allocated first, for extending direct writes are serialised (ext4).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::catalog::{FileRecord, Range, Stamp, Status};
+use crate::config::{DirectChoice, FILE_DEPTH, SEGMENT_BYTES};
+use crate::error::{Errno, Error, Result};
+use crate::job::{Job, Place, Ticket};
+use crate::links::LinkKey;
+
+use crate::provider::posix::Posix;
+use crate::report::Count;
+use crate::ring::{Access, Answer, Arena, Caller, Completion, FixedBuffers, Handle, Lease, Op, Side, Stat, WritePath};
+use crate::transfer::{Ending, NewFile, Work, ending_of, source_error};
+
+/// Least bytes of a chunk: what a resume may have to copy again per stream.
+const CHUNK_BYTES_MIN: u64 = 16 << 20;
+/// Most chunks of one file, so that its recorded ranges stay few whatever its size.
+const CHUNKS_MAX: u64 = 16_384;
+/// Files below this are copied through the page cache: direct I/O pays from here on.
+const DIRECT_BYTES_MIN: u64 = 1 << 20;
+
+/// One large file under way, shared by the shards that work on it.
+#[derive(Debug)]
+pub struct LargeFile {
+    /// Where it is.
+    pub place: Place,
+    /// The source's state when the copy began.
+    pub stat: Stat,
+    /// Its group if it has several names.
+    pub group: Option<LinkKey>,
+    /// Whom to tell when it has its outcome.
+    pub ticket: Ticket,
+    /// Which attempt this is.
+    pub attempt: u32,
+    /// Key of its ranges in the catalog.
+    pub id: u64,
+    /// The destination's inode, for the record of the file in progress.
+    pub dest_ino: u64,
+    /// The source, opened for reading: direct where `source_align` is not 1.
+    source: Handle,
+    /// The source for descriptions and holes: never direct.
+    source_plain: Handle,
+    /// What blocks are written to.
+    dest: Mutex<Option<Handle>>,
+    /// The destination as it was created: owner, mode, size and close go through it.
+    file: Mutex<Option<NewFile>>,
+    /// Whether blocks are written past the page cache.
+    write_path: WritePath,
+    /// Alignment of offsets and lengths in bytes; 1 when both sides are buffered.
+    align: u64,
+    /// Whether holes are looked for.
+    is_sparse: bool,
+    /// Bytes of a chunk.
+    chunk_bytes: u64,
+    /// Next chunk to claim.
+    next_chunk: AtomicU64,
+    /// Ranges that an earlier run made durable, ascending.
+    durable: Vec<Range>,
+    /// Chunks that are written, or were durable already.
+    settled: AtomicU64,
+    /// Shards at work on it; 0 once it is being finished.
+    tasks: AtomicU32,
+    /// The first thing that went wrong.
+    trouble: Mutex<Option<Ending>>,
+}
+
+/// What a resume found of an earlier attempt.
+struct Leftover {
+    /// Open for writing, as it was left.
+    file: NewFile,
+    /// Key of its ranges.
+    id: u64,
+    /// Its durable ranges.
+    ranges: Vec<Range>,
+}
+
+impl LargeFile {
+    /// Opens both sides of a large file, continuing an earlier attempt where the record allows.
+    pub fn open(work: &Work, record: Option<&FileRecord>, ticket: Ticket, attempt: u32) -> Result<LargeFile> {
+        let (job, place) = (work.job, work.place);
+        let source = Posix::new(work.caller, Side::Source);
+        let opened = |access| source.open(&place.open.source, &place.name, access);
+        let plain = opened(Access::Read).map_err(|errno| source_error(job, place, "open", errno))?;
+        let now = source.stat_handle(&plain).map_err(|errno| source_error(job, place, "stat", errno))?;
+        if !work.stat.is_unchanged_in(&now) {
+            return Err(source_error(job, place, "open", Errno::STALE));
+        }
+        let source_align = direct_align(job, &now, work.stat.size, &place.path(job, Side::Source))?;
+        let direct = match source_align {
+            1 => plain.clone(),
+            _ => opened(Access::ReadDirect).map_err(|errno| source_error(job, place, "open direct", errno))?,
+        };
+        let leftover = find_leftover(work, record)?;
+        let (file, id, durable) = match leftover {
+            Some(leftover) => (leftover.file, leftover.id, leftover.ranges),
+            None => (work.create()?, job.new_id(), Vec::new()),
+        };
+        let dest_align = direct_align(job, &file.made, work.stat.size, &place.path(job, Side::Dest));
+        let dest_align = dest_align.inspect_err(|_| work.remove(file.temp.as_ref()))?;
+        let mut large = LargeFile {
+            place: place.clone(),
+            stat: *work.stat,
+            group: work.group,
+            ticket,
+            attempt,
+            id,
+            dest_ino: file.made.ino,
+            source: direct,
+            source_plain: plain,
+            dest: Mutex::new(None),
+            file: Mutex::new(None),
+            write_path: if dest_align == 1 { WritePath::Buffered } else { WritePath::Direct },
+            align: source_align.max(dest_align),
+            is_sparse: work.stat.blocks * 512 < work.stat.size,
+            chunk_bytes: chunk_bytes(work.stat.size, job.config.block_bytes as u64),
+            next_chunk: AtomicU64::new(0),
+            durable,
+            settled: AtomicU64::new(0),
+            tasks: AtomicU32::new(1),
+            trouble: Mutex::new(None),
+        };
+        match large.open_dest(work, &file) {
+            Ok(dest) => {
+                *large.dest.get_mut() = Some(dest);
+                *large.file.get_mut() = Some(file);
+                Ok(large)
+            }
+            Err(error) => {
+                work.remove(file.temp.as_ref());
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the destination its size or space, and opens it for the blocks.
+    fn open_dest(&self, work: &Work, file: &NewFile) -> Result<Handle> {
+        let (job, place) = (work.job, work.place);
+        let dest = Posix::new(work.caller, Side::Dest);
+        let failed = |verb, errno| place.error(job, Side::Dest, verb, errno);
+        let name = file.temp.as_ref().unwrap_or(&place.dest_name);
+        let handle = match self.write_path {
+            WritePath::Buffered => file.handle.clone(),
+            WritePath::Direct => dest
+                .open(&place.open.dest, name, Access::WriteDirect)
+                .map_err(|errno| failed("open direct", errno))?,
+        };
+        if self.is_sparse {
+            dest.truncate(&file.handle, self.stat.size).map_err(|errno| failed("set size of", errno))?;
+            return Ok(handle);
+        }
+        match dest.allocate(&file.handle, self.stat.size) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(handle),
+            Err(errno) => Err(failed("allocate", errno)),
+        }
+    }
+
+    /// Chunks of the file.
+    fn chunks(&self) -> u64 {
+        self.stat.size.div_ceil(self.chunk_bytes)
+    }
+
+    /// Whether other shards should help.
+    pub fn is_shareable(&self) -> bool {
+        self.stat.size > SEGMENT_BYTES
+    }
+
+    /// The next chunk that is not durable yet, as a range of bytes.
+    fn claim(&self) -> Option<(u64, u64)> {
+        loop {
+            let index = self.next_chunk.fetch_add(1, Ordering::Relaxed);
+            if index >= self.chunks() {
+                return None;
+            }
+            let start = index * self.chunk_bytes;
+            let end = (start + self.chunk_bytes).min(self.stat.size);
+            if !self.durable.iter().any(|r| r.offset <= start && end <= r.offset + r.len) {
+                return Some((start, end));
+            }
+            self.settled.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Joins another shard to the work; false when it is being finished already.
+    fn join(&self) -> bool {
+        let joined = self.tasks.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n > 0).then_some(n + 1));
+        joined.is_ok()
+    }
+
+    /// Leaves; true for the last one, who finishes the file.
+    fn leave(&self) -> bool {
+        self.tasks.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    fn fail(&self, ending: Ending) {
+        self.trouble.lock().get_or_insert(ending);
+    }
+
+    fn is_troubled(&self) -> bool {
+        self.trouble.lock().is_some()
+    }
+
+    /// Bytes that need not be copied, because an earlier run made them durable.
+    pub fn durable_bytes(&self) -> u64 {
+        self.durable.iter().map(|range| range.len).sum()
+    }
+
+    /// The record of this file while it is in progress.
+    pub fn record(&self, batch: u64) -> FileRecord {
+        let stamp = Stamp::of(&self.stat);
+        let (dest_ino, large_id) = (self.dest_ino, self.id);
+        FileRecord { status: Status::InProgress, batch, stamp, dest_ino, large_id, failure: None }
+    }
+
+    /// Ends the file, as the last task to leave: `None` when the job was stopped and the rest is for a resume.
+    pub fn finish(&self, job: &Job, caller: &dyn Caller) -> Option<Ending> {
+        self.dest.lock().take();
+        let file = self.file.lock().take()?;
+        let work = Work { job, caller, place: &self.place, stat: &self.stat, group: self.group };
+        let is_complete = self.settled.load(Ordering::Acquire) == self.chunks();
+        let trouble = self.trouble.lock().take();
+        let ending = match trouble {
+            Some(ending) => ending,
+            // A full destination gets its space back; any other stop leaves the file for the resume.
+            None if !is_complete => Ending::Failed(job.fatal.lock().clone()?),
+            None => match self.try_finish(&work, &file) {
+                Ok(()) => return Some(self.seal_ready(&work, file)),
+                Err(error) => ending_of(error),
+            },
+        };
+        work.remove(file.temp.as_ref());
+        Some(ending)
+    }
+
+    fn try_finish(&self, work: &Work, file: &NewFile) -> Result<()> {
+        let (job, place) = (work.job, work.place);
+        if self.align > 1 || self.is_sparse {
+            let dest = Posix::new(work.caller, Side::Dest);
+            let cut = dest.truncate(&file.handle, self.stat.size);
+            cut.map_err(|errno| place.error(job, Side::Dest, "set size of", errno))?;
+        }
+        Ok(())
+    }
+
+    fn seal_ready(&self, work: &Work, file: NewFile) -> Ending {
+        let source = Posix::new(work.caller, Side::Source);
+        let after = source.stat_handle(&self.source_plain);
+        if !after.is_ok_and(|after| self.stat.is_unchanged_in(&after)) {
+            work.remove(file.temp.as_ref());
+            return Ending::Changed;
+        }
+        match work.finish(file, 0, Count::FilesCopied) {
+            Ok(mut copied) => {
+                copied.large_id = self.id;
+                Ending::Copied(Box::new(copied))
+            }
+            Err(error) => ending_of(error),
+        }
+    }
+}
+
+/// The destination file of an interrupted attempt, if source and destination are still what they were.
+fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<Option<Leftover>> {
+    let (job, place) = (work.job, work.place);
+    let is_of_source = |r: &&FileRecord| {
+        r.status == Status::InProgress && r.large_id != 0 && r.stamp == Stamp::of(work.stat)
+    };
+    let Some(record) = record.filter(is_of_source) else { return Ok(None) };
+    let dest = Posix::new(work.caller, Side::Dest);
+    let temp = place.temp_name(job);
+    for (name, temp) in [(&place.dest_name, None), (&temp, Some(temp.clone()))] {
+        let Ok(handle) = dest.open(&place.open.dest, name, Access::Write) else { continue };
+        let made = dest.stat_handle(&handle).map_err(|errno| place.error(job, Side::Dest, "stat", errno))?;
+        if made.ino == record.dest_ino {
+            let ranges = job.catalog.reader()?.ranges(record.large_id)?;
+            return Ok(Some(Leftover { file: NewFile { handle, temp, made }, id: record.large_id, ranges }));
+        }
+    }
+    Ok(None)
+}
+
+/// The alignment direct I/O needs on one side; 1 for the page cache.
+fn direct_align(job: &Job, stat: &Stat, size: u64, path: &[u8]) -> Result<u64> {
+    let align = u64::from(stat.direct_align);
+    let fits = align > 0 && job.config.block_bytes as u64 % align == 0 && align <= 4096;
+    match job.config.direct {
+        DirectChoice::Never => Ok(1),
+        DirectChoice::Always if !fits => Err(Error::os("open direct", path, Errno::INVAL)),
+        DirectChoice::Always => Ok(align),
+        DirectChoice::Auto if fits && size >= DIRECT_BYTES_MIN => Ok(align),
+        DirectChoice::Auto => Ok(1),
+    }
+}
+
+fn chunk_bytes(size: u64, block_bytes: u64) -> u64 {
+    CHUNK_BYTES_MIN.max(size.div_ceil(CHUNKS_MAX)).next_multiple_of(block_bytes.max(4096))
+}
+
+/// A claimed chunk.
+#[derive(Debug)]
+struct Chunk {
+    /// First byte.
+    start: u64,
+    /// One past the last byte.
+    end: u64,
+    /// First byte not asked for yet.
+    cursor: u64,
+    /// End of the run of data that `cursor` is in.
+    data_end: u64,
+    /// Blocks in flight.
+    in_flight: u32,
+    /// Bytes written.
+    bytes: u64,
+}
+
+impl Chunk {
+    fn is_issued(&self) -> bool {
+        self.cursor >= self.end
+    }
+}
+
+/// What a task wants next.
+#[derive(Debug)]
+pub enum Turn {
+    /// Ask this; more may be wanted at once.
+    Ask(Side, Op),
+    /// Nothing until a completion comes.
+    Wait,
+    /// Nothing until a lease is free.
+    Starved,
+    /// This chunk is written: bytes of it that were copied, and its range.
+    Written(u64, Range),
+    /// This shard's part is over. True for the one who must call [`LargeFile::finish`].
+    Left(bool),
+}
+
+/// One shard's part in a large file.
+#[derive(Debug)]
+pub struct LargeTask {
+    /// The file.
+    pub file: Arc<LargeFile>,
+    /// What blocks are written to.
+    dest: Option<Handle>,
+    /// Chunks with blocks not yet written, oldest first.
+    chunks: Vec<Chunk>,
+    /// Blocks in flight.
+    in_flight: usize,
+    /// Whether anything more may be claimed.
+    is_exhausted: bool,
+}
+
+impl LargeTask {
+    /// The part of the shard that opened the file.
+    pub fn first(file: Arc<LargeFile>) -> LargeTask {
+        let dest = file.dest.lock().clone();
+        LargeTask { file, dest, chunks: Vec::new(), in_flight: 0, is_exhausted: false }
+    }
+
+    /// The part of a shard that helps; `None` when there is nothing left to help with.
+    pub fn helper(file: Arc<LargeFile>) -> Option<LargeTask> {
+        file.join().then(|| LargeTask::first(file))
+    }
+
+    /// What to do next, when no completion is at hand.
+    pub fn turn(&mut self, job: &Job, caller: &dyn Caller, buffers: &mut FixedBuffers) -> Turn {
+        if let Some((bytes, range)) = self.settle() {
+            return Turn::Written(bytes, range);
+        }
+        if job.walker.is_stopped() || self.file.is_troubled() {
+            return self.wind_down();
+        }
+        if self.in_flight >= FILE_DEPTH {
+            return Turn::Wait;
+        }
+        match self.next_block(job, caller) {
+            Ok(Some((offset, len))) => self.read(offset, len, buffers),
+            Ok(None) if self.settled_chunk().is_some() => self.turn(job, caller, buffers),
+            Ok(None) if self.in_flight > 0 => Turn::Wait,
+            Ok(None) => self.leave(),
+            Err(error) => {
+                self.file.fail(ending_of(error));
+                self.wind_down()
+            }
+        }
+    }
+
+    /// Asks for nothing more; leaves when nothing is in flight.
+    fn wind_down(&mut self) -> Turn {
+        self.is_exhausted = true;
+        match self.in_flight {
+            0 => self.leave(),
+            _ => Turn::Wait,
+        }
+    }
+
+    fn leave(&mut self) -> Turn {
+        self.dest = None;
+        Turn::Left(self.file.leave())
+    }
+
+    /// The next block to read, as offset and length in bytes; `None` when all is asked for.
+    fn next_block(&mut self, job: &Job, caller: &dyn Caller) -> Result<Option<(u64, u64)>> {
+        let block_bytes = job.config.block_bytes as u64;
+        loop {
+            let file = self.file.clone();
+            let Some(chunk) = self.chunks.last_mut().filter(|chunk| !chunk.is_issued()) else {
+                if self.is_exhausted || self.settled_chunk().is_some() {
+                    return Ok(None);
+                }
+                match file.claim() {
+                    Some((start, end)) => {
+                        let data_end = if file.is_sparse { start } else { end };
+                        self.chunks.push(Chunk { start, end, cursor: start, data_end, in_flight: 0, bytes: 0 });
+                    }
+                    None => self.is_exhausted = true,
+                }
+                continue;
+            };
+            if chunk.cursor >= chunk.data_end {
+                seek_data(&file, job, caller, chunk)?;
+            }
+            if chunk.is_issued() {
+                continue;
+            }
+            let offset = chunk.cursor;
+            let len = block_bytes.min(chunk.data_end - offset);
+            chunk.cursor += len;
+            chunk.in_flight += 1;
+            if chunk.cursor >= chunk.data_end && chunk.data_end >= chunk.end {
+                chunk.cursor = chunk.end;
+            }
+            return Ok(Some((offset, len)));
+        }
+    }
+
+    /// Asks for a block; gives it back to its chunk if there is no lease.
+    fn read(&mut self, offset: u64, len: u64, buffers: &mut FixedBuffers) -> Turn {
+        let Some(lease) = buffers.acquire(buffers.block_bytes()) else {
+            let chunk = self.chunks.last_mut().expect("I4: a block comes from the newest chunk");
+            chunk.cursor = offset;
+            chunk.in_flight -= 1;
+            return Turn::Starved;
+        };
+        self.in_flight += 1;
+        let len = (len.next_multiple_of(self.file.align)) as usize;
+        Turn::Ask(Side::Source, Op::Read { file: self.file.source.clone(), lease, start: 0, len, offset })
+    }
+
+    /// Takes a completion in; the operation it leads to, if any.
+    pub fn advance(&mut self, job: &Job, completion: Completion, buffers: &mut FixedBuffers) -> Option<(Side, Op)> {
+        let Completion { op, result, .. } = completion;
+        let count = match result {
+            Ok(Answer::Count(count)) => count,
+            Ok(other) => unreachable!("blocks answer counts, not {other:?}"),
+            Err(Errno::INTR | Errno::AGAIN) => return Some((side_of(&op), op)),
+            Err(errno) => {
+                self.fail_block(job, op, errno, buffers);
+                return None;
+            }
+        };
+        match op {
+            Op::Read { .. } => self.advance_read(op, count, buffers),
+            Op::Write { .. } => self.advance_write(job, op, count, buffers),
+            other => unreachable!("blocks are read and written, not {other:?}"),
+        }
+    }
+
+    fn advance_read(&mut self, op: Op, count: usize, buffers: &mut FixedBuffers) -> Option<(Side, Op)> {
+        let Op::Read { file, mut lease, start, len, offset } = op else { return None };
+        let block = offset - start as u64;
+        let asked = start + len;
+        let wanted = (asked as u64).min(self.file.stat.size - block) as usize;
+        let filled = start + count;
+        if count == 0 && filled < wanted {
+            // The source ends before the size it had: it was cut while it was read.
+            self.file.fail(Ending::Changed);
+            self.release_block(block, 0, lease, buffers);
+            return None;
+        }
+        if filled < wanted {
+            let (start, len, offset) = (filled, asked - filled, block + filled as u64);
+            return Some((Side::Source, Op::Read { file, lease, start, len, offset }));
+        }
+        let len = match self.file.write_path {
+            WritePath::Buffered => wanted,
+            WritePath::Direct => pad(buffers.arena(), &mut lease, wanted, self.file.align as usize),
+        };
+        let file = self.dest.clone().expect("I3: a task with blocks in flight holds its destination");
+        let path = self.file.write_path;
+        Some((Side::Dest, Op::Write { file, lease, start: 0, len, offset: block, path }))
+    }
+
+    fn advance_write(&mut self, job: &Job, op: Op, count: usize, buffers: &mut FixedBuffers) -> Option<(Side, Op)> {
+        if count == 0 {
+            self.fail_block(job, op, Errno::IO, buffers);
+            return None;
+        }
+        let Op::Write { file, lease, start, len, offset, path } = op else { return None };
+        if count < len {
+            let (start, len, offset) = (start + count, len - count, offset + count as u64);
+            return Some((Side::Dest, Op::Write { file, lease, start, len, offset, path }));
+        }
+        let block = offset - start as u64;
+        let written = ((start + len) as u64).min(self.file.stat.size - block);
+        self.release_block(block, written, lease, buffers);
+        None
+    }
+
+    fn fail_block(&mut self, job: &Job, op: Op, errno: Errno, buffers: &mut FixedBuffers) {
+        let (error, block, lease) = match op {
+            Op::Read { lease, start, offset, .. } => {
+                (source_error(job, &self.file.place, "read", errno), offset - start as u64, lease)
+            }
+            Op::Write { lease, start, offset, .. } => {
+                (self.file.place.error(job, Side::Dest, "write", errno), offset - start as u64, lease)
+            }
+            other => unreachable!("blocks are read and written, not {other:?}"),
+        };
+        self.file.fail(ending_of(error));
+        self.release_block(block, 0, lease, buffers);
+    }
+
+    fn release_block(&mut self, block: u64, written: u64, lease: Lease, buffers: &mut FixedBuffers) {
+        buffers.release(lease);
+        self.in_flight -= 1;
+        let chunk = self.chunks.iter_mut().find(|c| c.start <= block && block < c.end);
+        let chunk = chunk.expect("I4: a block in flight belongs to a chunk");
+        chunk.in_flight -= 1;
+        chunk.bytes += written;
+    }
+
+    /// A chunk of which every block is written. None once there is trouble: a block of it may be the one that failed.
+    fn settled_chunk(&self) -> Option<usize> {
+        let settled = self.chunks.iter().position(|chunk| chunk.is_issued() && chunk.in_flight == 0)?;
+        (!self.file.is_troubled()).then_some(settled)
+    }
+
+    fn settle(&mut self) -> Option<(u64, Range)> {
+        let chunk = self.chunks.remove(self.settled_chunk()?);
+        self.file.settled.fetch_add(1, Ordering::AcqRel);
+        let len = chunk.end - chunk.start;
+        Some((chunk.bytes, Range { offset: chunk.start, len, crc64: None }))
+    }
+}
+
+/// Moves a chunk's cursor to its next run of data, or to its end.
+fn seek_data(file: &LargeFile, job: &Job, caller: &dyn Caller, chunk: &mut Chunk) -> Result<()> {
+    let source = Posix::new(caller, Side::Source);
+    let found = source.next_data(&file.source_plain, chunk.cursor);
+    match found.map_err(|errno| source_error(job, &file.place, "find data in", errno))? {
+        Some((start, end)) if start < chunk.end => {
+            chunk.cursor = (start / file.align * file.align).max(chunk.cursor);
+            chunk.data_end = end.min(chunk.end);
+        }
+        _ => (chunk.cursor, chunk.data_end) = (chunk.end, chunk.end),
+    }
+    Ok(())
+}
+
+/// Zeroes what follows the `filled` bytes up to the alignment; the padded length.
+fn pad(arena: &Arena, lease: &mut Lease, filled: usize, align: usize) -> usize {
+    let padded = filled.next_multiple_of(align);
+    arena.bytes_mut(lease)[filled..padded].fill(0);
+    padded
+}
+
+fn side_of(op: &Op) -> Side {
+    match op {
+        Op::Read { .. } => Side::Source,
+        _ => Side::Dest,
+    }
+}

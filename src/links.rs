@@ -1,0 +1,107 @@
+//! Hard links in flight: which name of a file is copied, and which names wait to become links to it.
+//!
+//! The first name of an inode that a shard meets is copied; every further one becomes an outcome of its own, and the
+//! checkpoint makes the link after the first name is sealed. If the first fails, a waiting name is promoted to first.
+//! Only groups in flight are in memory (I4): once a first is recorded, the catalog's `links` tree answers for it, and names
+//! that wait over a checkpoint wait in its `late_links` tree.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::catalog::DirId;
+use crate::ring::Name;
+
+/// An inode of the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkKey {
+    /// Device.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+}
+
+/// A name that belongs to a group.
+pub type LinkName = (DirId, Name);
+
+/// What a shard is to do with a name of a file that has several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Copy it: it is the group's first name.
+    First,
+    /// Leave it to the checkpoint: another name is being copied, or was.
+    Further,
+}
+
+/// Firsts in flight, by inode.
+#[derive(Debug, Default)]
+pub struct LinkMap {
+    /// The name being copied, or copied and not yet recorded.
+    firsts: Mutex<HashMap<LinkKey, LinkName>>,
+    /// Raised when the destination turns out to have no hard links: every name is a file of its own.
+    given_up: AtomicBool,
+}
+
+impl LinkMap {
+    /// Every name from now on is a file of its own.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether names are linked at all.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Claims `name` for the group `key`. `recorded` asks the catalog, on a snapshot taken after this call began, whether the
+    /// group has a first in this pass; it is asked under the lock, so that a first just recorded is always seen.
+    pub fn claim<E>(
+        &self,
+        key: LinkKey,
+        name: LinkName,
+        recorded: impl FnOnce() -> Result<Option<LinkName>, E>,
+    ) -> Result<Claim, E> {
+        let mut firsts = self.firsts.lock();
+        if let Some(first) = firsts.get(&key) {
+            return Ok(if *first == name { Claim::First } else { Claim::Further });
+        }
+        match recorded()? {
+            Some(first) if first != name => Ok(Claim::Further),
+            _ => {
+                firsts.insert(key, name);
+                Ok(Claim::First)
+            }
+        }
+    }
+
+    /// Makes `name` the first of `key`, whose former first failed.
+    pub fn promote(&self, key: LinkKey, name: LinkName) {
+        self.firsts.lock().insert(key, name);
+    }
+
+    /// Forgets a group: its first is recorded, or failed with nobody waiting.
+    pub fn forget(&self, key: LinkKey) {
+        self.firsts.lock().remove(&key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_first_a_group_until_it_is_forgotten() {
+        let map = LinkMap::default();
+        let key = LinkKey { dev: 1, ino: 2 };
+        let name = |n: &str| (DirId(1), Name::new(n).unwrap());
+        let claim = |n, recorded: Option<LinkName>| map.claim(key, name(n), || Ok::<_, ()>(recorded)).unwrap();
+        assert_eq!(claim("a", None), Claim::First);
+        assert_eq!(claim("b", None), Claim::Further);
+        assert_eq!(claim("a", None), Claim::First, "the first itself, tried again");
+        map.promote(key, name("b"));
+        assert_eq!(claim("b", None), Claim::First);
+        map.forget(key);
+        assert_eq!(claim("c", Some(name("b"))), Claim::Further, "the catalog knows the first");
+    }
+}

@@ -1,0 +1,283 @@
+//! One directory being listed: opened on both sides, its names handed out one by one.
+//!
+//! Names come in buffers of 64 KiB, each looked up in the catalog as one run while it is parsed; what is not yet handed out is
+//! one buffer's worth (I4: a directory of a million names needs no more memory than one of a thousand). Only what the walk must
+//! know is asked of the source: the directory itself is described once, its entries not at all.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::catalog::{DirStamp, Record};
+use crate::config::{Metadata, Mounts};
+use crate::error::{Cause, Errno, Error, Result};
+use crate::filesystem::FileSystem;
+use crate::job::Job;
+use crate::provider::posix::Posix;
+use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
+use crate::walk::{DestDir, DirCache, DirNode, DirPair, path_steps};
+
+/// Bytes of one getdents buffer.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// One name of a listing.
+#[derive(Debug)]
+pub struct Entry {
+    /// The name.
+    pub name: Name,
+    /// `d_type`; DT_UNKNOWN where the file system does not say.
+    pub kind: u8,
+    /// What the catalog knows of it.
+    pub record: Option<Record>,
+}
+
+/// A directory whose names are being handed out.
+#[derive(Debug)]
+pub struct Listing {
+    /// The directory.
+    pub dir: Arc<DirNode>,
+    /// Both sides of it.
+    pub open: DirPair,
+    /// Names parsed and not handed out.
+    entries: VecDeque<Entry>,
+    /// What getdents fills.
+    buffer: Vec<u8>,
+    /// Whether the source has no more names.
+    at_end: bool,
+}
+
+/// What became of opening a directory for its listing.
+#[derive(Debug)]
+pub enum Opened {
+    /// It can be listed.
+    Listing(Box<Listing>),
+    /// It is left out, for this reason: the state directory, a mount point, a kernel file system.
+    LeftOut(&'static str),
+}
+
+impl Listing {
+    /// Opens `dir` on both sides, creating it at the destination (mode 0700 until it is finished, I9).
+    pub fn open(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, dir: &Arc<DirNode>) -> Result<Opened> {
+        let (open, stat) = match &dir.parent {
+            None => {
+                let open = DirPair { source: job.source.handle.clone(), dest: job.dest.handle.clone() };
+                let stat = Posix::new(caller, Side::Source).stat_handle(&open.source);
+                (open, stat.map_err(|errno| job.dir_error(Side::Source, dir, "stat", errno))?)
+            }
+            Some(parent) => {
+                let parent = open_pair(job, caller, cache, parent)?;
+                match open_child(job, caller, &parent, dir)? {
+                    Ok(opened) => opened,
+                    Err(reason) => return Ok(Opened::LeftOut(reason)),
+                }
+            }
+        };
+        dir.set_stamp(DirStamp::of(&stat));
+        cache.insert(dir, open.clone());
+        let (entries, buffer) = (VecDeque::new(), vec![0; BUFFER_BYTES]);
+        Ok(Opened::Listing(Box::new(Listing { dir: dir.clone(), open, entries, buffer, at_end: false })))
+    }
+
+    /// A listing of entries that another shard found.
+    pub fn of_slice(dir: Arc<DirNode>, open: DirPair, entries: VecDeque<Entry>) -> Listing {
+        Listing { dir, open, entries, buffer: Vec::new(), at_end: true }
+    }
+
+    /// The next name, or `None` at the end.
+    pub fn next(&mut self, job: &Job, caller: &dyn Caller) -> Result<Option<Entry>> {
+        // Ends: each turn parses a full buffer or reaches the end.
+        while self.entries.is_empty() && !self.at_end {
+            let filled = Posix::new(caller, Side::Source).read_dir(&self.open.source, &mut self.buffer);
+            let filled = filled.map_err(|errno| job.dir_error(Side::Source, &self.dir, "list", errno))?;
+            self.at_end = filled == 0;
+            self.parse(filled);
+            self.look_up(job)?;
+        }
+        Ok(self.entries.pop_front())
+    }
+
+    /// Gives away the later half of the names at hand, if they are many.
+    pub fn split(&mut self) -> Option<VecDeque<Entry>> {
+        const WORTH_SHARING: usize = 128;
+        if self.entries.len() < WORTH_SHARING {
+            return None;
+        }
+        Some(self.entries.split_off(self.entries.len() / 2))
+    }
+
+    /// Parses `linux_dirent64` records: inode 8 bytes, offset 8, length of the record 2, type 1, name with its NUL.
+    fn parse(&mut self, filled: usize) {
+        let mut rest = &self.buffer[..filled];
+        while rest.len() > NAME_AT {
+            let len = usize::from(u16::from_ne_bytes([rest[16], rest[17]]));
+            assert!(len > NAME_AT && len <= rest.len(), "the kernel's directory records are whole");
+            let (record, after) = rest.split_at(len);
+            rest = after;
+            let name = record[NAME_AT..].split(|&b| b == 0).next().unwrap_or_default();
+            if matches!(name, b"." | b".." | b"") {
+                continue;
+            }
+            let name = Name::new(name).expect("I8: the name was cut at its NUL");
+            self.entries.push_back(Entry { name, kind: record[18], record: None });
+        }
+    }
+
+    fn look_up(&mut self, job: &Job) -> Result<()> {
+        if !job.has_records || self.entries.is_empty() {
+            return Ok(());
+        }
+        let reader = job.catalog.reader()?;
+        for entry in &mut self.entries {
+            entry.record = reader.entry(self.dir.id, &entry.name)?;
+        }
+        Ok(())
+    }
+}
+
+/// Offset of the name in a `linux_dirent64`.
+const NAME_AT: usize = 19;
+
+/// Both sides of a directory that was listed before, reopened from the nearest open ancestor.
+pub fn open_pair(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, dir: &Arc<DirNode>) -> Result<DirPair> {
+    if let Some(pair) = cache.get(dir) {
+        return Ok(pair);
+    }
+    let (mut pair, below) = cache.nearest(dir);
+    for (path, node) in path_steps(&below) {
+        let open = |side, at: &Handle| {
+            let opened = Posix::new(caller, side).open_dir(at, &path);
+            opened.map_err(|errno| job.dir_error(side, node, "open", errno))
+        };
+        pair = DirPair { source: open(Side::Source, &pair.source)?, dest: open(Side::Dest, &pair.dest)? };
+        cache.insert(node, pair.clone());
+    }
+    Ok(pair)
+}
+
+/// Opens a directory below `parent` on both sides. The inner `Err` is a reason to leave it out.
+#[expect(clippy::type_complexity, reason = "what failed and what is left out are told apart once, here")]
+fn open_child(
+    job: &Job,
+    caller: &dyn Caller,
+    parent: &DirPair,
+    dir: &Arc<DirNode>,
+) -> Result<std::result::Result<(DirPair, Stat), &'static str>> {
+    let failed = |verb, errno| match errno {
+        Errno::NOENT | Errno::STALE => {
+            Error { verb, object: job.path(Side::Source, dir), cause: Cause::Vanished }
+        }
+        errno => job.dir_error(Side::Source, dir, verb, errno),
+    };
+    let posix = Posix::new(caller, Side::Source);
+    let source = posix.open_dir(&parent.source, &dir.name).map_err(|errno| failed("open", errno))?;
+    let stat = posix.stat_handle(&source).map_err(|errno| failed("stat", errno))?;
+    if let Some(reason) = leave_out(job, dir, &source, &stat)? {
+        return Ok(Err(reason));
+    }
+    let (dest, state) = make_dest(job, caller, parent, dir)?;
+    dir.set_dest(state);
+    Ok(Ok((DirPair { source, dest }, stat)))
+}
+
+fn leave_out(job: &Job, dir: &Arc<DirNode>, source: &Handle, stat: &Stat) -> Result<Option<&'static str>> {
+    if (stat.dev, stat.ino) == job.state_dir {
+        return Ok(Some("it is the state directory"));
+    }
+    if stat.mount_id == job.source.stat.mount_id && stat.dev == job.source.stat.dev {
+        return Ok(None);
+    }
+    if job.config.mounts == Mounts::Stay && stat.dev != job.source.stat.dev {
+        return Ok(Some("it is another file system (--one-file-system)"));
+    }
+    if FileSystem::of(source)? == FileSystem::Kernel {
+        return Ok(Some("it is a kernel file system"));
+    }
+    Ok(is_loop(job, dir, stat).then_some("it is mounted inside itself"))
+}
+
+/// Whether a directory on another mount is one of its own ancestors: a bind mount of a tree into itself.
+fn is_loop(job: &Job, dir: &Arc<DirNode>, stat: &Stat) -> bool {
+    let root = (job.source.stat.dev, job.source.stat.ino);
+    let mut ancestors = std::iter::successors(dir.parent.as_ref(), |node| node.parent.as_ref());
+    (stat.dev, stat.ino) == root || ancestors.any(|node| node.source_id() == Some((stat.dev, stat.ino)))
+}
+
+/// The destination's directory: created, or the one that is there. A file or symlink in its place is removed; a directory is
+/// never entered through a symlink (I8).
+fn make_dest(job: &Job, caller: &dyn Caller, parent: &DirPair, dir: &Arc<DirNode>) -> Result<(Handle, DestDir)> {
+    let dest = Posix::new(caller, Side::Dest);
+    let (at, name) = (&parent.dest, &dir.name);
+    let failed = |verb, errno| job.dir_error(Side::Dest, dir, verb, errno);
+    let mode = match job.config.metadata {
+        Metadata::Keep => 0o700,
+        Metadata::TimesOnly => 0o777 & !job.identity.umask,
+    };
+    let is_new = match dest.make_dir(at, name, mode) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => {
+            let there = dest.stat(at, name).map_err(|errno| failed("stat", errno))?;
+            if there.kind() != Kind::Dir {
+                dest.unlink(at, name).map_err(|errno| failed("replace", errno))?;
+                dest.make_dir(at, name, mode).map_err(|errno| failed("create", errno))?;
+            }
+            there.kind() != Kind::Dir
+        }
+        Err(errno) => return Err(failed("create", errno)),
+    };
+    let handle = dest.open_dir(at, name).map_err(|errno| failed("open", errno))?;
+    if is_new {
+        if dir.parent.as_ref().is_some_and(|parent| parent.dest() == DestDir::ExistingWithAcl) {
+            dest.drop_acls(&handle).map_err(|errno| failed("clear the ACL of", errno))?;
+        }
+        return Ok((handle, DestDir::Created));
+    }
+    let there = dest.stat_handle(&handle).map_err(|errno| failed("stat", errno))?;
+    prepare_existing(job, dest, dir, &handle, &there)?;
+    match dest.has_default_acl(&handle).map_err(|errno| failed("read the ACL of", errno))? {
+        true => Ok((handle, DestDir::ExistingWithAcl)),
+        false => Ok((handle, DestDir::Existing)),
+    }
+}
+
+/// An existing directory: never the state directory, always writable for us, its file system among those to sync (I1).
+fn prepare_existing(job: &Job, dest: Posix, dir: &Arc<DirNode>, handle: &Handle, there: &Stat) -> Result<()> {
+    if (there.dev, there.ino) == job.state_dir {
+        let why = "the state directory lies there; nothing is copied into it";
+        return Err(Error::refused_object(job.path(Side::Dest, dir), why));
+    }
+    if there.dev != job.dest.stat.dev {
+        job.superblocks.lock().entry(there.dev).or_insert_with(|| handle.clone());
+    }
+    if job.identity.uid == there.uid && job.identity.uid != 0 && there.permissions() & 0o700 != 0o700 {
+        let opened = dest.set_mode(handle, there.permissions() | 0o700);
+        opened.map_err(|errno| job.dir_error(Side::Dest, dir, "set mode of", errno))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(name: &[u8], kind: u8) -> Vec<u8> {
+        let len = (NAME_AT + name.len() + 1).next_multiple_of(8);
+        let mut bytes = vec![0; len];
+        bytes[16..18].copy_from_slice(&(len as u16).to_ne_bytes());
+        bytes[18] = kind;
+        bytes[NAME_AT..NAME_AT + name.len()].copy_from_slice(name);
+        bytes
+    }
+
+    #[test]
+    fn records_of_any_bytes_are_parsed_and_dots_left_out() {
+        let null = Arc::new(std::fs::File::open("/dev/null").unwrap().into());
+        let open = DirPair { source: null, dest: Arc::new(std::fs::File::open("/dev/null").unwrap().into()) };
+        let mut listing = Listing::of_slice(DirNode::root(), open, VecDeque::new());
+        let long = [b'x'; 255];
+        let names: [&[u8]; 6] = [b".", b"..", b"...", b"a\n\xff\x1b", &long, b"-"];
+        listing.buffer = names.iter().flat_map(|name| record(name, 8)).collect();
+        listing.parse(listing.buffer.len());
+        let parsed: Vec<&[u8]> = listing.entries.iter().map(|e| e.name.to_bytes()).collect();
+        assert_eq!(parsed, names[2..]);
+        assert!(listing.entries.iter().all(|entry| entry.kind == 8));
+    }
+}

@@ -1,0 +1,148 @@
+//! What shards tell the checkpoints: outcomes, in one bounded intake per shard.
+//!
+//! A batch is a consistent cut: all shards' intakes are locked together when it is closed. So whatever a shard put in before it
+//! lowered a directory's counter is in the same batch as, or an earlier one than, the outcome "listed" that another shard puts in
+//! after. The catalog never calls a directory listed before it knows all of its entries (I1).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::bell::Bell;
+use crate::catalog::{DirId, FileRecord, Range, Stamp};
+use crate::config::CHECKPOINT_OUTCOMES_MAX;
+use crate::error::Error;
+use crate::links::LinkKey;
+use crate::ring::Name;
+use crate::transfer::Copied;
+use crate::walk::DirNode;
+
+/// One thing that became of an object.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The directory it lies in, or that it is about.
+    pub dir: Arc<DirNode>,
+    /// Its name in the source; empty when the directory itself is meant.
+    pub name: Name,
+    /// What became of it.
+    pub what: What,
+}
+
+/// What became of an object.
+#[derive(Debug)]
+pub enum What {
+    /// A directory was found in `dir`.
+    Found(DirId),
+    /// All entries of `dir` have outcomes.
+    Listed,
+    /// The object is at the destination, to be sealed.
+    Copied(Box<Copied>),
+    /// A further name, to be linked once its group's first is sealed.
+    Further(LinkKey, Stamp),
+    /// A large file was begun: its record in progress, batch still to be filled in.
+    Begun(FileRecord),
+    /// A range of a large file is written.
+    Written(u64, Range),
+    /// It failed, after this many attempts.
+    Failed {
+        /// Why.
+        error: Error,
+        /// How often it was tried.
+        attempts: u32,
+        /// Its group if it has several names.
+        group: Option<LinkKey>,
+    },
+    /// It was gone.
+    Vanished(Option<LinkKey>),
+}
+
+/// Outcomes between shards and checkpoints.
+#[derive(Debug)]
+pub struct Intake {
+    /// One per shard, so that shards do not meet.
+    shards: Vec<Mutex<Vec<Outcome>>>,
+    /// Outcomes in all of them.
+    count: AtomicUsize,
+    /// Bytes written since the last checkpoint.
+    bytes: AtomicU64,
+    /// When to close a batch by bytes.
+    bytes_max: u64,
+    /// Rung when a batch is due.
+    bell: Arc<Bell>,
+}
+
+impl Intake {
+    /// For `shards` shards; a batch is due after `bytes_max` bytes.
+    pub fn new(shards: usize, bytes_max: u64, bell: Arc<Bell>) -> Intake {
+        Intake {
+            shards: (0..shards).map(|_| Mutex::new(Vec::new())).collect(),
+            count: AtomicUsize::new(0),
+            bytes: AtomicU64::new(0),
+            bytes_max,
+            bell,
+        }
+    }
+
+    /// Takes an outcome from shard `shard`.
+    pub fn push(&self, shard: usize, outcome: Outcome) {
+        self.shards[shard].lock().push(outcome);
+        if self.count.fetch_add(1, Ordering::Relaxed) + 1 == CHECKPOINT_OUTCOMES_MAX {
+            self.bell.ring();
+        }
+    }
+
+    /// Counts bytes written.
+    pub fn add_bytes(&self, bytes: u64) {
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before < self.bytes_max && before + bytes >= self.bytes_max {
+            self.bell.ring();
+        }
+    }
+
+    /// Whether shards should start nothing more until a checkpoint has passed (I4).
+    pub fn is_full(&self) -> bool {
+        self.count.load(Ordering::Relaxed) >= 2 * CHECKPOINT_OUTCOMES_MAX
+    }
+
+    /// Outcomes that wait.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether none wait.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Closes a batch: everything that is there, as one cut, in the order it takes effect, with the bytes written for it.
+    pub fn take(&self) -> (Vec<Outcome>, u64) {
+        let mut guards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
+        let bytes = self.bytes.swap(0, Ordering::Relaxed);
+        let mut batch = Vec::with_capacity(guards.iter().map(|shard| shard.len()).sum());
+        guards.iter_mut().for_each(|shard| batch.append(shard));
+        drop(guards);
+        self.count.fetch_sub(batch.len(), Ordering::Relaxed);
+        batch.sort_by_key(|outcome| outcome.what.rank());
+        (batch, bytes)
+    }
+
+    /// Whether a batch is due by number or bytes.
+    pub fn is_due(&self) -> bool {
+        self.len() >= CHECKPOINT_OUTCOMES_MAX || self.bytes.load(Ordering::Relaxed) >= self.bytes_max
+    }
+}
+
+impl What {
+    /// The order in which outcomes of one batch take effect, whatever shard they come from: a directory is found before it is
+    /// listed, a large file begun before a range of it is written, both before the file is done.
+    pub fn rank(&self) -> u8 {
+        match self {
+            What::Found(_) => 0,
+            What::Begun(_) => 1,
+            What::Written(..) => 2,
+            What::Listed => 3,
+            What::Copied(_) | What::Further(..) | What::Failed { .. } | What::Vanished(_) => 4,
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The decision about one object: source, record and destination in, a [`Plan`] with its reason out. Pure.
+//!
+//! ```text
+//! record of this pass          -> Done already                       (a resume: not even the source is looked at)
+//! record equals the source     -> Unchanged                          (the destination is not looked at)
+//! record differs               -> Copy, replacing what is there
+//! no record, no dest name      -> Copy
+//! no record, dest looks equal  -> Adopt: size and mtime are the seal of I2, only owner and mode are put right
+//! no record, dest differs      -> Copy, replacing what is there
+//! ```
+
+use crate::catalog::{FileRecord, Stamp, Status};
+use crate::ring::{Kind, Stat, Time};
+
+/// What to do with one object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing.
+    Skip(Skip),
+    /// Copy it, replacing what is there.
+    Copy(Reason),
+    /// Copy it if, on looking at the destination, it is not there in the same state already.
+    Compare,
+}
+
+/// Why nothing is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// This pass has handled it already.
+    Done,
+    /// The source is as it was when it was copied.
+    Unchanged,
+}
+
+/// Why an object is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It was never copied.
+    New,
+    /// The source differs from what was recorded.
+    Changed,
+    /// An earlier attempt failed.
+    Failed,
+    /// An earlier attempt was interrupted.
+    Interrupted,
+}
+
+/// Where a job stands, as far as decisions need it: from the catalog's header.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Records of this batch and later belong to the current pass.
+    pub pass_start_batch: u64,
+    /// Records up to this batch are sealed and durable.
+    pub completed_batch: u64,
+    /// Whether `Written` records are of this boot and so still hold.
+    pub written_holds: bool,
+}
+
+impl Progress {
+    /// Whether `record` says that the destination holds the object, sealed, as it was in the source then.
+    fn holds(&self, record: &FileRecord) -> bool {
+        match record.status {
+            Status::Done => record.batch <= self.completed_batch,
+            Status::Written => self.written_holds,
+            Status::Pending | Status::InProgress | Status::Failed => false,
+        }
+    }
+
+    /// Whether the current pass has handled the object, so that not even the source need be looked at.
+    pub fn is_handled(&self, record: &FileRecord) -> bool {
+        record.batch >= self.pass_start_batch && self.holds(record)
+    }
+}
+
+
+/// Decides from source and record. `dest_is_new` says that the destination directory was created by this run.
+pub fn decide(source: &Stat, record: Option<&FileRecord>, progress: &Progress, dest_is_new: bool) -> Plan {
+    let Some(record) = record else {
+        return if dest_is_new { Plan::Copy(Reason::New) } else { Plan::Compare };
+    };
+    if progress.is_handled(record) {
+        return Plan::Skip(Skip::Done);
+    }
+    match record.status {
+        Status::Failed => Plan::Copy(Reason::Failed),
+        Status::Pending | Status::InProgress => Plan::Copy(Reason::Interrupted),
+        Status::Done | Status::Written if !progress.holds(record) => Plan::Copy(Reason::Interrupted),
+        Status::Done | Status::Written => match record.stamp == Stamp::of(source) {
+            true => Plan::Skip(Skip::Unchanged),
+            false => Plan::Copy(Reason::Changed),
+        },
+    }
+}
+
+/// Whether a destination name without a record holds the source's content by the seal of I2: a regular file of the same
+/// size whose mtime is the source's, as exactly as the destination keeps times (`granularity_nanos`).
+pub fn is_sealed_copy(source: &Stat, dest: &Stat, granularity_nanos: u32) -> bool {
+    let is_file = source.kind() == Kind::File && dest.kind() == Kind::File;
+    is_file && source.size == dest.size && same_time(source.mtime, dest.mtime, granularity_nanos)
+}
+
+fn same_time(a: Time, b: Time, granularity_nanos: u32) -> bool {
+    let coarse = |time: Time| (time.secs, time.nanos / granularity_nanos.max(1));
+    coarse(a) == coarse(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROGRESS: Progress = Progress { pass_start_batch: 10, completed_batch: 12, written_holds: false };
+
+    fn source() -> Stat {
+        let time = Time { secs: 1_700_000_000, nanos: 123_456_789 };
+        Stat { mode: libc::S_IFREG | 0o644, size: 5, mtime: time, ctime: time, ino: 9, ..Stat::default() }
+    }
+
+    fn record(status: Status, batch: u64) -> FileRecord {
+        FileRecord { status, batch, stamp: Stamp::of(&source()), dest_ino: 3, large_id: 0, failure: None }
+    }
+
+    #[test]
+    fn a_sealed_record_of_this_pass_is_done_and_of_an_earlier_one_unchanged() {
+        let plan = |batch| decide(&source(), Some(&record(Status::Done, batch)), &PROGRESS, false);
+        assert_eq!(plan(11), Plan::Skip(Skip::Done));
+        assert_eq!(plan(9), Plan::Skip(Skip::Unchanged));
+        assert_eq!(plan(13), Plan::Copy(Reason::Interrupted), "durable data without a durable seal is not done");
+    }
+
+    #[test]
+    fn any_difference_in_the_stamp_is_a_change() {
+        let done = record(Status::Done, 9);
+        for change in [
+            |s: &mut Stat| s.size += 1,
+            |s: &mut Stat| s.mtime.nanos += 1,
+            |s: &mut Stat| s.ctime.secs += 1,
+            |s: &mut Stat| s.ino += 1,
+        ] {
+            let mut changed = source();
+            change(&mut changed);
+            assert_eq!(decide(&changed, Some(&done), &PROGRESS, false), Plan::Copy(Reason::Changed));
+        }
+    }
+
+    #[test]
+    fn unfinished_work_is_never_skipped() {
+        for status in [Status::Pending, Status::InProgress, Status::Failed, Status::Written] {
+            assert!(matches!(decide(&source(), Some(&record(status, 11)), &PROGRESS, true), Plan::Copy(_)));
+        }
+        let rebooted_not = Progress { written_holds: true, ..PROGRESS };
+        let written = record(Status::Written, 11);
+        assert_eq!(decide(&source(), Some(&written), &rebooted_not, true), Plan::Skip(Skip::Done));
+    }
+
+    #[test]
+    fn adoption_needs_size_and_mtime_and_a_regular_file() {
+        let dest = Stat { ino: 77, ..source() };
+        assert!(is_sealed_copy(&source(), &dest, 1));
+        assert!(!is_sealed_copy(&source(), &Stat { size: 6, ..dest }, 1));
+        let coarse = Time { nanos: 123_000_000, ..source().mtime };
+        assert!(!is_sealed_copy(&source(), &Stat { mtime: coarse, ..dest }, 1));
+        assert!(is_sealed_copy(&source(), &Stat { mtime: coarse, ..dest }, 1_000_000));
+        assert!(!is_sealed_copy(&source(), &Stat { mode: libc::S_IFLNK | 0o777, ..dest }, 1));
+    }
+}

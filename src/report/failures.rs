@@ -1,0 +1,88 @@
+//! Objects that did not arrive, said as they happen: the first few in full, the rest by number.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::console::Console;
+use crate::error::Error;
+
+/// Failures shown in full; a million lines help nobody, and the catalog has them all.
+pub const FAILURES_SHOWN_MAX: u64 = 20;
+
+/// One object that did not arrive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Verb, path and cause (errno).
+    pub error: Error,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+impl Failure {
+    /// One line for people.
+    pub fn line(&self) -> String {
+        match self.attempts {
+            0 | 1 => format!("gfast: {}", self.error),
+            attempts => format!("gfast: {} (tried {attempts} times)", self.error),
+        }
+    }
+}
+
+/// Says failures on the console, bounded.
+pub struct Failures {
+    /// Where to.
+    console: Arc<Console>,
+    /// How many there were.
+    count: AtomicU64,
+}
+
+impl Failures {
+    /// None yet.
+    pub fn new(console: Arc<Console>) -> Failures {
+        Failures { console, count: AtomicU64::new(0) }
+    }
+
+    /// Says one failure, if it is among the first. The caller counts it and keeps it in the catalog.
+    pub fn say(&self, failure: &Failure) {
+        if self.count.fetch_add(1, Ordering::Relaxed) < FAILURES_SHOWN_MAX {
+            self.console.error(&failure.line());
+        }
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Says how many were not shown. To be called once, at the end.
+    pub fn finish(&self) {
+        let more = self.count().saturating_sub(FAILURES_SHOWN_MAX);
+        if more > 0 {
+            self.console.error(&format!("gfast: and {more} more, see the catalog"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::console::{Screen, tests::Kept};
+    use super::*;
+    use crate::error::Errno;
+
+    #[test]
+    fn the_first_twenty_are_shown_and_the_rest_counted() {
+        let kept = Kept::default();
+        let failures = Failures::new(Arc::new(Console::new(Screen::Quiet, Box::new(kept.clone()))));
+        for i in 0..FAILURES_SHOWN_MAX + 3 {
+            let error = Error::os("read", format!("/s/{i}"), Errno::IO);
+            failures.say(&Failure { error, attempts: 1 + (i == 1) as u32 });
+        }
+        failures.finish();
+        let text = kept.text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 21);
+        assert_eq!(lines[0], "gfast: cannot read /s/0: Input/output error");
+        assert_eq!(lines[1], "gfast: cannot read /s/1: Input/output error (tried 2 times)");
+        assert_eq!(lines[20], "gfast: and 3 more, see the catalog");
+    }
+}

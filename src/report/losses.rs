@@ -1,0 +1,135 @@
+//! Losses: what a destination, or a process without privilege, cannot keep. Said once each, counted, and listed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::console::Console;
+
+/// One kind of metadata that was not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Owner or group (no CAP_CHOWN).
+    Owner,
+    /// Permission bits (file systems without them).
+    Mode,
+    /// setuid, setgid: not set where the owner could not be (I9).
+    SetIds,
+    /// Times.
+    Times,
+    /// A device node (no CAP_MKNOD): not made.
+    DeviceNode,
+    /// A FIFO or socket (file systems without them): not made.
+    FifoOrSocket,
+    /// A symlink (file systems without them): not made.
+    Symlink,
+    /// A further name of a file (file systems without hard links): copied as a file of its own.
+    HardLink,
+}
+
+/// Number of [`Loss`] kinds.
+const LOSSES: usize = Loss::HardLink as usize + 1;
+
+impl Loss {
+    /// All of them, in the order of their indexes.
+    pub const ALL: [Loss; LOSSES] = [
+        Loss::Owner,
+        Loss::Mode,
+        Loss::SetIds,
+        Loss::Times,
+        Loss::DeviceNode,
+        Loss::FifoOrSocket,
+        Loss::Symlink,
+        Loss::HardLink,
+    ];
+
+    /// For people, and for [`crate::error::Cause::Loss`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Loss::Owner => "owner",
+            Loss::Mode => "permission bits",
+            Loss::SetIds => "set-id bits",
+            Loss::Times => "times",
+            Loss::DeviceNode => "device node",
+            Loss::FifoOrSocket => "FIFO or socket",
+            Loss::Symlink => "symlink",
+            Loss::HardLink => "hard link",
+        }
+    }
+
+    /// Its key in the JSON summary.
+    pub fn key(self) -> &'static str {
+        match self {
+            Loss::Owner => "owner",
+            Loss::Mode => "mode",
+            Loss::SetIds => "set_ids",
+            Loss::Times => "times",
+            Loss::DeviceNode => "device_node",
+            Loss::FifoOrSocket => "fifo_or_socket",
+            Loss::Symlink => "symlink",
+            Loss::HardLink => "hard_link",
+        }
+    }
+
+    /// Why it happens and what helps.
+    fn remedy(self) -> &'static str {
+        match self {
+            Loss::Owner | Loss::SetIds => "run as root to keep it, or ask for --no-metadata",
+            Loss::DeviceNode => "run as root to make it",
+            Loss::Mode | Loss::Times => "this destination cannot hold it, or this user may not set it",
+            Loss::FifoOrSocket | Loss::Symlink => "this destination cannot hold one",
+            Loss::HardLink => "this destination cannot hold one: each name becomes a file of its own",
+        }
+    }
+}
+
+/// Counts losses and says each kind once.
+pub struct Losses {
+    /// Where to.
+    console: Arc<Console>,
+    /// By `Loss as usize`.
+    counts: [AtomicU64; LOSSES],
+}
+
+impl Losses {
+    /// None yet.
+    pub fn new(console: Arc<Console>) -> Losses {
+        Losses { console, counts: Default::default() }
+    }
+
+    /// Counts one loss; the first of its kind is said, with its path.
+    pub fn record(&self, loss: Loss, path: &[u8]) {
+        if self.counts[loss as usize].fetch_add(1, Ordering::Relaxed) == 0 {
+            let path = crate::error::escape(path);
+            let line = format!("gfast: not kept: {} of {path}: {} (said once, counted)", loss.name(), loss.remedy());
+            self.console.note(&line);
+        }
+    }
+
+    /// The kinds that occurred, with their numbers.
+    pub fn counts(&self) -> Vec<(Loss, u64)> {
+        let count = |loss: Loss| (loss, self.counts[loss as usize].load(Ordering::Relaxed));
+        Loss::ALL.into_iter().map(count).filter(|&(_, count)| count > 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::console::{Screen, tests::Kept};
+    use super::*;
+
+    #[test]
+    fn each_kind_is_said_once_and_counted() {
+        let kept = Kept::default();
+        let losses = Losses::new(Arc::new(Console::new(Screen::Log, Box::new(kept.clone()))));
+        losses.record(Loss::Owner, b"/a");
+        losses.record(Loss::DeviceNode, b"/b\xff");
+        losses.record(Loss::Owner, b"/c");
+        assert_eq!(losses.counts(), [(Loss::Owner, 2), (Loss::DeviceNode, 1)]);
+        let text = kept.text();
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.contains("owner of /a") && text.contains("device node of /b\\xff"), "{text}");
+        for (index, loss) in Loss::ALL.into_iter().enumerate() {
+            assert_eq!(loss as usize, index);
+        }
+    }
+}

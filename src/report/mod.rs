@@ -1,0 +1,31 @@
+//! What a run says: counters while it works, failures as they happen, a progress line, and one summary at the end.
+//!
+//! ```text
+//! shard threads --Counters (relaxed, one cache line block each)--+--> Progress --> Console (stderr)
+//!               --Failures, Losses (said once, counted) ---------+--> Summary  --> text or JSON (stdout)
+//!               --Latency (own histograms, merged at the end) ---+            \-> ExitCode
+//! ```
+//!
+//! stdout carries the summary only; everything else goes through the one [`Console`] to stderr. Nothing here decides
+//! anything about the job, and nothing here holds a secret (I10): paths, numbers and errors only.
+
+mod console;
+mod counters;
+mod exit;
+mod failures;
+mod human;
+mod json;
+mod latency;
+mod losses;
+mod progress;
+mod summary;
+
+pub use console::{Console, Screen};
+pub use counters::{Count, Counters, Totals};
+pub use exit::ExitCode;
+pub use failures::{FAILURES_SHOWN_MAX, Failure, Failures};
+pub use human::{bytes, count, duration, shell_command};
+pub use latency::{Latency, SideLatency};
+pub use losses::{Loss, Losses};
+pub use progress::{Moment, Progress, Walk};
+pub use summary::{Durability, End, EngineUsed, Run, SCHEMA, Summary};

@@ -1,0 +1,192 @@
+//! Where a run begins: at the root, at the next pass, or exactly where an interrupted run stopped.
+//!
+//! A resume lists only directories that the catalog calls unlisted, and looks at no file that it calls Completed. What it starts
+//! from are indexes of unfinished things, so it starts at once, however large the finished part is.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::catalog::{Batch, Catalog, DirId, DirRecord, DirState, Header, JobStatus, Record, Row, Status};
+use crate::config::QUEUED_DIRS_MAX;
+use crate::error::{Error, Result};
+use crate::job::Job;
+use crate::ring::Name;
+use crate::walk::{DestDir, DirNode, Work};
+
+/// Entries of an index that are read at a time.
+const PAGE: usize = 4096;
+/// Most failed entries of an interrupted run that its resume tries again; the next pass tries all of them (I4).
+const RETRIED_MAX: usize = 100_000;
+
+/// What kind of run this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The first run of a job.
+    First,
+    /// The rest of an interrupted pass.
+    Resume,
+    /// A further pass over a finished job.
+    NextPass,
+}
+
+/// What the catalog says this run is.
+pub fn kind(catalog: &Catalog) -> Result<Kind> {
+    let header = catalog.header();
+    if header.status == JobStatus::Finished {
+        return Ok(Kind::NextPass);
+    }
+    match catalog.reader()?.dir(DirId::ROOT)? {
+        Some(_) => Ok(Kind::Resume),
+        None => Ok(Kind::First),
+    }
+}
+
+/// Puts the beginning of a pass into the catalog, so that a crash a moment later finds it. A resume changes nothing.
+pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
+    let before = catalog.header();
+    let header = match kind {
+        Kind::Resume => return Ok(()),
+        Kind::First => Header { pass_start_batch: 1, ..before },
+        Kind::NextPass => Header {
+            pass: before.pass + 1,
+            status: JobStatus::Running,
+            pass_start_batch: before.durable_batch + 1,
+            ..before
+        },
+    };
+    let mut rows = vec![Row::OpenDir { id: DirId::ROOT, state: DirState::Unlisted }];
+    if kind == Kind::First {
+        let record = DirRecord { parent: DirId::ROOT, name: Name::default(), stamp: None, listed_batch: 0 };
+        rows.push(Row::PutDir { id: DirId::ROOT, record });
+    } else {
+        rows.extend(leftover_rows(catalog)?);
+    }
+    catalog.commit(&Batch { rows, header, reseal_dirs: Vec::new() })
+}
+
+/// A new pass meets every name anyway: what an earlier one left waiting is dropped.
+fn leftover_rows(catalog: &Catalog) -> Result<Vec<Row>> {
+    let late = catalog.reader()?.any_late_links(usize::MAX)?;
+    Ok(late.into_iter().map(|(dev, ino, dir, name)| Row::DropLateLink { dev, ino, dir, name }).collect())
+}
+
+/// Queues what a run starts from.
+pub fn start(job: &Job, kind: Kind, dest_root: DestDir) -> Result<()> {
+    let root = DirNode::root();
+    root.set_dest(dest_root);
+    if let Some((name, _)) = &job.single {
+        job.walker.inject(Work::File(root, name.clone()));
+        return Ok(());
+    }
+    if kind != Kind::Resume {
+        job.walker.inject(Work::List(root));
+        return Ok(());
+    }
+    let mut nodes = HashMap::new();
+    job.walker.expect_spilled(count_unlisted(&job.catalog)?);
+    retry_files(job, &mut nodes)?;
+    reseal(job, &mut nodes)?;
+    for (_, _, dir, name) in job.catalog.reader()?.any_late_links(usize::MAX)? {
+        job.walker.inject(Work::File(load_node(&job.catalog, dir, &mut nodes)?, name));
+    }
+    if job.walker.spilled() > 0 {
+        refill(job)?;
+    }
+    Ok(())
+}
+
+fn count_unlisted(catalog: &Catalog) -> Result<usize> {
+    let reader = catalog.reader()?;
+    let (mut count, mut below) = (0, None);
+    // Ends: each page lies strictly below the one before.
+    loop {
+        let page = reader.open_dirs_below(below, Some(DirState::Unlisted), PAGE)?;
+        count += page.len();
+        match page.last() {
+            Some((id, _)) => below = Some(*id),
+            None => return Ok(count),
+        }
+    }
+}
+
+/// Loads a page of directories that wait in the catalog only: the newest, which are the deepest. To be called when nothing
+/// else is queued or under way, right after a checkpoint: then every unlisted directory of the index is one that waits.
+pub fn refill(job: &Job) -> Result<()> {
+    let page = job.catalog.reader()?.open_dirs_below(None, Some(DirState::Unlisted), QUEUED_DIRS_MAX / 2)?;
+    if page.is_empty() && job.walker.spilled() > 0 {
+        return Err(Error::catalog("", "directories that should wait in it are missing"));
+    }
+    let mut nodes = HashMap::new();
+    for (id, _) in page {
+        job.walker.unspill(load_node(&job.catalog, id, &mut nodes)?);
+    }
+    Ok(())
+}
+
+/// Entries that failed before the interruption are tried again.
+fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()> {
+    let reader = job.catalog.reader()?;
+    for (dir, name) in reader.open_files(None, RETRIED_MAX)? {
+        let node = load_node(&job.catalog, dir, nodes)?;
+        match name.is_empty() {
+            true => job.walker.inject(Work::List(node)),
+            false => job.walker.inject(Work::File(node, name)),
+        }
+    }
+    Ok(())
+}
+
+/// Entries whose data is durable but whose seal may not be: sealed again without being copied (I1). Those of unlisted
+/// directories come up in the listing.
+fn reseal(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()> {
+    let reader = job.catalog.reader()?;
+    for id in reader.reseal_dirs()? {
+        let is_listed = reader.dir(id)?.is_some_and(|dir| dir.listed_batch >= job.progress.pass_start_batch);
+        if !is_listed {
+            continue;
+        }
+        let mut after = None;
+        // Ends: each page lies strictly behind the one before.
+        loop {
+            let page = reader.entries(id, after.as_deref(), PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (name, record) in page {
+                let Record::File(record) = record else { continue };
+                if record.status == Status::Done && record.batch > job.progress.completed_batch {
+                    job.walker.inject(Work::File(load_node(&job.catalog, id, nodes)?, name));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A directory by its number, with its parents up to the root, from the catalog. `nodes` remembers those made in one go, so
+/// that siblings share their parents.
+pub fn load_node(catalog: &Catalog, id: DirId, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<Arc<DirNode>> {
+    let reader = catalog.reader()?;
+    let mut missing = Vec::new();
+    let mut at = id;
+    // Ends: a parent's number is lower than its child's, and the root has none.
+    let mut node = loop {
+        if let Some(node) = nodes.get(&at) {
+            break node.clone();
+        }
+        if at == DirId::ROOT {
+            break nodes.entry(at).or_insert_with(DirNode::root).clone();
+        }
+        let record = reader.dir(at)?;
+        let record = record.filter(|record| record.parent < at).ok_or_else(|| {
+            let why = "the record of a directory is missing; remove the folder to start over";
+            Error::catalog(catalog.path().as_os_str().as_encoded_bytes(), why)
+        })?;
+        missing.push((at, record.name));
+        at = record.parent;
+    };
+    for (id, name) in missing.into_iter().rev() {
+        node = DirNode::child(&node, id, name);
+        nodes.insert(id, node.clone());
+    }
+    Ok(node)
+}

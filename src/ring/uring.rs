@@ -1,0 +1,411 @@
+//! The ring: one io_uring per shard, with the arena registered and a table of direct descriptors.
+//!
+//! ```text
+//! ask(Read)       one SQE ----------------------------------------------+
+//! ask(ReadWhole)  open -LINK-> read -HARDLINK-> close: three SQEs         |-> one enter in wait() -> CQEs -> Completions
+//! ask(other)      answered on the spot by syscalls.rs                   (never reaches the ring)
+//! ```
+//!
+//! What is really asynchronous goes to the ring: reads, and direct writes into allocated space. All else would only
+//! be handed to a kernel worker thread and is answered by a plain system call on the spot (design.md section 4).
+//!
+//! - I3: an asked [`Op`] lives in its `flight` until the last of its completions is reaped; `Drop` waits for them.
+//! - A direct descriptor is free again only when its *close* has completed: reusing it after the read's completion
+//!   silently lost 40 % of the files in an experiment. The chain's close is hard-linked, so it runs after a short read too.
+//! - The submission queue takes a chain whole or not at all; the completion queue has room for everything in flight.
+
+#![expect(unsafe_code, reason = "submission entries point into memory that the flights own")]
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::squeue::{Entry, Flags};
+use io_uring::{IoUring, opcode, types};
+
+use super::{Answer, Arena, Asked, Completion, Interpreter, Op, Side, WritePath, syscalls};
+use crate::error::Errno;
+
+/// Bits of `user_data` that tell which part of a chain a completion belongs to; the rest is the flight's index.
+const PART_BITS: u32 = 2;
+/// Parts of a flight: a lone operation uses the middle one.
+const PART_OPEN: usize = 0;
+const PART_IO: usize = 1;
+const PART_CLOSE: usize = 2;
+
+/// How a ring came to be, for the summary.
+#[derive(Clone, Debug)]
+pub struct RingFacts {
+    /// Set-up flags the kernel accepted.
+    pub flags: &'static str,
+    /// Bytes of the arena that are registered as fixed buffers.
+    pub registered_bytes: usize,
+    /// Bytes of the arena.
+    pub arena_bytes: usize,
+}
+
+/// How often the ring was entered, and with how much.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RingUse {
+    /// Submission entries handed to the kernel.
+    pub submissions: u64,
+    /// Calls of io_uring_enter that carried submissions.
+    pub enters: u64,
+}
+
+/// One asked operation, with what has come back of it.
+struct Flight {
+    /// The asker's token.
+    token: u32,
+    /// The operation and all memory the kernel may touch.
+    op: Op,
+    /// Direct descriptor of a chain.
+    direct: Option<u32>,
+    /// Raw results by part.
+    results: [i32; 3],
+    /// Completions still to come.
+    parts_left: u8,
+}
+
+/// One io_uring and its operations in flight.
+pub struct Ring {
+    /// The kernel's queues. Declared before `flights`: closed first, though `Drop` has drained it by then.
+    ring: IoUring,
+    /// Operations in flight by index.
+    flights: Vec<Option<Flight>>,
+    /// Unused indexes of `flights`.
+    free_flights: Vec<usize>,
+    /// Unused direct descriptors.
+    free_direct: Vec<u32>,
+    /// The memory leases point into.
+    arena: Arc<Arena>,
+    /// Bytes of the arena that are registered.
+    registered_bytes: usize,
+    /// Flags the kernel accepted.
+    flags: &'static str,
+    /// O_NOATIME, until a file of another owner refuses it.
+    noatime: i32,
+    /// Counted use.
+    usage: RingUse,
+    /// Chain flights that met EPERM under O_NOATIME and go again without it.
+    again: Vec<usize>,
+}
+
+/// Flag sets from best to plainest, dropped step by step on EINVAL (older kernels). TASKRUN_FLAG goes with
+/// DEFER_TASKRUN: without it completions never show on a plain submit.
+const LADDER: [&str; 4] = [
+    "SUBMIT_ALL|SINGLE_ISSUER|DEFER_TASKRUN|COOP_TASKRUN|TASKRUN_FLAG",
+    "SUBMIT_ALL|COOP_TASKRUN|TASKRUN_FLAG",
+    "SUBMIT_ALL",
+    "",
+];
+
+impl Ring {
+    /// A ring for up to `depth` operations in flight on the calling thread, with `arena` registered as far as allowed.
+    /// The ring must be used by the thread that makes it (SINGLE_ISSUER).
+    pub fn new(depth: usize, arena: Arc<Arena>) -> Result<Ring, Errno> {
+        let entries = (depth * 3).next_power_of_two().clamp(64, 4096) as u32;
+        let (ring, flags) = build(entries, (depth as u32 * 3).next_power_of_two().max(entries * 2))?;
+        let direct_count = depth as u32;
+        let has_direct = ring.submitter().register_files_sparse(direct_count).is_ok();
+        // Two bounded workers are plenty for the few operations the kernel still punts; unbounded ones are not used.
+        let _ = ring.submitter().register_iowq_max_workers(&mut [4, 1]);
+        let registered_bytes = register_arena(&ring, &arena);
+        Ok(Ring {
+            ring,
+            flights: (0..depth).map(|_| None).collect(),
+            free_flights: (0..depth).rev().collect(),
+            free_direct: if has_direct { (0..direct_count).rev().collect() } else { Vec::new() },
+            arena,
+            registered_bytes,
+            flags,
+            noatime: libc::O_NOATIME,
+            usage: RingUse::default(),
+            again: Vec::new(),
+        })
+    }
+
+    /// Why this process cannot have a ring, with the remedy, or `None` if it can.
+    pub fn probe() -> Option<String> {
+        match build(4, 8) {
+            Ok(_) => None,
+            Err(errno) => Some(why_refused(errno)),
+        }
+    }
+
+    /// How the ring came to be.
+    pub fn facts(&self) -> RingFacts {
+        let arena_bytes = self.arena.len();
+        RingFacts { flags: self.flags, registered_bytes: self.registered_bytes, arena_bytes }
+    }
+
+    /// How much it was used so far.
+    pub fn usage(&self) -> RingUse {
+        self.usage
+    }
+
+    /// Whether `op` is better off in the ring than answered on the spot.
+    fn takes(&self, op: &Op) -> bool {
+        match op {
+            Op::ReadWhole { .. } => !self.free_direct.is_empty(),
+            Op::Read { .. } => true,
+            Op::Write { path, .. } => *path == WritePath::Direct,
+            _ => false,
+        }
+    }
+
+    fn launch(&mut self, index: usize) {
+        let flight = self.flights[index].as_ref().expect("I3: a launched flight is in its slot");
+        let mut entries = [const { None }; 3];
+        let count = match &flight.op {
+            Op::ReadWhole { .. } => {
+                entries = self.chain(flight).map(Some);
+                3
+            }
+            _ => {
+                entries[0] = Some(self.single(flight));
+                1
+            }
+        };
+        for (part, entry) in entries.iter_mut().take(count).enumerate() {
+            let part = if count == 1 { PART_IO } else { part };
+            let data = (index as u64) << PART_BITS | part as u64;
+            *entry = entry.take().map(|e| e.user_data(data));
+        }
+        let entries: [Entry; 3] = entries.map(|e| e.unwrap_or_else(|| opcode::Nop::new().build()));
+        self.push(&entries[..count]);
+    }
+
+    /// Puts entries on the submission queue together; a full queue is submitted first.
+    fn push(&mut self, entries: &[Entry]) {
+        loop {
+            // SAFETY: every pointer in an entry leads to memory owned by its flight (the Op's name or lease), which stays
+            // in `flights` until the entry's completion is reaped.
+            if unsafe { self.ring.submission().push_multiple(entries) }.is_ok() {
+                return;
+            }
+            self.enter(0, Duration::ZERO);
+        }
+    }
+
+    /// open -> read -> close of a whole small file on a direct descriptor.
+    fn chain(&self, flight: &Flight) -> [Entry; 3] {
+        let Op::ReadWhole { at, name, lease, len } = &flight.op else { unreachable!("only ReadWhole is a chain") };
+        let direct = flight.direct.unwrap_or_else(|| unreachable!("a chain has its descriptor"));
+        let target = types::DestinationSlot::try_from_slot_target(direct).ok();
+        let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | self.noatime;
+        let open = opcode::OpenAt::new(types::Fd(at.as_raw_fd()), name.as_ptr()).flags(flags).file_index(target);
+        let read = self.read_entry(Target::Direct(direct), lease.offset(), *len, 0);
+        [
+            open.build().flags(Flags::IO_LINK),
+            read.flags(Flags::IO_HARDLINK),
+            opcode::Close::new(types::Fixed(direct)).build(),
+        ]
+    }
+
+    fn single(&self, flight: &Flight) -> Entry {
+        match &flight.op {
+            Op::Read { file, lease, start, len, offset } => {
+                self.read_entry(Target::Fd(file.as_raw_fd()), lease.offset() + start, *len, *offset)
+            }
+            Op::Write { file, lease, start, len, offset, .. } => {
+                let fd = types::Fd(file.as_raw_fd());
+                let at = lease.offset() + start;
+                let pointer = self.arena.as_ptr().wrapping_add(at);
+                match at + len <= self.registered_bytes {
+                    true => opcode::WriteFixed::new(fd, pointer, *len as u32, 0).offset(*offset).build(),
+                    false => opcode::Write::new(fd, pointer, *len as u32).offset(*offset).build(),
+                }
+            }
+            other => unreachable!("not a ring operation: {other:?}"),
+        }
+    }
+
+    /// A read into the arena at byte `at`: with the registered buffer where it is registered.
+    fn read_entry(&self, target: Target, at: usize, len: usize, offset: u64) -> Entry {
+        let pointer = self.arena.as_ptr().wrapping_add(at);
+        let (len, fixed) = (len as u32, at + len <= self.registered_bytes);
+        match (target, fixed) {
+            (Target::Fd(fd), true) => opcode::ReadFixed::new(types::Fd(fd), pointer, len, 0).offset(offset).build(),
+            (Target::Fd(fd), false) => opcode::Read::new(types::Fd(fd), pointer, len).offset(offset).build(),
+            (Target::Direct(slot), true) => {
+                opcode::ReadFixed::new(types::Fixed(slot), pointer, len, 0).offset(offset).build()
+            }
+            (Target::Direct(slot), false) => {
+                opcode::Read::new(types::Fixed(slot), pointer, len).offset(offset).build()
+            }
+        }
+    }
+
+    /// Submits what is queued and waits up to `timeout` for `want` completions.
+    fn enter(&mut self, want: usize, timeout: Duration) {
+        let queued = self.ring.submission().len();
+        if queued > 0 {
+            self.usage.enters += 1;
+            self.usage.submissions += queued as u64;
+        }
+        let timespec = types::Timespec::from(timeout);
+        let args = types::SubmitArgs::new().timespec(&timespec);
+        let entered = match want {
+            0 => self.ring.submit(),
+            _ => self.ring.submitter().submit_with_args(want, &args),
+        };
+        match entered.map_err(|error| Errno::from_io_error(&error)) {
+            // ETIME: the timeout; EINTR: a signal; EAGAIN and EBUSY: the kernel wants completions reaped first.
+            Ok(_) | Err(Some(Errno::TIME | Errno::INTR | Errno::AGAIN | Errno::BUSY)) => {}
+            // Anything else is a malformed call: a defect of this file, not of the world.
+            Err(errno) => panic!("I3: io_uring_enter refused with {errno:?}; operations in flight cannot be given up"),
+        }
+    }
+
+    /// Takes every completion that is there.
+    fn reap(&mut self, completions: &mut Vec<Completion>) {
+        let mut landed = Vec::new();
+        for cqe in self.ring.completion() {
+            let index = (cqe.user_data() >> PART_BITS) as usize;
+            let part = cqe.user_data() as usize & ((1 << PART_BITS) - 1);
+            let flight = self.flights[index].as_mut().expect("I3: a completion belongs to a flight");
+            flight.results[part] = cqe.result();
+            flight.parts_left -= 1;
+            if flight.parts_left == 0 {
+                landed.push(index);
+            }
+        }
+        for index in landed {
+            self.land(index, completions);
+        }
+    }
+
+    /// All parts of a flight are back: its memory and descriptor are free again.
+    fn land(&mut self, index: usize, completions: &mut Vec<Completion>) {
+        let mut flight = self.flights[index].take().expect("I3: a landed flight is in its slot");
+        let is_chain = flight.direct.is_some();
+        if is_chain && self.noatime != 0 && flight.results[PART_OPEN] == -libc::EPERM {
+            self.noatime = 0;
+            flight.parts_left = 3;
+            flight.results = [0; 3];
+            self.flights[index] = Some(flight);
+            self.again.push(index);
+            return;
+        }
+        self.free_flights.push(index);
+        self.free_direct.extend(flight.direct);
+        let raw = match flight.results[PART_OPEN] {
+            open if is_chain && open < 0 => open,
+            _ => flight.results[PART_IO],
+        };
+        let result = match usize::try_from(raw) {
+            Ok(count) => Ok(Answer::Count(count)),
+            Err(_) => Err(Errno::from_raw_os_error(-raw)),
+        };
+        completions.push(Completion { token: flight.token, op: flight.op, result });
+    }
+}
+
+/// What a read entry reads from.
+enum Target {
+    /// A plain descriptor.
+    Fd(i32),
+    /// A direct descriptor of this ring.
+    Direct(u32),
+}
+
+impl Interpreter for Ring {
+    fn ask(&mut self, token: u32, side: Side, mut op: Op) -> Asked {
+        if self.free_flights.is_empty() || !self.takes(&op) {
+            let result = syscalls::answer(side, &mut op, &self.arena);
+            return Asked::Answered(Completion { token, op, result });
+        }
+        let Some(index) = self.free_flights.pop() else { unreachable!("checked above") };
+        let is_chain = matches!(op, Op::ReadWhole { .. });
+        let direct = if is_chain { self.free_direct.pop() } else { None };
+        let parts_left = if is_chain { 3 } else { 1 };
+        self.flights[index] = Some(Flight { token, op, direct, results: [0; 3], parts_left });
+        self.launch(index);
+        Asked::Pending
+    }
+
+    fn wait(&mut self, want: usize, timeout: Duration, completions: &mut Vec<Completion>) {
+        let want = want.min(self.in_flight());
+        self.enter(want, timeout);
+        self.reap(completions);
+        while let Some(index) = self.again.pop() {
+            self.launch(index);
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.flights.len() - self.free_flights.len()
+    }
+}
+
+impl Drop for Ring {
+    /// I3: memory in flight is never given back before the kernel is done with it. Ends: each turn reaps what came,
+    /// and the kernel completes every operation.
+    fn drop(&mut self) {
+        let mut completions = Vec::new();
+        while self.in_flight() > 0 {
+            self.wait(1, Duration::from_secs(1), &mut completions);
+            completions.clear();
+        }
+    }
+}
+
+fn build(entries: u32, completions: u32) -> Result<(IoUring, &'static str), Errno> {
+    let mut last = Errno::INVAL;
+    for flags in LADDER {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(completions);
+        for flag in flags.split('|') {
+            match flag {
+                "SUBMIT_ALL" => builder.setup_submit_all(),
+                "SINGLE_ISSUER" => builder.setup_single_issuer(),
+                "DEFER_TASKRUN" => builder.setup_defer_taskrun(),
+                "COOP_TASKRUN" => builder.setup_coop_taskrun(),
+                "TASKRUN_FLAG" => builder.setup_taskrun_flag(),
+                _ => &mut builder,
+            };
+        }
+        match builder.build(entries) {
+            Ok(ring) => return Ok((ring, flags)),
+            Err(error) => last = Errno::from_io_error(&error).unwrap_or(Errno::INVAL),
+        }
+        if last != Errno::INVAL {
+            break;
+        }
+    }
+    Err(last)
+}
+
+/// Registers as much of the arena as RLIMIT_MEMLOCK allows: all, else halves of it down to one mebibyte. For ordinary
+/// users registered buffers count against that limit, per user and over all rings.
+fn register_arena(ring: &IoUring, arena: &Arena) -> usize {
+    let mut len = arena.len();
+    while len >= (1 << 20) || len == arena.len() {
+        let iovec = libc::iovec { iov_base: arena.as_ptr().cast(), iov_len: len };
+        // SAFETY: the arena outlives the ring (an `Arc` of it is held beside the ring and dropped after it).
+        if unsafe { ring.submitter().register_buffers(&[iovec]) }.is_ok() {
+            return len;
+        }
+        len = (len / 2) & !4095;
+    }
+    0
+}
+
+fn why_refused(errno: Errno) -> String {
+    let sysctl = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    match (errno, sysctl.trim()) {
+        (Errno::PERM, "2") => "io_uring is switched off (remedy: sysctl kernel.io_uring_disabled=0)".into(),
+        (Errno::PERM, "1") => "io_uring is for privileged processes only (remedy: sysctl kernel.io_uring_disabled=0, \
+             or add this user to the group in kernel.io_uring_group)"
+            .into(),
+        (Errno::PERM | Errno::ACCESS, _) => "a sandbox forbids io_uring (remedy: allow io_uring_setup, io_uring_enter and \
+             io_uring_register in the container's seccomp profile)"
+            .into(),
+        (Errno::NOSYS, _) => "this kernel or sandbox has no io_uring (remedy: Linux 5.15 or later, or a seccomp profile \
+             that allows it)"
+            .into(),
+        (Errno::NOMEM, _) => "io_uring was refused memory (remedy: raise `ulimit -l`)".into(),
+        (errno, _) => format!("io_uring_setup failed: {}", std::io::Error::from(errno)),
+    }
+}

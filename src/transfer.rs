@@ -1,0 +1,591 @@
+//! The life of one object: from a name in a listing to a closed, not yet sealed, object at the destination.
+//!
+//! ```text
+//! prepare    stat source, decide; symlinks, devices, clones and empty files are done here         (straight line)
+//!   |-> Ended         skipped, linked later, copied, failed
+//!   |-> Small         a lease, then ReadWhole on the ring                                              (asynchronous)
+//!   |     place_small stat source again (I8), create, write, owner, mode, close                    (straight line)
+//!   '-> Large         large.rs
+//! ```
+//!
+//! What is asynchronous is a state of the shard; what is not is straight-line code over a [`Caller`]. On any error the
+//! partial file is removed (I2). The mtime, which is the seal, comes later: checkpoint.rs.
+
+use crate::catalog::{FileRecord, Stamp, Status};
+use crate::config::{Metadata, Naming, ReflinkChoice, SMALL_BYTES_MAX};
+use crate::error::{Cause, Class, Errno, Error, Result};
+use crate::job::{Job, Place, Reflink};
+use crate::links::{Claim, LinkKey};
+use crate::plan::{self, Plan, Skip};
+use crate::provider::metadata::{self, UNSEALED};
+use crate::provider::posix::Posix;
+use crate::report::{Count, Loss};
+use crate::ring::{Access, Caller, Handle, Kind, Lease, Name, Side, Stat, Time};
+use crate::walk::DestDir;
+
+/// What became of one object.
+#[derive(Debug)]
+pub enum Ending {
+    /// Nothing was to be done.
+    Skipped(Skip),
+    /// It is at the destination, waiting for its seal.
+    Copied(Box<Copied>),
+    /// A further name of a file that another name brings over.
+    Further(LinkKey, Stamp),
+    /// It turned out to be a directory.
+    IsDir,
+    /// It changed while it was read: to be tried again.
+    Changed,
+    /// It was gone.
+    Vanished,
+    /// It failed, and the job goes on; or the job ends with it, by the error's class.
+    Failed(Error),
+}
+
+/// A copied object, as the checkpoint needs it.
+#[derive(Debug)]
+pub struct Copied {
+    /// The source's state that was copied.
+    pub stamp: Stamp,
+    /// The destination's inode.
+    pub dest_ino: u64,
+    /// The destination's device.
+    pub dest_dev: u64,
+    /// What seals it.
+    pub seal: Seal,
+    /// Bytes written for it and not yet counted towards a checkpoint.
+    pub bytes: u64,
+    /// What to count it as.
+    pub count: Count,
+    /// Its group if it has several names.
+    pub group: Option<LinkKey>,
+    /// Key of its ranges in the catalog; 0 for none.
+    pub large_id: u64,
+}
+
+/// What makes a copied object final, once its data is durable (I2).
+#[derive(Debug)]
+pub enum Seal {
+    /// Set these times on the name.
+    Times {
+        /// The source's atime.
+        atime: Time,
+        /// The source's mtime: the seal.
+        mtime: Time,
+    },
+    /// Set these times on the temporary name, then rename it.
+    Rename {
+        /// The temporary name.
+        temp: Name,
+        /// The source's atime.
+        atime: Time,
+        /// The source's mtime: the seal.
+        mtime: Time,
+    },
+    /// Nothing: symlinks and device nodes are complete as they are made.
+    None,
+}
+
+/// What [`prepare`] found.
+#[derive(Debug)]
+pub enum Prepared {
+    /// Done with.
+    Ended(Ending),
+    /// To be read whole.
+    Small(Stat),
+    /// To be copied in blocks.
+    Large(Stat),
+}
+
+/// Looks at one name, decides, and does all that needs no reading of data. `group` is set as soon as the name is claimed as
+/// the first of several: whatever becomes of it then, those that wait for it must hear of it.
+pub fn prepare(
+    job: &Job,
+    caller: &dyn Caller,
+    place: &Place,
+    record: Option<&FileRecord>,
+    group: &mut Option<LinkKey>,
+) -> Prepared {
+    match try_prepare(job, caller, place, record, group) {
+        Ok(prepared) => prepared,
+        Err(error) => Prepared::Ended(ending_of(error)),
+    }
+}
+
+/// An error as an ending: a source that is gone is no failure.
+pub fn ending_of(error: Error) -> Ending {
+    match error.cause {
+        Cause::Vanished => Ending::Vanished,
+        _ => Ending::Failed(error),
+    }
+}
+
+fn try_prepare(
+    job: &Job,
+    caller: &dyn Caller,
+    place: &Place,
+    record: Option<&FileRecord>,
+    group: &mut Option<LinkKey>,
+) -> Result<Prepared> {
+    let stat = stat_source(job, caller, place)?;
+    if stat.kind() == Kind::Dir {
+        return Ok(Prepared::Ended(Ending::IsDir));
+    }
+    let is_fresh = place.dir.dest() == DestDir::Created;
+    let plan = plan::decide(&stat, record, &job.progress, is_fresh);
+    if let Plan::Skip(skip) = plan {
+        return Ok(Prepared::Ended(Ending::Skipped(skip)));
+    }
+    *group = match claim_group(job, place, &stat)? {
+        Grouping::Alone => None,
+        Grouping::First(key) => Some(key),
+        Grouping::Further(key) => return Ok(Prepared::Ended(Ending::Further(key, Stamp::of(&stat)))),
+    };
+    let work = Work { job, caller, place, stat: &stat, group: *group };
+    if let Some(copied) = work.reseal(record)? {
+        return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));
+    }
+    if plan == Plan::Compare
+        && let Some(copied) = work.adopt()?
+    {
+        return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));
+    }
+    let copied = match stat.kind() {
+        Kind::Symlink => Some(work.copy_symlink()?),
+        Kind::Special => work.copy_special()?,
+        Kind::Dir => unreachable!("handled above"),
+        Kind::File if stat.size == 0 => Some(work.finish(work.create()?, 0, Count::FilesCopied)?),
+        Kind::File => match work.try_clone()? {
+            Some(copied) => Some(copied),
+            None if stat.size <= SMALL_BYTES_MAX.min(job.config.block_bytes) as u64 => {
+                return Ok(Prepared::Small(stat));
+            }
+            None => return Ok(Prepared::Large(stat)),
+        },
+    };
+    Ok(Prepared::Ended(match copied {
+        Some(copied) => Ending::Copied(Box::new(copied)),
+        None => Ending::Skipped(Skip::Unchanged),
+    }))
+}
+
+/// The source's state; an object that is gone is [`Cause::Vanished`].
+pub fn stat_source(job: &Job, caller: &dyn Caller, place: &Place) -> Result<Stat> {
+    let source = Posix::new(caller, Side::Source);
+    source.stat(&place.open.source, &place.name).map_err(|errno| source_error(job, place, "stat", errno))
+}
+
+/// An error on the source side: ENOENT and ESTALE mean that the object is gone.
+pub fn source_error(job: &Job, place: &Place, verb: &'static str, errno: Errno) -> Error {
+    match errno {
+        Errno::NOENT | Errno::STALE => {
+            Error { verb, object: place.path(job, Side::Source), cause: Cause::Vanished }
+        }
+        errno => place.error(job, Side::Source, verb, errno),
+    }
+}
+
+/// Whether an object has other names, and which of them is copied.
+enum Grouping {
+    /// One name only.
+    Alone,
+    /// Several names; this one is copied.
+    First(LinkKey),
+    /// Several names; another one is copied.
+    Further(LinkKey),
+}
+
+fn claim_group(job: &Job, place: &Place, stat: &Stat) -> Result<Grouping> {
+    if stat.nlink <= 1 || job.links.is_given_up() {
+        return Ok(Grouping::Alone);
+    }
+    let key = LinkKey { dev: stat.dev, ino: stat.ino };
+    let claim = job.links.claim(key, (place.dir.id, place.name.clone()), || {
+        job.recorded_first(key, &Stamp::of(stat))
+    })?;
+    Ok(match claim {
+        Claim::First => Grouping::First(key),
+        Claim::Further => Grouping::Further(key),
+    })
+}
+
+/// A new file at the destination, open and without its seal.
+#[derive(Debug)]
+pub struct NewFile {
+    /// Open for writing.
+    pub handle: Handle,
+    /// Its temporary name, when it does not stand under its final one.
+    pub temp: Option<Name>,
+    /// What the system made of it.
+    pub made: Stat,
+}
+
+/// One object being worked on: what all its steps need.
+#[derive(Clone, Copy)]
+pub struct Work<'a> {
+    /// The job.
+    pub job: &'a Job,
+    /// Who answers.
+    pub caller: &'a dyn Caller,
+    /// Where it is.
+    pub place: &'a Place,
+    /// What the source was when it was decided on.
+    pub stat: &'a Stat,
+    /// Its group if it has several names.
+    pub group: Option<LinkKey>,
+}
+
+impl<'a> Work<'a> {
+    fn dest(&self) -> Posix<'a> {
+        Posix::new(self.caller, Side::Dest)
+    }
+
+    fn source(&self) -> Posix<'a> {
+        Posix::new(self.caller, Side::Source)
+    }
+
+    fn error(&self, verb: &'static str, errno: Errno) -> Error {
+        self.place.error(self.job, Side::Dest, verb, errno)
+    }
+
+    fn dest_dir(&self) -> &'a Handle {
+        &self.place.open.dest
+    }
+
+    fn copied(&self, dest: &Stat, seal: Seal, bytes: u64, count: Count) -> Copied {
+        Copied {
+            stamp: Stamp::of(self.stat),
+            dest_ino: dest.ino,
+            dest_dev: dest.dev,
+            seal,
+            bytes,
+            count,
+            group: self.group,
+            large_id: 0,
+        }
+    }
+
+    fn seal(&self, temp: Option<Name>) -> Seal {
+        let (atime, mtime) = (self.stat.atime, self.stat.mtime);
+        match temp {
+            Some(temp) => Seal::Rename { temp, atime, mtime },
+            None => Seal::Times { atime, mtime },
+        }
+    }
+
+    /// A record whose data is durable but whose seal may not be (an interruption between the two): seal it again without
+    /// copying, if the destination still holds the inode that was written (I1).
+    fn reseal(&self, record: Option<&FileRecord>) -> Result<Option<Copied>> {
+        let Some(record) = record.filter(|r| r.status == Status::Done && r.batch > self.job.progress.completed_batch)
+        else {
+            return Ok(None);
+        };
+        if record.stamp != Stamp::of(self.stat) || self.stat.kind() != Kind::File {
+            return Ok(None);
+        }
+        let temp = self.place.temp_name(self.job);
+        for (name, temp) in [(&self.place.dest_name, None), (&temp, Some(temp.clone()))] {
+            match self.dest().stat(self.dest_dir(), name) {
+                Ok(dest) if dest.ino == record.dest_ino && dest.size == self.stat.size => {
+                    let mut copied = self.copied(&dest, self.seal(temp), 0, Count::FilesCopied);
+                    copied.large_id = record.large_id;
+                    return Ok(Some(copied));
+                }
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(self.error("stat", errno)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes what is at the destination if it is the source's copy already; puts owner and mode right.
+    fn adopt(&self) -> Result<Option<Copied>> {
+        let name = &self.place.dest_name;
+        let dest = match self.dest().stat(self.dest_dir(), name) {
+            Ok(dest) => dest,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(self.error("stat", errno)),
+        };
+        match self.stat.kind() {
+            Kind::File if plan::is_sealed_copy(self.stat, &dest, self.job.granularity_nanos) => self.adopt_file(&dest),
+            Kind::Symlink if dest.kind() == Kind::Symlink => {
+                let same = self.source_target()? == self.dest().read_link(self.dest_dir(), name).unwrap_or_default();
+                let owned = (dest.uid, dest.gid) == (self.stat.uid, self.stat.gid) || !self.keeps_metadata();
+                if !same || !owned || dest.mtime != self.stat.mtime {
+                    return Ok(None);
+                }
+                Ok(Some(self.copied(&dest, Seal::None, 0, Count::Adopted)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn adopt_file(&self, seen: &Stat) -> Result<Option<Copied>> {
+        let name = &self.place.dest_name;
+        // A file that cannot be opened for reading (by an ordinary user) is replaced instead.
+        let Ok(file) = self.dest().open(self.dest_dir(), name, Access::Read) else { return Ok(None) };
+        let now = self.dest().stat_handle(&file).map_err(|errno| self.error("stat", errno))?;
+        if (now.dev, now.ino) != (seen.dev, seen.ino) || self.stat.nlink != now.nlink {
+            return Ok(None);
+        }
+        self.keep_metadata(&file, &now)?;
+        Ok(Some(self.copied(&now, self.seal(None), 0, Count::Adopted)))
+    }
+
+    fn keeps_metadata(&self) -> bool {
+        self.job.config.metadata == Metadata::Keep
+    }
+
+    fn keep_metadata(&self, file: &Handle, now: &Stat) -> Result<()> {
+        if !self.keeps_metadata() {
+            return Ok(());
+        }
+        let loss = metadata::keep_owner_and_mode(&self.dest(), file, self.stat, now)
+            .map_err(|errno| self.error("set owner and mode of", errno))?;
+        match loss {
+            Some(loss) => self.job.lose(self.place, loss),
+            None => Ok(()),
+        }
+    }
+
+    /// Creates the destination file: under its own name if that is free, else under the temporary one (I2).
+    pub fn create(&self) -> Result<NewFile> {
+        let mode = metadata::creation_mode(self.stat, self.job.config.metadata, &self.job.identity);
+        let (handle, temp) = match self.job.config.naming {
+            Naming::InPlace => match self.create_in_place(mode)? {
+                Some(handle) => (handle, None),
+                None => self.create_temp(mode)?,
+            },
+            Naming::Atomic => self.create_temp(mode)?,
+        };
+        let described = self.describe(&handle);
+        match described {
+            Ok(made) => Ok(NewFile { handle, temp, made }),
+            Err(error) => {
+                self.remove(temp.as_ref());
+                Err(error)
+            }
+        }
+    }
+
+    fn describe(&self, handle: &Handle) -> Result<Stat> {
+        if self.place.dir.dest() == DestDir::ExistingWithAcl {
+            self.dest().drop_acls(handle).map_err(|errno| self.error("clear the ACL of", errno))?;
+        }
+        self.dest().stat_handle(handle).map_err(|errno| self.error("stat", errno))
+    }
+
+    fn create_in_place(&self, mode: u32) -> Result<Option<Handle>> {
+        match self.dest().create(self.dest_dir(), &self.place.dest_name, mode) {
+            Ok(handle) => Ok(Some(handle)),
+            Err(Errno::EXIST) => {
+                self.make_way()?;
+                Ok(None)
+            }
+            Err(errno) => Err(self.error("create", errno)),
+        }
+    }
+
+    /// A directory cannot be renamed over: an empty one is removed, one that holds anything is left alone.
+    fn make_way(&self) -> Result<()> {
+        let taken = self.dest().stat(self.dest_dir(), &self.place.dest_name);
+        if !taken.is_ok_and(|taken| taken.kind() == Kind::Dir) {
+            return Ok(());
+        }
+        let removed = self.dest().remove_dir(self.dest_dir(), &self.place.dest_name);
+        removed.map_err(|errno| self.error("replace the directory", errno))
+    }
+
+    fn create_temp(&self, mode: u32) -> Result<(Handle, Option<Name>)> {
+        let temp = self.place.temp_name(self.job);
+        let created = self.replacing(&temp, || self.dest().create(self.dest_dir(), &temp, mode))?;
+        Ok((created, Some(temp)))
+    }
+
+    /// Makes something under a temporary name; one that an interrupted run left there is removed first.
+    fn replacing<T>(&self, temp: &Name, make: impl Fn() -> std::result::Result<T, Errno>) -> Result<T> {
+        let made = match make() {
+            Err(Errno::EXIST) => {
+                self.dest().unlink(self.dest_dir(), temp).map_err(|errno| self.error("replace the leftover of", errno))?;
+                make()
+            }
+            made => made,
+        };
+        made.map_err(|errno| self.error("create", errno))
+    }
+
+    /// Removes what was made, after an error (I2). Best effort: what stays has no seal.
+    pub fn remove(&self, temp: Option<&Name>) {
+        let name = temp.unwrap_or(&self.place.dest_name);
+        let _ = self.dest().unlink(self.dest_dir(), name);
+    }
+
+    /// Owner, mode, durability if each file has its own, close. Consumes the file; on an error it is removed.
+    pub fn finish(&self, file: NewFile, bytes: u64, count: Count) -> Result<Copied> {
+        let NewFile { handle, temp, made } = file;
+        match self.try_finish(handle, &made) {
+            Ok(()) => Ok(self.copied(&made, self.seal(temp), bytes, count)),
+            Err(error) => {
+                self.remove(temp.as_ref());
+                Err(error)
+            }
+        }
+    }
+
+    fn try_finish(&self, handle: Handle, made: &Stat) -> Result<()> {
+        self.keep_metadata(&handle, made)?;
+        let dest = self.dest();
+        if metadata::is_young(self.stat.mtime, now()) {
+            dest.set_times(&handle, self.stat.atime, UNSEALED).map_err(|errno| self.error("set times of", errno))?;
+        }
+        if self.job.sync_each {
+            dest.sync_file(&handle).map_err(|errno| self.error("sync", errno))?;
+        }
+        dest.close(handle).map_err(|errno| self.error("close", errno))
+    }
+
+    /// Shares the source's extents where one file system holds both sides and can. `None`: copy the bytes.
+    fn try_clone(&self) -> Result<Option<Copied>> {
+        let wanted = self.job.config.reflink == ReflinkChoice::Auto && self.job.reflink() != Reflink::Refused;
+        if !wanted || self.stat.dev != self.job.dest.stat.dev {
+            return Ok(None);
+        }
+        let source = self.source();
+        let from = source
+            .open(&self.place.open.source, &self.place.name, Access::Read)
+            .map_err(|errno| source_error(self.job, self.place, "open", errno))?;
+        let file = self.create()?;
+        let cloned = self.dest().clone_extents(&from, &file.handle);
+        if let Err(errno) = cloned {
+            self.remove(file.temp.as_ref());
+            return match errno {
+                Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS => {
+                    self.job.set_reflink(Reflink::Refused);
+                    Ok(None)
+                }
+                errno => Err(self.error("clone to", errno)),
+            };
+        }
+        self.job.set_reflink(Reflink::Works);
+        let after = source.stat_handle(&from).map_err(|errno| source_error(self.job, self.place, "stat", errno))?;
+        if !self.stat.is_unchanged_in(&after) {
+            self.remove(file.temp.as_ref());
+            return Ok(None);
+        }
+        self.finish(file, 0, Count::FilesCloned).map(Some)
+    }
+
+    fn source_target(&self) -> Result<Name> {
+        let target = self.source().read_link(&self.place.open.source, &self.place.name);
+        target.map_err(|errno| source_error(self.job, self.place, "read link", errno))
+    }
+
+    fn copy_symlink(&self) -> Result<Copied> {
+        let target = self.source_target()?;
+        let made = self.make_named(|name| self.dest().make_symlink(self.dest_dir(), name, &target))?;
+        self.settle_by_name(made, Count::Symlinks)
+    }
+
+    /// A FIFO, socket or device node. `None`: it could not be made, which is counted as a loss.
+    fn copy_special(&self) -> Result<Option<Copied>> {
+        let mode = match self.job.config.metadata {
+            Metadata::Keep => self.stat.mode,
+            Metadata::TimesOnly => self.stat.mode & !self.job.identity.umask,
+        };
+        let made = self.make_named(|name| {
+            self.dest().make_node(self.dest_dir(), name, mode & !0o6000, self.stat.rdev)
+        });
+        let is_device = matches!(self.stat.mode & libc::S_IFMT, libc::S_IFBLK | libc::S_IFCHR);
+        match made {
+            Ok(made) => self.settle_by_name(made, Count::Specials).map(Some),
+            Err(Error { cause: Cause::Os(errno), .. }) if metadata::is_denied(errno) => {
+                let loss = if is_device { Loss::DeviceNode } else { Loss::FifoOrSocket };
+                self.job.lose(self.place, loss)?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes an object under its own name, or under the temporary one where that is taken.
+    fn make_named(&self, make: impl Fn(&Name) -> std::result::Result<(), Errno>) -> Result<Option<Name>> {
+        match make(&self.place.dest_name) {
+            Ok(()) => return Ok(None),
+            Err(Errno::EXIST) => self.make_way()?,
+            Err(errno) => return Err(self.error("create", errno)),
+        }
+        let temp = self.place.temp_name(self.job);
+        self.replacing(&temp, || make(&temp))?;
+        Ok(Some(temp))
+    }
+
+    /// Owner and times of an object that has no content to wait for, then its final name.
+    fn settle_by_name(&self, temp: Option<Name>, count: Count) -> Result<Copied> {
+        let settled = self.try_settle(temp.as_ref().unwrap_or(&self.place.dest_name));
+        let made = match settled {
+            Ok(made) => made,
+            Err(error) => {
+                self.remove(temp.as_ref());
+                return Err(error);
+            }
+        };
+        if let Some(temp) = &temp {
+            let renamed = self.dest().rename(self.dest_dir(), temp, &self.place.dest_name);
+            renamed.map_err(|errno| self.error("rename to", errno))?;
+        }
+        Ok(self.copied(&made, Seal::None, 0, count))
+    }
+
+    fn try_settle(&self, name: &Name) -> Result<Stat> {
+        let (dest, at) = (self.dest(), self.dest_dir());
+        let made = dest.stat(at, name).map_err(|errno| self.error("stat", errno))?;
+        if self.keeps_metadata() && (made.uid, made.gid) != (self.stat.uid, self.stat.gid) {
+            match dest.set_owner_at(at, name, self.stat.uid, self.stat.gid) {
+                Ok(()) => {}
+                Err(errno) if metadata::is_denied(errno) => self.job.lose(self.place, Loss::Owner)?,
+                Err(errno) => return Err(self.error("set owner of", errno)),
+            }
+        }
+        match dest.set_times_at(at, name, self.stat.atime, self.stat.mtime) {
+            Ok(()) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.job.lose(self.place, Loss::Times)?,
+            Err(errno) => return Err(self.error("set times of", errno)),
+        }
+        Ok(made)
+    }
+
+    /// The second half of a small file: `count` bytes of it were read into `lease`.
+    pub fn place_small(&self, lease: Lease, count: usize) -> (Lease, Ending) {
+        match stat_source(self.job, self.caller, self.place) {
+            Ok(after) if self.stat.is_unchanged_in(&after) && count as u64 == self.stat.size => {}
+            Ok(_) => return (lease, Ending::Changed),
+            Err(error) => return (lease, ending_of(error)),
+        }
+        let file = match self.create() {
+            Ok(file) => file,
+            Err(error) => return (lease, ending_of(error)),
+        };
+        let (lease, written) = self.dest().write_all(&file.handle, lease, count, 0);
+        let finished = match written {
+            Ok(()) => self.finish(file, count as u64, Count::FilesCopied),
+            Err(errno) => {
+                self.remove(file.temp.as_ref());
+                Err(self.error("write", errno))
+            }
+        };
+        match finished {
+            Ok(copied) => (lease, Ending::Copied(Box::new(copied))),
+            Err(error) => (lease, ending_of(error)),
+        }
+    }
+}
+
+/// Whether an error on the destination ends the whole job.
+pub fn is_fatal(error: &Error) -> bool {
+    error.class() == Class::Fatal
+}
+
+fn now() -> Time {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    Time { secs: now.tv_sec, nanos: now.tv_nsec as u32 }
+}

@@ -1,0 +1,517 @@
+//! The walk: directories as work items, shared by all shards.
+//!
+//! ```text
+//! shard 0   [List d9, List d8, ...]   own end: last in, first out (depth first: few open branches, warm parents)
+//! shard 1   [Slice of d2, List d5]    other end: idle shards steal the oldest, that is the largest, subtree
+//! injector  [File f, Segments g]      what no shard owns: names handed back by checkpoints, large files to share
+//! catalog   unlisted directories that found no room in memory, and those an interrupted run left (loaded in pages)
+//! ```
+//!
+//! A [`DirNode`] is one directory known to the walk. It is *listed* when its listing has ended and every entry has an
+//! outcome; `pending` counts what is missing. Its own metadata is set at the end of the pass, deepest first.
+//! Termination: `outstanding` counts work items from the push until their last outcome is in a shard's batch; it is raised
+//! for children before it is lowered for their parent, so it reaches 0 only when nothing is left (I4: queues are bounded
+//! by [`crate::config::QUEUED_DIRS_MAX`]; what exceeds it waits in the catalog).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam_deque::{Injector, Steal, Stealer, Worker};
+use parking_lot::{Condvar, Mutex};
+
+use crate::bell::Bell;
+use crate::catalog::{DirId, DirStamp};
+use crate::config::QUEUED_DIRS_MAX;
+use crate::large::LargeFile;
+use crate::listing::Entry;
+use crate::ring::{Handle, Name};
+
+/// One directory of the source, and its counterpart at the destination.
+#[derive(Debug)]
+pub struct DirNode {
+    /// Its key in the catalog.
+    pub id: DirId,
+    /// The directory it was found in; `None` for the root.
+    pub parent: Option<Arc<DirNode>>,
+    /// Its name there; empty for the root.
+    pub name: Name,
+    /// Levels below the root.
+    pub depth: u32,
+    /// Listing (1) plus entries that have no outcome yet.
+    pending: AtomicU32,
+    /// What is known of the destination's directory, a [`DestDir`] as number.
+    dest: AtomicU8,
+    /// Whether this pass changed anything in the destination's directory.
+    touched: AtomicBool,
+    /// The source's state when the listing began.
+    stamp: OnceLock<Box<DirStamp>>,
+}
+
+/// What is known of a destination directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DestDir {
+    /// Not opened yet.
+    Unknown = 0,
+    /// Created by this run: it holds no names but ours.
+    Created = 1,
+    /// It was there before: a name may be taken.
+    Existing = 2,
+    /// It was there before and hands a default ACL to what is created in it (I9).
+    ExistingWithAcl = 3,
+}
+
+impl DirNode {
+    /// The root of a walk.
+    pub fn root() -> Arc<DirNode> {
+        Arc::new(DirNode::new(DirId::ROOT, None, Name::default(), 0))
+    }
+
+    /// A directory found in `parent`.
+    pub fn child(parent: &Arc<DirNode>, id: DirId, name: Name) -> Arc<DirNode> {
+        Arc::new(DirNode::new(id, Some(parent.clone()), name, parent.depth + 1))
+    }
+
+    fn new(id: DirId, parent: Option<Arc<DirNode>>, name: Name, depth: u32) -> DirNode {
+        DirNode {
+            id,
+            parent,
+            name,
+            depth,
+            pending: AtomicU32::new(1),
+            dest: AtomicU8::new(0),
+            touched: AtomicBool::new(false),
+            stamp: OnceLock::new(),
+        }
+    }
+
+    /// Notes the source's state as its listing begins.
+    pub fn set_stamp(&self, stamp: DirStamp) {
+        let _ = self.stamp.set(Box::new(stamp));
+    }
+
+    /// The source's state when the listing began.
+    pub fn stamp(&self) -> Option<DirStamp> {
+        self.stamp.get().map(|stamp| **stamp)
+    }
+
+    /// Device and inode of the source's directory, once its listing has begun.
+    pub fn source_id(&self) -> Option<(u64, u64)> {
+        self.stamp.get().map(|stamp| (stamp.dev, stamp.ino))
+    }
+
+    /// Notes that this pass changes something in the destination's directory: its times will have to be set again.
+    pub fn touch(&self) {
+        self.touched.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this pass changed anything in the destination's directory.
+    pub fn is_touched(&self) -> bool {
+        self.touched.load(Ordering::Relaxed)
+    }
+
+    /// An entry whose outcome is still to come.
+    pub fn hold(&self) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An entry, or the listing itself, has its outcome. True for the last one: the directory is listed.
+    pub fn release(&self) -> bool {
+        self.pending.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// What is known of the destination's directory.
+    pub fn dest(&self) -> DestDir {
+        match self.dest.load(Ordering::Relaxed) {
+            1 => DestDir::Created,
+            2 => DestDir::Existing,
+            3 => DestDir::ExistingWithAcl,
+            _ => DestDir::Unknown,
+        }
+    }
+
+    /// Notes what is known of the destination's directory.
+    pub fn set_dest(&self, dest: DestDir) {
+        self.dest.store(dest as u8, Ordering::Relaxed);
+    }
+
+    /// The path below the root, without a leading slash.
+    pub fn path(&self) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut node = self;
+        while let Some(parent) = &node.parent {
+            names.push(node.name.as_bytes());
+            node = parent;
+        }
+        names.reverse();
+        names.join(&b'/')
+    }
+
+    /// The path of an entry of this directory below the root.
+    pub fn path_of(&self, name: &Name) -> Vec<u8> {
+        crate::error::join(&self.path(), name)
+    }
+}
+
+impl Drop for DirNode {
+    /// Unlinks a chain of last references iteratively: a 10,000-level tree must not recurse 10,000 times.
+    fn drop(&mut self) {
+        let mut next = self.parent.take();
+        while let Some(node) = next {
+            next = match Arc::try_unwrap(node) {
+                Ok(mut last) => last.parent.take(),
+                Err(_) => None,
+            };
+        }
+    }
+}
+
+/// One piece of work for a shard.
+#[derive(Debug)]
+pub enum Work {
+    /// List a directory and copy its entries.
+    List(Arc<DirNode>),
+    /// Copy these entries of a directory another shard lists.
+    Slice(Arc<DirNode>, VecDeque<Entry>),
+    /// Copy one name that was set aside (a hard link whose first name failed, a name left by an interrupted run).
+    File(Arc<DirNode>, Name),
+    /// Help with a large file.
+    Segments(Arc<LargeFile>),
+}
+
+/// The queues all shards share.
+#[derive(Debug)]
+pub struct Walker {
+    /// Work no shard owns.
+    injector: Injector<Work>,
+    /// The far ends of the shards' own queues.
+    stealers: Vec<Stealer<Work>>,
+    /// Work items without their last outcome.
+    outstanding: AtomicUsize,
+    /// Directories in the queues.
+    queued_dirs: AtomicUsize,
+    /// Directories that wait in the catalog only.
+    spilled_dirs: AtomicUsize,
+    /// Shards asleep.
+    sleepers: AtomicUsize,
+    /// What sleepers wait on.
+    wake: (Mutex<()>, Condvar),
+    /// No new work is handed out.
+    stopped: AtomicBool,
+    /// Rung when only the catalog has work left, and when nobody has.
+    bell: Arc<Bell>,
+}
+
+impl Walker {
+    /// A walker for `shards` shards, and each shard's own queue.
+    pub fn new(shards: usize, bell: Arc<Bell>) -> (Walker, Vec<Worker<Work>>) {
+        let workers: Vec<Worker<Work>> = (0..shards).map(|_| Worker::new_lifo()).collect();
+        let walker = Walker {
+            injector: Injector::new(),
+            stealers: workers.iter().map(Worker::stealer).collect(),
+            outstanding: AtomicUsize::new(0),
+            queued_dirs: AtomicUsize::new(0),
+            spilled_dirs: AtomicUsize::new(0),
+            sleepers: AtomicUsize::new(0),
+            wake: (Mutex::new(()), Condvar::new()),
+            stopped: AtomicBool::new(false),
+            bell,
+        };
+        (walker, workers)
+    }
+
+    /// Queues a directory that `worker`'s shard found, or leaves it to the catalog when the queues are full: the caller
+    /// has already put it in its batch as unlisted.
+    pub fn push_dir(&self, worker: &Worker<Work>, dir: Arc<DirNode>) -> Queued {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        if self.queued_dirs.load(Ordering::Relaxed) >= QUEUED_DIRS_MAX {
+            self.spilled_dirs.fetch_add(1, Ordering::Relaxed);
+            return Queued::Spilled;
+        }
+        self.queued_dirs.fetch_add(1, Ordering::Relaxed);
+        worker.push(Work::List(dir));
+        self.notify();
+        Queued::InMemory
+    }
+
+    /// Queues work on a shard's own queue, to be stolen by others.
+    pub fn share(&self, worker: &Worker<Work>, work: Work) {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        worker.push(work);
+        self.notify();
+    }
+
+    /// Queues work that no shard owns.
+    pub fn inject(&self, work: Work) {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        if matches!(work, Work::List(_)) {
+            self.queued_dirs.fetch_add(1, Ordering::Relaxed);
+        }
+        self.injector.push(work);
+        self.notify();
+    }
+
+    /// Counts directories that wait in the catalog before any of them is loaded.
+    pub fn expect_spilled(&self, count: usize) {
+        self.outstanding.fetch_add(count, Ordering::Relaxed);
+        self.spilled_dirs.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Queues a directory that waited in the catalog.
+    pub fn unspill(&self, dir: Arc<DirNode>) {
+        self.spilled_dirs.fetch_sub(1, Ordering::Relaxed);
+        self.queued_dirs.fetch_add(1, Ordering::Relaxed);
+        self.injector.push(Work::List(dir));
+        self.notify();
+    }
+
+    /// Directories that wait in the catalog only.
+    pub fn spilled(&self) -> usize {
+        self.spilled_dirs.load(Ordering::Relaxed)
+    }
+
+    /// Directories in the queues.
+    pub fn queued(&self) -> usize {
+        self.queued_dirs.load(Ordering::Relaxed)
+    }
+
+    /// A work item has its last outcome.
+    pub fn complete(&self) {
+        if self.outstanding.fetch_sub(1, Ordering::AcqRel) - 1 == self.spilled() {
+            self.bell.ring();
+        }
+    }
+
+    /// Whether all that is left waits in the catalog.
+    pub fn wants_refill(&self) -> bool {
+        let spilled = self.spilled();
+        spilled > 0 && self.outstanding.load(Ordering::Acquire) == spilled
+    }
+
+    /// Whether no directory waits to be listed. One may still be listed at this moment.
+    pub fn is_walked(&self) -> bool {
+        self.queued() == 0 && self.spilled() == 0
+    }
+
+    /// Whether every work item has its outcome.
+    pub fn is_done(&self) -> bool {
+        self.outstanding.load(Ordering::Acquire) == 0
+    }
+
+    /// Hands out no more work.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.wake_all();
+        self.bell.ring();
+    }
+
+    /// Whether no more work is handed out.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Whether some shard has nothing to do: worth cutting work smaller.
+    pub fn is_hungry(&self) -> bool {
+        self.sleepers.load(Ordering::Relaxed) > 0
+    }
+
+    /// The next work for a shard: its own newest, else from the injector, else another shard's oldest.
+    pub fn take(&self, worker: &Worker<Work>) -> Option<Work> {
+        if self.is_stopped() {
+            return None;
+        }
+        let work = worker.pop().or_else(|| self.steal(worker))?;
+        if matches!(work, Work::List(_)) {
+            self.queued_dirs.fetch_sub(1, Ordering::Relaxed);
+        }
+        Some(work)
+    }
+
+    /// Ends: `Retry` means another shard made progress on the same queue.
+    fn steal(&self, worker: &Worker<Work>) -> Option<Work> {
+        loop {
+            let stolen = self
+                .injector
+                .steal_batch_and_pop(worker)
+                .or_else(|| self.stealers.iter().map(Stealer::steal).collect::<Steal<Work>>());
+            match stolen {
+                Steal::Success(work) => return Some(work),
+                Steal::Empty => return None,
+                Steal::Retry => continue,
+            }
+        }
+    }
+
+    /// Sleeps until work may be there, at most `timeout`.
+    pub fn sleep(&self, timeout: Duration) {
+        let mut guard = self.wake.0.lock();
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        let has_work = !self.injector.is_empty() || self.stealers.iter().any(|s| !s.is_empty());
+        if !has_work && !self.is_stopped() {
+            self.wake.1.wait_for(&mut guard, timeout);
+        }
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn notify(&self) {
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            self.wake_all();
+        }
+    }
+
+    /// Wakes every sleeper.
+    pub fn wake_all(&self) {
+        let _guard = self.wake.0.lock();
+        self.wake.1.notify_all();
+    }
+}
+
+/// Where a found directory waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queued {
+    /// In a shard's queue.
+    InMemory,
+    /// In the catalog only.
+    Spilled,
+}
+
+/// Both sides of one directory, open.
+#[derive(Clone, Debug)]
+pub struct DirPair {
+    /// The source's.
+    pub source: Handle,
+    /// The destination's.
+    pub dest: Handle,
+}
+
+/// A bounded set of open directories, oldest use out first. The value is a [`DirPair`] for shards and the destination's
+/// handle for checkpoints.
+#[derive(Debug)]
+pub struct DirCache<T> {
+    /// Open directories with the time of their last use.
+    open: HashMap<DirId, (T, u64)>,
+    /// The root, always open.
+    root: T,
+    /// Most directories kept open besides the root.
+    capacity: usize,
+    /// Counts uses.
+    clock: u64,
+}
+
+impl<T: Clone> DirCache<T> {
+    /// A cache that keeps `capacity` directories open besides the root.
+    pub fn new(root: T, capacity: usize) -> DirCache<T> {
+        DirCache { open: HashMap::with_capacity(capacity + 1), root, capacity, clock: 0 }
+    }
+
+    /// The directory, if it is open.
+    pub fn get(&mut self, node: &DirNode) -> Option<T> {
+        if node.parent.is_none() {
+            return Some(self.root.clone());
+        }
+        self.clock += 1;
+        let (value, used) = self.open.get_mut(&node.id)?;
+        *used = self.clock;
+        Some(value.clone())
+    }
+
+    /// Keeps a directory open. A full cache drops the older half, so that the cost per insertion stays constant.
+    pub fn insert(&mut self, node: &DirNode, value: T) {
+        if self.open.len() >= self.capacity {
+            let mut uses: Vec<u64> = self.open.values().map(|(_, used)| *used).collect();
+            let middle = uses.len() / 2;
+            let (_, &mut oldest_kept, _) = uses.select_nth_unstable(middle);
+            self.open.retain(|_, (_, used)| *used >= oldest_kept);
+        }
+        self.clock += 1;
+        self.open.insert(node.id, (value, self.clock));
+    }
+
+    /// The nearest open ancestor of `node` (itself not), and the nodes from there down to `node`.
+    pub fn nearest<'a>(&mut self, node: &'a Arc<DirNode>) -> (T, Vec<&'a Arc<DirNode>>) {
+        let mut below = vec![node];
+        let mut at = node;
+        while let Some(parent) = &at.parent {
+            if let Some(open) = self.get(parent) {
+                below.reverse();
+                return (open, below);
+            }
+            below.push(parent);
+            at = parent;
+        }
+        below.reverse();
+        below.remove(0);
+        (self.root.clone(), below)
+    }
+}
+
+/// Splits the way from an open ancestor down to a directory into paths that fit in one system call each, with the node each
+/// of them ends at. PATH_MAX is 4,096 with its NUL.
+pub fn path_steps<'a>(below: &[&'a Arc<DirNode>]) -> Vec<(Name, &'a Arc<DirNode>)> {
+    const PATH_BYTES_MAX: usize = 4095;
+    let mut steps: Vec<(Vec<u8>, &'a Arc<DirNode>)> = Vec::new();
+    for &node in below {
+        let name = node.name.as_bytes();
+        match steps.last_mut() {
+            Some((path, end)) if path.len() + 1 + name.len() <= PATH_BYTES_MAX => {
+                path.push(b'/');
+                path.extend_from_slice(name);
+                *end = node;
+            }
+            _ => steps.push((name.to_vec(), node)),
+        }
+    }
+    let name = |path: Vec<u8>| Name::new(path).expect("I8: names from a listing hold no NUL");
+    steps.into_iter().map(|(path, node)| (name(path), node)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(levels: u64) -> Vec<Arc<DirNode>> {
+        let mut nodes = vec![DirNode::root()];
+        for level in 0..levels {
+            let parent = &nodes[nodes.len() - 1];
+            nodes.push(DirNode::child(parent, DirId(level + 2), Name::new(format!("level{level}")).unwrap()));
+        }
+        nodes
+    }
+
+    #[test]
+    fn a_deep_chain_is_reopened_in_few_steps_and_freed_without_recursion() {
+        let nodes = chain(10_000);
+        let mut cache: DirCache<u32> = DirCache::new(0, 4);
+        let (from, below) = cache.nearest(&nodes[10_000]);
+        assert_eq!((from, below.len()), (0, 10_000));
+        let steps = path_steps(&below);
+        assert!(steps.len() <= 10_000 * 10 / 4095 + 2, "{} steps", steps.len());
+        assert_eq!(steps.last().unwrap().1.id, nodes[10_000].id);
+        cache.insert(&nodes[9_999], 7);
+        assert_eq!(cache.nearest(&nodes[10_000]).0, 7);
+        let last = nodes[10_000].clone();
+        drop(nodes);
+        assert!(last.path().starts_with(b"level0/level1/"));
+    }
+
+    #[test]
+    fn the_cache_never_exceeds_its_capacity() {
+        let nodes = chain(100);
+        let mut cache: DirCache<u32> = DirCache::new(0, 8);
+        for node in &nodes[1..] {
+            cache.insert(node, 1);
+            assert!(cache.open.len() <= 8);
+            assert!(cache.get(node).is_some());
+        }
+    }
+
+    #[test]
+    fn a_directory_is_listed_once_its_last_entry_is_released() {
+        let root = DirNode::root();
+        root.hold();
+        assert!(!root.release());
+        assert!(root.release());
+    }
+}
