@@ -169,6 +169,7 @@ fn a_file_of_several_segments_arrives_with_and_without_direct_io() {
     let tree = source.dir("tree");
     let at = tree::open_dir(&tree);
     tree::regular(&mut support::Rng::new(seed(test, 7)), &at, c"large", (513 << 20) + 4097);
+    tree::sparse(&mut support::Rng::new(1), &at, c"holes", &[(0, 9), (257 << 20, 70_000), (300 << 20, 1)], 400 << 20);
     source.settle();
     for engine in Engine::all() {
         for direct in ["auto", "never"] {
