@@ -84,7 +84,12 @@ struct Further {
 
 impl Checkpointer {
     /// Checkpoints of `job`, fed by `intake`.
-    pub fn new(job: Arc<Job>, caller: Arc<dyn Caller>, intake: Arc<Intake>, counters: Arc<Counters>) -> Result<Checkpointer> {
+    pub fn new(
+        job: Arc<Job>,
+        caller: Arc<dyn Caller>,
+        intake: Arc<Intake>,
+        counters: Arc<Counters>,
+    ) -> Result<Checkpointer> {
         let cache = DirCache::new(job.dest.handle.clone(), DIR_CACHE);
         let header = job.catalog.header();
         let reseal_dirs = job.catalog.reader()?.reseal_dirs()?;

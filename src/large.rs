@@ -28,7 +28,7 @@ use crate::ring::{Access, Answer, Arena, Caller, Completion, FixedBuffers, Handl
 use crate::transfer::{Ending, NewFile, Work, ending_of, source_error};
 
 /// Least bytes of a chunk: what a resume may have to copy again per stream.
-const CHUNK_BYTES_MIN: u64 = 16 << 20;
+const CHUNK_BYTES_MIN: u64 = 4 << 20;
 /// Most chunks of one file, so that its recorded ranges stay few whatever its size.
 const CHUNKS_MAX: u64 = 16_384;
 /// Files below this are copied through the page cache: direct I/O pays from here on.
@@ -155,9 +155,9 @@ impl LargeFile {
         let name = file.temp.as_ref().unwrap_or(&place.dest_name);
         let handle = match self.write_path {
             WritePath::Buffered => file.handle.clone(),
-            WritePath::Direct => dest
-                .open(&place.open.dest, name, Access::WriteDirect)
-                .map_err(|errno| failed("open direct", errno))?,
+            WritePath::Direct => {
+                dest.open(&place.open.dest, name, Access::WriteDirect).map_err(|errno| failed("open direct", errno))?
+            }
         };
         if self.is_sparse {
             dest.truncate(&file.handle, self.stat.size).map_err(|errno| failed("set size of", errno))?;
@@ -280,9 +280,8 @@ impl LargeFile {
 /// The destination file of an interrupted attempt, if source and destination are still what they were.
 fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<Option<Leftover>> {
     let (job, place) = (work.job, work.place);
-    let is_of_source = |r: &&FileRecord| {
-        r.status == Status::InProgress && r.large_id != 0 && r.stamp == Stamp::of(work.stat)
-    };
+    let is_of_source =
+        |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0 && r.stamp == Stamp::of(work.stat);
     let Some(record) = record.filter(is_of_source) else { return Ok(None) };
     let dest = Posix::new(work.caller, Side::Dest);
     let temp = place.temp_name(job);

@@ -158,6 +158,11 @@ impl World {
                 self.disk(side).change(ino, |attrs| (attrs.has_acl, attrs.has_default_acl) = (false, false));
                 Ok(())
             }
+            Op::DropAclsAt { at, name } => {
+                let ino = self.named(side, at, name)?;
+                self.disk(side).change(ino, |attrs| attrs.has_acl = false);
+                Ok(())
+            }
             other => unreachable!("answered above: {other:?}"),
         }
     }

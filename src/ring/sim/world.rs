@@ -231,6 +231,7 @@ fn subject(op: &Op) -> Subject<'_> {
         | Op::Open { name, .. }
         | Op::SetOwnerAt { name, .. }
         | Op::SetTimesAt { name, .. }
+        | Op::DropAclsAt { name, .. }
         | Op::ReadLink { name, .. }
         | Op::MakeSymlink { name, .. }
         | Op::MakeNode { name, .. }
