@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_deque::Worker;
+use crossbeam_deque::{Injector, Worker};
 use parking_lot::Mutex;
 
 use crate::bell::Bell;
@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
 use crate::gate::Gate;
 use crate::job::{Job, JobRoot, Reflink};
+use crate::large::LargeFile;
 use crate::links::LinkMap;
 use crate::outcome::Intake;
 use crate::plan::Progress as Standing;
@@ -233,8 +234,9 @@ impl Setup {
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let mut shards = Vec::new();
+            let help = Arc::new(Injector::new());
             for (index, worker) in workers.into_iter().enumerate() {
-                shards.push(self.spawn(scope, index, worker, &intake, &counters[index])?);
+                shards.push(self.spawn(scope, index, (worker, help.clone()), &intake, &counters[index])?);
             }
             let ticker = scope.spawn(|| self.tick(&counters, stop, &is_over));
             let end = self.conduct(&mut checkpointer, stop, &counters);
@@ -274,7 +276,7 @@ impl Setup {
         &self,
         scope: &'scope Scope<'scope, '_>,
         index: usize,
-        worker: Worker<Work>,
+        (worker, help): (Worker<Work>, Arc<Injector<Arc<LargeFile>>>),
         intake: &Arc<Intake>,
         counters: &Arc<Counters>,
     ) -> Result<ScopedJoinHandle<'scope, Option<ShardEnd>>> {
@@ -288,34 +290,22 @@ impl Setup {
             let arena_bytes = buffers.arena().len() as u64;
             let caller: Arc<dyn Caller> = Arc::new(kernel.clone());
             let depth = (streams + 2 * FILE_DEPTH).clamp(64, 1024);
-            let ring = match engine {
-                Engine::Uring => Ring::new(depth, buffers.arena().clone()).ok(),
-                Engine::Sync => None,
-            };
-            match ring {
-                Some(interpreter) => {
-                    let parts = Parts {
-                        index,
-                        shards,
-                        job,
-                        intake,
-                        caller,
-                        interpreter,
-                        buffers,
-                        worker,
-                        counters: counters.clone(),
-                    };
-                    let (ring, report) = Shard::new(parts).run();
-                    counters.add(Count::Submissions, ring.usage().submissions);
-                    counters.add(Count::Enters, ring.usage().enters);
-                    Some((report, Some(ring.facts()), arena_bytes))
-                }
-                None => {
-                    let parts =
-                        Parts { index, shards, job, intake, caller, interpreter: kernel, buffers, worker, counters };
-                    let (_, report) = Shard::new(parts).run();
-                    Some((report, None, arena_bytes))
-                }
+            let parts = Parts { index, shards, job: job.clone(), intake, caller, buffers, worker, help, counters };
+            match engine {
+                Engine::Uring => match Ring::new(depth, kernel.arena().clone()) {
+                    Ok(ring) => {
+                        let counters = parts.counters.clone();
+                        let (ring, report) = Shard::new(parts, ring).run();
+                        counters.add(Count::Submissions, ring.usage().submissions);
+                        counters.add(Count::Enters, ring.usage().enters);
+                        Some((report, Some(ring.facts()), arena_bytes))
+                    }
+                    Err(errno) => {
+                        job.end_with(Error::os("set up", "io_uring", errno));
+                        None
+                    }
+                },
+                Engine::Sync => Some((Shard::new(parts, kernel).run().1, None, arena_bytes)),
             }
         });
         spawned.map_err(|error| Error::refused("threads", format!("cannot be started: {error}")))

@@ -299,7 +299,7 @@ fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<Option<Left
 /// The alignment direct I/O needs on one side; 1 for the page cache.
 fn direct_align(job: &Job, stat: &Stat, size: u64, path: &[u8]) -> Result<u64> {
     let align = u64::from(stat.direct_align);
-    let fits = align > 0 && job.config.block_bytes as u64 % align == 0 && align <= 4096;
+    let fits = align > 0 && align <= 4096 && (job.config.block_bytes as u64).is_multiple_of(align);
     match job.config.direct {
         DirectChoice::Never => Ok(1),
         DirectChoice::Always if !fits => Err(Error::os("open direct", path, Errno::INVAL)),

@@ -7,30 +7,17 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::catalog::{DirStamp, Record};
+use crate::catalog::DirStamp;
 use crate::config::{Metadata, Mounts};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::filesystem::FileSystem;
 use crate::job::Job;
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
-use crate::walk::{DestDir, DirCache, DirNode, DirPair, path_steps};
+use crate::walk::{DestDir, DirCache, DirNode, DirPair, Entry, path_steps};
 
 /// Bytes of one getdents buffer.
 const BUFFER_BYTES: usize = 64 << 10;
-
-/// One name of a listing.
-#[derive(Debug)]
-pub struct Entry {
-    /// The name.
-    pub name: Name,
-    /// `d_type`; DT_UNKNOWN where the file system does not say.
-    pub kind: u8,
-    /// Inode number: names are handed out in its order, which is the order of the inodes on disk.
-    pub ino: u64,
-    /// What the catalog knows of it.
-    pub record: Option<Record>,
-}
 
 /// A directory whose names are being handed out.
 #[derive(Debug)]

@@ -97,7 +97,6 @@ impl Arena {
     }
 
     /// The leased bytes, for writing.
-    #[expect(clippy::mut_from_ref, reason = "exclusive access is the unique lease's, which is borrowed mutably")]
     pub fn bytes_mut<'a>(&'a self, lease: &'a mut Lease) -> &'a mut [u8] {
         self.check(lease);
         // SAFETY: as for `bytes`, and the lease is borrowed mutably.

@@ -47,6 +47,11 @@ impl Kernel {
     pub fn new(arena: Arc<Arena>) -> Kernel {
         Kernel { arena }
     }
+
+    /// The memory leases point into.
+    pub fn arena(&self) -> &Arc<Arena> {
+        &self.arena
+    }
 }
 
 impl Caller for Kernel {
