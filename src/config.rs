@@ -35,6 +35,9 @@ pub const STATE_DIR_DEFAULT: &str = "./.gofast-state";
 pub const UMASK_DEFAULT: u32 = 0o077;
 /// Least and most seconds between checkpoints.
 pub const CHECKPOINT_SECS_RANGE: std::ops::RangeInclusive<f64> = 0.1..=86_400.0;
+/// Outcomes that close the first batch of a run. Each later one may hold twice as many, up to [`CHECKPOINT_OUTCOMES_MAX`]: a short
+/// job's data is written back while the rest is still being copied, instead of all of it at the end.
+pub const CHECKPOINT_OUTCOMES_FIRST: usize = 8_192;
 /// Seconds between checkpoints when not asked for otherwise.
 pub const CHECKPOINT_INTERVAL_DEFAULT: Duration = Duration::from_secs(5);
 /// Bytes between checkpoints when not asked for otherwise.

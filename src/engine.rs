@@ -46,7 +46,7 @@ use crate::stop::Stop;
 use crate::walk::{DestDir, Walker, Work};
 
 /// Least and most blocks of one shard's arena.
-const BLOCKS_RANGE: std::ops::RangeInclusive<usize> = 4..=32;
+const BLOCKS_RANGE: std::ops::RangeInclusive<usize> = 4..=24;
 /// Bytes of a small lease: most small files fit in one.
 const SMALL_LEASE_BYTES: usize = 64 << 10;
 /// Time between two looks at signals and progress.

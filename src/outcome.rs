@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::bell::Bell;
 use crate::catalog::{DirId, FileRecord, Range, Stamp};
-use crate::config::{CHECKPOINT_OUTCOMES_MAX, EARLY_RECORD_BYTES};
+use crate::config::{CHECKPOINT_OUTCOMES_FIRST, CHECKPOINT_OUTCOMES_MAX, EARLY_RECORD_BYTES};
 use crate::error::Error;
 use crate::links::LinkKey;
 use crate::ring::Name;
@@ -66,6 +66,8 @@ pub struct Intake {
     shards: Vec<Mutex<Vec<Outcome>>>,
     /// Outcomes in all of them.
     count: AtomicUsize,
+    /// Outcomes that make a batch due: grows with every batch.
+    count_due: AtomicUsize,
     /// Bytes written since the last checkpoint.
     bytes: AtomicU64,
     /// When to close a batch by bytes.
@@ -82,6 +84,7 @@ impl Intake {
         Intake {
             shards: (0..shards).map(|_| Mutex::new(Vec::new())).collect(),
             count: AtomicUsize::new(0),
+            count_due: AtomicUsize::new(CHECKPOINT_OUTCOMES_FIRST),
             bytes: AtomicU64::new(0),
             bytes_max,
             has_early: AtomicBool::new(false),
@@ -93,7 +96,7 @@ impl Intake {
     pub fn push(&self, shard: usize, outcome: Outcome) {
         let is_early = matches!(&outcome.what, What::Begun(record) if record.stamp.size >= EARLY_RECORD_BYTES);
         self.shards[shard].lock().push(outcome);
-        if self.count.fetch_add(1, Ordering::Relaxed) + 1 == CHECKPOINT_OUTCOMES_MAX {
+        if self.count.fetch_add(1, Ordering::Relaxed) + 1 == self.count_due.load(Ordering::Relaxed) {
             self.bell.ring();
         }
         if is_early {
@@ -151,13 +154,15 @@ impl Intake {
         guards.iter_mut().for_each(|shard| batch.append(shard));
         drop(guards);
         self.count.fetch_sub(batch.len(), Ordering::Relaxed);
+        let due = self.count_due.load(Ordering::Relaxed);
+        self.count_due.store((due * 2).min(CHECKPOINT_OUTCOMES_MAX), Ordering::Relaxed);
         batch.sort_by_key(|outcome| outcome.what.rank());
         (batch, bytes)
     }
 
     /// Whether a batch is due by number or bytes.
     pub fn is_due(&self) -> bool {
-        self.len() >= CHECKPOINT_OUTCOMES_MAX || self.bytes.load(Ordering::Relaxed) >= self.bytes_max
+        self.len() >= self.count_due.load(Ordering::Relaxed) || self.bytes.load(Ordering::Relaxed) >= self.bytes_max
     }
 }
 
