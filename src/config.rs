@@ -35,8 +35,9 @@ pub const STATE_DIR_DEFAULT: &str = "./.gofast-state";
 pub const UMASK_DEFAULT: u32 = 0o077;
 /// Least and most seconds between checkpoints.
 pub const CHECKPOINT_SECS_RANGE: std::ops::RangeInclusive<f64> = 0.1..=86_400.0;
-/// Outcomes that close the first batch of a run. Each later one may hold twice as many, up to [`CHECKPOINT_OUTCOMES_MAX`]: a short
-/// job's data is written back while the rest is still being copied, instead of all of it at the end.
+/// Outcomes that close a batch at the beginning of a run, and later an eighth of all outcomes so far, up to
+/// [`CHECKPOINT_OUTCOMES_MAX`]: data is written back and sealed while the rest is still being copied, and what is left for the end is
+/// a small part of the job (40,000 files in memory: 0.97 s with one batch, 0.87 s with these).
 pub const CHECKPOINT_OUTCOMES_FIRST: usize = 8_192;
 /// Seconds between checkpoints when not asked for otherwise.
 pub const CHECKPOINT_INTERVAL_DEFAULT: Duration = Duration::from_secs(5);

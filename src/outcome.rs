@@ -66,8 +66,10 @@ pub struct Intake {
     shards: Vec<Mutex<Vec<Outcome>>>,
     /// Outcomes in all of them.
     count: AtomicUsize,
-    /// Outcomes that make a batch due: grows with every batch.
+    /// Outcomes that make a batch due: grows with the job.
     count_due: AtomicUsize,
+    /// Outcomes taken so far.
+    count_taken: AtomicUsize,
     /// Bytes written since the last checkpoint.
     bytes: AtomicU64,
     /// When to close a batch by bytes.
@@ -85,6 +87,7 @@ impl Intake {
             shards: (0..shards).map(|_| Mutex::new(Vec::new())).collect(),
             count: AtomicUsize::new(0),
             count_due: AtomicUsize::new(CHECKPOINT_OUTCOMES_FIRST),
+            count_taken: AtomicUsize::new(0),
             bytes: AtomicU64::new(0),
             bytes_max,
             has_early: AtomicBool::new(false),
@@ -154,8 +157,9 @@ impl Intake {
         guards.iter_mut().for_each(|shard| batch.append(shard));
         drop(guards);
         self.count.fetch_sub(batch.len(), Ordering::Relaxed);
-        let due = self.count_due.load(Ordering::Relaxed);
-        self.count_due.store((due * 2).min(CHECKPOINT_OUTCOMES_MAX), Ordering::Relaxed);
+        let taken = self.count_taken.fetch_add(batch.len(), Ordering::Relaxed) + batch.len();
+        let due = (taken / 8).clamp(CHECKPOINT_OUTCOMES_FIRST, CHECKPOINT_OUTCOMES_MAX);
+        self.count_due.store(due, Ordering::Relaxed);
         batch.sort_by_key(|outcome| outcome.what.rank());
         (batch, bytes)
     }

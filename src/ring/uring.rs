@@ -234,9 +234,7 @@ impl Ring {
             (Target::Direct(slot), Some(index)) => {
                 opcode::ReadFixed::new(types::Fixed(slot), pointer, len, index).offset(offset).build()
             }
-            (Target::Direct(slot), None) => {
-                opcode::Read::new(types::Fixed(slot), pointer, len).offset(offset).build()
-            }
+            (Target::Direct(slot), None) => opcode::Read::new(types::Fixed(slot), pointer, len).offset(offset).build(),
         }
     }
 
