@@ -18,8 +18,9 @@ use crossbeam_deque::{Injector, Worker};
 use parking_lot::Mutex;
 
 use crate::bell::Bell;
-use crate::catalog::{self, Catalog, JobIdentity, RootId};
+use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
+use crate::conduct::{Conductor, Step};
 use crate::config::{
     ARENA_BYTES_MAX, Config, EngineChoice, FILE_DEPTH, Metadata, ReflinkChoice, SMALL_BYTES_MAX, SyncPolicy,
 };
@@ -32,6 +33,7 @@ use crate::links::LinkMap;
 use crate::outcome::Intake;
 use crate::plan::Progress as Standing;
 use crate::provider::metadata::Identity;
+use crate::provider::posix::Posix;
 use crate::report::{
     Console, Count, Counters, Durability, End, EngineUsed, Failures, Latency, Losses, Moment, Progress, Run, Summary,
     Totals, Walk, shell_command,
@@ -39,7 +41,7 @@ use crate::report::{
 use crate::resume;
 use crate::ring::syscalls::Kernel;
 use crate::ring::uring::{Ring, RingFacts};
-use crate::ring::{Caller, FixedBuffers};
+use crate::ring::{Caller, FixedBuffers, Side};
 use crate::roots::{self, DestOrigin, Root, Roots};
 use crate::shard::{Parts, Shard, ShardReport};
 use crate::stop::Stop;
@@ -51,8 +53,6 @@ const BLOCKS_RANGE: std::ops::RangeInclusive<usize> = 4..=24;
 const SMALL_LEASE_BYTES: usize = 64 << 10;
 /// Time between two looks at signals and progress.
 const TICK: Duration = Duration::from_millis(100);
-/// Rounds of names left over at the end of a pass before they count as failed.
-const ROUNDS_MAX: u32 = 8;
 
 /// Runs the job that `config` asks for, until it is done or `stop` is raised.
 pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
@@ -132,7 +132,8 @@ fn identity_of(config: &Config, names: &(Vec<u8>, Vec<u8>), roots: &Roots) -> Jo
     }
 }
 
-fn make_job(
+/// What all parts of the run share.
+pub(crate) fn make_job(
     config: &Config,
     roots: &Roots,
     catalog: Arc<Catalog>,
@@ -188,6 +189,24 @@ fn granularity_nanos(file_system: FileSystem) -> u32 {
     }
 }
 
+/// Clears the way at the destination's root, which is nobody's child, and tells what is known of it.
+pub(crate) fn prepare_root(job: &Job, roots: &Roots, caller: &dyn Caller) -> Result<DestDir> {
+    let (dest, root) = (Posix::new(caller, Side::Dest), &job.dest);
+    let failed = |errno| Error::os("prepare", &root.path, errno);
+    if dest.has_default_acl(&root.handle).map_err(failed)? {
+        return Ok(DestDir::ExistingWithAcl);
+    }
+    if roots.dest_origin == DestOrigin::Made {
+        return Ok(DestDir::Created);
+    }
+    let is_ours = job.identity.uid == root.stat.uid && root.stat.uid != 0;
+    let is_kept = job.config.metadata == Metadata::Keep && roots.single.is_none();
+    if is_ours && is_kept && root.stat.permissions() & 0o700 != 0o700 {
+        dest.set_mode(&root.handle, root.stat.permissions() | 0o700).map_err(failed)?;
+    }
+    Ok(DestDir::Existing)
+}
+
 /// A run, made up and not yet started.
 struct Setup {
     /// The job.
@@ -228,8 +247,9 @@ impl Setup {
         let intake = Arc::new(Intake::new(self.shards, job.config.checkpoint_bytes, self.bell.clone()));
         let caller: Arc<dyn Caller> = Arc::new(Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone()));
         let main = Arc::clone(&counters[self.shards]);
-        let mut checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main)?;
-        let dest_root = self.prepare_root(roots, &checkpointer)?;
+        let dest_root = prepare_root(job, roots, &*caller)?;
+        let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main)?;
+        let mut conductor = Conductor::new(job.clone(), checkpointer, counters.clone(), stop.clone());
         resume::start(job, kind, dest_root)?;
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -239,10 +259,10 @@ impl Setup {
                 shards.push(self.spawn(scope, index, (worker, help.clone()), &intake, &counters[index])?);
             }
             let ticker = scope.spawn(|| self.tick(&counters, stop, &is_over));
-            let end = self.conduct(&mut checkpointer, stop, &counters);
+            let end = self.conduct(&mut conductor);
             job.walker.stop();
             let ends: Vec<ShardEnd> = shards.into_iter().filter_map(|shard| shard.join().ok().flatten()).collect();
-            let end = self.conclude(&mut checkpointer, end);
+            let end = conductor.conclude(end);
             is_over.store(true, Ordering::Release);
             ticker.thread().unpark();
             let _ = ticker.join();
@@ -252,24 +272,6 @@ impl Setup {
             }
             Ok(gather(end, ends, &counters))
         })
-    }
-
-    /// Clears the way at the destination's root, which is nobody's child, and tells what is known of it.
-    fn prepare_root(&self, roots: &Roots, checkpointer: &Checkpointer) -> Result<DestDir> {
-        let (dest, root) = (checkpointer.dest(), &self.job.dest);
-        let failed = |errno| Error::os("prepare", &root.path, errno);
-        if dest.has_default_acl(&root.handle).map_err(failed)? {
-            return Ok(DestDir::ExistingWithAcl);
-        }
-        if roots.dest_origin == DestOrigin::Made {
-            return Ok(DestDir::Created);
-        }
-        let is_ours = self.job.identity.uid == root.stat.uid && root.stat.uid != 0;
-        let is_kept = self.job.config.metadata == Metadata::Keep && roots.single.is_none();
-        if is_ours && is_kept && root.stat.permissions() & 0o700 != 0o700 {
-            dest.set_mode(&root.handle, root.stat.permissions() | 0o700).map_err(failed)?;
-        }
-        Ok(DestDir::Existing)
     }
 
     fn spawn<'scope>(
@@ -317,71 +319,19 @@ impl Setup {
         FixedBuffers::new(blocks, block, SMALL_LEASE_BYTES.min(block))
     }
 
-    /// Checkpoints, refills and the decision that all is done, until then.
-    fn conduct(&self, checkpointer: &mut Checkpointer, stop: &Stop, counters: &[Arc<Counters>]) -> Result<End> {
-        let job = &self.job;
-        let interval = job.config.checkpoint_interval;
+    /// Lets the conductor decide, and sleeps until there is something to decide.
+    fn conduct(&self, conductor: &mut Conductor) -> Result<End> {
+        let interval = self.job.config.checkpoint_interval;
         let mut last = Instant::now();
-        let mut rounds = 0;
         loop {
-            if job.fatal.lock().is_some() || stop.is_requested() {
-                return Ok(End::Interrupted);
-            }
-            if job.walker.is_done() {
-                checkpointer.checkpoint()?;
-                if job.walker.is_done() && !self.bring_back(checkpointer, &mut rounds)? {
-                    let totals = Totals::of(counters);
-                    let entries = totals.get(Count::EntriesWalked);
-                    let bytes = totals.get(Count::BytesPlanned);
-                    checkpointer.finish_pass(catalog::Totals { entries, bytes })?;
-                    return Ok(End::Finished);
+            match conductor.step(last.elapsed() >= interval)? {
+                Step::Checkpointed => last = Instant::now(),
+                Step::Ended(end) => return Ok(end),
+                Step::Waiting => {
+                    let left = interval.saturating_sub(last.elapsed());
+                    self.bell.wait(left.max(Duration::from_millis(1)));
                 }
-                continue;
             }
-            if checkpointer.has_early() {
-                checkpointer.record_early()?;
-            }
-            if job.walker.wants_refill() {
-                checkpointer.checkpoint()?;
-                resume::refill(job)?;
-                continue;
-            }
-            if checkpointer.is_due() || (last.elapsed() >= interval && checkpointer.has_work()) {
-                checkpointer.checkpoint()?;
-                last = Instant::now();
-                continue;
-            }
-            self.bell.wait(interval.saturating_sub(last.elapsed()).max(Duration::from_millis(1)));
-        }
-    }
-
-    /// Names that still wait for a first name go round again; true if there were any.
-    fn bring_back(&self, checkpointer: &mut Checkpointer, rounds: &mut u32) -> Result<bool> {
-        let late = self.job.catalog.reader()?.any_late_links(1 << 16)?;
-        *rounds += 1;
-        if late.is_empty() {
-            return Ok(false);
-        }
-        if *rounds > ROUNDS_MAX {
-            return Err(Error::catalog("", "hard links wait for names that never come"));
-        }
-        for (_, _, dir, name) in late {
-            let node = checkpointer.node(dir)?;
-            self.job.walker.inject(Work::File(node, name));
-        }
-        Ok(true)
-    }
-
-    /// The last checkpoint of a run that did not finish: what the shards brought home while they drained.
-    fn conclude(&self, checkpointer: &mut Checkpointer, end: Result<End>) -> End {
-        let fatal = self.job.fatal.lock().clone();
-        match (end, fatal) {
-            (Ok(End::Finished), None) => End::Finished,
-            (Err(error), _) => End::Stopped(error),
-            (Ok(_), fatal) => match (checkpointer.checkpoint(), fatal) {
-                (_, Some(error)) | (Err(error), None) => End::Stopped(error),
-                (Ok(()), None) => End::Interrupted,
-            },
         }
     }
 

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::catalog::{FileRecord, Range, Stamp, Status};
-use crate::config::{DirectChoice, FILE_DEPTH, SEGMENT_BYTES};
+use crate::config::{DirectChoice, FILE_DEPTH, SEGMENT_BYTES, scaled};
 use crate::error::{Errno, Error, Result};
 use crate::job::{Job, Place, Ticket};
 use crate::links::LinkKey;
@@ -28,11 +28,11 @@ use crate::ring::{Access, Answer, Arena, Caller, Completion, FixedBuffers, Handl
 use crate::transfer::{Ending, NewFile, Work, ending_of, source_error};
 
 /// Least bytes of a chunk: what a resume may have to copy again per stream.
-const CHUNK_BYTES_MIN: u64 = 4 << 20;
+const CHUNK_BYTES_MIN: u64 = scaled(4 << 20, 8 << 10) as u64;
 /// Most chunks of one file, so that its recorded ranges stay few whatever its size.
 const CHUNKS_MAX: u64 = 16_384;
 /// Files below this are copied through the page cache: direct I/O pays from here on.
-const DIRECT_BYTES_MIN: u64 = 1 << 20;
+const DIRECT_BYTES_MIN: u64 = scaled(1 << 20, 16 << 10) as u64;
 
 /// One large file under way, shared by the shards that work on it.
 #[derive(Debug)]

@@ -64,6 +64,7 @@ pub mod bell;
 pub mod catalog;
 pub mod checkpoint;
 pub mod cli;
+pub mod conduct;
 pub mod config;
 pub mod engine;
 pub mod error;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::catalog::DirStamp;
-use crate::config::{Metadata, Mounts};
+use crate::config::{Metadata, Mounts, scaled};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::filesystem::FileSystem;
 use crate::job::Job;
@@ -17,7 +17,7 @@ use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
 use crate::walk::{DestDir, DirCache, DirNode, DirPair, Entry, path_steps};
 
 /// Bytes of one getdents buffer.
-const BUFFER_BYTES: usize = 64 << 10;
+const BUFFER_BYTES: usize = scaled(64 << 10, 1 << 10);
 
 /// A directory whose names are being handed out.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl Listing {
 
     /// Gives away the later half of the names at hand, if they are many.
     pub fn split(&mut self) -> Option<VecDeque<Entry>> {
-        const WORTH_SHARING: usize = 128;
+        const WORTH_SHARING: usize = scaled(128, 4);
         if self.entries.len() < WORTH_SHARING {
             return None;
         }

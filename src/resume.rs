@@ -7,14 +7,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::catalog::{Batch, Catalog, DirId, DirRecord, DirState, Header, JobStatus, Record, Row, Status};
-use crate::config::QUEUED_DIRS_MAX;
+use crate::config::{QUEUED_DIRS_MAX, scaled};
 use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::ring::Name;
 use crate::walk::{DestDir, DirNode, Work};
 
 /// Entries of an index that are read at a time.
-const PAGE: usize = 4096;
+const PAGE: usize = scaled(4096, 3);
 /// Most failed entries of an interrupted run that its resume tries again; the next pass tries all of them (I4).
 const RETRIED_MAX: usize = 100_000;
 

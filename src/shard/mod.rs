@@ -177,25 +177,27 @@ impl<I: Interpreter> Shard<I> {
 
     /// Works until the walker is stopped and everything in flight is back. Returns the interpreter, idle, for its figures.
     pub fn run(mut self) -> (I, ShardReport) {
-        while self.turn() {}
-        (self.interpreter, self.report)
+        loop {
+            match self.turn() {
+                Pulse::Busy => {}
+                Pulse::Idle if self.intake.is_full() => std::thread::sleep(Duration::from_millis(1)),
+                Pulse::Idle => self.job.walker.sleep(IDLE),
+                Pulse::Over => return (self.interpreter, self.report),
+            }
+        }
     }
 
-    /// One turn of the loop; false when the shard is at its end.
-    pub fn turn(&mut self) -> bool {
+    /// One turn of the loop. It waits for completions at most, never for work.
+    pub fn turn(&mut self) -> Pulse {
         self.fill();
         if self.active() > 0 {
             self.reap();
-            return true;
+            return Pulse::Busy;
         }
-        if self.job.walker.is_stopped() {
-            return false;
+        match self.job.walker.is_stopped() {
+            true => Pulse::Over,
+            false => Pulse::Idle,
         }
-        match self.intake.is_full() {
-            true => std::thread::sleep(Duration::from_millis(1)),
-            false => self.job.walker.sleep(IDLE),
-        }
-        true
     }
 
     /// Objects in flight.
@@ -350,6 +352,17 @@ impl<I: Interpreter> Shard<I> {
             None => unreachable!("I3: a task stays until its operations are back"),
         }
     }
+}
+
+/// What a turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pulse {
+    /// There is more to do.
+    Busy,
+    /// Nothing is in flight and nothing can be begun now.
+    Idle,
+    /// The walker is stopped and nothing is in flight.
+    Over,
 }
 
 /// What starting an object came to.
