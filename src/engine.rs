@@ -16,13 +16,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_deque::{Injector, Worker};
 use parking_lot::Mutex;
+use rustix::process::{Resource, Rlimit};
 
 use crate::bell::Bell;
 use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
 use crate::config::{
-    ARENA_BYTES_MAX, Config, EngineChoice, FILE_DEPTH, Metadata, ReflinkChoice, SMALL_BYTES_MAX, SyncPolicy,
+    ARENA_BYTES_MAX, Config, DIR_CACHE_PER_SHARD, EngineChoice, FILE_DEPTH, Metadata, ReflinkChoice, SMALL_BYTES_MAX, STOP_TIME_MAX, SyncPolicy,
 };
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
@@ -35,7 +36,7 @@ use crate::plan::Progress as Standing;
 use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
 use crate::report::{
-    Console, Count, Counters, Durability, End, EngineUsed, Failures, Latency, Losses, Moment, Progress, Run, Summary,
+    Console, Count, Counters, Durability, End, EngineUsed, ExitCode, Failures, Latency, Losses, Moment, Progress, Run, Summary,
     Totals, Walk, shell_command,
 };
 use crate::resume;
@@ -58,6 +59,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let started = Instant::now();
     let (engine, fallback) = choose_engine(config.engine)?;
+    raise_descriptor_limit();
     let console = Arc::new(Console::stderr(config.output));
     if let Some(reason) = &fallback {
         console.note(&format!("gfast: io_uring is not available, plain system calls are used: {reason}"));
@@ -78,6 +80,21 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let setup = Setup { job, bell, engine, shards, started };
     let outcome = setup.run(kind, &roots, workers, stop)?;
     Ok(setup.summary(kind, &names, outcome, fallback))
+}
+
+/// Open files are what streams are made of: as many as the administrator allows, not as few as shells start with.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // Refused: the lower limit stays, and the directory caches are cut to it.
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Open directories each shard may keep at hand: what is left of half the descriptors the process may have, when the
+/// checkpoints have theirs.
+fn dir_cache_capacity(shards: usize) -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let pairs = usize::try_from(limit / 4).unwrap_or(usize::MAX) / (shards + 1);
+    pairs.clamp(4, DIR_CACHE_PER_SHARD)
 }
 
 /// A destination root that was just made is made durable before a catalog names it: after a power cut the job would find another
@@ -160,7 +177,7 @@ pub(crate) fn make_job(
         progress: Standing {
             pass_start_batch: header.pass_start_batch,
             completed_batch: header.completed_batch,
-            written_holds: header.is_of_this_boot(),
+            boot_batch: header.boot_batch,
         },
         job_id: header.job_id,
         state_dir: catalog.state_dev_ino(),
@@ -286,13 +303,14 @@ impl Setup {
         let (intake, counters) = (intake.clone(), counters.clone());
         let buffers = self.buffers()?;
         let streams = job.config.streams as usize;
+        let cached_dirs = dir_cache_capacity(shards);
         let thread = std::thread::Builder::new().name(format!("shard-{index}"));
         let spawned = thread.spawn_scoped(scope, move || {
             let kernel = Kernel::new(buffers.arena().clone());
             let arena_bytes = buffers.arena().len() as u64;
             let caller: Arc<dyn Caller> = Arc::new(kernel.clone());
             let depth = (streams + 2 * FILE_DEPTH).clamp(64, 1024);
-            let parts = Parts { index, shards, job: job.clone(), intake, caller, buffers, worker, help, counters };
+            let parts = Parts { index, shards, job: job.clone(), intake, caller, buffers, worker, help, counters, cached_dirs };
             match engine {
                 Engine::Uring => match Ring::new(depth, kernel.arena().clone()) {
                     Ok(ring) => {
@@ -341,15 +359,29 @@ impl Setup {
         let former = (former > 0).then_some(former);
         let console = self.job.console.clone();
         let mut progress = Progress::new(console, counters.to_vec(), former, Instant::now());
+        let mut stopped = None;
         while !is_over.load(Ordering::Acquire) {
-            if stop.is_requested() && !self.job.walker.is_stopped() {
+            if stop.is_requested() {
                 self.job.walker.stop();
+                let since = *stopped.get_or_insert_with(Instant::now);
+                self.leave_if_late(since);
             }
             let walk = if self.job.walker.is_walked() { Walk::Ended } else { Walk::Running };
             progress.tick(&Moment { now: Instant::now(), walk, streams: self.job.gate.limit() });
             std::thread::park_timeout(TICK);
         }
         progress.finish();
+    }
+
+    /// A stop does not wait for ever for a slow destination: the checkpoint before the last is as good to resume from.
+    fn leave_if_late(&self, stopped: Instant) {
+        if stopped.elapsed() < STOP_TIME_MAX {
+            return;
+        }
+        let command = shell_command(&self.job.config.command);
+        self.job.console.error("gfast: interrupted; the last checkpoint is not through, a resume goes on from the one before");
+        self.job.console.error(&format!("gfast: resume with: {command}"));
+        std::process::exit(ExitCode::Interrupted.code().into());
     }
 
     fn summary(

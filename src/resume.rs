@@ -41,11 +41,16 @@ pub fn kind(catalog: &Catalog) -> Result<Kind> {
     }
 }
 
-/// Puts the beginning of a pass into the catalog, so that a crash a moment later finds it. A resume changes nothing.
+/// Puts the beginning of a pass into the catalog, so that a crash a moment later finds it. A resume changes nothing but, after a
+/// reboot, the boot.
 pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
-    let before = catalog.header();
+    let before = catalog.header().for_this_boot();
     let header = match kind {
-        Kind::Resume => return Ok(()),
+        Kind::Resume if before == catalog.header() => return Ok(()),
+        Kind::Resume => {
+            let reseal_dirs = catalog.reader()?.reseal_dirs()?;
+            return catalog.commit(&Batch { rows: Vec::new(), header: before, reseal_dirs });
+        }
         Kind::First => Header { pass_start_batch: 1, ..before },
         Kind::NextPass => Header {
             pass: before.pass + 1,

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use crossbeam_deque::{Injector, Worker};
 
 use crate::catalog::FileRecord;
-use crate::config::DIR_CACHE_PER_SHARD;
 use crate::job::{Job, Place, Ticket};
 use crate::large::{LargeFile, LargeTask, Turn};
 use crate::links::LinkKey;
@@ -146,6 +145,8 @@ pub struct Parts {
     pub help: Arc<Injector<Arc<LargeFile>>>,
     /// What it counts.
     pub counters: Arc<Counters>,
+    /// Directories it may keep open.
+    pub cached_dirs: usize,
 }
 
 impl<I: Interpreter> Shard<I> {
@@ -161,7 +162,7 @@ impl<I: Interpreter> Shard<I> {
             buffers: parts.buffers,
             worker: parts.worker,
             help: parts.help,
-            cache: DirCache::new(root, DIR_CACHE_PER_SHARD),
+            cache: DirCache::new(root, parts.cached_dirs),
             current: None,
             tasks: Vec::new(),
             free: Vec::new(),
