@@ -158,7 +158,8 @@ impl<I: Interpreter> Shard<I> {
                 self.push(&dir, name, What::Further(key, stamp));
             }
             Ending::IsDir => {
-                if let Err(error) = self.find_dir(&dir, name, None) {
+                let record = self.job.catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
+                if let Err(error) = record.and_then(|record| self.find_dir(&dir, name, record)) {
                     self.job.end_with(error);
                 }
             }
