@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{Errand, Part, Shard, Started, Task};
 use crate::config::UNSTABLE_ATTEMPTS_MAX;
-use crate::error::{Cause, Error, Result};
+use crate::error::{Cause, Errno, Error, Result};
 use crate::job::Ticket;
 use crate::large::{LargeFile, LargeTask};
 use crate::links::LinkKey;
@@ -69,6 +69,10 @@ impl<I: Interpreter> Shard<I> {
 
     /// The bytes of a small file are here.
     pub(super) fn place_small(&mut self, index: usize, completion: Completion) {
+        if matches!(completion.result, Err(Errno::INTR | Errno::AGAIN)) {
+            self.ask(index, Side::Source, completion.op);
+            return;
+        }
         let Some(Task::Small { errand, stat, group }) = self.remove(index) else { return };
         let Completion { op: Op::ReadWhole { lease, .. }, result, .. } = completion else { return };
         let (lease, ending) = self.place_bytes(&errand, &stat, group, lease, result);
@@ -89,7 +93,7 @@ impl<I: Interpreter> Shard<I> {
         stat: &Stat,
         group: Option<LinkKey>,
         lease: Lease,
-        result: std::result::Result<Answer, crate::error::Errno>,
+        result: std::result::Result<Answer, Errno>,
     ) -> (Lease, Ending) {
         let (job, caller, place) = (&*self.job, &*self.caller, &errand.place);
         let object = Object { job, caller, place, stat, group };
@@ -154,7 +158,8 @@ impl<I: Interpreter> Shard<I> {
                 self.push(&dir, name, What::Further(key, stamp));
             }
             Ending::IsDir => {
-                if let Err(error) = self.find_dir(&dir, name, None) {
+                let record = self.job.catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
+                if let Err(error) = record.and_then(|record| self.find_dir(&dir, name, record)) {
                     self.job.end_with(error);
                 }
             }
