@@ -28,9 +28,6 @@ use crate::ring::{Caller, Handle, Name, Side, Time};
 use crate::transfer::{Copied, Seal};
 use crate::walk::{DirCache, DirNode, Work, path_steps};
 
-/// Open directories a checkpoint keeps at hand.
-const DIR_CACHE: usize = 256;
-
 /// Turns batches of outcomes into records.
 pub struct Checkpointer {
     /// The job.
@@ -90,7 +87,7 @@ impl Checkpointer {
         intake: Arc<Intake>,
         counters: Arc<Counters>,
     ) -> Result<Checkpointer> {
-        let cache = DirCache::new(job.dest.handle.clone(), DIR_CACHE);
+        let cache = DirCache::new(job.dest.handle.clone(), job.cached_dirs);
         let header = job.catalog.header();
         let reseal_dirs = job.catalog.reader()?.reseal_dirs()?;
         Ok(Checkpointer { job, caller, intake, counters, cache, header, reseal_dirs, nodes: HashMap::new() })

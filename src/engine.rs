@@ -23,7 +23,8 @@ use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
 use crate::config::{
-    ARENA_BYTES_MAX, Config, DIR_CACHE_PER_SHARD, EngineChoice, FILE_DEPTH, Metadata, ReflinkChoice, SMALL_BYTES_MAX, STOP_TIME_MAX, SyncPolicy,
+    ARENA_BYTES_MAX, Config, DIR_CACHE_PER_SHARD, EngineChoice, FILE_DEPTH, Metadata, ReflinkChoice, SMALL_BYTES_MAX,
+    STOP_TIME_MAX, SyncPolicy,
 };
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
@@ -36,8 +37,8 @@ use crate::plan::Progress as Standing;
 use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
 use crate::report::{
-    Console, Count, Counters, Durability, End, EngineUsed, ExitCode, Failures, Latency, Losses, Moment, Progress, Run, Summary,
-    Totals, Walk, shell_command,
+    Console, Count, Counters, Durability, End, EngineUsed, ExitCode, Failures, Latency, Losses, Moment, Progress, Run,
+    Summary, Totals, Walk, shell_command,
 };
 use crate::resume;
 use crate::ring::syscalls::Kernel;
@@ -76,7 +77,7 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let shards = shard_count(engine, config.streams);
     let bell = Arc::new(Bell::default());
     let (walker, workers) = Walker::new(shards, bell.clone());
-    let job = Arc::new(make_job(config, &roots, catalog, kind, walker, console)?);
+    let job = Arc::new(make_job(config, &roots, catalog, kind, (walker, shards), console)?);
     let setup = Setup { job, bell, engine, shards, started };
     let outcome = setup.run(kind, &roots, workers, stop)?;
     Ok(setup.summary(kind, &names, outcome, fallback))
@@ -155,7 +156,7 @@ pub(crate) fn make_job(
     roots: &Roots,
     catalog: Arc<Catalog>,
     kind: resume::Kind,
-    walker: Walker,
+    (walker, shards): (Walker, usize),
     console: Arc<Console>,
 ) -> Result<Job> {
     let header = catalog.header();
@@ -189,6 +190,7 @@ pub(crate) fn make_job(
         failures: Failures::new(console.clone()),
         losses: Losses::new(console.clone()),
         console,
+        cached_dirs: dir_cache_capacity(shards),
         next_id: AtomicU64::new(header.next_id),
         fatal: Mutex::new(None),
         reflink: AtomicU8::new(refused as u8),
@@ -303,14 +305,13 @@ impl Setup {
         let (intake, counters) = (intake.clone(), counters.clone());
         let buffers = self.buffers()?;
         let streams = job.config.streams as usize;
-        let cached_dirs = dir_cache_capacity(shards);
         let thread = std::thread::Builder::new().name(format!("shard-{index}"));
         let spawned = thread.spawn_scoped(scope, move || {
             let kernel = Kernel::new(buffers.arena().clone());
             let arena_bytes = buffers.arena().len() as u64;
             let caller: Arc<dyn Caller> = Arc::new(kernel.clone());
             let depth = (streams + 2 * FILE_DEPTH).clamp(64, 1024);
-            let parts = Parts { index, shards, job: job.clone(), intake, caller, buffers, worker, help, counters, cached_dirs };
+            let parts = Parts { index, shards, job: job.clone(), intake, caller, buffers, worker, help, counters };
             match engine {
                 Engine::Uring => match Ring::new(depth, kernel.arena().clone()) {
                     Ok(ring) => {
@@ -379,7 +380,9 @@ impl Setup {
             return;
         }
         let command = shell_command(&self.job.config.command);
-        self.job.console.error("gfast: interrupted; the last checkpoint is not through, a resume goes on from the one before");
+        self.job
+            .console
+            .error("gfast: interrupted; the last checkpoint is not through, a resume goes on from the one before");
         self.job.console.error(&format!("gfast: resume with: {command}"));
         std::process::exit(ExitCode::Interrupted.code().into());
     }

@@ -68,6 +68,8 @@ pub struct Job {
     pub failures: Failures,
     /// Losses, said once each.
     pub losses: Losses,
+    /// Directories that each shard, and the checkpoints, may keep open.
+    pub cached_dirs: usize,
     /// The next directory or large-file id.
     pub next_id: AtomicU64,
     /// What ended the job early.

@@ -145,8 +145,6 @@ pub struct Parts {
     pub help: Arc<Injector<Arc<LargeFile>>>,
     /// What it counts.
     pub counters: Arc<Counters>,
-    /// Directories it may keep open.
-    pub cached_dirs: usize,
 }
 
 impl<I: Interpreter> Shard<I> {
@@ -162,7 +160,7 @@ impl<I: Interpreter> Shard<I> {
             buffers: parts.buffers,
             worker: parts.worker,
             help: parts.help,
-            cache: DirCache::new(root, parts.cached_dirs),
+            cache: DirCache::new(root, parts.job.cached_dirs),
             current: None,
             tasks: Vec::new(),
             free: Vec::new(),
