@@ -74,7 +74,9 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let kind = resume::kind(&catalog)?;
     resume::begin(&catalog, kind)?;
 
-    let shards = shard_count(engine, config.streams);
+    let streams = affordable_streams(config, &console);
+    let config = &Config { streams, ..config.clone() };
+    let shards = shard_count(engine, streams);
     let bell = Arc::new(Bell::default());
     let (walker, workers) = Walker::new(shards, bell.clone());
     let job = Arc::new(make_job(config, &roots, catalog, kind, (walker, shards), console)?);
@@ -88,6 +90,20 @@ fn raise_descriptor_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     // Refused: the lower limit stays, and the directory caches are cut to it.
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Streams as the descriptor limit allows them: each may hold two directories and four files of its own, and a few descriptors
+/// are the process's.
+fn affordable_streams(config: &Config, console: &Console) -> u32 {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let affordable = u32::try_from(limit.saturating_sub(64) / 8).unwrap_or(u32::MAX).max(1);
+    if affordable < config.streams {
+        console.note(&format!(
+            "gfast: {affordable} streams instead of {}: only {limit} files may be open (remedy: raise `ulimit -n`)",
+            config.streams
+        ));
+    }
+    config.streams.min(affordable)
 }
 
 /// Open directories each shard may keep at hand: what is left of half the descriptors the process may have, when the
