@@ -276,7 +276,14 @@ impl Setup {
             match ring {
                 Some(interpreter) => {
                     let parts = Parts {
-                        index, shards, job, intake, caller, interpreter, buffers, worker,
+                        index,
+                        shards,
+                        job,
+                        intake,
+                        caller,
+                        interpreter,
+                        buffers,
+                        worker,
                         counters: counters.clone(),
                     };
                     let (ring, report) = Shard::new(parts).run();
@@ -285,9 +292,8 @@ impl Setup {
                     Some((report, Some(ring.facts()), arena_bytes))
                 }
                 None => {
-                    let parts = Parts {
-                        index, shards, job, intake, caller, interpreter: kernel, buffers, worker, counters,
-                    };
+                    let parts =
+                        Parts { index, shards, job, intake, caller, interpreter: kernel, buffers, worker, counters };
                     let (_, report) = Shard::new(parts).run();
                     Some((report, None, arena_bytes))
                 }

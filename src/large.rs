@@ -155,9 +155,9 @@ impl LargeFile {
         let name = file.temp.as_ref().unwrap_or(&place.dest_name);
         let handle = match self.write_path {
             WritePath::Buffered => file.handle.clone(),
-            WritePath::Direct => dest
-                .open(&place.open.dest, name, Access::WriteDirect)
-                .map_err(|errno| failed("open direct", errno))?,
+            WritePath::Direct => {
+                dest.open(&place.open.dest, name, Access::WriteDirect).map_err(|errno| failed("open direct", errno))?
+            }
         };
         if self.is_sparse {
             dest.truncate(&file.handle, self.stat.size).map_err(|errno| failed("set size of", errno))?;
@@ -276,9 +276,8 @@ impl LargeFile {
 /// The destination file of an interrupted attempt, if source and destination are still what they were.
 fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<Option<Leftover>> {
     let (job, place) = (work.job, work.place);
-    let is_of_source = |r: &&FileRecord| {
-        r.status == Status::InProgress && r.large_id != 0 && r.stamp == Stamp::of(work.stat)
-    };
+    let is_of_source =
+        |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0 && r.stamp == Stamp::of(work.stat);
     let Some(record) = record.filter(is_of_source) else { return Ok(None) };
     let dest = Posix::new(work.caller, Side::Dest);
     let temp = place.temp_name(job);

@@ -162,9 +162,7 @@ fn open_child(
     dir: &Arc<DirNode>,
 ) -> Result<std::result::Result<(DirPair, Stat), &'static str>> {
     let failed = |verb, errno| match errno {
-        Errno::NOENT | Errno::STALE => {
-            Error { verb, object: job.path(Side::Source, dir), cause: Cause::Vanished }
-        }
+        Errno::NOENT | Errno::STALE => Error { verb, object: job.path(Side::Source, dir), cause: Cause::Vanished },
         errno => job.dir_error(Side::Source, dir, verb, errno),
     };
     let posix = Posix::new(caller, Side::Source);

@@ -72,7 +72,6 @@ impl Progress {
     }
 }
 
-
 /// Decides from source and record. `dest_is_new` says that the destination directory was created by this run.
 pub fn decide(source: &Stat, record: Option<&FileRecord>, progress: &Progress, dest_is_new: bool) -> Plan {
     let Some(record) = record else {

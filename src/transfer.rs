@@ -178,9 +178,7 @@ pub fn stat_source(job: &Job, caller: &dyn Caller, place: &Place) -> Result<Stat
 /// An error on the source side: ENOENT and ESTALE mean that the object is gone.
 pub fn source_error(job: &Job, place: &Place, verb: &'static str, errno: Errno) -> Error {
     match errno {
-        Errno::NOENT | Errno::STALE => {
-            Error { verb, object: place.path(job, Side::Source), cause: Cause::Vanished }
-        }
+        Errno::NOENT | Errno::STALE => Error { verb, object: place.path(job, Side::Source), cause: Cause::Vanished },
         errno => place.error(job, Side::Source, verb, errno),
     }
 }
@@ -200,9 +198,8 @@ fn claim_group(job: &Job, place: &Place, stat: &Stat) -> Result<Grouping> {
         return Ok(Grouping::Alone);
     }
     let key = LinkKey { dev: stat.dev, ino: stat.ino };
-    let claim = job.links.claim(key, (place.dir.id, place.name.clone()), || {
-        job.recorded_first(key, &Stamp::of(stat))
-    })?;
+    let claim =
+        job.links.claim(key, (place.dir.id, place.name.clone()), || job.recorded_first(key, &Stamp::of(stat)))?;
     Ok(match claim {
         Claim::First => Grouping::First(key),
         Claim::Further => Grouping::Further(key),
@@ -406,7 +403,9 @@ impl<'a> Work<'a> {
     fn replacing<T>(&self, temp: &Name, make: impl Fn() -> std::result::Result<T, Errno>) -> Result<T> {
         let made = match make() {
             Err(Errno::EXIST) => {
-                self.dest().unlink(self.dest_dir(), temp).map_err(|errno| self.error("replace the leftover of", errno))?;
+                self.dest()
+                    .unlink(self.dest_dir(), temp)
+                    .map_err(|errno| self.error("replace the leftover of", errno))?;
                 make()
             }
             made => made,
@@ -492,9 +491,7 @@ impl<'a> Work<'a> {
             Metadata::Keep => self.stat.mode,
             Metadata::TimesOnly => self.stat.mode & !self.job.identity.umask,
         };
-        let made = self.make_named(|name| {
-            self.dest().make_node(self.dest_dir(), name, mode & !0o6000, self.stat.rdev)
-        });
+        let made = self.make_named(|name| self.dest().make_node(self.dest_dir(), name, mode & !0o6000, self.stat.rdev));
         let is_device = matches!(self.stat.mode & libc::S_IFMT, libc::S_IFBLK | libc::S_IFCHR);
         match made {
             Ok(made) => self.settle_by_name(made, Count::Specials).map(Some),

@@ -6,10 +6,10 @@
 
 pub mod buffers;
 pub mod op;
-pub mod syscalls;
-pub mod uring;
 #[cfg(test)]
 pub mod sim;
+pub mod syscalls;
+pub mod uring;
 
 use std::time::Duration;
 

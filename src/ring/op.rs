@@ -124,7 +124,10 @@ pub enum Access {
 
 /// One question to the operating system. `at` and `dir` are held directories, `name` is one component below them.
 #[derive(Debug)]
-#[allow(missing_docs, reason = "the fields are named after the arguments of the system calls and told in each variant's line")]
+#[allow(
+    missing_docs,
+    reason = "the fields are named after the arguments of the system calls and told in each variant's line"
+)]
 pub enum Op {
     /// Opens a directory for listing. `path` may hold several components; none may be a symlink or leave `at`.
     OpenDir { at: Handle, path: Name },

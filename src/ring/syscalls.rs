@@ -11,7 +11,9 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, StatxFlags, Timestamps, Uid};
+use rustix::fs::{
+    AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, StatxFlags, Timestamps, Uid,
+};
 
 use super::{Access, Answer, Arena, Asked, Caller, Completion, Handle, Interpreter, Name, Op, Side, Stat, Time};
 use crate::error::Errno;

@@ -231,9 +231,7 @@ impl Ring {
             (Target::Direct(slot), true) => {
                 opcode::ReadFixed::new(types::Fixed(slot), pointer, len, 0).offset(offset).build()
             }
-            (Target::Direct(slot), false) => {
-                opcode::Read::new(types::Fixed(slot), pointer, len).offset(offset).build()
-            }
+            (Target::Direct(slot), false) => opcode::Read::new(types::Fixed(slot), pointer, len).offset(offset).build(),
         }
     }
 
@@ -399,12 +397,16 @@ fn why_refused(errno: Errno) -> String {
         (Errno::PERM, "1") => "io_uring is for privileged processes only (remedy: sysctl kernel.io_uring_disabled=0, \
              or add this user to the group in kernel.io_uring_group)"
             .into(),
-        (Errno::PERM | Errno::ACCESS, _) => "a sandbox forbids io_uring (remedy: allow io_uring_setup, io_uring_enter and \
+        (Errno::PERM | Errno::ACCESS, _) => {
+            "a sandbox forbids io_uring (remedy: allow io_uring_setup, io_uring_enter and \
              io_uring_register in the container's seccomp profile)"
-            .into(),
-        (Errno::NOSYS, _) => "this kernel or sandbox has no io_uring (remedy: Linux 5.15 or later, or a seccomp profile \
+                .into()
+        }
+        (Errno::NOSYS, _) => {
+            "this kernel or sandbox has no io_uring (remedy: Linux 5.15 or later, or a seccomp profile \
              that allows it)"
-            .into(),
+                .into()
+        }
         (Errno::NOMEM, _) => "io_uring was refused memory (remedy: raise `ulimit -l`)".into(),
         (errno, _) => format!("io_uring_setup failed: {}", std::io::Error::from(errno)),
     }
