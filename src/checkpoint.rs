@@ -45,6 +45,8 @@ pub struct Checkpointer {
     pub(crate) cache: DirCache<Handle>,
     /// The header of the last commit.
     pub(crate) header: Header,
+    /// Directories that hold records of the last batch.
+    reseal_dirs: Vec<DirId>,
     /// Directories of this batch by id, so that links find their first's directory before it is in the catalog.
     pub(crate) nodes: HashMap<DirId, Arc<DirNode>>,
 }
@@ -82,10 +84,16 @@ struct Further {
 
 impl Checkpointer {
     /// Checkpoints of `job`, fed by `intake`.
-    pub fn new(job: Arc<Job>, caller: Arc<dyn Caller>, intake: Arc<Intake>, counters: Arc<Counters>) -> Checkpointer {
+    pub fn new(
+        job: Arc<Job>,
+        caller: Arc<dyn Caller>,
+        intake: Arc<Intake>,
+        counters: Arc<Counters>,
+    ) -> Result<Checkpointer> {
         let cache = DirCache::new(job.dest.handle.clone(), DIR_CACHE);
         let header = job.catalog.header();
-        Checkpointer { job, caller, intake, counters, cache, header, nodes: HashMap::new() }
+        let reseal_dirs = job.catalog.reader()?.reseal_dirs()?;
+        Ok(Checkpointer { job, caller, intake, counters, cache, header, reseal_dirs, nodes: HashMap::new() })
     }
 
     /// Whether a batch is due by number or bytes.
@@ -104,11 +112,29 @@ impl Checkpointer {
         self.sync()?;
         let mut draft = Draft { number: self.header.durable_batch + 1, ..Draft::default() };
         for outcome in outcomes {
-            self.take_in(&mut draft, outcome);
+            self.take_in(&mut draft, outcome)?;
         }
         self.settle_groups(&mut draft)?;
         self.commit(draft)?;
         self.counters.add(Count::BytesDurable, bytes);
+        Ok(())
+    }
+
+    /// Whether a large file was begun whose record should not wait for the next checkpoint.
+    pub fn has_early(&self) -> bool {
+        self.intake.has_early()
+    }
+
+    /// Records directories found and large files begun, which claims nothing about data: the batch numbers stay.
+    pub fn record_early(&mut self) -> Result<()> {
+        let mut draft = Draft { number: self.header.durable_batch, ..Draft::default() };
+        for outcome in self.intake.take_early() {
+            self.take_in(&mut draft, outcome)?;
+        }
+        let header = Header { next_id: self.job.next_id.load(Ordering::Relaxed), ..self.header.clone() };
+        let batch = Batch { rows: draft.rows, header, reseal_dirs: self.reseal_dirs.clone() };
+        self.job.catalog.commit(&batch)?;
+        self.header = batch.header;
         Ok(())
     }
 
@@ -142,12 +168,13 @@ impl Checkpointer {
         let batch = Batch { rows: draft.rows, header, reseal_dirs: dirs };
         self.job.catalog.commit(&batch)?;
         self.header = batch.header;
+        self.reseal_dirs = batch.reseal_dirs;
         self.nodes.clear();
         draft.settled.into_iter().for_each(|key| self.job.links.forget(key));
         Ok(())
     }
 
-    fn take_in(&mut self, draft: &mut Draft, outcome: Outcome) {
+    fn take_in(&mut self, draft: &mut Draft, outcome: Outcome) -> Result<()> {
         let Outcome { dir, name, what } = outcome;
         self.nodes.entry(dir.id).or_insert_with(|| dir.clone());
         match what {
@@ -166,7 +193,18 @@ impl Checkpointer {
                 draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
                 draft.rows.push(Row::DeleteEntry { dir: dir.id, name });
             }
+            What::Reopened => self.reopened(draft, &dir)?,
         }
+        Ok(())
+    }
+
+    /// A directory that was listed long ago is changed again: it will have to be finished again. One that is not listed yet must
+    /// stay unlisted in the index.
+    fn reopened(&self, draft: &mut Draft, dir: &DirNode) -> Result<()> {
+        if self.job.is_listed(dir.id)? {
+            draft.rows.push(Row::OpenDir { id: dir.id, state: DirState::Unfinished });
+        }
+        Ok(())
     }
 
     fn listed(&self, draft: &mut Draft, dir: &DirNode) {
@@ -370,8 +408,6 @@ impl Checkpointer {
         match linked {
             Ok(dest_ino) => {
                 self.counters.add(Count::Linked, 1);
-                dir.touch();
-                draft.rows.push(Row::OpenDir { id: dir.id, state: DirState::Unfinished });
                 draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
                 draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
                 let stamp = if stamp == Stamp::default() { self.stamp_of_first(draft, first)? } else { stamp };
@@ -430,7 +466,7 @@ impl Checkpointer {
         if (taken.dev, taken.ino) == (there.dev, there.ino) {
             return Ok(there.ino);
         }
-        let temp = temp_name(self.job.job_id, dir.id, name);
+        let temp = temp_name(self.job.job_id, name);
         let linked = match dest.link(&first_at, &first.1, &at, &temp) {
             Err(Errno::EXIST) => {
                 dest.unlink(&at, &temp).map_err(|errno| failed("replace the leftover of", errno))?;

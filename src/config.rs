@@ -19,29 +19,44 @@ pub const BLOCK_BYTES_RANGE: std::ops::RangeInclusive<usize> = 4096..=(64 << 20)
 /// Files up to this size are read whole by one open-read-close chain.
 pub const SMALL_BYTES_MAX: usize = 256 << 10;
 /// Large files are cut in segments of this size, claimed by all shards.
-pub const SEGMENT_BYTES: u64 = 256 << 20;
+pub const SEGMENT_BYTES: u64 = scaled(256 << 20, 64 << 10) as u64;
+/// Files of this size and more are recorded as in progress as soon as they are begun, so that an interruption before the next
+/// checkpoint leaves nothing behind that a resume would not know for its own.
+pub const EARLY_RECORD_BYTES: u64 = scaled(64 << 20, 48 << 10) as u64;
 /// Blocks of one large file in flight on one shard: depth 16 reaches what fio reaches.
 pub const FILE_DEPTH: usize = 16;
 /// Most bytes of buffers over all shards, whatever the number of cores.
 pub const ARENA_BYTES_MAX: usize = 128 << 20;
 /// Outcomes that close a checkpoint batch, whatever the time and bytes.
-pub const CHECKPOINT_OUTCOMES_MAX: usize = 65_536;
+pub const CHECKPOINT_OUTCOMES_MAX: usize = scaled(65_536, 24);
 /// Where the state is kept when not asked for otherwise.
 pub const STATE_DIR_DEFAULT: &str = "./.gofast-state";
 /// The umask assumed until the process's own is known: the strictest.
 pub const UMASK_DEFAULT: u32 = 0o077;
 /// Least and most seconds between checkpoints.
 pub const CHECKPOINT_SECS_RANGE: std::ops::RangeInclusive<f64> = 0.1..=86_400.0;
+/// Outcomes that close a batch at the beginning of a run, and later an eighth of all outcomes so far, up to
+/// [`CHECKPOINT_OUTCOMES_MAX`]: data is written back and sealed while the rest is still being copied, and what is left for the end is
+/// a small part of the job (40,000 files in memory: 0.97 s with one batch, 0.87 s with these).
+pub const CHECKPOINT_OUTCOMES_FIRST: usize = scaled(8_192, 8);
 /// Seconds between checkpoints when not asked for otherwise.
 pub const CHECKPOINT_INTERVAL_DEFAULT: Duration = Duration::from_secs(5);
 /// Bytes between checkpoints when not asked for otherwise.
 pub const CHECKPOINT_BYTES_DEFAULT: u64 = 4 << 30;
 /// Times an object that changes while it is read is read again before it is recorded as unstable.
 pub const UNSTABLE_ATTEMPTS_MAX: u32 = 3;
+/// Longest time a stop may wait for its last checkpoint before the run ends on the one before.
+pub const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 /// Directories waiting in memory; beyond it they wait in the catalog.
-pub const QUEUED_DIRS_MAX: usize = 16_384;
+pub const QUEUED_DIRS_MAX: usize = scaled(16_384, 4);
 /// Open directory pairs each shard keeps at hand.
-pub const DIR_CACHE_PER_SHARD: usize = 256;
+pub const DIR_CACHE_PER_SHARD: usize = scaled(256, 4);
+
+/// A limit, as it is in production and as the simulator has it: its trees of a hundred small objects are to meet every limit
+/// that a tree of a billion meets.
+pub(crate) const fn scaled(production: usize, simulated: usize) -> usize {
+    if cfg!(test) { simulated } else { production }
+}
 
 /// One job, as asked for.
 #[derive(Clone, Debug)]

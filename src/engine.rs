@@ -14,49 +14,52 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_deque::Worker;
+use crossbeam_deque::{Injector, Worker};
 use parking_lot::Mutex;
+use rustix::process::{Resource, Rlimit};
 
 use crate::bell::Bell;
-use crate::catalog::{self, Catalog, JobIdentity, RootId};
+use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
+use crate::conduct::{Conductor, Step};
 use crate::config::{
-    ARENA_BYTES_MAX, Config, EngineChoice, FILE_DEPTH, Metadata, ReflinkChoice, SMALL_BYTES_MAX, SyncPolicy,
+    ARENA_BYTES_MAX, Config, DIR_CACHE_PER_SHARD, EngineChoice, FILE_DEPTH, Metadata, ReflinkChoice, SMALL_BYTES_MAX, STOP_TIME_MAX, SyncPolicy,
 };
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
 use crate::gate::Gate;
 use crate::job::{Job, JobRoot, Reflink};
+use crate::large::LargeFile;
 use crate::links::LinkMap;
 use crate::outcome::Intake;
 use crate::plan::Progress as Standing;
 use crate::provider::metadata::Identity;
+use crate::provider::posix::Posix;
 use crate::report::{
-    Console, Count, Counters, Durability, End, EngineUsed, Failures, Latency, Losses, Moment, Progress, Run, Summary,
+    Console, Count, Counters, Durability, End, EngineUsed, ExitCode, Failures, Latency, Losses, Moment, Progress, Run, Summary,
     Totals, Walk, shell_command,
 };
 use crate::resume;
 use crate::ring::syscalls::Kernel;
 use crate::ring::uring::{Ring, RingFacts};
-use crate::ring::{Caller, FixedBuffers};
+use crate::ring::{Caller, FixedBuffers, Side};
 use crate::roots::{self, DestOrigin, Root, Roots};
 use crate::shard::{Parts, Shard, ShardReport};
 use crate::stop::Stop;
 use crate::walk::{DestDir, Walker, Work};
 
 /// Least and most blocks of one shard's arena.
-const BLOCKS_RANGE: std::ops::RangeInclusive<usize> = 4..=32;
+const BLOCKS_RANGE: std::ops::RangeInclusive<usize> = 4..=24;
 /// Bytes of a small lease: most small files fit in one.
 const SMALL_LEASE_BYTES: usize = 64 << 10;
 /// Time between two looks at signals and progress.
 const TICK: Duration = Duration::from_millis(100);
-/// Rounds of names left over at the end of a pass before they count as failed.
-const ROUNDS_MAX: u32 = 8;
 
 /// Runs the job that `config` asks for, until it is done or `stop` is raised.
 pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let started = Instant::now();
     let (engine, fallback) = choose_engine(config.engine)?;
+    raise_descriptor_limit();
     let console = Arc::new(Console::stderr(config.output));
     if let Some(reason) = &fallback {
         console.note(&format!("gfast: io_uring is not available, plain system calls are used: {reason}"));
@@ -64,6 +67,7 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let examined = roots::examine(config)?;
     let names = (examined.source_path().to_vec(), examined.dest_path().to_vec());
     let roots = examined.open()?;
+    make_root_durable(&roots)?;
     let identity = identity_of(config, &names, &roots);
     let catalog = Arc::new(Catalog::open(&config.state_dir, &identity, false)?);
     let kind = resume::kind(&catalog)?;
@@ -76,6 +80,33 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let setup = Setup { job, bell, engine, shards, started };
     let outcome = setup.run(kind, &roots, workers, stop)?;
     Ok(setup.summary(kind, &names, outcome, fallback))
+}
+
+/// Open files are what streams are made of: as many as the administrator allows, not as few as shells start with.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // Refused: the lower limit stays, and the directory caches are cut to it.
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Open directories each shard may keep at hand: what is left of half the descriptors the process may have, when the
+/// checkpoints have theirs.
+fn dir_cache_capacity(shards: usize) -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let pairs = usize::try_from(limit / 4).unwrap_or(usize::MAX) / (shards + 1);
+    pairs.clamp(4, DIR_CACHE_PER_SHARD)
+}
+
+/// A destination root that was just made is made durable before a catalog names it: after a power cut the job would find another
+/// directory there, or none, and refuse to go on.
+fn make_root_durable(roots: &Roots) -> Result<()> {
+    if roots.dest_origin == DestOrigin::Found {
+        return Ok(());
+    }
+    let failed = |errno| Error::os("sync", &roots.dest.path, errno);
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let parent = rustix::fs::openat(&roots.dest.handle, "..", flags, rustix::fs::Mode::empty()).map_err(failed)?;
+    rustix::fs::fsync(&roots.dest.handle).and_then(|()| rustix::fs::fsync(parent)).map_err(failed)
 }
 
 /// What answers the operations, and why it is not the ring although that was preferred.
@@ -118,7 +149,8 @@ fn identity_of(config: &Config, names: &(Vec<u8>, Vec<u8>), roots: &Roots) -> Jo
     }
 }
 
-fn make_job(
+/// What all parts of the run share.
+pub(crate) fn make_job(
     config: &Config,
     roots: &Roots,
     catalog: Arc<Catalog>,
@@ -145,7 +177,7 @@ fn make_job(
         progress: Standing {
             pass_start_batch: header.pass_start_batch,
             completed_batch: header.completed_batch,
-            written_holds: header.is_of_this_boot(),
+            boot_batch: header.boot_batch,
         },
         job_id: header.job_id,
         state_dir: catalog.state_dev_ino(),
@@ -172,6 +204,24 @@ fn granularity_nanos(file_system: FileSystem) -> u32 {
         FileSystem::Smb => 100,
         _ => 1,
     }
+}
+
+/// Clears the way at the destination's root, which is nobody's child, and tells what is known of it.
+pub(crate) fn prepare_root(job: &Job, roots: &Roots, caller: &dyn Caller) -> Result<DestDir> {
+    let (dest, root) = (Posix::new(caller, Side::Dest), &job.dest);
+    let failed = |errno| Error::os("prepare", &root.path, errno);
+    if dest.has_default_acl(&root.handle).map_err(failed)? {
+        return Ok(DestDir::ExistingWithAcl);
+    }
+    if roots.dest_origin == DestOrigin::Made {
+        return Ok(DestDir::Created);
+    }
+    let is_ours = job.identity.uid == root.stat.uid && root.stat.uid != 0;
+    let is_kept = job.config.metadata == Metadata::Keep && roots.single.is_none();
+    if is_ours && is_kept && root.stat.permissions() & 0o700 != 0o700 {
+        dest.set_mode(&root.handle, root.stat.permissions() | 0o700).map_err(failed)?;
+    }
+    Ok(DestDir::Existing)
 }
 
 /// A run, made up and not yet started.
@@ -214,48 +264,38 @@ impl Setup {
         let intake = Arc::new(Intake::new(self.shards, job.config.checkpoint_bytes, self.bell.clone()));
         let caller: Arc<dyn Caller> = Arc::new(Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone()));
         let main = Arc::clone(&counters[self.shards]);
-        let mut checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main);
-        self.prepare_root(roots, &mut checkpointer)?;
-        resume::start(job, kind, roots_dest(roots))?;
+        let dest_root = prepare_root(job, roots, &*caller)?;
+        let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main)?;
+        let mut conductor = Conductor::new(job.clone(), checkpointer, counters.clone(), stop.clone());
+        resume::start(job, kind, dest_root)?;
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let mut shards = Vec::new();
+            let help = Arc::new(Injector::new());
             for (index, worker) in workers.into_iter().enumerate() {
-                shards.push(self.spawn(scope, index, worker, &intake, &counters[index])?);
+                shards.push(self.spawn(scope, index, (worker, help.clone()), &intake, &counters[index])?);
             }
             let ticker = scope.spawn(|| self.tick(&counters, stop, &is_over));
-            let end = self.conduct(&mut checkpointer, stop, &counters);
+            let end = self.conduct(&mut conductor);
             job.walker.stop();
             let ends: Vec<ShardEnd> = shards.into_iter().filter_map(|shard| shard.join().ok().flatten()).collect();
-            let end = self.conclude(&mut checkpointer, end);
+            let end = conductor.conclude(end);
             is_over.store(true, Ordering::Release);
             ticker.thread().unpark();
             let _ = ticker.join();
             job.failures.finish();
+            if let End::Stopped(error) = &end {
+                job.console.error(&format!("gfast: stopped: {error}"));
+            }
             Ok(gather(end, ends, &counters))
         })
-    }
-
-    /// Clears the way at the destination's root, whose directory is nobody's child.
-    fn prepare_root(&self, roots: &Roots, checkpointer: &mut Checkpointer) -> Result<()> {
-        if roots.single.is_some() || roots.dest_origin == DestOrigin::Made {
-            return Ok(());
-        }
-        let dest = checkpointer.dest();
-        let failed = |errno| Error::os("prepare", &self.job.dest.path, errno);
-        let stat = &self.job.dest.stat;
-        let is_ours = self.job.identity.uid == stat.uid && stat.uid != 0;
-        if is_ours && self.job.config.metadata == Metadata::Keep && stat.permissions() & 0o700 != 0o700 {
-            dest.set_mode(&self.job.dest.handle, stat.permissions() | 0o700).map_err(failed)?;
-        }
-        Ok(())
     }
 
     fn spawn<'scope>(
         &self,
         scope: &'scope Scope<'scope, '_>,
         index: usize,
-        worker: Worker<Work>,
+        (worker, help): (Worker<Work>, Arc<Injector<Arc<LargeFile>>>),
         intake: &Arc<Intake>,
         counters: &Arc<Counters>,
     ) -> Result<ScopedJoinHandle<'scope, Option<ShardEnd>>> {
@@ -263,40 +303,29 @@ impl Setup {
         let (intake, counters) = (intake.clone(), counters.clone());
         let buffers = self.buffers()?;
         let streams = job.config.streams as usize;
+        let cached_dirs = dir_cache_capacity(shards);
         let thread = std::thread::Builder::new().name(format!("shard-{index}"));
         let spawned = thread.spawn_scoped(scope, move || {
             let kernel = Kernel::new(buffers.arena().clone());
             let arena_bytes = buffers.arena().len() as u64;
             let caller: Arc<dyn Caller> = Arc::new(kernel.clone());
             let depth = (streams + 2 * FILE_DEPTH).clamp(64, 1024);
-            let ring = match engine {
-                Engine::Uring => Ring::new(depth, buffers.arena().clone()).ok(),
-                Engine::Sync => None,
-            };
-            match ring {
-                Some(interpreter) => {
-                    let parts = Parts {
-                        index,
-                        shards,
-                        job,
-                        intake,
-                        caller,
-                        interpreter,
-                        buffers,
-                        worker,
-                        counters: counters.clone(),
-                    };
-                    let (ring, report) = Shard::new(parts).run();
-                    counters.add(Count::Submissions, ring.usage().submissions);
-                    counters.add(Count::Enters, ring.usage().enters);
-                    Some((report, Some(ring.facts()), arena_bytes))
-                }
-                None => {
-                    let parts =
-                        Parts { index, shards, job, intake, caller, interpreter: kernel, buffers, worker, counters };
-                    let (_, report) = Shard::new(parts).run();
-                    Some((report, None, arena_bytes))
-                }
+            let parts = Parts { index, shards, job: job.clone(), intake, caller, buffers, worker, help, counters, cached_dirs };
+            match engine {
+                Engine::Uring => match Ring::new(depth, kernel.arena().clone()) {
+                    Ok(ring) => {
+                        let counters = parts.counters.clone();
+                        let (ring, report) = Shard::new(parts, ring).run();
+                        counters.add(Count::Submissions, ring.usage().submissions);
+                        counters.add(Count::Enters, ring.usage().enters);
+                        Some((report, Some(ring.facts()), arena_bytes))
+                    }
+                    Err(errno) => {
+                        job.end_with(Error::os("set up", "io_uring", errno));
+                        None
+                    }
+                },
+                Engine::Sync => Some((Shard::new(parts, kernel).run().1, None, arena_bytes)),
             }
         });
         spawned.map_err(|error| Error::refused("threads", format!("cannot be started: {error}")))
@@ -308,68 +337,19 @@ impl Setup {
         FixedBuffers::new(blocks, block, SMALL_LEASE_BYTES.min(block))
     }
 
-    /// Checkpoints, refills and the decision that all is done, until then.
-    fn conduct(&self, checkpointer: &mut Checkpointer, stop: &Stop, counters: &[Arc<Counters>]) -> Result<End> {
-        let job = &self.job;
-        let interval = job.config.checkpoint_interval;
+    /// Lets the conductor decide, and sleeps until there is something to decide.
+    fn conduct(&self, conductor: &mut Conductor) -> Result<End> {
+        let interval = self.job.config.checkpoint_interval;
         let mut last = Instant::now();
-        let mut rounds = 0;
         loop {
-            if job.fatal.lock().is_some() || stop.is_requested() {
-                return Ok(End::Interrupted);
-            }
-            if job.walker.is_done() {
-                checkpointer.checkpoint()?;
-                if job.walker.is_done() && !self.bring_back(checkpointer, &mut rounds)? {
-                    let totals = Totals::of(counters);
-                    let entries = totals.get(Count::EntriesWalked);
-                    let bytes = totals.get(Count::BytesPlanned);
-                    checkpointer.finish_pass(catalog::Totals { entries, bytes })?;
-                    return Ok(End::Finished);
+            match conductor.step(last.elapsed() >= interval)? {
+                Step::Checkpointed => last = Instant::now(),
+                Step::Ended(end) => return Ok(end),
+                Step::Waiting => {
+                    let left = interval.saturating_sub(last.elapsed());
+                    self.bell.wait(left.max(Duration::from_millis(1)));
                 }
-                continue;
             }
-            if job.walker.wants_refill() {
-                checkpointer.checkpoint()?;
-                resume::refill(job)?;
-                continue;
-            }
-            if checkpointer.is_due() || (last.elapsed() >= interval && checkpointer.has_work()) {
-                checkpointer.checkpoint()?;
-                last = Instant::now();
-                continue;
-            }
-            self.bell.wait(interval.saturating_sub(last.elapsed()).max(Duration::from_millis(1)));
-        }
-    }
-
-    /// Names that still wait for a first name go round again; true if there were any.
-    fn bring_back(&self, checkpointer: &mut Checkpointer, rounds: &mut u32) -> Result<bool> {
-        let late = self.job.catalog.reader()?.any_late_links(1 << 16)?;
-        *rounds += 1;
-        if late.is_empty() {
-            return Ok(false);
-        }
-        if *rounds > ROUNDS_MAX {
-            return Err(Error::catalog("", "hard links wait for names that never come"));
-        }
-        for (_, _, dir, name) in late {
-            let node = checkpointer.node(dir)?;
-            self.job.walker.inject(Work::File(node, name));
-        }
-        Ok(true)
-    }
-
-    /// The last checkpoint of a run that did not finish: what the shards brought home while they drained.
-    fn conclude(&self, checkpointer: &mut Checkpointer, end: Result<End>) -> End {
-        let fatal = self.job.fatal.lock().clone();
-        match (end, fatal) {
-            (Ok(End::Finished), None) => End::Finished,
-            (Err(error), _) => End::Stopped(error),
-            (Ok(_), fatal) => match (checkpointer.checkpoint(), fatal) {
-                (_, Some(error)) | (Err(error), None) => End::Stopped(error),
-                (Ok(()), None) => End::Interrupted,
-            },
         }
     }
 
@@ -379,15 +359,29 @@ impl Setup {
         let former = (former > 0).then_some(former);
         let console = self.job.console.clone();
         let mut progress = Progress::new(console, counters.to_vec(), former, Instant::now());
+        let mut stopped = None;
         while !is_over.load(Ordering::Acquire) {
-            if stop.is_requested() && !self.job.walker.is_stopped() {
+            if stop.is_requested() {
                 self.job.walker.stop();
+                let since = *stopped.get_or_insert_with(Instant::now);
+                self.leave_if_late(since);
             }
             let walk = if self.job.walker.is_walked() { Walk::Ended } else { Walk::Running };
             progress.tick(&Moment { now: Instant::now(), walk, streams: self.job.gate.limit() });
             std::thread::park_timeout(TICK);
         }
         progress.finish();
+    }
+
+    /// A stop does not wait for ever for a slow destination: the checkpoint before the last is as good to resume from.
+    fn leave_if_late(&self, stopped: Instant) {
+        if stopped.elapsed() < STOP_TIME_MAX {
+            return;
+        }
+        let command = shell_command(&self.job.config.command);
+        self.job.console.error("gfast: interrupted; the last checkpoint is not through, a resume goes on from the one before");
+        self.job.console.error(&format!("gfast: resume with: {command}"));
+        std::process::exit(ExitCode::Interrupted.code().into());
     }
 
     fn summary(
@@ -424,14 +418,6 @@ impl Setup {
             latency: outcome.latency,
             durability: Durability { asked: job.config.sync, used },
         }
-    }
-}
-
-/// What is known of the destination's root before it is listed.
-fn roots_dest(roots: &Roots) -> DestDir {
-    match roots.dest_origin {
-        DestOrigin::Made => DestDir::Created,
-        DestOrigin::Found => DestDir::Existing,
     }
 }
 

@@ -7,7 +7,7 @@
 
 use crate::catalog::{Batch, DirId, DirStamp, DirState, Header, JobStatus, Row, Totals};
 use crate::checkpoint::Checkpointer;
-use crate::config::{LossPolicy, Metadata};
+use crate::config::{LossPolicy, Metadata, scaled};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::provider::metadata;
 use crate::report::{Count, Loss};
@@ -15,7 +15,7 @@ use crate::ring::Side;
 use crate::walk::DirNode;
 
 /// Directories finished between two commits.
-const PAGE: usize = 16_384;
+const PAGE: usize = scaled(16_384, 3);
 
 impl Checkpointer {
     /// Finishes the directories, makes everything durable, and records the pass as finished. To be called after the last

@@ -150,6 +150,13 @@ impl Job {
         }
     }
 
+    /// Whether this pass has listed a directory. The entries of one that it has not come up in its listing, and must not be taken
+    /// up from an index as well: two transfers of one name would replace each other's file.
+    pub fn is_listed(&self, dir: DirId) -> Result<bool, Error> {
+        let record = self.catalog.reader()?.dir(dir)?;
+        Ok(record.is_some_and(|record| record.listed_batch >= self.progress.pass_start_batch))
+    }
+
     /// Says that a directory is left out.
     pub fn note_left_out(&self, dir: &DirNode, reason: &str) {
         let path = crate::error::escape(&self.path(Side::Source, dir));
@@ -225,15 +232,15 @@ impl Place {
     /// The temporary name this job uses for this name: the same in every run of the job, so that a resume finds and
     /// replaces what it left. Short, so that a 255-byte name has one too.
     pub fn temp_name(&self, job: &Job) -> Name {
-        temp_name(job.job_id, self.dir.id, &self.dest_name)
+        temp_name(job.job_id, &self.dest_name)
     }
 }
 
-/// `.gfast-JOB-HASH`: FNV-1a over directory id and name (any stable hash would do; names stay apart within a directory by
-/// 64 bits, and a clash only costs a failed create).
-pub fn temp_name(job_id: u64, dir: DirId, name: &Name) -> Name {
+/// `.gfast-JOB-HASH`: FNV-1a over the name (any stable hash would do; names stay apart within their directory by 64 bits, and a
+/// clash only costs a failed create). Nothing that a crash could change goes in, such as the directory's number.
+pub fn temp_name(job_id: u64, name: &Name) -> Name {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    for byte in dir.0.to_le_bytes().iter().chain(name.as_bytes()) {
+    for byte in name.as_bytes() {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
     Name::new(format!(".gfast-{:08x}-{hash:016x}", job_id as u32)).expect("I8: hexadecimal digits hold no NUL")

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::catalog::{FileRecord, Range, Stamp, Status};
-use crate::config::{DirectChoice, FILE_DEPTH, SEGMENT_BYTES};
+use crate::config::{DirectChoice, FILE_DEPTH, SEGMENT_BYTES, scaled};
 use crate::error::{Errno, Error, Result};
 use crate::job::{Job, Place, Ticket};
 use crate::links::LinkKey;
@@ -28,11 +28,11 @@ use crate::ring::{Access, Answer, Arena, Caller, Completion, FixedBuffers, Handl
 use crate::transfer::{Ending, NewFile, Work, ending_of, source_error};
 
 /// Least bytes of a chunk: what a resume may have to copy again per stream.
-const CHUNK_BYTES_MIN: u64 = 16 << 20;
+const CHUNK_BYTES_MIN: u64 = scaled(4 << 20, 8 << 10) as u64;
 /// Most chunks of one file, so that its recorded ranges stay few whatever its size.
 const CHUNKS_MAX: u64 = 16_384;
 /// Files below this are copied through the page cache: direct I/O pays from here on.
-const DIRECT_BYTES_MIN: u64 = 1 << 20;
+const DIRECT_BYTES_MIN: u64 = scaled(1 << 20, 16 << 10) as u64;
 
 /// One large file under way, shared by the shards that work on it.
 #[derive(Debug)]
@@ -161,6 +161,10 @@ impl LargeFile {
         };
         if self.is_sparse {
             dest.truncate(&file.handle, self.stat.size).map_err(|errno| failed("set size of", errno))?;
+            return Ok(handle);
+        }
+        if file.made.size == self.stat.size {
+            // Left by an earlier run, and allocated by it: XFS wants the whole space free to allocate it a second time.
             return Ok(handle);
         }
         match dest.allocate(&file.handle, self.stat.size) {
@@ -295,7 +299,7 @@ fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<Option<Left
 /// The alignment direct I/O needs on one side; 1 for the page cache.
 fn direct_align(job: &Job, stat: &Stat, size: u64, path: &[u8]) -> Result<u64> {
     let align = u64::from(stat.direct_align);
-    let fits = align > 0 && job.config.block_bytes as u64 % align == 0 && align <= 4096;
+    let fits = align > 0 && align <= 4096 && (job.config.block_bytes as u64).is_multiple_of(align);
     match job.config.direct {
         DirectChoice::Never => Ok(1),
         DirectChoice::Always if !fits => Err(Error::os("open direct", path, Errno::INVAL)),

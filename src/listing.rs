@@ -7,28 +7,17 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::catalog::{DirStamp, Record};
-use crate::config::{Metadata, Mounts};
+use crate::catalog::DirStamp;
+use crate::config::{Metadata, Mounts, scaled};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::filesystem::FileSystem;
 use crate::job::Job;
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
-use crate::walk::{DestDir, DirCache, DirNode, DirPair, path_steps};
+use crate::walk::{DestDir, DirCache, DirNode, DirPair, Entry, path_steps};
 
 /// Bytes of one getdents buffer.
-const BUFFER_BYTES: usize = 64 << 10;
-
-/// One name of a listing.
-#[derive(Debug)]
-pub struct Entry {
-    /// The name.
-    pub name: Name,
-    /// `d_type`; DT_UNKNOWN where the file system does not say.
-    pub kind: u8,
-    /// What the catalog knows of it.
-    pub record: Option<Record>,
-}
+const BUFFER_BYTES: usize = scaled(64 << 10, 1 << 10);
 
 /// A directory whose names are being handed out.
 #[derive(Debug)]
@@ -52,6 +41,8 @@ pub enum Opened {
     Listing(Box<Listing>),
     /// It is left out, for this reason: the state directory, a mount point, a kernel file system.
     LeftOut(&'static str),
+    /// It may not be read. It is made at the destination all the same, with its own metadata.
+    Unreadable(Error),
 }
 
 impl Listing {
@@ -66,15 +57,21 @@ impl Listing {
             Some(parent) => {
                 let parent = open_pair(job, caller, cache, parent)?;
                 match open_child(job, caller, &parent, dir)? {
-                    Ok(opened) => opened,
-                    Err(reason) => return Ok(Opened::LeftOut(reason)),
+                    Child::Open(open, stat) => (open, stat),
+                    Child::LeftOut(reason) => return Ok(Opened::LeftOut(reason)),
+                    Child::Unreadable(stat, errno) => {
+                        dir.set_stamp(DirStamp::of(&stat));
+                        return Ok(Opened::Unreadable(job.dir_error(Side::Source, dir, "open", errno)));
+                    }
                 }
             }
         };
         dir.set_stamp(DirStamp::of(&stat));
         cache.insert(dir, open.clone());
         let (entries, buffer) = (VecDeque::new(), vec![0; BUFFER_BYTES]);
-        Ok(Opened::Listing(Box::new(Listing { dir: dir.clone(), open, entries, buffer, at_end: false })))
+        // A mount point that is not crossed is an empty directory.
+        let at_end = job.config.mounts == Mounts::Stay && stat.dev != job.source.stat.dev;
+        Ok(Opened::Listing(Box::new(Listing { dir: dir.clone(), open, entries, buffer, at_end })))
     }
 
     /// A listing of entries that another shard found.
@@ -97,7 +94,7 @@ impl Listing {
 
     /// Gives away the later half of the names at hand, if they are many.
     pub fn split(&mut self) -> Option<VecDeque<Entry>> {
-        const WORTH_SHARING: usize = 128;
+        const WORTH_SHARING: usize = scaled(128, 4);
         if self.entries.len() < WORTH_SHARING {
             return None;
         }
@@ -117,8 +114,10 @@ impl Listing {
                 continue;
             }
             let name = Name::new(name).expect("I8: the name was cut at its NUL");
-            self.entries.push_back(Entry { name, kind: record[18], record: None });
+            let ino = u64::from_ne_bytes(record[..8].try_into().unwrap_or_default());
+            self.entries.push_back(Entry { name, kind: record[18], ino, record: None });
         }
+        self.entries.make_contiguous().sort_unstable_by_key(|entry| entry.ino);
     }
 
     fn look_up(&mut self, job: &Job) -> Result<()> {
@@ -153,27 +152,39 @@ pub fn open_pair(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, 
     Ok(pair)
 }
 
-/// Opens a directory below `parent` on both sides. The inner `Err` is a reason to leave it out.
-#[expect(clippy::type_complexity, reason = "what failed and what is left out are told apart once, here")]
-fn open_child(
-    job: &Job,
-    caller: &dyn Caller,
-    parent: &DirPair,
-    dir: &Arc<DirNode>,
-) -> Result<std::result::Result<(DirPair, Stat), &'static str>> {
+/// What came of opening a directory below its parent.
+enum Child {
+    /// Both sides of it, and the source's description.
+    Open(DirPair, Stat),
+    /// Left out, for this reason.
+    LeftOut(&'static str),
+    /// The source may not be read.
+    Unreadable(Stat, Errno),
+}
+
+/// Opens a directory below `parent` on both sides.
+fn open_child(job: &Job, caller: &dyn Caller, parent: &DirPair, dir: &Arc<DirNode>) -> Result<Child> {
     let failed = |verb, errno| match errno {
         Errno::NOENT | Errno::STALE => Error { verb, object: job.path(Side::Source, dir), cause: Cause::Vanished },
         errno => job.dir_error(Side::Source, dir, verb, errno),
     };
     let posix = Posix::new(caller, Side::Source);
-    let source = posix.open_dir(&parent.source, &dir.name).map_err(|errno| failed("open", errno))?;
+    let source = match posix.open_dir(&parent.source, &dir.name) {
+        Ok(source) => source,
+        Err(errno @ (Errno::ACCESS | Errno::PERM)) => {
+            let stat = posix.stat(&parent.source, &dir.name).map_err(|errno| failed("stat", errno))?;
+            dir.set_dest(make_dest(job, caller, parent, dir)?.1);
+            return Ok(Child::Unreadable(stat, errno));
+        }
+        Err(errno) => return Err(failed("open", errno)),
+    };
     let stat = posix.stat_handle(&source).map_err(|errno| failed("stat", errno))?;
     if let Some(reason) = leave_out(job, dir, &source, &stat)? {
-        return Ok(Err(reason));
+        return Ok(Child::LeftOut(reason));
     }
     let (dest, state) = make_dest(job, caller, parent, dir)?;
     dir.set_dest(state);
-    Ok(Ok((DirPair { source, dest }, stat)))
+    Ok(Child::Open(DirPair { source, dest }, stat))
 }
 
 fn leave_out(job: &Job, dir: &Arc<DirNode>, source: &Handle, stat: &Stat) -> Result<Option<&'static str>> {
@@ -182,9 +193,6 @@ fn leave_out(job: &Job, dir: &Arc<DirNode>, source: &Handle, stat: &Stat) -> Res
     }
     if stat.mount_id == job.source.stat.mount_id && stat.dev == job.source.stat.dev {
         return Ok(None);
-    }
-    if job.config.mounts == Mounts::Stay && stat.dev != job.source.stat.dev {
-        return Ok(Some("it is another file system (--one-file-system)"));
     }
     if FileSystem::of(source)? == FileSystem::Kernel {
         return Ok(Some("it is a kernel file system"));
@@ -256,9 +264,10 @@ fn prepare_existing(job: &Job, dest: Posix, dir: &Arc<DirNode>, handle: &Handle,
 mod tests {
     use super::*;
 
-    fn record(name: &[u8], kind: u8) -> Vec<u8> {
+    fn record(ino: u64, name: &[u8], kind: u8) -> Vec<u8> {
         let len = (NAME_AT + name.len() + 1).next_multiple_of(8);
         let mut bytes = vec![0; len];
+        bytes[..8].copy_from_slice(&ino.to_ne_bytes());
         bytes[16..18].copy_from_slice(&(len as u16).to_ne_bytes());
         bytes[18] = kind;
         bytes[NAME_AT..NAME_AT + name.len()].copy_from_slice(name);
@@ -272,10 +281,11 @@ mod tests {
         let mut listing = Listing::of_slice(DirNode::root(), open, VecDeque::new());
         let long = [b'x'; 255];
         let names: [&[u8]; 6] = [b".", b"..", b"...", b"a\n\xff\x1b", &long, b"-"];
-        listing.buffer = names.iter().flat_map(|name| record(name, 8)).collect();
+        listing.buffer = names.iter().zip((0..6).rev()).flat_map(|(name, ino)| record(ino, name, 8)).collect();
         listing.parse(listing.buffer.len());
         let parsed: Vec<&[u8]> = listing.entries.iter().map(|e| e.name.to_bytes()).collect();
-        assert_eq!(parsed, names[2..]);
+        let in_inode_order: Vec<&[u8]> = names[2..].iter().rev().copied().collect();
+        assert_eq!(parsed, in_inode_order);
         assert!(listing.entries.iter().all(|entry| entry.kind == 8));
     }
 }

@@ -5,13 +5,13 @@
 //! after. The catalog never calls a directory listed before it knows all of its entries (I1).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::bell::Bell;
 use crate::catalog::{DirId, FileRecord, Range, Stamp};
-use crate::config::CHECKPOINT_OUTCOMES_MAX;
+use crate::config::{CHECKPOINT_OUTCOMES_FIRST, CHECKPOINT_OUTCOMES_MAX, EARLY_RECORD_BYTES};
 use crate::error::Error;
 use crate::links::LinkKey;
 use crate::ring::Name;
@@ -55,6 +55,8 @@ pub enum What {
     },
     /// It was gone.
     Vanished(Option<LinkKey>),
+    /// A name of `dir` is taken up by itself: the directory will change.
+    Reopened,
 }
 
 /// Outcomes between shards and checkpoints.
@@ -64,10 +66,16 @@ pub struct Intake {
     shards: Vec<Mutex<Vec<Outcome>>>,
     /// Outcomes in all of them.
     count: AtomicUsize,
+    /// Outcomes that make a batch due: grows with the job.
+    count_due: AtomicUsize,
+    /// Outcomes taken so far.
+    count_taken: AtomicUsize,
     /// Bytes written since the last checkpoint.
     bytes: AtomicU64,
     /// When to close a batch by bytes.
     bytes_max: u64,
+    /// Whether a large file was begun whose record should not wait for the next checkpoint.
+    has_early: AtomicBool,
     /// Rung when a batch is due.
     bell: Arc<Bell>,
 }
@@ -78,18 +86,44 @@ impl Intake {
         Intake {
             shards: (0..shards).map(|_| Mutex::new(Vec::new())).collect(),
             count: AtomicUsize::new(0),
+            count_due: AtomicUsize::new(CHECKPOINT_OUTCOMES_FIRST),
+            count_taken: AtomicUsize::new(0),
             bytes: AtomicU64::new(0),
             bytes_max,
+            has_early: AtomicBool::new(false),
             bell,
         }
     }
 
     /// Takes an outcome from shard `shard`.
     pub fn push(&self, shard: usize, outcome: Outcome) {
+        let is_early = matches!(&outcome.what, What::Begun(record) if record.stamp.size >= EARLY_RECORD_BYTES);
         self.shards[shard].lock().push(outcome);
-        if self.count.fetch_add(1, Ordering::Relaxed) + 1 == CHECKPOINT_OUTCOMES_MAX {
+        if self.count.fetch_add(1, Ordering::Relaxed) + 1 == self.count_due.load(Ordering::Relaxed) {
             self.bell.ring();
         }
+        if is_early {
+            self.has_early.store(true, Ordering::Release);
+            self.bell.ring();
+        }
+    }
+
+    /// Whether [`Intake::take_early`] would find a large file.
+    pub fn has_early(&self) -> bool {
+        self.has_early.load(Ordering::Acquire)
+    }
+
+    /// Takes out what may be recorded before any data is durable: directories found, large files begun. They come before
+    /// everything else of a batch anyway ([`What::rank`]).
+    pub fn take_early(&self) -> Vec<Outcome> {
+        self.has_early.store(false, Ordering::Release);
+        let mut guards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
+        let early = |outcome: &mut Outcome| outcome.what.rank() <= What::EARLY_RANK_MAX;
+        let mut taken: Vec<Outcome> = guards.iter_mut().flat_map(|shard| shard.extract_if(.., early)).collect();
+        drop(guards);
+        self.count.fetch_sub(taken.len(), Ordering::Relaxed);
+        taken.sort_by_key(|outcome| outcome.what.rank());
+        taken
     }
 
     /// Counts bytes written.
@@ -123,17 +157,23 @@ impl Intake {
         guards.iter_mut().for_each(|shard| batch.append(shard));
         drop(guards);
         self.count.fetch_sub(batch.len(), Ordering::Relaxed);
+        let taken = self.count_taken.fetch_add(batch.len(), Ordering::Relaxed) + batch.len();
+        let due = (taken / 8).clamp(CHECKPOINT_OUTCOMES_FIRST, CHECKPOINT_OUTCOMES_MAX);
+        self.count_due.store(due, Ordering::Relaxed);
         batch.sort_by_key(|outcome| outcome.what.rank());
         (batch, bytes)
     }
 
     /// Whether a batch is due by number or bytes.
     pub fn is_due(&self) -> bool {
-        self.len() >= CHECKPOINT_OUTCOMES_MAX || self.bytes.load(Ordering::Relaxed) >= self.bytes_max
+        self.len() >= self.count_due.load(Ordering::Relaxed) || self.bytes.load(Ordering::Relaxed) >= self.bytes_max
     }
 }
 
 impl What {
+    /// Outcomes up to this rank claim nothing that must be durable first.
+    const EARLY_RANK_MAX: u8 = 1;
+
     /// The order in which outcomes of one batch take effect, whatever shard they come from: a directory is found before it is
     /// listed, a large file begun before a range of it is written, both before the file is done.
     pub fn rank(&self) -> u8 {
@@ -142,7 +182,8 @@ impl What {
             What::Begun(_) => 1,
             What::Written(..) => 2,
             What::Listed => 3,
-            What::Copied(_) | What::Further(..) | What::Failed { .. } | What::Vanished(_) => 4,
+            What::Copied(_) | What::Further(..) | What::Failed { .. } => 4,
+            What::Vanished(_) | What::Reopened => 4,
         }
     }
 }

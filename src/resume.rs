@@ -7,14 +7,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::catalog::{Batch, Catalog, DirId, DirRecord, DirState, Header, JobStatus, Record, Row, Status};
-use crate::config::QUEUED_DIRS_MAX;
+use crate::config::{QUEUED_DIRS_MAX, scaled};
 use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::ring::Name;
 use crate::walk::{DestDir, DirNode, Work};
 
 /// Entries of an index that are read at a time.
-const PAGE: usize = 4096;
+const PAGE: usize = scaled(4096, 3);
 /// Most failed entries of an interrupted run that its resume tries again; the next pass tries all of them (I4).
 const RETRIED_MAX: usize = 100_000;
 
@@ -41,11 +41,16 @@ pub fn kind(catalog: &Catalog) -> Result<Kind> {
     }
 }
 
-/// Puts the beginning of a pass into the catalog, so that a crash a moment later finds it. A resume changes nothing.
+/// Puts the beginning of a pass into the catalog, so that a crash a moment later finds it. A resume changes nothing but, after a
+/// reboot, the boot.
 pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
-    let before = catalog.header();
+    let before = catalog.header().for_this_boot();
     let header = match kind {
-        Kind::Resume => return Ok(()),
+        Kind::Resume if before == catalog.header() => return Ok(()),
+        Kind::Resume => {
+            let reseal_dirs = catalog.reader()?.reseal_dirs()?;
+            return catalog.commit(&Batch { rows: Vec::new(), header: before, reseal_dirs });
+        }
         Kind::First => Header { pass_start_batch: 1, ..before },
         Kind::NextPass => Header {
             pass: before.pass + 1,
@@ -87,7 +92,9 @@ pub fn start(job: &Job, kind: Kind, dest_root: DestDir) -> Result<()> {
     retry_files(job, &mut nodes)?;
     reseal(job, &mut nodes)?;
     for (_, _, dir, name) in job.catalog.reader()?.any_late_links(usize::MAX)? {
-        job.walker.inject(Work::File(load_node(&job.catalog, dir, &mut nodes)?, name));
+        if job.is_listed(dir)? {
+            job.walker.inject(Work::File(load_node(&job.catalog, dir, &mut nodes)?, name));
+        }
     }
     if job.walker.spilled() > 0 {
         refill(job)?;
@@ -127,6 +134,9 @@ pub fn refill(job: &Job) -> Result<()> {
 fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()> {
     let reader = job.catalog.reader()?;
     for (dir, name) in reader.open_files(None, RETRIED_MAX)? {
+        if !job.is_listed(dir)? {
+            continue;
+        }
         let node = load_node(&job.catalog, dir, nodes)?;
         match name.is_empty() {
             true => job.walker.inject(Work::List(node)),
@@ -141,8 +151,7 @@ fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()
 fn reseal(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()> {
     let reader = job.catalog.reader()?;
     for id in reader.reseal_dirs()? {
-        let is_listed = reader.dir(id)?.is_some_and(|dir| dir.listed_batch >= job.progress.pass_start_batch);
-        if !is_listed {
+        if !job.is_listed(id)? {
             continue;
         }
         let mut after = None;

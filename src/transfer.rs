@@ -536,6 +536,9 @@ impl<'a> Work<'a> {
     fn try_settle(&self, name: &Name) -> Result<Stat> {
         let (dest, at) = (self.dest(), self.dest_dir());
         let made = dest.stat(at, name).map_err(|errno| self.error("stat", errno))?;
+        if self.place.dir.dest() == DestDir::ExistingWithAcl && made.kind() != Kind::Symlink {
+            dest.drop_acls_at(at, name).map_err(|errno| self.error("clear the ACL of", errno))?;
+        }
         if self.keeps_metadata() && (made.uid, made.gid) != (self.stat.uid, self.stat.gid) {
             match dest.set_owner_at(at, name, self.stat.uid, self.stat.gid) {
                 Ok(()) => {}

@@ -3,7 +3,7 @@
 //! ```text
 //! shard 0   [List d9, List d8, ...]   own end: last in, first out (depth first: few open branches, warm parents)
 //! shard 1   [Slice of d2, List d5]    other end: idle shards steal the oldest, that is the largest, subtree
-//! injector  [File f, Segments g]      what no shard owns: names handed back by checkpoints, large files to share
+//! injector  [File f, List d7]         what no shard owns: names handed back by checkpoints, directories from the catalog
 //! catalog   unlisted directories that found no room in memory, and those an interrupted run left (loaded in pages)
 //! ```
 //!
@@ -22,10 +22,8 @@ use crossbeam_deque::{Injector, Steal, Stealer, Worker};
 use parking_lot::{Condvar, Mutex};
 
 use crate::bell::Bell;
-use crate::catalog::{DirId, DirStamp};
+use crate::catalog::{DirId, DirStamp, Record};
 use crate::config::QUEUED_DIRS_MAX;
-use crate::large::LargeFile;
-use crate::listing::Entry;
 use crate::ring::{Handle, Name};
 
 /// One directory of the source, and its counterpart at the destination.
@@ -168,6 +166,19 @@ impl Drop for DirNode {
     }
 }
 
+/// One name of a listing.
+#[derive(Debug)]
+pub struct Entry {
+    /// The name.
+    pub name: Name,
+    /// `d_type`; DT_UNKNOWN where the file system does not say.
+    pub kind: u8,
+    /// Inode number: names are handed out in its order, which is the order of the inodes on disk.
+    pub ino: u64,
+    /// What the catalog knows of it.
+    pub record: Option<Record>,
+}
+
 /// One piece of work for a shard.
 #[derive(Debug)]
 pub enum Work {
@@ -177,8 +188,6 @@ pub enum Work {
     Slice(Arc<DirNode>, VecDeque<Entry>),
     /// Copy one name that was set aside (a hard link whose first name failed, a name left by an interrupted run).
     File(Arc<DirNode>, Name),
-    /// Help with a large file.
-    Segments(Arc<LargeFile>),
 }
 
 /// The queues all shards share.
@@ -240,6 +249,12 @@ impl Walker {
     pub fn share(&self, worker: &Worker<Work>, work: Work) {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         worker.push(work);
+        self.notify();
+    }
+
+    /// Counts a work item that waits in another queue than the walker's (help with a large file), and wakes who may take it.
+    pub fn expect_help(&self) {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
         self.notify();
     }
 

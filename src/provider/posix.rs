@@ -207,6 +207,11 @@ impl<'a> Posix<'a> {
         self.change(Op::DropAcls { file: file.clone() })
     }
 
+    /// Removes the access ACL of a name.
+    pub fn drop_acls_at(&self, at: &Handle, name: &Name) -> Verb<()> {
+        self.change(Op::DropAclsAt { at: at.clone(), name: name.clone() })
+    }
+
     /// Makes one file durable.
     pub fn sync_file(&self, file: &Handle) -> Verb<()> {
         self.change(Op::SyncFile { file: file.clone() })

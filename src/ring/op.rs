@@ -184,6 +184,8 @@ pub enum Op {
     HasDefaultAcl { dir: Handle },
     /// Removes access and default ACL.
     DropAcls { file: Handle },
+    /// Removes the access ACL of a name, itself if it is a symlink.
+    DropAclsAt { at: Handle, name: Name },
     /// Makes one file durable: fsync.
     SyncFile { file: Handle },
     /// Makes a whole file system durable: syncfs.

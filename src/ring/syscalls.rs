@@ -47,6 +47,11 @@ impl Kernel {
     pub fn new(arena: Arc<Arena>) -> Kernel {
         Kernel { arena }
     }
+
+    /// The memory leases point into.
+    pub fn arena(&self) -> &Arc<Arena> {
+        &self.arena
+    }
 }
 
 impl Caller for Kernel {
@@ -119,6 +124,7 @@ fn perform_change(op: &Op) -> Result<(), Errno> {
         Op::Unlink { at, name } => rustix::fs::unlinkat(at, &**name, AtFlags::empty()),
         Op::RemoveDir { at, name } => rustix::fs::unlinkat(at, &**name, AtFlags::REMOVEDIR),
         Op::DropAcls { file } => drop_acls(file),
+        Op::DropAclsAt { at, name } => drop_acls_at(at, name),
         Op::SyncFile { file } => rustix::fs::fsync(file),
         Op::SyncFileSystem { file } => rustix::fs::syncfs(file),
         other => unreachable!("answered elsewhere: {other:?}"),
@@ -301,4 +307,15 @@ fn drop_acls(file: &Handle) -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+/// There is no lremovexattrat before Linux 6.13: the held directory is named through procfs instead, and the name below it is
+/// not followed.
+fn drop_acls_at(at: &Handle, name: &CStr) -> Result<(), Errno> {
+    let mut path = format!("/proc/self/fd/{}/", at.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name.to_bytes());
+    match rustix::fs::lremovexattr(path, c"system.posix_acl_access") {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }

@@ -1,0 +1,115 @@
+//! The decisions of a run: when a batch is closed, when directories are loaded, when all is done.
+//!
+//! Decides and acts, and never waits: who calls [`Conductor::step`] waits as it says, the engine for a bell, the simulator not
+//! at all. So production and simulation end a pass in the same way.
+
+use std::sync::Arc;
+
+use crate::catalog;
+use crate::checkpoint::Checkpointer;
+use crate::error::{Error, Result};
+use crate::job::Job;
+use crate::report::{Count, Counters, End, Totals};
+use crate::resume;
+use crate::stop::Stop;
+use crate::walk::Work;
+
+/// Rounds of names left over at the end of a pass before they count as failed.
+const ROUNDS_MAX: u32 = 8;
+
+/// Conducts one run.
+pub struct Conductor {
+    /// The job.
+    job: Arc<Job>,
+    /// Turns outcomes into records.
+    checkpointer: Checkpointer,
+    /// Everybody's counters.
+    counters: Vec<Arc<Counters>>,
+    /// Raised when the run is to be interrupted.
+    stop: Stop,
+    /// Rounds of names that were left over.
+    rounds: u32,
+}
+
+/// What a step came to.
+#[derive(Debug)]
+pub enum Step {
+    /// A checkpoint was made; the next step may follow at once.
+    Checkpointed,
+    /// Nothing is to be done until the bell rings or the next checkpoint is due by time.
+    Waiting,
+    /// The run is over.
+    Ended(End),
+}
+
+impl Conductor {
+    /// A run of `job` whose outcomes `checkpointer` takes in.
+    pub fn new(job: Arc<Job>, checkpointer: Checkpointer, counters: Vec<Arc<Counters>>, stop: Stop) -> Conductor {
+        Conductor { job, checkpointer, counters, stop, rounds: 0 }
+    }
+
+    /// Does what is to be done now. `is_time` says that the interval between checkpoints is over.
+    pub fn step(&mut self, is_time: bool) -> Result<Step> {
+        if self.job.fatal.lock().is_some() || self.stop.is_requested() {
+            return Ok(Step::Ended(End::Interrupted));
+        }
+        if self.job.walker.is_done() {
+            return self.end_pass();
+        }
+        if self.checkpointer.has_early() {
+            self.checkpointer.record_early()?;
+        }
+        if self.job.walker.wants_refill() {
+            self.checkpointer.checkpoint()?;
+            resume::refill(&self.job)?;
+            return Ok(Step::Checkpointed);
+        }
+        if self.checkpointer.is_due() || (is_time && self.checkpointer.has_work()) {
+            self.checkpointer.checkpoint()?;
+            return Ok(Step::Checkpointed);
+        }
+        Ok(Step::Waiting)
+    }
+
+    /// Nothing is queued: the last checkpoint, and the end of the pass unless that checkpoint handed names back.
+    fn end_pass(&mut self) -> Result<Step> {
+        self.checkpointer.checkpoint()?;
+        if !self.job.walker.is_done() || self.bring_back()? {
+            return Ok(Step::Checkpointed);
+        }
+        let totals = Totals::of(&self.counters);
+        let (entries, bytes) = (totals.get(Count::EntriesWalked), totals.get(Count::BytesPlanned));
+        self.checkpointer.finish_pass(catalog::Totals { entries, bytes })?;
+        Ok(Step::Ended(End::Finished))
+    }
+
+    /// Names that still wait for a first name go round again; true if there were any.
+    fn bring_back(&mut self) -> Result<bool> {
+        let late = self.job.catalog.reader()?.any_late_links(1 << 16)?;
+        self.rounds += 1;
+        if late.is_empty() {
+            return Ok(false);
+        }
+        if self.rounds > ROUNDS_MAX {
+            return Err(Error::catalog("", "hard links wait for names that never come"));
+        }
+        for (_, _, dir, name) in late {
+            let node = self.checkpointer.node(dir)?;
+            self.job.walker.inject(Work::File(node, name));
+        }
+        Ok(true)
+    }
+
+    /// The last checkpoint of a run that did not finish, once the shards have drained: what they brought home.
+    pub fn conclude(mut self, end: Result<End>) -> End {
+        let fatal = self.job.fatal.lock().clone();
+        match (end, fatal) {
+            (Ok(End::Finished), None) => End::Finished,
+            (Err(error), _) => End::Stopped(error),
+            (Ok(_), fatal) => match (self.checkpointer.checkpoint(), fatal) {
+                (_, Some(error)) | (Err(error), None) => End::Stopped(error),
+                (Ok(()), None) => End::Interrupted,
+            },
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! A shard: one thread, one interpreter, one arena, and a bounded number of transfers between them.
+//!
+//! ```text
+//! loop   fill   names from the current listing, work from the walker, while streams and leases allow
+//!        reap   submit what is queued, wait for completions, drive the tasks they belong to
+//! task   Small  a lease, ReadWhole in flight, then place_small            Large  many blocks in flight, chunk by chunk
+//! ```
+//!
+//! Everything that became of an object leaves as an [`Outcome`] before the directory's counter is lowered. When the walker is
+//! stopped a shard starts nothing, drains what is in flight, and ends (I3).
+
+mod names;
+mod objects;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_deque::{Injector, Worker};
+
+use crate::catalog::FileRecord;
+use crate::job::{Job, Place, Ticket};
+use crate::large::{LargeFile, LargeTask, Turn};
+use crate::links::LinkKey;
+use crate::listing::Listing;
+use crate::outcome::{Intake, What};
+use crate::report::{Count, Counters, Latency};
+use crate::ring::{Asked, Caller, Completion, FixedBuffers, Interpreter, Op, Side, Stat};
+use crate::walk::{DirCache, DirPair, Walker, Work};
+
+/// Longest sleep of a shard with nothing to do: it is woken when there is.
+const IDLE: Duration = Duration::from_millis(50);
+/// Longest wait for completions.
+const REAP: Duration = Duration::from_millis(100);
+
+/// An object on its way.
+#[derive(Debug)]
+struct Errand {
+    /// Where it is.
+    place: Place,
+    /// Whom to tell.
+    ticket: Ticket,
+    /// What the catalog knows of it.
+    record: Option<FileRecord>,
+    /// Which attempt this is, from 1.
+    attempt: u32,
+}
+
+/// One object in flight.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most tasks are small files: a box for each would cost an allocation per file"
+)]
+enum Task {
+    /// A small file, waiting for its lease or its bytes.
+    Small { errand: Errand, stat: Stat, group: Option<LinkKey> },
+    /// This shard's part in a large file.
+    Large(LargeTask, Part),
+}
+
+/// Whose part in a large file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// The shard's that opened the file.
+    Opener,
+    /// Another shard's; a work item of its own.
+    Helper,
+}
+
+/// What a shard reports when it ends.
+#[derive(Debug, Default)]
+pub struct ShardReport {
+    /// Latencies it measured.
+    pub latency: Latency,
+}
+
+/// Where a shard takes names from.
+enum Current {
+    /// A directory it lists itself.
+    Listing(Box<Listing>),
+    /// Names another shard listed.
+    Slice(Box<Listing>),
+}
+
+/// One shard.
+pub struct Shard<I> {
+    /// Its number.
+    index: usize,
+    /// How many there are.
+    shards: usize,
+    /// The job.
+    job: Arc<Job>,
+    /// Where outcomes go.
+    intake: Arc<Intake>,
+    /// Answers straight-line work.
+    caller: Arc<dyn Caller>,
+    /// Answers what is asynchronous.
+    interpreter: I,
+    /// Its memory.
+    buffers: FixedBuffers,
+    /// Its own queue.
+    worker: Worker<Work>,
+    /// Large files to help with, of all shards.
+    help: Arc<Injector<Arc<LargeFile>>>,
+    /// Its open directories.
+    cache: DirCache<DirPair>,
+    /// Where it takes names from.
+    current: Option<Current>,
+    /// Objects in flight.
+    tasks: Vec<Option<Task>>,
+    /// Unused indexes of `tasks`.
+    free: Vec<usize>,
+    /// Tasks that wait for a lease.
+    starved: VecDeque<usize>,
+    /// Task and start of each operation in flight, by token.
+    flights: Vec<(usize, Instant)>,
+    /// Unused tokens.
+    free_flights: Vec<u32>,
+    /// Completions reaped and not yet driven.
+    completions: Vec<Completion>,
+    /// What it counts.
+    counters: Arc<Counters>,
+    /// What it measured.
+    report: ShardReport,
+}
+
+/// What a shard is made of.
+pub struct Parts {
+    /// Its number.
+    pub index: usize,
+    /// How many there are.
+    pub shards: usize,
+    /// The job.
+    pub job: Arc<Job>,
+    /// Where outcomes go.
+    pub intake: Arc<Intake>,
+    /// Answers straight-line work.
+    pub caller: Arc<dyn Caller>,
+    /// Its memory.
+    pub buffers: FixedBuffers,
+    /// Its own queue.
+    pub worker: Worker<Work>,
+    /// Large files to help with, of all shards.
+    pub help: Arc<Injector<Arc<LargeFile>>>,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+    /// Directories it may keep open.
+    pub cached_dirs: usize,
+}
+
+impl<I: Interpreter> Shard<I> {
+    /// A shard at rest, whose asynchronous operations `interpreter` answers.
+    pub fn new(parts: Parts, interpreter: I) -> Shard<I> {
+        let root = DirPair { source: parts.job.source.handle.clone(), dest: parts.job.dest.handle.clone() };
+        Shard {
+            index: parts.index,
+            shards: parts.shards,
+            intake: parts.intake,
+            caller: parts.caller,
+            interpreter,
+            buffers: parts.buffers,
+            worker: parts.worker,
+            help: parts.help,
+            cache: DirCache::new(root, parts.cached_dirs),
+            current: None,
+            tasks: Vec::new(),
+            free: Vec::new(),
+            starved: VecDeque::new(),
+            flights: Vec::new(),
+            free_flights: Vec::new(),
+            completions: Vec::new(),
+            counters: parts.counters,
+            report: ShardReport::default(),
+            job: parts.job,
+        }
+    }
+
+    /// Works until the walker is stopped and everything in flight is back. Returns the interpreter, idle, for its figures.
+    pub fn run(mut self) -> (I, ShardReport) {
+        loop {
+            match self.turn() {
+                Pulse::Busy => {}
+                Pulse::Idle if self.intake.is_full() => std::thread::sleep(Duration::from_millis(1)),
+                Pulse::Idle => self.job.walker.sleep(IDLE),
+                Pulse::Over => return (self.interpreter, self.report),
+            }
+        }
+    }
+
+    /// One turn of the loop. It waits for completions at most, never for work.
+    pub fn turn(&mut self) -> Pulse {
+        self.fill();
+        if self.active() > 0 {
+            self.reap();
+            return Pulse::Busy;
+        }
+        match self.job.walker.is_stopped() {
+            true => Pulse::Over,
+            false => Pulse::Idle,
+        }
+    }
+
+    /// Objects in flight.
+    pub fn active(&self) -> usize {
+        self.tasks.len() - self.free.len()
+    }
+
+    /// Streams this shard may use: its part of them, or all when another shard has nothing to do.
+    fn share(&self) -> usize {
+        let limit = self.job.gate.limit() as usize;
+        match self.job.walker.is_hungry() {
+            true => limit,
+            false => limit.div_ceil(self.shards),
+        }
+    }
+
+    fn walker(&self) -> &Walker {
+        &self.job.walker
+    }
+
+    /// Starts objects while there are names, streams and room. Ends: every turn starts an object or runs out of something.
+    fn fill(&mut self) {
+        while self.active() < self.share() && self.starved.is_empty() && !self.intake.is_full() {
+            if self.walker().is_stopped() || !self.job.gate.try_acquire() {
+                return;
+            }
+            let is_started = match self.next_errand() {
+                Some(errand) => self.begin(errand),
+                None => Started::Nothing,
+            };
+            match is_started {
+                Started::InFlight => {}
+                Started::Ended => self.job.gate.release(),
+                Started::Nothing => {
+                    self.job.gate.release();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, task: Task) -> usize {
+        match self.free.pop() {
+            Some(index) => {
+                self.tasks[index] = Some(task);
+                index
+            }
+            None => {
+                self.tasks.push(Some(task));
+                self.tasks.len() - 1
+            }
+        }
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Task> {
+        let task = self.tasks[index].take();
+        self.free.push(index);
+        task
+    }
+
+    /// Asks all that a task has to ask now. Ends: a task waits when its depth or the leases are used up.
+    fn drive(&mut self, index: usize) {
+        let job = self.job.clone();
+        loop {
+            let turn = match self.tasks[index].as_mut() {
+                Some(Task::Small { errand, stat, .. }) => {
+                    let len = stat.size as usize;
+                    let Some(lease) = self.buffers.acquire(len) else {
+                        self.starved.push_back(index);
+                        return;
+                    };
+                    let (at, name) = (errand.place.open.source.clone(), errand.place.name.clone());
+                    self.ask(index, Side::Source, Op::ReadWhole { at, name, lease, len });
+                    return;
+                }
+                Some(Task::Large(task, _)) => task.turn(&job, &*self.caller, &mut self.buffers),
+                None => return,
+            };
+            match turn {
+                Turn::Ask(side, op) => self.ask(index, side, op),
+                Turn::Wait => return,
+                Turn::Starved => {
+                    self.starved.push_back(index);
+                    return;
+                }
+                Turn::Written(bytes, range) => self.written(index, bytes, range),
+                Turn::Left(is_last) => {
+                    self.leave_large(index, is_last);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn written(&mut self, index: usize, bytes: u64, range: crate::catalog::Range) {
+        let Some(Task::Large(task, _)) = &self.tasks[index] else { return };
+        let file = task.file.clone();
+        self.counters.add(Count::BytesCopied, bytes);
+        self.counters.add(Count::BytesSkipped, range.len - bytes.min(range.len));
+        self.push(&file.place.dir, file.place.name.clone(), What::Written(file.id, range));
+        self.intake.add_bytes(bytes);
+    }
+
+    /// Asks an operation; one that is answered at once is driven at once.
+    fn ask(&mut self, index: usize, side: Side, op: Op) {
+        let token = self.free_flights.pop().unwrap_or_else(|| {
+            self.flights.push((0, Instant::now()));
+            (self.flights.len() - 1) as u32
+        });
+        self.flights[token as usize] = (index, Instant::now());
+        if let Asked::Answered(completion) = self.interpreter.ask(token, side, op) {
+            self.completions.push(completion);
+        }
+    }
+
+    /// Submits, waits, and drives what came back. While only small files are in flight, half of them are waited for, so that
+    /// submissions go in batches.
+    fn reap(&mut self) {
+        if self.completions.is_empty() {
+            let in_flight = self.interpreter.in_flight();
+            let has_large = self.tasks.iter().flatten().any(|task| matches!(task, Task::Large(..)));
+            let want = if has_large { 1 } else { (in_flight / 2).max(1) };
+            self.interpreter.wait(want, REAP, &mut self.completions);
+        } else {
+            self.interpreter.wait(0, Duration::ZERO, &mut self.completions);
+        }
+        for completion in std::mem::take(&mut self.completions) {
+            self.complete(completion);
+        }
+        for _ in 0..self.starved.len() {
+            let Some(index) = self.starved.pop_front() else { return };
+            self.drive(index);
+        }
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        let (index, started) = self.flights[completion.token as usize];
+        self.free_flights.push(completion.token);
+        match &completion.op {
+            Op::Write { .. } => self.report.latency.dest.record(started.elapsed()),
+            _ => self.report.latency.source.record(started.elapsed()),
+        }
+        let job = self.job.clone();
+        match self.tasks[index].as_mut() {
+            Some(Task::Large(task, _)) => {
+                if let Some((side, op)) = task.advance(&job, completion, &mut self.buffers) {
+                    self.ask(index, side, op);
+                }
+                self.drive(index);
+            }
+            Some(Task::Small { .. }) => self.place_small(index, completion),
+            None => unreachable!("I3: a task stays until its operations are back"),
+        }
+    }
+}
+
+/// What a turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pulse {
+    /// There is more to do.
+    Busy,
+    /// Nothing is in flight and nothing can be begun now.
+    Idle,
+    /// The walker is stopped and nothing is in flight.
+    Over,
+}
+
+/// What starting an object came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Started {
+    /// It is under way and holds its stream.
+    InFlight,
+    /// It has its outcome already.
+    Ended,
+    /// There was none.
+    Nothing,
+}
