@@ -114,6 +114,7 @@ impl Checkpointer {
         self.settle_groups(&mut draft)?;
         self.commit(draft)?;
         self.counters.add(Count::BytesDurable, bytes);
+        self.intake.close();
         Ok(())
     }
 

@@ -336,6 +336,15 @@ impl Chunk {
     }
 }
 
+/// Whether a task may ask for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// As much as its depth and the leases allow.
+    Allowed,
+    /// Not before a checkpoint has passed: enough is written that is not durable.
+    Paused,
+}
+
 /// What a task wants next.
 #[derive(Debug)]
 pub enum Turn {
@@ -343,7 +352,7 @@ pub enum Turn {
     Ask(Side, Op),
     /// Nothing until a completion comes.
     Wait,
-    /// Nothing until a lease is free.
+    /// Nothing until a lease is free, or a checkpoint has passed.
     Starved,
     /// This chunk is written: bytes of it that were copied, and its range.
     Written(u64, Range),
@@ -379,7 +388,7 @@ impl LargeTask {
     }
 
     /// What to do next, when no completion is at hand.
-    pub fn turn(&mut self, job: &Job, caller: &dyn Caller, buffers: &mut FixedBuffers) -> Turn {
+    pub fn turn(&mut self, job: &Job, caller: &dyn Caller, buffers: &mut FixedBuffers, reading: Reading) -> Turn {
         if let Some((bytes, range)) = self.settle() {
             return Turn::Written(bytes, range);
         }
@@ -389,9 +398,12 @@ impl LargeTask {
         if self.in_flight >= FILE_DEPTH {
             return Turn::Wait;
         }
+        if reading == Reading::Paused {
+            return Turn::Starved;
+        }
         match self.next_block(job, caller) {
             Ok(Some((offset, len))) => self.read(offset, len, buffers),
-            Ok(None) if self.settled_chunk().is_some() => self.turn(job, caller, buffers),
+            Ok(None) if self.settled_chunk().is_some() => self.turn(job, caller, buffers, reading),
             Ok(None) if self.in_flight > 0 => Turn::Wait,
             Ok(None) => self.leave(),
             Err(error) => {

@@ -72,8 +72,11 @@ pub struct Intake {
     count_taken: AtomicUsize,
     /// Bytes written since the last checkpoint.
     bytes: AtomicU64,
-    /// When to close a batch by bytes.
-    bytes_max: u64,
+    /// Bytes that make a batch due: half of what an interruption may cost, for while one half is made durable the other is
+    /// written.
+    bytes_due: u64,
+    /// Whether a batch is being made durable.
+    is_closing: AtomicBool,
     /// Whether a large file was begun whose record should not wait for the next checkpoint.
     has_early: AtomicBool,
     /// Rung when a batch is due.
@@ -81,7 +84,7 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// For `shards` shards; a batch is due after `bytes_max` bytes.
+    /// For `shards` shards; never more than `bytes_max` bytes are written and not yet recorded.
     pub fn new(shards: usize, bytes_max: u64, bell: Arc<Bell>) -> Intake {
         Intake {
             shards: (0..shards).map(|_| Mutex::new(Vec::new())).collect(),
@@ -89,7 +92,8 @@ impl Intake {
             count_due: AtomicUsize::new(CHECKPOINT_OUTCOMES_FIRST),
             count_taken: AtomicUsize::new(0),
             bytes: AtomicU64::new(0),
-            bytes_max,
+            bytes_due: (bytes_max / 2).max(1),
+            is_closing: AtomicBool::new(false),
             has_early: AtomicBool::new(false),
             bell,
         }
@@ -129,14 +133,20 @@ impl Intake {
     /// Counts bytes written.
     pub fn add_bytes(&self, bytes: u64) {
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before < self.bytes_max && before + bytes >= self.bytes_max {
+        if before < self.bytes_due && before + bytes >= self.bytes_due {
             self.bell.ring();
         }
     }
 
-    /// Whether shards should start nothing more until a checkpoint has passed (I4).
+    /// Whether shards should start nothing more until a checkpoint has passed: outcomes are bounded (I4), and so are the bytes
+    /// that an interruption would cost.
     pub fn is_full(&self) -> bool {
-        self.count.load(Ordering::Relaxed) >= 2 * CHECKPOINT_OUTCOMES_MAX
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        let bytes_max = match self.is_closing.load(Ordering::Relaxed) {
+            true => self.bytes_due,
+            false => self.bytes_due * 2,
+        };
+        bytes >= bytes_max || self.count.load(Ordering::Relaxed) >= 2 * CHECKPOINT_OUTCOMES_MAX
     }
 
     /// Outcomes that wait.
@@ -152,6 +162,7 @@ impl Intake {
     /// Closes a batch: everything that is there, as one cut, in the order it takes effect, with the bytes written for it.
     pub fn take(&self) -> (Vec<Outcome>, u64) {
         let mut guards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
+        self.is_closing.store(true, Ordering::Relaxed);
         let bytes = self.bytes.swap(0, Ordering::Relaxed);
         let mut batch = Vec::with_capacity(guards.iter().map(|shard| shard.len()).sum());
         guards.iter_mut().for_each(|shard| batch.append(shard));
@@ -164,9 +175,14 @@ impl Intake {
         (batch, bytes)
     }
 
+    /// The batch taken last is recorded.
+    pub fn close(&self) {
+        self.is_closing.store(false, Ordering::Relaxed);
+    }
+
     /// Whether a batch is due by number or bytes.
     pub fn is_due(&self) -> bool {
-        self.len() >= self.count_due.load(Ordering::Relaxed) || self.bytes.load(Ordering::Relaxed) >= self.bytes_max
+        self.len() >= self.count_due.load(Ordering::Relaxed) || self.bytes.load(Ordering::Relaxed) >= self.bytes_due
     }
 }
 
