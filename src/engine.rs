@@ -79,7 +79,7 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let shards = shard_count(engine, streams);
     let bell = Arc::new(Bell::default());
     let (walker, workers) = Walker::new(shards, bell.clone());
-    let job = Arc::new(make_job(config, &roots, catalog, kind, (walker, shards), console)?);
+    let job = Arc::new(make_job(config, &roots, catalog, kind, (walker, shards, engine), console)?);
     let setup = Setup { job, bell, engine, shards, started };
     let outcome = setup.run(kind, &roots, workers, stop)?;
     Ok(setup.summary(kind, &names, outcome, fallback))
@@ -138,7 +138,7 @@ fn choose_engine(choice: EngineChoice) -> Result<(Engine, Option<String>)> {
 
 /// What answers the operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Engine {
+pub(crate) enum Engine {
     /// One ring per shard.
     Uring,
     /// System calls on more shards.
@@ -172,7 +172,7 @@ pub(crate) fn make_job(
     roots: &Roots,
     catalog: Arc<Catalog>,
     kind: resume::Kind,
-    (walker, shards): (Walker, usize),
+    (walker, shards, engine): (Walker, usize, Engine),
     console: Arc<Console>,
 ) -> Result<Job> {
     let header = catalog.header();
@@ -206,6 +206,7 @@ pub(crate) fn make_job(
         failures: Failures::new(console.clone()),
         losses: Losses::new(console.clone()),
         console,
+        file_depth: if engine == Engine::Uring { FILE_DEPTH } else { 1 },
         cached_dirs: dir_cache_capacity(shards),
         next_id: AtomicU64::new(header.next_id),
         fatal: Mutex::new(None),

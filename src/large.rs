@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! file    |        chunk 0         |        chunk 1         | ...      claimed by an atomic cursor, recorded when durable
-//!           block block ... block    block ...                          --buffer-size each, FILE_DEPTH in flight per shard
+//!           block block ... block    block ...                          --buffer-size each, `file_depth` in flight per shard
 //! block   lease -> Read -> (rest of a short read) -> Write -> (rest of a short write) -> lease back
 //! tail    read short at the end of the file, padded with zeros to the alignment, cut by the final truncate
 //! ```
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::catalog::{FileRecord, Range, Stamp, Status};
-use crate::config::{DirectChoice, FILE_DEPTH, SEGMENT_BYTES, scaled};
+use crate::config::{DirectChoice, SEGMENT_BYTES, scaled};
 use crate::error::{Errno, Error, Result};
 use crate::job::{Job, Place, Ticket};
 use crate::links::LinkKey;
@@ -395,7 +395,7 @@ impl LargeTask {
         if job.walker.is_stopped() || self.file.is_troubled() {
             return self.wind_down();
         }
-        if self.in_flight >= FILE_DEPTH {
+        if self.in_flight >= job.file_depth {
             return Turn::Wait;
         }
         if reading == Reading::Paused {
