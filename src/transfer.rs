@@ -325,6 +325,7 @@ impl<'a> Work<'a> {
         if (now.dev, now.ino) != (seen.dev, seen.ino) || self.stat.nlink != now.nlink {
             return Ok(None);
         }
+        self.clear_acls(&file)?;
         self.keep_metadata(&file, &now)?;
         Ok(Some(self.copied(&now, self.seal(None), 0, Count::Adopted)))
     }
@@ -353,7 +354,12 @@ impl<'a> Work<'a> {
                 Some(handle) => (handle, None),
                 None => self.create_temp(mode)?,
             },
-            Naming::Atomic => self.create_temp(mode)?,
+            Naming::Atomic => {
+                if self.place.dir.dest() != DestDir::Created {
+                    self.make_way()?;
+                }
+                self.create_temp(mode)?
+            }
         };
         let described = self.describe(&handle);
         match described {
@@ -366,31 +372,39 @@ impl<'a> Work<'a> {
     }
 
     fn describe(&self, handle: &Handle) -> Result<Stat> {
-        if self.place.dir.dest() == DestDir::ExistingWithAcl {
-            self.dest().drop_acls(handle).map_err(|errno| self.error("clear the ACL of", errno))?;
-        }
+        self.clear_acls(handle)?;
         self.dest().stat_handle(handle).map_err(|errno| self.error("stat", errno))
+    }
+
+    /// What the directory hands to its files is not the source's (I9).
+    fn clear_acls(&self, handle: &Handle) -> Result<()> {
+        match self.place.dir.dest() {
+            DestDir::ExistingWithAcl => {
+                self.dest().drop_acls(handle).map_err(|errno| self.error("clear the ACL of", errno))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn create_in_place(&self, mode: u32) -> Result<Option<Handle>> {
         match self.dest().create(self.dest_dir(), &self.place.dest_name, mode) {
             Ok(handle) => Ok(Some(handle)),
-            Err(Errno::EXIST) => {
-                self.make_way()?;
-                Ok(None)
-            }
+            Err(Errno::EXIST) if self.make_way()? => self.create_in_place(mode),
+            Err(Errno::EXIST) => Ok(None),
             Err(errno) => Err(self.error("create", errno)),
         }
     }
 
-    /// A directory cannot be renamed over: an empty one is removed, one that holds anything is left alone.
-    fn make_way(&self) -> Result<()> {
+    /// A directory cannot be renamed over: an empty one is removed, one that holds anything is left alone. True if there was
+    /// one: the name is free.
+    fn make_way(&self) -> Result<bool> {
         let taken = self.dest().stat(self.dest_dir(), &self.place.dest_name);
         if !taken.is_ok_and(|taken| taken.kind() == Kind::Dir) {
-            return Ok(());
+            return Ok(false);
         }
         let removed = self.dest().remove_dir(self.dest_dir(), &self.place.dest_name);
-        removed.map_err(|errno| self.error("replace the directory", errno))
+        removed.map_err(|errno| self.error("replace the directory", errno))?;
+        Ok(true)
     }
 
     fn create_temp(&self, mode: u32) -> Result<(Handle, Option<Name>)> {
@@ -508,7 +522,8 @@ impl<'a> Work<'a> {
     fn make_named(&self, make: impl Fn(&Name) -> std::result::Result<(), Errno>) -> Result<Option<Name>> {
         match make(&self.place.dest_name) {
             Ok(()) => return Ok(None),
-            Err(Errno::EXIST) => self.make_way()?,
+            Err(Errno::EXIST) if self.make_way()? => return self.make_named(make),
+            Err(Errno::EXIST) => {}
             Err(errno) => return Err(self.error("create", errno)),
         }
         let temp = self.place.temp_name(self.job);
@@ -539,12 +554,8 @@ impl<'a> Work<'a> {
         if self.place.dir.dest() == DestDir::ExistingWithAcl && made.kind() != Kind::Symlink {
             dest.drop_acls_at(at, name).map_err(|errno| self.error("clear the ACL of", errno))?;
         }
-        if self.keeps_metadata() && (made.uid, made.gid) != (self.stat.uid, self.stat.gid) {
-            match dest.set_owner_at(at, name, self.stat.uid, self.stat.gid) {
-                Ok(()) => {}
-                Err(errno) if metadata::is_denied(errno) => self.job.lose(self.place, Loss::Owner)?,
-                Err(errno) => return Err(self.error("set owner of", errno)),
-            }
+        if self.keeps_metadata() {
+            self.keep_owner_by_name(name, &made)?;
         }
         match dest.set_times_at(at, name, self.stat.atime, self.stat.mtime) {
             Ok(()) => {}
@@ -552,6 +563,23 @@ impl<'a> Work<'a> {
             Err(errno) => return Err(self.error("set times of", errno)),
         }
         Ok(made)
+    }
+
+    /// Owner, then set-id bits, which nothing is made with: I9, not without their owner.
+    fn keep_owner_by_name(&self, name: &Name, made: &Stat) -> Result<()> {
+        let (dest, at) = (self.dest(), self.dest_dir());
+        if (made.uid, made.gid) != (self.stat.uid, self.stat.gid) {
+            match dest.set_owner_at(at, name, self.stat.uid, self.stat.gid) {
+                Ok(()) => {}
+                Err(errno) if metadata::is_denied(errno) => return self.job.lose(self.place, Loss::Owner),
+                Err(errno) => return Err(self.error("set owner of", errno)),
+            }
+        }
+        if made.kind() == Kind::Symlink || made.permissions() == self.stat.permissions() {
+            return Ok(());
+        }
+        let set = dest.set_mode_at(at, name, self.stat.permissions());
+        set.map_err(|errno| self.error("set mode of", errno))
     }
 
     /// The second half of a small file: `count` bytes of it were read into `lease`.

@@ -192,6 +192,11 @@ impl<'a> Posix<'a> {
         self.change(Op::SetMode { file: file.clone(), mode })
     }
 
+    /// Sets permission bits of a name that is no symlink.
+    pub fn set_mode_at(&self, at: &Handle, name: &Name, mode: u32) -> Verb<()> {
+        self.change(Op::SetModeAt { at: at.clone(), name: name.clone(), mode })
+    }
+
     /// Sets times of an open file.
     pub fn set_times(&self, file: &Handle, atime: Time, mtime: Time) -> Verb<()> {
         self.change(Op::SetTimes { file: file.clone(), atime, mtime })

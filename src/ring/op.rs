@@ -164,6 +164,8 @@ pub enum Op {
     SetTimes { file: Handle, atime: Time, mtime: Time },
     /// Sets owner and group of a name, itself if it is a symlink.
     SetOwnerAt { at: Handle, name: Name, uid: u32, gid: u32 },
+    /// Sets permission bits of a name; EOPNOTSUPP if it is a symlink.
+    SetModeAt { at: Handle, name: Name, mode: u32 },
     /// Sets times of a name, itself if it is a symlink.
     SetTimesAt { at: Handle, name: Name, atime: Time, mtime: Time },
     /// Reads a symlink's target: [`Answer::Target`].

@@ -123,6 +123,7 @@ fn perform_change(op: &Op) -> Result<(), Errno> {
         Op::Rename { at, from, to } => rustix::fs::renameat(at, &**from, at, &**to),
         Op::Unlink { at, name } => rustix::fs::unlinkat(at, &**name, AtFlags::empty()),
         Op::RemoveDir { at, name } => rustix::fs::unlinkat(at, &**name, AtFlags::REMOVEDIR),
+        Op::SetModeAt { at, name, mode } => set_mode_at(at, name, *mode),
         Op::DropAcls { file } => drop_acls(file),
         Op::DropAclsAt { at, name } => drop_acls_at(at, name),
         Op::SyncFile { file } => rustix::fs::fsync(file),
@@ -312,6 +313,12 @@ fn drop_acls(file: &Handle) -> Result<(), Errno> {
 
 /// There is no lremovexattrat before Linux 6.13: the held directory is named through procfs instead, and the name below it is
 /// not followed.
+/// fchmodat(2) follows symlinks and fchmodat2(2) came with 6.6 only: the object is held and changed through its link in /proc.
+fn set_mode_at(at: &Handle, name: &CStr, mode: u32) -> Result<(), Errno> {
+    let held = rustix::fs::openat(at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::fs::chmod(format!("/proc/self/fd/{}", held.as_raw_fd()), Mode::from_raw_mode(mode))
+}
+
 fn drop_acls_at(at: &Handle, name: &CStr) -> Result<(), Errno> {
     let mut path = format!("/proc/self/fd/{}/", at.as_raw_fd()).into_bytes();
     path.extend_from_slice(name.to_bytes());

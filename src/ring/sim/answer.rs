@@ -149,6 +149,14 @@ impl World {
                 self.disk(side).set_owner(ino, *uid, *gid);
                 Ok(())
             }
+            Op::SetModeAt { at, name, mode } => {
+                let (ino, mode) = (self.named(side, at, name)?, *mode & 0o7777);
+                if self.disk(side).kind(ino) == Kind::Symlink {
+                    return Err(Errno::OPNOTSUPP);
+                }
+                self.disk(side).change(ino, |attrs| attrs.mode = (attrs.mode & libc::S_IFMT) | mode);
+                Ok(())
+            }
             Op::SetTimesAt { at, name, atime, mtime } => {
                 let ino = self.named(side, at, name)?;
                 self.disk(side).set_times(ino, *atime, *mtime)

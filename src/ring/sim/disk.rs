@@ -508,10 +508,11 @@ impl Disk {
         Ok(())
     }
 
-    /// chown: set-id bits of anything but a directory go.
+    /// chown: `u32::MAX` leaves an id as it is; set-id bits of anything but a directory go.
     pub(super) fn set_owner(&mut self, ino: Ino, uid: u32, gid: u32) {
         self.change(ino, |attrs| {
-            (attrs.uid, attrs.gid) = (uid, gid);
+            attrs.uid = if uid == u32::MAX { attrs.uid } else { uid };
+            attrs.gid = if gid == u32::MAX { attrs.gid } else { gid };
             if attrs.mode & libc::S_IFMT != libc::S_IFDIR {
                 attrs.mode &= !libc::S_ISUID;
                 let executable = attrs.mode & libc::S_IXGRP != 0;

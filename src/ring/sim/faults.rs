@@ -115,9 +115,8 @@ impl Verb {
             Op::Stat { .. } | Op::StatHandle { .. } | Op::ReadLink { .. } | Op::HasDefaultAcl { .. } => Verb::Stat,
             Op::MakeDir { .. } | Op::MakeSymlink { .. } | Op::MakeNode { .. } | Op::Link { .. } => Verb::Create,
             Op::SetOwner { .. } | Op::SetMode { .. } | Op::SetTimes { .. } => Verb::Attributes,
-            Op::SetOwnerAt { .. } | Op::SetTimesAt { .. } | Op::DropAcls { .. } | Op::DropAclsAt { .. } => {
-                Verb::Attributes
-            }
+            Op::SetOwnerAt { .. } | Op::SetModeAt { .. } | Op::SetTimesAt { .. } => Verb::Attributes,
+            Op::DropAcls { .. } | Op::DropAclsAt { .. } => Verb::Attributes,
             Op::Rename { .. } | Op::Unlink { .. } | Op::RemoveDir { .. } => Verb::Rename,
             Op::SyncFile { .. } | Op::SyncFileSystem { .. } => Verb::Sync,
             Op::Close { .. } => Verb::Close,

@@ -135,15 +135,15 @@ impl Pair {
         };
         let (name, name2) = (name(), name());
         let types = [libc::S_IFIFO, libc::S_IFSOCK, libc::S_IFREG, libc::S_IFCHR, libc::S_IFDIR, libc::S_IFREG];
-        let ids = [0, 1, 1000, 65534];
-        let (uid, gid) = (ids[random.index(4)], ids[random.index(4)]);
+        let ids = [0, 1, 1000, 65534, u32::MAX];
+        let (uid, gid) = (ids[random.index(5)], ids[random.index(5)]);
         let unaligned = if random.chance(500) { random.below(1000) } else { 0 };
         let mut time = || Time { secs: random.below(1_900_000_000) as i64, nanos: random.below(1_000_000_000) as u32 };
         let (atime, mtime) = (time(), time());
         let accesses = [Access::Read, Access::Read, Access::Write, Access::ReadDirect, Access::WriteDirect];
         let access = accesses[random.index(if self.terms.direct_align == 0 { 3 } else { 5 })];
         Draw {
-            sort: random.below(34),
+            sort: random.below(35),
             dir: random.index(self.dirs.len()),
             dir2: random.index(self.dirs.len()),
             file: random.index(self.files.len().max(1)),
@@ -199,6 +199,7 @@ impl Pair {
             29 | 30 => Op::Rename { at, from: name, to: name2 },
             31 => Op::Unlink { at, name },
             32 => Op::RemoveDir { at, name },
+            33 => Op::SetModeAt { at, name, mode: permissions },
             _ => match len % 20 {
                 0 => Op::SyncFile { file: file? },
                 1..=8 => Op::HasDefaultAcl { dir: file? },
