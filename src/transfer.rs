@@ -277,14 +277,19 @@ impl<'a> Work<'a> {
         else {
             return Ok(None);
         };
-        if record.stamp != Stamp::of(self.stat) || self.stat.kind() != Kind::File {
+        if record.stamp != Stamp::of(self.stat) {
             return Ok(None);
         }
         let temp = self.place.temp_name(self.job);
         for (name, temp) in [(&self.place.dest_name, None), (&temp, Some(temp.clone()))] {
             match self.dest().stat(self.dest_dir(), name) {
                 Ok(dest) if dest.ino == record.dest_ino && dest.size == self.stat.size => {
-                    let mut copied = self.copied(&dest, self.seal(temp), 0, Count::FilesCopied);
+                    let count = match self.stat.kind() {
+                        Kind::Symlink => Count::Symlinks,
+                        Kind::Special => Count::Specials,
+                        _ => Count::FilesCopied,
+                    };
+                    let mut copied = self.copied(&dest, self.seal(temp), 0, count);
                     copied.large_id = record.large_id;
                     return Ok(Some(copied));
                 }

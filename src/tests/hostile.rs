@@ -77,7 +77,7 @@ fn names_of_any_bytes_arrive_and_are_printed_escaped() {
 
 #[test]
 fn a_directory_of_a_hundred_thousand_files_arrives() {
-    let Some((source, dest)) = pair("a_directory_of_a_hundred_thousand_files_arrives", 1024) else { return };
+    let Some((source, dest)) = pair("a_directory_of_a_hundred_thousand_files_arrives", 2048) else { return };
     let tree = source.dir("tree");
     tree::wide(&tree, 100_000);
     for engine in Engine::all() {

@@ -147,7 +147,8 @@ impl Job {
             Some(uid) => {
                 // The build directory may be closed to other users.
                 let reachable = scratch.join("gfast");
-                fs::copy(&binary, &reachable).unwrap();
+                // By another process: a descriptor open for writing that a fork elsewhere inherits makes it "busy".
+                super::fixture::must(Command::new("cp").arg(&binary).arg(&reachable));
                 set_mode(&reachable, 0o755);
                 let mut command = Command::new("setpriv");
                 command.arg(format!("--reuid={uid}")).arg(format!("--regid={uid}")).arg("--clear-groups").arg("--");
