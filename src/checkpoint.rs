@@ -10,7 +10,7 @@
 //! batch records are Completed. A sync that fails names no culprit: nothing of the batch is recorded, the job ends, and the next
 //! run copies it again. A seal is set only on the very inode that was written.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,12 +19,12 @@ use crate::catalog::{
 };
 use crate::config::SyncPolicy;
 use crate::error::{Cause, Errno, Error, Result};
-use crate::job::{Job, temp_name};
+use crate::job::{Job, Past, temp_name};
 use crate::links::{LinkKey, LinkName};
 use crate::outcome::{Intake, Outcome, What};
 use crate::provider::posix::Posix;
 use crate::report::{Count, Counters, Loss};
-use crate::ring::{Caller, Handle, Name, Side, Time};
+use crate::ring::{Caller, Handle, Kind, Name, Side, Time};
 use crate::transfer::{Copied, Seal};
 use crate::walk::{DirCache, DirNode, Work, path_steps};
 
@@ -44,8 +44,13 @@ pub struct Checkpointer {
     pub(crate) header: Header,
     /// Directories that hold records of the last batch.
     reseal_dirs: Vec<DirId>,
+    /// Directories whose numbers are recorded and that no resume lists yet.
+    found_early: Vec<(Arc<DirNode>, Name, DirId)>,
     /// Directories of this batch by id, so that links find their first's directory before it is in the catalog.
     pub(crate) nodes: HashMap<DirId, Arc<DirNode>>,
+    /// Leaves the sync before the seals out, so that the simulator can show that it would notice.
+    #[cfg(test)]
+    pub(crate) skips_sync: bool,
 }
 
 /// A batch being turned into rows.
@@ -57,8 +62,8 @@ pub(crate) struct Draft {
     pub(crate) rows: Vec<Row>,
     /// Directories that hold records of it.
     dirs: Vec<DirId>,
-    /// Firsts sealed in it.
-    firsts: HashMap<LinkKey, LinkName>,
+    /// Firsts sealed in it, with what was copied.
+    firsts: HashMap<LinkKey, (LinkName, Stamp)>,
     /// Groups whose first failed in it.
     orphans: Vec<LinkKey>,
     /// Further names in it.
@@ -90,7 +95,19 @@ impl Checkpointer {
         let cache = DirCache::new(job.dest.handle.clone(), job.cached_dirs);
         let header = job.catalog.header();
         let reseal_dirs = job.catalog.reader()?.reseal_dirs()?;
-        Ok(Checkpointer { job, caller, intake, counters, cache, header, reseal_dirs, nodes: HashMap::new() })
+        Ok(Checkpointer {
+            job,
+            caller,
+            intake,
+            counters,
+            cache,
+            header,
+            reseal_dirs,
+            found_early: Vec::new(),
+            nodes: HashMap::new(),
+            #[cfg(test)]
+            skips_sync: false,
+        })
     }
 
     /// Whether a batch is due by number or bytes.
@@ -106,8 +123,11 @@ impl Checkpointer {
     /// One batch: durable, sealed, recorded.
     pub fn checkpoint(&mut self) -> Result<()> {
         let (outcomes, bytes) = self.intake.take();
-        self.sync()?;
+        self.sync_batch()?;
         let mut draft = Draft { number: self.header.durable_batch + 1, ..Draft::default() };
+        for (dir, name, id) in std::mem::take(&mut self.found_early) {
+            self.found(&mut draft, &dir, name, id)?;
+        }
         for outcome in outcomes {
             self.take_in(&mut draft, outcome)?;
         }
@@ -116,6 +136,15 @@ impl Checkpointer {
         self.counters.add(Count::BytesDurable, bytes);
         self.intake.close();
         Ok(())
+    }
+
+    /// What lets the seals of a batch claim anything (I2).
+    fn sync_batch(&self) -> Result<()> {
+        #[cfg(test)]
+        if self.skips_sync {
+            return Ok(());
+        }
+        self.sync()
     }
 
     /// Whether a large file was begun whose record should not wait for the next checkpoint.
@@ -127,7 +156,15 @@ impl Checkpointer {
     pub fn record_early(&mut self) -> Result<()> {
         let mut draft = Draft { number: self.header.durable_batch, ..Draft::default() };
         for outcome in self.intake.take_early() {
-            self.take_in(&mut draft, outcome)?;
+            let Outcome { dir, name, what } = outcome;
+            match what {
+                // To be listed by a resume is only what lies in a durable directory; its number is needed at once.
+                What::Found(id) => {
+                    self.record_found(&mut draft, &dir, &name, id)?;
+                    self.found_early.push((dir, name, id));
+                }
+                what => self.take_in(&mut draft, Outcome { dir, name, what })?,
+            }
         }
         let header = Header { next_id: self.job.next_id.load(Ordering::Relaxed), ..self.header.clone() };
         let batch = Batch { rows: draft.rows, header, reseal_dirs: self.reseal_dirs.clone() };
@@ -176,16 +213,16 @@ impl Checkpointer {
         let Outcome { dir, name, what } = outcome;
         self.nodes.entry(dir.id).or_insert_with(|| dir.clone());
         match what {
-            What::Found(id) => found(draft, &dir, name, id),
+            What::Found(id) => self.found(draft, &dir, name, id)?,
             What::Listed => self.listed(draft, &dir),
-            What::Copied(copied) => self.copied(draft, &dir, name, *copied),
+            What::Copied(copied) => self.copied(draft, &dir, name, *copied)?,
             What::Further(key, stamp) => draft.further.push(Further { key, dir, name, stamp }),
             What::Begun(record) => {
                 let record = Record::File(FileRecord { batch: draft.number, ..record });
                 draft.rows.push(Row::PutEntry { dir: dir.id, name, record });
             }
             What::Written(large_id, range) => draft.rows.push(Row::PutRange { large_id, range }),
-            What::Failed { error, attempts, group } => self.failed(draft, &dir, name, &error, attempts, group),
+            What::Failed { error, attempts, group } => self.failed(draft, &dir, name, &error, attempts, group)?,
             What::Vanished(group) => {
                 draft.orphans.extend(group);
                 draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
@@ -193,6 +230,22 @@ impl Checkpointer {
             }
             What::Reopened => self.reopened(draft, &dir)?,
         }
+        Ok(())
+    }
+
+    /// A directory to be listed. What an earlier pass recorded of it stays, so that it is not finished again for nothing.
+    fn found(&self, draft: &mut Draft, dir: &DirNode, name: Name, id: DirId) -> Result<()> {
+        self.record_found(draft, dir, &name, id)?;
+        draft.rows.push(Row::OpenDir { id, state: DirState::Unlisted });
+        Ok(())
+    }
+
+    fn record_found(&self, draft: &mut Draft, dir: &DirNode, name: &Name, id: DirId) -> Result<()> {
+        if !self.job.is_finished(id)? {
+            let record = DirRecord { parent: dir.id, name: name.clone(), stamp: None, listed_batch: 0 };
+            draft.rows.push(Row::PutDir { id, record });
+        }
+        draft.rows.push(Row::PutEntry { dir: dir.id, name: name.clone(), record: Record::Dir(id) });
         Ok(())
     }
 
@@ -214,6 +267,9 @@ impl Checkpointer {
         };
         draft.rows.push(Row::CloseDir { id: dir.id });
         draft.rows.push(Row::CloseFile { dir: dir.id, name: Name::default() });
+        if self.job.past != Past::Nothing {
+            draft.rows.push(Row::DeleteEntry { dir: dir.id, name: Name::default() });
+        }
         draft.rows.push(Row::PutDir { id: dir.id, record });
         match dir.is_touched() {
             true => draft.rows.push(Row::OpenDir { id: dir.id, state: DirState::Unfinished }),
@@ -221,10 +277,10 @@ impl Checkpointer {
         }
     }
 
-    fn copied(&mut self, draft: &mut Draft, dir: &Arc<DirNode>, name: Name, copied: Copied) {
+    fn copied(&mut self, draft: &mut Draft, dir: &Arc<DirNode>, name: Name, copied: Copied) -> Result<()> {
         if let Err(error) = self.seal(dir, &name, &copied) {
-            self.failed(draft, dir, name, &error, 1, copied.group);
-            return;
+            self.remove_unsealed(dir, &name, &copied);
+            return self.failed(draft, dir, name, &error, 1, copied.group);
         }
         self.counters.add(copied.count, 1);
         if copied.large_id != 0 {
@@ -235,10 +291,11 @@ impl Checkpointer {
             let first = LinkFirst { dir: dir.id, name: name.clone(), batch: draft.number };
             draft.rows.push(Row::PutLink { dev: key.dev, ino: key.ino, first });
             draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
-            draft.firsts.insert(key, (dir.id, name.clone()));
+            draft.firsts.insert(key, ((dir.id, name.clone()), copied.stamp));
             draft.settled.push(key);
         }
         self.record_done(draft, dir.id, name, copied.stamp, copied.dest_ino);
+        Ok(())
     }
 
     fn record_done(&self, draft: &mut Draft, dir: DirId, name: Name, stamp: Stamp, dest_ino: u64) {
@@ -283,6 +340,20 @@ impl Checkpointer {
         }
     }
 
+    /// A file that cannot be sealed does not stay (I2). Best effort: what stays has no seal.
+    fn remove_unsealed(&mut self, dir: &Arc<DirNode>, name: &Name, copied: &Copied) {
+        let written = match &copied.seal {
+            Seal::None => return,
+            Seal::Times { .. } => self.job.dest_name(dir, name).clone(),
+            Seal::Rename { temp, .. } => temp.clone(),
+        };
+        let Ok(at) = self.open(dir) else { return };
+        let now = self.dest().stat(&at, &written);
+        if now.is_ok_and(|now| (now.dev, now.ino) == (copied.dest_dev, copied.dest_ino)) {
+            let _ = self.dest().unlink(&at, &written);
+        }
+    }
+
     /// The destination's directory, reopened from the nearest open ancestor.
     pub(crate) fn open(&mut self, dir: &Arc<DirNode>) -> Result<Handle> {
         if let Some(handle) = self.cache.get(dir) {
@@ -305,7 +376,7 @@ impl Checkpointer {
         error: &Error,
         attempts: u32,
         group: Option<LinkKey>,
-    ) {
+    ) -> Result<()> {
         self.job.say(error, attempts);
         let is_unstable = matches!(error.cause, Cause::Unstable { .. });
         self.counters.add(if is_unstable { Count::Unstable } else { Count::Failed }, 1);
@@ -317,7 +388,7 @@ impl Checkpointer {
         let record = FileRecord {
             status: Status::Failed,
             batch: draft.number,
-            stamp: Stamp::default(),
+            stamp: self.held_stamp(dir.id, &name)?,
             dest_ino: 0,
             large_id: 0,
             failure: Some(failure),
@@ -325,11 +396,21 @@ impl Checkpointer {
         draft.orphans.extend(group);
         draft.rows.push(Row::OpenFile { dir: dir.id, name: name.clone() });
         draft.rows.push(Row::PutEntry { dir: dir.id, name, record: Record::File(record) });
+        Ok(())
+    }
+
+    /// What the destination holds of a name that failed now: an older file goes only when its replacement is there. So the next
+    /// run knows it again, with its hard links, if the source did not change after all.
+    fn held_stamp(&self, dir: DirId, name: &Name) -> Result<Stamp> {
+        Ok(match self.job.catalog.reader()?.entry(dir, name)? {
+            Some(Record::File(record)) if matches!(record.status, Status::Done | Status::Failed) => record.stamp,
+            _ => Stamp::default(),
+        })
     }
 
     /// Makes the links that can be made, promotes a waiting name where a first failed, leaves the rest waiting in the catalog.
     fn settle_groups(&mut self, draft: &mut Draft) -> Result<()> {
-        let mut waiting: HashMap<LinkKey, Vec<Further>> = HashMap::new();
+        let mut waiting: BTreeMap<LinkKey, Vec<Further>> = BTreeMap::new();
         for further in std::mem::take(&mut draft.further) {
             waiting.entry(further.key).or_default().push(further);
         }
@@ -348,7 +429,7 @@ impl Checkpointer {
             Some(first) => Some(first.clone()),
             None => {
                 let stamp = names.first().map_or_else(Stamp::default, |name| name.stamp);
-                self.job.recorded_first(key, &stamp)?
+                self.job.sealed_first(key, &stamp)?
             }
         };
         let is_orphan = first.is_none() && draft.orphans.contains(&key);
@@ -400,16 +481,16 @@ impl Checkpointer {
         Ok(())
     }
 
-    fn make_link(&mut self, draft: &mut Draft, first: &LinkName, further: Further) -> Result<()> {
+    /// Makes one link. What is recorded of it is what was copied to its first name, not what its source is by now.
+    fn make_link(&mut self, draft: &mut Draft, first: &(LinkName, Stamp), further: Further) -> Result<()> {
         let Further { key, dir, name, stamp } = further;
-        let linked = self.try_link(first, &dir, &name);
+        let linked = self.try_link(&first.0, &dir, &name);
         match linked {
             Ok(dest_ino) => {
                 self.counters.add(Count::Linked, 1);
                 draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
                 draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
-                let stamp = if stamp == Stamp::default() { self.stamp_of_first(draft, first)? } else { stamp };
-                self.record_done(draft, dir.id, name, stamp, dest_ino);
+                self.record_done(draft, dir.id, name, first.1, dest_ino);
             }
             // The file has as many names as the file system allows, or the file system allows one only: this name becomes a
             // file of its own, in the first case the first of those that follow.
@@ -425,26 +506,10 @@ impl Checkpointer {
             }
             Err(error) => {
                 draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
-                self.failed(draft, &dir, name, &error, 1, None);
+                self.failed(draft, &dir, name, &error, 1, None)?;
             }
         }
         Ok(())
-    }
-
-    fn stamp_of_first(&self, draft: &Draft, first: &LinkName) -> Result<Stamp> {
-        let in_draft = draft.rows.iter().rev().find_map(|row| match row {
-            Row::PutEntry { dir, name, record: Record::File(record) } if (*dir, name) == (first.0, &first.1) => {
-                Some(record.stamp)
-            }
-            _ => None,
-        });
-        if let Some(stamp) = in_draft {
-            return Ok(stamp);
-        }
-        match self.job.catalog.reader()?.entry(first.0, &first.1)? {
-            Some(Record::File(record)) => Ok(record.stamp),
-            _ => Ok(Stamp::default()),
-        }
     }
 
     /// Links `name` to the first name's destination file; the inode both then have. A name that is taken is replaced by a link
@@ -456,13 +521,21 @@ impl Checkpointer {
         let failed = |verb, errno| Error::os(verb, crate::error::join(&self.job.path(Side::Dest, dir), name), errno);
         let there = dest.stat(&first_at, &first.1).map_err(|errno| failed("link", errno))?;
         match dest.link(&first_at, &first.1, &at, name) {
-            Ok(()) => return Ok(there.ino),
+            Ok(()) => {
+                if self.job.may_have_leftovers(dir) {
+                    let _ = dest.unlink(&at, &temp_name(self.job.job_id, name));
+                }
+                return Ok(there.ino);
+            }
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(failed("link", errno)),
         }
         let taken = dest.stat(&at, name).map_err(|errno| failed("stat", errno))?;
         if (taken.dev, taken.ino) == (there.dev, there.ino) {
             return Ok(there.ino);
+        }
+        if taken.kind() == Kind::Dir {
+            dest.remove_dir(&at, name).map_err(|errno| failed("replace the directory", errno))?;
         }
         let temp = temp_name(self.job.job_id, name);
         let linked = match dest.link(&first_at, &first.1, &at, &temp) {
@@ -479,13 +552,6 @@ impl Checkpointer {
         })?;
         Ok(there.ino)
     }
-}
-
-fn found(draft: &mut Draft, dir: &DirNode, name: Name, id: DirId) {
-    let record = DirRecord { parent: dir.id, name: name.clone(), stamp: None, listed_batch: 0 };
-    draft.rows.push(Row::PutEntry { dir: dir.id, name, record: Record::Dir(id) });
-    draft.rows.push(Row::PutDir { id, record });
-    draft.rows.push(Row::OpenDir { id, state: DirState::Unlisted });
 }
 
 fn late_row(further: &Further) -> Row {

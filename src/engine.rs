@@ -29,7 +29,7 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
 use crate::gate::Gate;
-use crate::job::{Job, JobRoot, Reflink};
+use crate::job::{Job, JobRoot, Past, Reflink};
 use crate::large::LargeFile;
 use crate::links::LinkMap;
 use crate::outcome::Intake;
@@ -190,7 +190,11 @@ pub(crate) fn make_job(
         source,
         dest,
         single: roots.single.as_ref().map(|single| (single.source_name.clone(), single.dest_name.clone())),
-        has_records: kind != resume::Kind::First,
+        past: match kind {
+            resume::Kind::First => Past::Nothing,
+            resume::Kind::NextPass => Past::Finished,
+            resume::Kind::Resume => Past::Interrupted,
+        },
         progress: Standing {
             pass_start_batch: header.pass_start_batch,
             completed_batch: header.completed_batch,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::catalog::{Catalog, DirId, Record, Stamp, Status};
+use crate::catalog::{BATCH_UNSEALED, Catalog, DirId, DirState, FileRecord, Record, Stamp, Status};
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
 use crate::gate::Gate;
@@ -17,7 +17,7 @@ use crate::plan::Progress;
 use crate::provider::metadata::Identity;
 use crate::report::{Console, Failure, Failures, Loss, Losses};
 use crate::ring::{Handle, Name, Side, Stat};
-use crate::walk::{DirNode, DirPair, Walker};
+use crate::walk::{DestDir, DirNode, DirPair, Walker};
 
 /// One root of the job.
 #[derive(Clone, Debug)]
@@ -44,8 +44,8 @@ pub struct Job {
     pub single: Option<(Name, Name)>,
     /// The catalog.
     pub catalog: Arc<Catalog>,
-    /// Whether the catalog held records when the run began; a first pass looks nothing up.
-    pub has_records: bool,
+    /// What the catalog held when the run began.
+    pub past: Past,
     /// Where decisions stand, from the header as the run began.
     pub progress: Progress,
     /// Names this job's temporary files.
@@ -81,6 +81,17 @@ pub struct Job {
     /// One descriptor per destination file system, opened before the first write there: syncfs reports an error once per
     /// descriptor (I1).
     pub superblocks: Mutex<HashMap<u64, Handle>>,
+}
+
+/// What the catalog held when a run began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// No records: nothing is looked up.
+    Nothing,
+    /// A whole pass.
+    Finished,
+    /// A part of this pass, and whatever passes there were before it.
+    Interrupted,
 }
 
 /// What is known of FICLONE between source and destination.
@@ -141,17 +152,24 @@ impl Job {
 
     /// The recorded first name of a group, if it stands for the source as it is: copied in this pass, or unchanged since.
     pub fn recorded_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<LinkName>, Error> {
+        Ok(self.first_record(key, stamp)?.map(|(first, _)| first))
+    }
+
+    /// As [`Job::recorded_first`], if it can be linked to (an interruption left no doubt of its seal), with what was copied.
+    pub fn sealed_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<(LinkName, Stamp)>, Error> {
+        let first = self.first_record(key, stamp)?.filter(|(_, record)| record.batch != BATCH_UNSEALED);
+        Ok(first.map(|(first, record)| (first, record.stamp)))
+    }
+
+    fn first_record(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<(LinkName, FileRecord)>, Error> {
         let reader = self.catalog.reader()?;
         let Some(first) = reader.link(key.dev, key.ino)? else { return Ok(None) };
-        if first.batch >= self.progress.pass_start_batch {
-            return Ok(Some((first.dir, first.name)));
-        }
-        match reader.entry(first.dir, &first.name)? {
-            Some(Record::File(record)) if record.status == Status::Done && record.stamp == *stamp => {
-                Ok(Some((first.dir, first.name)))
-            }
-            _ => Ok(None),
-        }
+        let Some(Record::File(record)) = reader.entry(first.dir, &first.name)? else { return Ok(None) };
+        let is_right = match first.batch >= self.progress.pass_start_batch {
+            true => matches!(record.status, Status::Done | Status::Written),
+            false => record.status == Status::Done && record.stamp == *stamp,
+        };
+        Ok(is_right.then_some(((first.dir, first.name), record)))
     }
 
     /// Whether this pass has listed a directory. The entries of one that it has not come up in its listing, and must not be taken
@@ -161,10 +179,25 @@ impl Job {
         Ok(record.is_some_and(|record| record.listed_batch >= self.progress.pass_start_batch))
     }
 
+    /// Whether an earlier pass has finished a directory: its record says what its copy looks like.
+    pub fn is_finished(&self, dir: DirId) -> Result<bool, Error> {
+        if self.past == Past::Nothing {
+            return Ok(false);
+        }
+        let reader = self.catalog.reader()?;
+        let is_listed = reader.dir(dir)?.is_some_and(|record| record.stamp.is_some());
+        Ok(is_listed && !reader.is_open_dir(dir, DirState::Unfinished)?)
+    }
+
     /// Says that a directory is left out.
     pub fn note_left_out(&self, dir: &DirNode, reason: &str) {
         let path = crate::error::escape(&self.path(Side::Source, dir));
         self.console.note(&format!("gfast: left out {path}: {reason}"));
+    }
+
+    /// Whether an interrupted run may have left something under a temporary name in `dir`.
+    pub fn may_have_leftovers(&self, dir: &DirNode) -> bool {
+        self.past == Past::Interrupted && dir.dest() != DestDir::Created
     }
 
     /// The destination's name for a name of the source: the same, but for the root of a single file's job.

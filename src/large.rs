@@ -289,6 +289,7 @@ fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<Option<Left
         let Ok(handle) = dest.open(&place.open.dest, name, Access::Write) else { continue };
         let made = dest.stat_handle(&handle).map_err(|errno| place.error(job, Side::Dest, "stat", errno))?;
         if made.ino == record.dest_ino {
+            work.clear_acls(&handle)?;
             let ranges = job.catalog.reader()?.ranges(record.large_id)?;
             return Ok(Some(Leftover { file: NewFile { handle, temp, made }, id: record.large_id, ranges }));
         }

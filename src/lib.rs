@@ -87,3 +87,7 @@ pub mod shard;
 pub mod stop;
 pub mod transfer;
 pub mod walk;
+
+#[cfg(test)]
+#[path = "tests/simulation.rs"]
+mod simulation;

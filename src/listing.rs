@@ -11,7 +11,7 @@ use crate::catalog::DirStamp;
 use crate::config::{Metadata, Mounts, scaled};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::filesystem::FileSystem;
-use crate::job::Job;
+use crate::job::{Job, Past};
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
 use crate::walk::{DestDir, DirCache, DirNode, DirPair, Entry, path_steps};
@@ -121,7 +121,7 @@ impl Listing {
     }
 
     fn look_up(&mut self, job: &Job) -> Result<()> {
-        if !job.has_records || self.entries.is_empty() {
+        if job.past == Past::Nothing || self.entries.is_empty() {
             return Ok(());
         }
         let reader = job.catalog.reader()?;

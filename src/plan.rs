@@ -3,6 +3,7 @@
 //! ```text
 //! record of this pass          -> Done already                       (a resume: not even the source is looked at)
 //! record equals the source     -> Unchanged                          (the destination is not looked at)
+//! failed, but held until then  -> Adopt, if the destination still has it
 //! record differs               -> Copy, replacing what is there
 //! no record, no dest name      -> Copy
 //! no record, dest looks equal  -> Adopt: size and mtime are the seal of I2, only owner and mode are put right
@@ -81,6 +82,8 @@ pub fn decide(source: &Stat, record: Option<&FileRecord>, progress: &Progress, d
         return Plan::Skip(Skip::Done);
     }
     match record.status {
+        // A failure that left the destination's older file alone, of a source that is what it was then.
+        Status::Failed if record.stamp == Stamp::of(source) => Plan::Compare,
         Status::Failed => Plan::Copy(Reason::Failed),
         Status::Pending | Status::InProgress => Plan::Copy(Reason::Interrupted),
         Status::Done | Status::Written if !progress.holds(record) => Plan::Copy(Reason::Interrupted),
@@ -143,9 +146,13 @@ mod tests {
 
     #[test]
     fn unfinished_work_is_never_skipped() {
-        for status in [Status::Pending, Status::InProgress, Status::Failed, Status::Written] {
+        for status in [Status::Pending, Status::InProgress, Status::Written] {
             assert!(matches!(decide(&source(), Some(&record(status, 11)), &PROGRESS, true), Plan::Copy(_)));
         }
+        let failed = record(Status::Failed, 11);
+        assert_eq!(decide(&source(), Some(&failed), &PROGRESS, true), Plan::Compare);
+        let changed = Stat { size: 6, ..source() };
+        assert_eq!(decide(&changed, Some(&failed), &PROGRESS, true), Plan::Copy(Reason::Failed));
         let written = record(Status::Written, 12);
         assert_eq!(decide(&source(), Some(&written), &PROGRESS, true), Plan::Skip(Skip::Done));
     }

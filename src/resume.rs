@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::catalog::{Batch, Catalog, DirId, DirRecord, DirState, Header, JobStatus, Record, Row, Status};
+use crate::catalog::{
+    BATCH_UNSEALED, Batch, Catalog, DirId, DirRecord, DirState, FileRecord, Header, JobStatus, Record, Row, Status,
+};
 use crate::config::{QUEUED_DIRS_MAX, scaled};
 use crate::error::{Error, Result};
 use crate::job::Job;
@@ -41,16 +43,11 @@ pub fn kind(catalog: &Catalog) -> Result<Kind> {
     }
 }
 
-/// Puts the beginning of a pass into the catalog, so that a crash a moment later finds it. A resume changes nothing but, after a
-/// reboot, the boot.
+/// Puts the beginning of a run into the catalog, so that a crash a moment later finds it.
 pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
     let before = catalog.header().for_this_boot();
     let header = match kind {
-        Kind::Resume if before == catalog.header() => return Ok(()),
-        Kind::Resume => {
-            let reseal_dirs = catalog.reader()?.reseal_dirs()?;
-            return catalog.commit(&Batch { rows: Vec::new(), header: before, reseal_dirs });
-        }
+        Kind::Resume => return begin_resume(catalog),
         Kind::First => Header { pass_start_batch: 1, ..before },
         Kind::NextPass => Header {
             pass: before.pass + 1,
@@ -65,8 +62,48 @@ pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
         rows.push(Row::PutDir { id: DirId::ROOT, record });
     } else {
         rows.extend(leftover_rows(catalog)?);
+        rows.extend(unfinished_root(catalog)?);
     }
     catalog.commit(&Batch { rows, header, reseal_dirs: Vec::new() })
+}
+
+/// Entries whose data is durable but whose seal may not be are marked, and put into the index of what a run has to do. The next
+/// checkpoint completes their batch; they themselves are completed by being sealed again (I1).
+fn begin_resume(catalog: &Catalog) -> Result<()> {
+    let before = catalog.header();
+    let header = before.clone().for_this_boot();
+    let reader = catalog.reader()?;
+    let mut rows = Vec::new();
+    for dir in reader.reseal_dirs()? {
+        let mut after = None;
+        // Ends: each page lies strictly behind the one before.
+        loop {
+            let page = reader.entries(dir, after.as_deref(), PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (name, record) in page {
+                let Record::File(record) = record else { continue };
+                if record.status == Status::Done && record.batch > header.completed_batch {
+                    let record = Record::File(FileRecord { batch: BATCH_UNSEALED, ..record });
+                    rows.push(Row::PutEntry { dir, name: name.clone(), record });
+                    rows.push(Row::OpenFile { dir, name });
+                }
+            }
+        }
+    }
+    drop(reader);
+    match rows.is_empty() && header == before {
+        true => Ok(()),
+        false => catalog.commit(&Batch { rows, header, reseal_dirs: Vec::new() }),
+    }
+}
+
+/// A root that the last pass could not finish has no record worth keeping: what says so is lost as it is opened again.
+fn unfinished_root(catalog: &Catalog) -> Result<Option<Row>> {
+    let reader = catalog.reader()?;
+    let record =
+        reader.dir(DirId::ROOT)?.filter(|_| reader.is_open_dir(DirId::ROOT, DirState::Unfinished).unwrap_or(true));
+    Ok(record.map(|record| Row::PutDir { id: DirId::ROOT, record: DirRecord { stamp: None, ..record } }))
 }
 
 /// A new pass meets every name anyway: what an earlier one left waiting is dropped.
@@ -90,9 +127,8 @@ pub fn start(job: &Job, kind: Kind, dest_root: DestDir) -> Result<()> {
     let mut nodes = HashMap::new();
     job.walker.expect_spilled(count_unlisted(&job.catalog)?);
     retry_files(job, &mut nodes)?;
-    reseal(job, &mut nodes)?;
     for (_, _, dir, name) in job.catalog.reader()?.any_late_links(usize::MAX)? {
-        if job.is_listed(dir)? {
+        if job.is_listed(dir)? && !job.catalog.reader()?.is_open_file(dir, &name)? {
             job.walker.inject(Work::File(load_node(&job.catalog, dir, &mut nodes)?, name));
         }
     }
@@ -130,45 +166,30 @@ pub fn refill(job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// Entries that failed before the interruption are tried again.
+/// Entries that an interruption left to be sealed again, and those that failed before it. Those of unlisted directories come up
+/// in the listing.
 fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()> {
     let reader = job.catalog.reader()?;
-    for (dir, name) in reader.open_files(None, RETRIED_MAX)? {
-        if !job.is_listed(dir)? {
-            continue;
-        }
-        let node = load_node(&job.catalog, dir, nodes)?;
-        match name.is_empty() {
-            true => job.walker.inject(Work::List(node)),
-            false => job.walker.inject(Work::File(node, name)),
-        }
-    }
-    Ok(())
-}
-
-/// Entries whose data is durable but whose seal may not be: sealed again without being copied (I1). Those of unlisted
-/// directories come up in the listing.
-fn reseal(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()> {
-    let reader = job.catalog.reader()?;
-    for id in reader.reseal_dirs()? {
-        if !job.is_listed(id)? {
-            continue;
-        }
-        let mut after = None;
-        // Ends: each page lies strictly behind the one before.
-        loop {
-            let page = reader.entries(id, after.as_deref(), PAGE)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
-            for (name, record) in page {
-                let Record::File(record) = record else { continue };
-                if record.status == Status::Done && record.batch > job.progress.completed_batch {
-                    job.walker.inject(Work::File(load_node(&job.catalog, id, nodes)?, name));
-                }
+    let (mut after, mut retried) = (None, 0);
+    // Ends: each page lies strictly behind the one before.
+    loop {
+        let page = reader.open_files(after.as_ref(), PAGE)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.clone());
+        for (dir, name) in page {
+            let record = reader.entry(dir, &name)?;
+            let is_unsealed = matches!(record, Some(Record::File(record)) if record.batch == BATCH_UNSEALED);
+            if !job.is_listed(dir)? || (!is_unsealed && retried == RETRIED_MAX) {
+                continue;
+            }
+            retried += usize::from(!is_unsealed);
+            let node = load_node(&job.catalog, dir, nodes)?;
+            match name.is_empty() {
+                true => job.walker.inject(Work::List(node)),
+                false => job.walker.inject(Work::File(node, name)),
             }
         }
     }
-    Ok(())
 }
 
 /// A directory by its number, with its parents up to the root, from the catalog. `nodes` remembers those made in one go, so

@@ -382,7 +382,7 @@ impl<'a> Work<'a> {
     }
 
     /// What the directory hands to its files is not the source's (I9).
-    fn clear_acls(&self, handle: &Handle) -> Result<()> {
+    pub fn clear_acls(&self, handle: &Handle) -> Result<()> {
         match self.place.dir.dest() {
             DestDir::ExistingWithAcl => {
                 self.dest().drop_acls(handle).map_err(|errno| self.error("clear the ACL of", errno))
@@ -393,10 +393,20 @@ impl<'a> Work<'a> {
 
     fn create_in_place(&self, mode: u32) -> Result<Option<Handle>> {
         match self.dest().create(self.dest_dir(), &self.place.dest_name, mode) {
-            Ok(handle) => Ok(Some(handle)),
+            Ok(handle) => {
+                self.remove_leftover();
+                Ok(Some(handle))
+            }
             Err(Errno::EXIST) if self.make_way()? => self.create_in_place(mode),
             Err(Errno::EXIST) => Ok(None),
             Err(errno) => Err(self.error("create", errno)),
+        }
+    }
+
+    /// What replaced an older file when the power went: the older name may be gone and the temporary one there. Best effort.
+    fn remove_leftover(&self) {
+        if self.job.may_have_leftovers(&self.place.dir) {
+            let _ = self.dest().unlink(self.dest_dir(), &self.place.temp_name(self.job));
         }
     }
 
@@ -526,7 +536,10 @@ impl<'a> Work<'a> {
     /// Makes an object under its own name, or under the temporary one where that is taken.
     fn make_named(&self, make: impl Fn(&Name) -> std::result::Result<(), Errno>) -> Result<Option<Name>> {
         match make(&self.place.dest_name) {
-            Ok(()) => return Ok(None),
+            Ok(()) => {
+                self.remove_leftover();
+                return Ok(None);
+            }
             Err(Errno::EXIST) if self.make_way()? => return self.make_named(make),
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(self.error("create", errno)),

@@ -370,6 +370,12 @@ impl Walker {
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// Counts a shard that has nothing to do and does not sleep: the simulator runs all shards on one thread.
+    #[cfg(test)]
+    pub(crate) fn set_hungry(&self, count: usize) {
+        self.sleepers.store(count, Ordering::SeqCst);
+    }
+
     fn notify(&self) {
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             self.wake_all();

@@ -42,8 +42,8 @@ pub use header::{Header, JobStatus, StoredHeader, Totals, boot_id, decode_header
 pub use identity::{JobIdentity, RootId};
 pub use reader::{LateLink, Reader};
 pub use record::{
-    DirId, DirRecord, DirStamp, DirState, Failure, FileRecord, LinkFirst, Range, Record, Stamp, Status, decode_dir,
-    decode_link, decode_range, decode_record, encode_dir, encode_link, encode_range, encode_record,
+    BATCH_UNSEALED, DirId, DirRecord, DirStamp, DirState, Failure, FileRecord, LinkFirst, Range, Record, Stamp, Status,
+    decode_dir, decode_link, decode_range, decode_record, encode_dir, encode_link, encode_range, encode_record,
 };
 
 use crate::error::{Error, Result};

@@ -61,6 +61,24 @@ impl<'c> Reader<'c> {
         self.get(Tree::Dirs, &Key::new().number(id.0), record::decode_dir)
     }
 
+    /// Whether a directory is in the index of those that need work of this sort.
+    pub fn is_open_dir(&self, id: DirId, state: DirState) -> Result<bool> {
+        let found = self.get(Tree::OpenDirs, &key::open_dir(id, state), |body| record::decode_mark(Take(body)))?;
+        Ok(found.is_some())
+    }
+
+    /// Whether an entry is in the index of those that need work.
+    pub fn is_open_file(&self, dir: DirId, name: &CStr) -> Result<bool> {
+        let found = self.get(Tree::OpenFiles, &key::entry(dir, name), |body| {
+            let mut take = Take(body);
+            if key::is_long(name) {
+                take.bytes()?;
+            }
+            record::decode_mark(take)
+        })?;
+        Ok(found.is_some())
+    }
+
     /// Up to `limit` directories that need work, the newest number first, strictly below `below`.
     pub fn open_dirs_below(
         &self,

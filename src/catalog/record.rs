@@ -21,6 +21,10 @@ const TIME_BASE_SECS: i64 = 1_704_067_200;
 const VERB_BYTES_MAX: usize = 48;
 const CAUSE_BYTES_MAX: usize = 240;
 
+/// Batch of a record whose data is durable while its seal was cut short by an interruption: no commit completes it, only
+/// being sealed again does.
+pub const BATCH_UNSEALED: u64 = u64::MAX;
+
 /// A directory's number, from the header's counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DirId(pub u64);

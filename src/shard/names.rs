@@ -5,14 +5,15 @@ use std::sync::Arc;
 use crossbeam_deque::Steal;
 
 use super::{Current, Errand, Part, Shard, Task};
-use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Reader, Record};
+use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Record};
 use crate::error::{Cause, Error, Result};
-use crate::job::{Place, Ticket};
+use crate::job::{Past, Place, Ticket};
 use crate::large::{LargeFile, LargeTask};
 use crate::listing::{Listing, Opened, open_pair};
 use crate::outcome::What;
+use crate::provider::posix::Posix;
 use crate::report::Count;
-use crate::ring::{Interpreter, Name};
+use crate::ring::{Interpreter, Name, Side};
 use crate::transfer::is_fatal;
 use crate::walk::{DestDir, DirNode, DirPair, Entry, Queued, Work};
 
@@ -86,7 +87,9 @@ impl<I: Interpreter> Shard<I> {
 
     pub(super) fn open_listing(&mut self, dir: Arc<DirNode>) {
         self.counters.add(Count::EntriesWalked, dir.parent.is_none() as u64);
-        match Listing::open(&self.job, &*self.caller, &mut self.cache, &dir) {
+        let opened = Listing::open(&self.job, &*self.caller, &mut self.cache, &dir);
+        self.note_made(&dir);
+        match opened {
             Ok(Opened::Listing(listing)) => {
                 match self.is_as_recorded(&dir) {
                     Ok(true) => {}
@@ -107,15 +110,25 @@ impl<I: Interpreter> Shard<I> {
         }
     }
 
-    /// Whether a directory's own metadata is what the last pass gave its copy; its atime counts for nothing.
+    /// A directory that was known and had to be made changes the one it is in, which may have been listed long ago.
+    fn note_made(&self, dir: &DirNode) {
+        let Some(parent) = dir.parent.as_ref().filter(|_| dir.dest() == DestDir::Created) else { return };
+        if !parent.is_touched() {
+            parent.touch();
+            self.push(parent, Name::default(), What::Reopened);
+        }
+    }
+
+    /// Whether a directory's own metadata is what the last pass gave its copy; its atime counts for nothing. After an
+    /// interruption nobody knows what the interrupted run did in it.
     pub(super) fn is_as_recorded(&self, dir: &DirNode) -> Result<bool> {
-        if !self.job.has_records || dir.dest() == DestDir::Created {
+        if self.job.past != Past::Finished || dir.dest() == DestDir::Created {
             return Ok(false);
         }
         let reader = self.job.catalog.reader()?;
         let recorded = reader.dir(dir.id)?.and_then(|record| record.stamp);
         let (Some(recorded), Some(now)) = (recorded, dir.stamp()) else { return Ok(false) };
-        let is_finished = !is_in_index(&reader, dir.id, DirState::Unfinished)?;
+        let is_finished = !reader.is_open_dir(dir.id, DirState::Unfinished)?;
         Ok(is_finished && DirStamp { atime: now.atime, ..recorded } == now)
     }
 
@@ -163,6 +176,7 @@ impl<I: Interpreter> Shard<I> {
     /// A name handed back by a checkpoint or left by an interrupted run.
     pub(super) fn single(&mut self, dir: Arc<DirNode>, name: Name) -> Option<Errand> {
         let opened = open_pair(&self.job, &*self.caller, &mut self.cache, &dir);
+        let opened = opened.and_then(|open| self.look_at_dest(&dir, open));
         let record = self.job.catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
         match (opened, record) {
             (Ok(open), Ok(record)) => {
@@ -178,6 +192,16 @@ impl<I: Interpreter> Shard<I> {
                 None
             }
         }
+    }
+
+    /// A directory that was not listed by this run: whether it hands a default ACL on is not known yet (I9).
+    fn look_at_dest(&self, dir: &DirNode, open: DirPair) -> Result<DirPair> {
+        if dir.dest() == DestDir::Unknown {
+            let has_acl = Posix::new(&*self.caller, Side::Dest).has_default_acl(&open.dest);
+            let has_acl = has_acl.map_err(|errno| self.job.dir_error(Side::Dest, dir, "read the ACL of", errno))?;
+            dir.set_dest(if has_acl { DestDir::ExistingWithAcl } else { DestDir::Existing });
+        }
+        Ok(open)
     }
 
     pub(super) fn errand(
@@ -237,13 +261,8 @@ impl<I: Interpreter> Shard<I> {
     pub(super) fn is_seen_to(&self, id: DirId) -> Result<bool> {
         let reader = self.job.catalog.reader()?;
         let is_listed = reader.dir(id)?.is_some_and(|dir| dir.listed_batch >= self.job.progress.pass_start_batch);
-        Ok(is_listed || is_in_index(&reader, id, DirState::Unlisted)?)
+        Ok(is_listed || reader.is_open_dir(id, DirState::Unlisted)?)
     }
-}
-
-fn is_in_index(reader: &Reader, id: DirId, state: DirState) -> Result<bool> {
-    let next = reader.open_dirs_below(Some(DirId(id.0 + 1)), Some(state), 1)?;
-    Ok(next.first().is_some_and(|(found, _)| *found == id))
 }
 
 fn file_record(record: Option<Record>) -> Option<FileRecord> {

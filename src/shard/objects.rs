@@ -135,6 +135,10 @@ impl<I: Interpreter> Shard<I> {
     pub(super) fn end(&mut self, mut errand: Errand, group: Option<LinkKey>, ending: Ending) -> Option<Errand> {
         let dir = errand.place.dir.clone();
         let name = errand.place.name.clone();
+        // A file that was made and removed again changes its directory too.
+        if !matches!(ending, Ending::Skipped(_) | Ending::IsDir) {
+            dir.touch();
+        }
         match ending {
             Ending::Changed if errand.attempt < UNSTABLE_ATTEMPTS_MAX => {
                 errand.attempt += 1;
@@ -153,10 +157,7 @@ impl<I: Interpreter> Shard<I> {
                 self.push(&dir, name, What::Vanished(group));
             }
             Ending::Skipped(Skip::Done | Skip::Unchanged) => self.counters.add(Count::Unchanged, 1),
-            Ending::Further(key, stamp) => {
-                dir.touch();
-                self.push(&dir, name, What::Further(key, stamp));
-            }
+            Ending::Further(key, stamp) => self.push(&dir, name, What::Further(key, stamp)),
             Ending::IsDir => {
                 let record = self.job.catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
                 if let Err(error) = record.and_then(|record| self.find_dir(&dir, name, record)) {
@@ -164,7 +165,6 @@ impl<I: Interpreter> Shard<I> {
                 }
             }
             Ending::Copied(copied) => {
-                dir.touch();
                 self.counters.add(Count::BytesCopied, copied.bytes);
                 self.intake.add_bytes(copied.bytes);
                 self.push(&dir, name, What::Copied(copied));

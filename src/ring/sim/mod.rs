@@ -98,6 +98,11 @@ impl Sim {
         self.world.lock().disks[1].now()
     }
 
+    /// The source as it was before each of its changes, oldest first.
+    pub fn former_sources(&self) -> Vec<Disk> {
+        self.world.lock().former_sources.clone()
+    }
+
     /// Looks at or changes a disk while the run goes on.
     pub fn with_disk<T>(&self, side: Side, look: impl FnOnce(&mut Disk) -> T) -> T {
         look(self.world.lock().disk(side))
@@ -143,10 +148,16 @@ impl Interpreter for Sim {
     }
 }
 
-/// Answers at once: what a thread that blocks in a system call sees.
+/// Answers at once: what a thread that blocks in a system call sees. As in production, a call that was interrupted is made
+/// again. Ends: chance does not interrupt forever.
 impl Caller for Sim {
     fn call(&self, side: Side, op: &mut Op) -> Result<Answer, Errno> {
-        self.world.lock().execute(side, op, &self.arena)
+        loop {
+            match self.world.lock().execute(side, op, &self.arena) {
+                Err(Errno::INTR | Errno::AGAIN) => continue,
+                result => return result,
+            }
+        }
     }
 }
 

@@ -46,6 +46,8 @@ pub(super) struct World {
     verbs: HashMap<(bool, Verb), u32>,
     /// Operations so far on a source object, by name.
     touches: HashMap<Vec<u8>, u32>,
+    /// The source before each of its changes.
+    pub former_sources: Vec<Disk>,
 }
 
 fn index(side: Side) -> usize {
@@ -77,6 +79,7 @@ impl World {
             crashed: false,
             verbs: HashMap::new(),
             touches: HashMap::new(),
+            former_sources: Vec::new(),
         }
     }
 
@@ -158,6 +161,7 @@ impl World {
         *touch += 1;
         for mutation in &self.faults.mutations {
             if mutation.name == name && mutation.at_touch == *touch {
+                self.former_sources.push(self.disks[0].clone());
                 self.disks[0].mutate(name, mutation.change, &mut self.random);
             }
         }
@@ -230,6 +234,7 @@ fn subject(op: &Op) -> Subject<'_> {
         | Op::ReadWhole { name, .. }
         | Op::Open { name, .. }
         | Op::SetOwnerAt { name, .. }
+        | Op::SetModeAt { name, .. }
         | Op::SetTimesAt { name, .. }
         | Op::DropAclsAt { name, .. }
         | Op::ReadLink { name, .. }
