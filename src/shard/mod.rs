@@ -6,7 +6,7 @@
 //! task   Small  a lease, ReadWhole in flight, then place_small            Large  many blocks in flight, chunk by chunk
 //! ```
 //!
-//! Everything that became of an object leaves as an [`Outcome`] before the directory's counter is lowered. When the walker is
+//! Everything that became of an object leaves as an outcome before the directory's counter is lowered. When the walker is
 //! stopped a shard starts nothing, drains what is in flight, and ends (I3).
 
 mod names;
