@@ -177,6 +177,7 @@ pub(crate) fn make_job(
         losses: Losses::new(console.clone()),
         console,
         next_id: AtomicU64::new(header.next_id),
+        is_resealed: AtomicBool::new(false),
         fatal: Mutex::new(None),
         reflink: AtomicU8::new(refused as u8),
         config: config.clone(),

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use crate::catalog::{FileRecord, Range, Stamp, Status};
 use crate::config::{DirectChoice, FILE_DEPTH, SEGMENT_BYTES, scaled};
-use crate::error::{Errno, Error, Result};
+use crate::error::{Cause, Errno, Error, Result};
 use crate::job::{Job, Place, Ticket};
 use crate::links::LinkKey;
 
@@ -98,7 +98,8 @@ impl LargeFile {
         let plain = opened(Access::Read).map_err(|errno| source_error(job, place, "open", errno))?;
         let now = source.stat_handle(&plain).map_err(|errno| source_error(job, place, "stat", errno))?;
         if !work.stat.is_unchanged_in(&now) {
-            return Err(source_error(job, place, "open", Errno::STALE));
+            let (object, cause) = (place.path(job, Side::Source), Cause::Unstable { attempts: attempt });
+            return Err(Error { verb: "open", object, cause });
         }
         let source_align = direct_align(job, &now, work.stat.size, &place.path(job, Side::Source))?;
         let direct = match source_align {

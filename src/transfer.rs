@@ -112,10 +112,11 @@ pub fn prepare(
     }
 }
 
-/// An error as an ending: a source that is gone is no failure.
+/// An error as an ending: a source that is gone, or another one by now, is no failure.
 pub fn ending_of(error: Error) -> Ending {
     match error.cause {
         Cause::Vanished => Ending::Vanished,
+        Cause::Unstable { .. } => Ending::Changed,
         _ => Ending::Failed(error),
     }
 }

@@ -112,7 +112,8 @@ impl Life {
                 self.log.push(format!("{path}: {record:?}\n  source {source:?}\n  dest {dest:?}"));
             }
         }
-        self.log.push(format!("{:?}, failed {:?}", claims.header, claims.failed));
+        let failed: Vec<String> = claims.failed.iter().map(|path| crate::error::escape(path)).collect();
+        self.log.push(format!("{:?}, failed {failed:?}", claims.header));
     }
 
     /// A run that nothing disturbs ends, and fails at nothing.

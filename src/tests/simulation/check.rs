@@ -188,6 +188,7 @@ pub fn outcome_is_true(machine: &Machine, claims: &Claims, ran: &Ran, before: &D
 /// The destination has all that the source has, but for what `is_excused`.
 pub fn trees_agree(machine: &Machine, disk: &Disk, is_excused: impl Fn(&[u8]) -> bool) -> Verdict {
     let (source, dest) = (machine.source.dump(), disk.dump());
+    let sources: Vec<(&Disk, Dump)> = machine.sources().into_iter().map(|source| (source, source.dump())).collect();
     let mut groups: BTreeMap<u64, Vec<(&[u8], u64, u32, u32)>> = BTreeMap::new();
     let mut torn: BTreeSet<u64> = BTreeSet::new();
     for (path, entry) in &source {
@@ -198,7 +199,12 @@ pub fn trees_agree(machine: &Machine, disk: &Disk, is_excused: impl Fn(&[u8]) ->
         }
         let there = dest.get(path).zip(disk.stat_path(path));
         let found = there.as_ref().map(|(_, stat)| (stat.ino, stat.nlink));
-        same((entry, &stat), there, machine.style.metadata).map_err(|what| format!("{} {what}", escape(path)))?;
+        same((entry, &stat), there, machine.style.metadata).or_else(|what| {
+            match machine.had_power_cut && looks_like_a_version(&sources, path, entry, dest.get(path)) {
+                true => Ok(()),
+                false => Err(format!("{} {what}", escape(path))),
+            }
+        })?;
         if let (EntryKind::File { .. }, Some((ino, nlink))) = (&entry.kind, found) {
             groups.entry(stat.ino).or_default().push((path, ino, nlink, stat.nlink));
         }
