@@ -285,6 +285,9 @@ impl<'a> Work<'a> {
         for (name, temp) in [(&self.place.dest_name, None), (&temp, Some(temp.clone()))] {
             match self.dest().stat(self.dest_dir(), name) {
                 Ok(dest) if dest.ino == record.dest_ino && dest.size == self.stat.size => {
+                    if temp.is_none() {
+                        self.remove_leftover();
+                    }
                     let mut copied = self.copied(&dest, self.seal(temp), 0, Count::FilesCopied);
                     copied.large_id = record.large_id;
                     return Ok(Some(copied));
@@ -326,6 +329,7 @@ impl<'a> Work<'a> {
         if (now.dev, now.ino) != (seen.dev, seen.ino) || self.stat.nlink != now.nlink {
             return Ok(None);
         }
+        self.remove_leftover();
         self.clear_acls(&file)?;
         self.keep_metadata(&file, &now)?;
         Ok(Some(self.copied(&now, self.seal(None), 0, Count::Adopted)))
@@ -399,7 +403,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// What replaced an older file when the power went: the older name may be gone and the temporary one there. Best effort.
+    /// What was to replace a file when the power went may still be there, and not be needed any more. Best effort.
     fn remove_leftover(&self) {
         if self.job.may_have_leftovers(&self.place.dir) {
             let _ = self.dest().unlink(self.dest_dir(), &self.place.temp_name(self.job));
