@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use crate::catalog::{
     Batch, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Record, Row, Stamp, Status,
 };
-use crate::config::{SyncPolicy, scaled};
+use crate::config::SyncPolicy;
 use crate::error::{Cause, Errno, Error, Result};
 use crate::job::{Job, Past, temp_name};
 use crate::links::{LinkKey, LinkName};
@@ -27,9 +27,6 @@ use crate::report::{Count, Counters, Loss};
 use crate::ring::{Caller, Handle, Kind, Name, Side, Time};
 use crate::transfer::{Copied, Seal};
 use crate::walk::{DirCache, DirNode, Work, path_steps};
-
-/// Open directories a checkpoint keeps at hand.
-const DIR_CACHE: usize = scaled(256, 4);
 
 /// Turns batches of outcomes into records.
 pub struct Checkpointer {
@@ -95,7 +92,7 @@ impl Checkpointer {
         intake: Arc<Intake>,
         counters: Arc<Counters>,
     ) -> Result<Checkpointer> {
-        let cache = DirCache::new(job.dest.handle.clone(), DIR_CACHE);
+        let cache = DirCache::new(job.dest.handle.clone(), job.cached_dirs);
         let header = job.catalog.header();
         let reseal_dirs = job.catalog.reader()?.reseal_dirs()?;
         Ok(Checkpointer {
@@ -137,6 +134,7 @@ impl Checkpointer {
         self.settle_groups(&mut draft)?;
         self.commit(draft)?;
         self.counters.add(Count::BytesDurable, bytes);
+        self.intake.close();
         Ok(())
     }
 

@@ -16,13 +16,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam_deque::{Injector, Worker};
 use parking_lot::Mutex;
+use rustix::process::{Resource, Rlimit};
 
 use crate::bell::Bell;
 use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
 use crate::config::{
-    ARENA_BYTES_MAX, Config, EngineChoice, FILE_DEPTH, Metadata, ReflinkChoice, SMALL_BYTES_MAX, SyncPolicy,
+    ARENA_BYTES_MAX, Config, DIR_CACHE_PER_SHARD, EngineChoice, FILE_DEPTH, Metadata, ReflinkChoice, SMALL_BYTES_MAX,
+    STOP_TIME_MAX, SyncPolicy,
 };
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
@@ -35,8 +37,8 @@ use crate::plan::Progress as Standing;
 use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
 use crate::report::{
-    Console, Count, Counters, Durability, End, EngineUsed, Failures, Latency, Losses, Moment, Progress, Run, Summary,
-    Totals, Walk, shell_command,
+    Console, Count, Counters, Durability, End, EngineUsed, ExitCode, Failures, Latency, Losses, Moment, Progress, Run,
+    Summary, Totals, Walk, shell_command,
 };
 use crate::resume;
 use crate::ring::syscalls::Kernel;
@@ -48,7 +50,7 @@ use crate::stop::Stop;
 use crate::walk::{DestDir, Walker, Work};
 
 /// Least and most blocks of one shard's arena.
-const BLOCKS_RANGE: std::ops::RangeInclusive<usize> = 4..=32;
+const BLOCKS_RANGE: std::ops::RangeInclusive<usize> = 4..=24;
 /// Bytes of a small lease: most small files fit in one.
 const SMALL_LEASE_BYTES: usize = 64 << 10;
 /// Time between two looks at signals and progress.
@@ -58,6 +60,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let started = Instant::now();
     let (engine, fallback) = choose_engine(config.engine)?;
+    raise_descriptor_limit();
     let console = Arc::new(Console::stderr(config.output));
     if let Some(reason) = &fallback {
         console.note(&format!("gfast: io_uring is not available, plain system calls are used: {reason}"));
@@ -71,13 +74,44 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let kind = resume::kind(&catalog)?;
     resume::begin(&catalog, kind)?;
 
-    let shards = shard_count(engine, config.streams);
+    let streams = affordable_streams(config, &console);
+    let config = &Config { streams, ..config.clone() };
+    let shards = shard_count(engine, streams);
     let bell = Arc::new(Bell::default());
     let (walker, workers) = Walker::new(shards, bell.clone());
-    let job = Arc::new(make_job(config, &roots, catalog, kind, walker, console)?);
+    let job = Arc::new(make_job(config, &roots, catalog, kind, (walker, shards, engine), console)?);
     let setup = Setup { job, bell, engine, shards, started };
     let outcome = setup.run(kind, &roots, workers, stop)?;
     Ok(setup.summary(kind, &names, outcome, fallback))
+}
+
+/// Open files are what streams are made of: as many as the administrator allows, not as few as shells start with.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // Refused: the lower limit stays, and the directory caches are cut to it.
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Streams as the descriptor limit allows them: each may hold two directories and four files of its own, and a few descriptors
+/// are the process's.
+fn affordable_streams(config: &Config, console: &Console) -> u32 {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let affordable = u32::try_from(limit.saturating_sub(64) / 8).unwrap_or(u32::MAX).max(1);
+    if affordable < config.streams {
+        console.note(&format!(
+            "gfast: {affordable} streams instead of {}: only {limit} files may be open (remedy: raise `ulimit -n`)",
+            config.streams
+        ));
+    }
+    config.streams.min(affordable)
+}
+
+/// Open directories each shard may keep at hand: what is left of half the descriptors the process may have, when the
+/// checkpoints have theirs.
+fn dir_cache_capacity(shards: usize) -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let pairs = usize::try_from(limit / 4).unwrap_or(usize::MAX) / (shards + 1);
+    pairs.clamp(4, DIR_CACHE_PER_SHARD)
 }
 
 /// A destination root that was just made is made durable before a catalog names it: after a power cut the job would find another
@@ -104,7 +138,7 @@ fn choose_engine(choice: EngineChoice) -> Result<(Engine, Option<String>)> {
 
 /// What answers the operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Engine {
+pub(crate) enum Engine {
     /// One ring per shard.
     Uring,
     /// System calls on more shards.
@@ -138,7 +172,7 @@ pub(crate) fn make_job(
     roots: &Roots,
     catalog: Arc<Catalog>,
     kind: resume::Kind,
-    walker: Walker,
+    (walker, shards, engine): (Walker, usize, Engine),
     console: Arc<Console>,
 ) -> Result<Job> {
     let header = catalog.header();
@@ -164,7 +198,7 @@ pub(crate) fn make_job(
         progress: Standing {
             pass_start_batch: header.pass_start_batch,
             completed_batch: header.completed_batch,
-            written_holds: header.is_of_this_boot(),
+            boot_batch: header.boot_batch,
         },
         job_id: header.job_id,
         state_dir: catalog.state_dev_ino(),
@@ -176,6 +210,8 @@ pub(crate) fn make_job(
         failures: Failures::new(console.clone()),
         losses: Losses::new(console.clone()),
         console,
+        file_depth: if engine == Engine::Uring { FILE_DEPTH } else { 1 },
+        cached_dirs: dir_cache_capacity(shards),
         next_id: AtomicU64::new(header.next_id),
         is_resealed: AtomicBool::new(false),
         fatal: Mutex::new(None),
@@ -346,15 +382,31 @@ impl Setup {
         let former = (former > 0).then_some(former);
         let console = self.job.console.clone();
         let mut progress = Progress::new(console, counters.to_vec(), former, Instant::now());
+        let mut stopped = None;
         while !is_over.load(Ordering::Acquire) {
-            if stop.is_requested() && !self.job.walker.is_stopped() {
+            if stop.is_requested() {
                 self.job.walker.stop();
+                let since = *stopped.get_or_insert_with(Instant::now);
+                self.leave_if_late(since);
             }
             let walk = if self.job.walker.is_walked() { Walk::Ended } else { Walk::Running };
             progress.tick(&Moment { now: Instant::now(), walk, streams: self.job.gate.limit() });
             std::thread::park_timeout(TICK);
         }
         progress.finish();
+    }
+
+    /// A stop does not wait for ever for a slow destination: the checkpoint before the last is as good to resume from.
+    fn leave_if_late(&self, stopped: Instant) {
+        if stopped.elapsed() < STOP_TIME_MAX {
+            return;
+        }
+        let command = shell_command(&self.job.config.command);
+        self.job
+            .console
+            .error("gfast: interrupted; the last checkpoint is not through, a resume goes on from the one before");
+        self.job.console.error(&format!("gfast: resume with: {command}"));
+        std::process::exit(ExitCode::Interrupted.code().into());
     }
 
     fn summary(

@@ -101,11 +101,11 @@ impl Cause {
     }
 }
 
-/// ENOSPC and EDQUOT end the job because every further file would meet them too; EROFS likewise.
+/// ENOSPC and EDQUOT end the job because every further file would meet them too; EROFS, and the process's own limits, likewise.
 fn class_of(errno: Errno) -> Class {
     match errno {
         Errno::INTR | Errno::AGAIN => Class::Retry,
-        Errno::NOSPC | Errno::DQUOT | Errno::ROFS => Class::Fatal,
+        Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::MFILE | Errno::NFILE | Errno::NOMEM => Class::Fatal,
         _ => Class::Object,
     }
 }

@@ -68,6 +68,10 @@ pub struct Job {
     pub failures: Failures,
     /// Losses, said once each.
     pub losses: Losses,
+    /// Blocks of one large file in flight on one shard: a ring overlaps them, a thread of system calls does not.
+    pub file_depth: usize,
+    /// Directories that each shard, and the checkpoints, may keep open.
+    pub cached_dirs: usize,
     /// The next directory or large-file id.
     pub next_id: AtomicU64,
     /// Raised once every entry that was to be sealed again has been tried: what is still unsealed is out of reach.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! file    |        chunk 0         |        chunk 1         | ...      claimed by an atomic cursor, recorded when durable
-//!           block block ... block    block ...                          --buffer-size each, FILE_DEPTH in flight per shard
+//!           block block ... block    block ...                          --buffer-size each, `file_depth` in flight per shard
 //! block   lease -> Read -> (rest of a short read) -> Write -> (rest of a short write) -> lease back
 //! tail    read short at the end of the file, padded with zeros to the alignment, cut by the final truncate
 //! ```
@@ -17,11 +17,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::catalog::{FileRecord, Range, Stamp, Status};
-use crate::config::{DirectChoice, FILE_DEPTH, SEGMENT_BYTES, scaled};
-use crate::error::{Cause, Errno, Error, Result};
+use crate::config::{DirectChoice, SEGMENT_BYTES, scaled};
+use crate::error::{Errno, Error, Result};
 use crate::job::{Job, Place, Ticket};
 use crate::links::LinkKey;
-
 use crate::provider::posix::Posix;
 use crate::report::Count;
 use crate::ring::{Access, Answer, Arena, Caller, Completion, FixedBuffers, Handle, Lease, Op, Side, Stat, WritePath};
@@ -98,16 +97,14 @@ impl LargeFile {
         let plain = opened(Access::Read).map_err(|errno| source_error(job, place, "open", errno))?;
         let now = source.stat_handle(&plain).map_err(|errno| source_error(job, place, "stat", errno))?;
         if !work.stat.is_unchanged_in(&now) {
-            let (object, cause) = (place.path(job, Side::Source), Cause::Unstable { attempts: attempt });
-            return Err(Error { verb: "open", object, cause });
+            return Err(work.unstable(attempt));
         }
         let source_align = direct_align(job, &now, work.stat.size, &place.path(job, Side::Source))?;
         let direct = match source_align {
             1 => plain.clone(),
             _ => opened(Access::ReadDirect).map_err(|errno| source_error(job, place, "open direct", errno))?,
         };
-        let leftover = find_leftover(work, record)?;
-        let (file, id, durable) = match leftover {
+        let (file, id, durable) = match find_leftover(work, record)? {
             Some(leftover) => (leftover.file, leftover.id, leftover.ranges),
             None => (work.create()?, job.new_id(), Vec::new()),
         };
@@ -338,6 +335,15 @@ impl Chunk {
     }
 }
 
+/// Whether a task may ask for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// As much as its depth and the leases allow.
+    Allowed,
+    /// Not before a checkpoint has passed: enough is written that is not durable.
+    Paused,
+}
+
 /// What a task wants next.
 #[derive(Debug)]
 pub enum Turn {
@@ -345,7 +351,7 @@ pub enum Turn {
     Ask(Side, Op),
     /// Nothing until a completion comes.
     Wait,
-    /// Nothing until a lease is free.
+    /// Nothing until a lease is free, or a checkpoint has passed.
     Starved,
     /// This chunk is written: bytes of it that were copied, and its range.
     Written(u64, Range),
@@ -381,19 +387,22 @@ impl LargeTask {
     }
 
     /// What to do next, when no completion is at hand.
-    pub fn turn(&mut self, job: &Job, caller: &dyn Caller, buffers: &mut FixedBuffers) -> Turn {
+    pub fn turn(&mut self, job: &Job, caller: &dyn Caller, buffers: &mut FixedBuffers, reading: Reading) -> Turn {
         if let Some((bytes, range)) = self.settle() {
             return Turn::Written(bytes, range);
         }
         if job.walker.is_stopped() || self.file.is_troubled() {
             return self.wind_down();
         }
-        if self.in_flight >= FILE_DEPTH {
+        if self.in_flight >= job.file_depth {
             return Turn::Wait;
+        }
+        if reading == Reading::Paused {
+            return Turn::Starved;
         }
         match self.next_block(job, caller) {
             Ok(Some((offset, len))) => self.read(offset, len, buffers),
-            Ok(None) if self.settled_chunk().is_some() => self.turn(job, caller, buffers),
+            Ok(None) if self.settled_chunk().is_some() => self.turn(job, caller, buffers, reading),
             Ok(None) if self.in_flight > 0 => Turn::Wait,
             Ok(None) => self.leave(),
             Err(error) => {

@@ -1,4 +1,64 @@
-//! gfast: moves huge file trees between storage systems, bit-perfect and resumable.
+//! gfast moves huge file trees between storage systems at the speed of the hardware, bit-perfect, resumable at any
+//! moment.
+//!
+//! # Map
+//! ```text
+//! main.rs              signals, command line, run, summary, exit code
+//! cli/*.rs             arguments -> Config
+//! config.rs            what was asked for, resolved; every limit in one place
+//! location.rs          one side of a job, as named on the command line
+//! error.rs             Error {verb, object, cause} and what it means for the job
+//! filesystem.rs        kinds of file systems, and what each can be trusted with
+//! stop.rs bell.rs      the flag that ends a run; the bell that wakes its main thread
+//! gate.rs              stream permits
+//! report/*.rs          counters, latencies, failures, losses, progress, summary, exit codes
+//! ring/mod.rs          who answers operations: Interpreter (asynchronous) and Caller (on the spot)
+//! ring/op.rs           Op: every question to the operating system, owning its memory
+//! ring/buffers.rs      the arena and its leases
+//! ring/uring.rs        io_uring answers
+//! ring/syscalls.rs     plain system calls answer
+//! ring/sim/*.rs        the seeded simulator answers (tests)
+//! catalog/*.rs         LMDB through heed: records, indexes, one commit a batch
+//! provider/mod.rs      what each kind of storage can do
+//! provider/posix.rs    a mounted file system's verbs, typed
+//! provider/metadata.rs owner and mode
+//! roots/*.rs           both ends of a job: examined, refused, opened
+//! links.rs             hard links in flight
+//! plan.rs              the decision about one object (pure)
+//! walk.rs              directories as work items, shared by all shards; open-directory caches
+//! job.rs               what all parts of a run share
+//! listing.rs           one directory being listed
+//! transfer.rs          the life of one object
+//! large.rs             the life of a large file
+//! outcome.rs           what shards tell the checkpoints
+//! checkpoint.rs        a batch: durable, sealed, recorded
+//! finish.rs            the end of a pass: directories, last commit
+//! resume.rs            where a run begins
+//! shard/mod.rs         one thread's event loop
+//! shard/names.rs       where its objects come from
+//! shard/objects.rs     what becomes of them
+//! engine.rs            one run, from the checks to the summary
+//! ```
+//!
+//! # The life of one small file
+//! A shard takes its directory from the walker ([`walk`]), opens it on both sides and hands out its names
+//! ([`listing`]). The source is described and the decision made ([`plan`]); the file is opened, read and closed by one
+//! chain on the ring ([`ring::uring`]); the source is described again, and if it is the same, the destination is created, written,
+//! given its owner and mode, and closed ([`transfer`]). The outcome waits for the next checkpoint ([`outcome`]), which makes
+//! it durable, sets the source's times (the seal), and records it ([`checkpoint`]). A resume goes on from the catalog
+//! ([`resume`]).
+//!
+//! # Invariants
+//! - **I1** The catalog never claims more than the destination durably holds.
+//! - **I2** The source's mtime is the seal: a file under its final name gets it only after its data is durable.
+//! - **I3** Memory the kernel may touch belongs to its operation until the completion is reaped.
+//! - **I4** Every queue, pool and table has a bound.
+//! - **I5** One object's failure ends that object; only a fatal condition ends the job, after a drain, resumable.
+//! - **I6** The source is opened read-only and never modified.
+//! - **I7** A streamed byte is read once, hashed once and written once from the same buffer.
+//! - **I8** No path is followed out of the tree: every name is one component below a held directory, no symlink is followed.
+//! - **I9** Nothing is ever more permissive than its source.
+//! - **I10** No secret reaches a log, the catalog, a report, argv or an error text.
 
 pub mod bell;
 pub mod catalog;

@@ -13,6 +13,7 @@ use gfast::stop::Stop;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 
 fn main() -> Status {
+    end_on_panic();
     let stop = Stop::new();
     // Modes are given exactly as meant; the user's umask counts only where Config says so.
     let umask = rustix::process::umask(rustix::fs::Mode::empty());
@@ -23,6 +24,19 @@ fn main() -> Status {
         (_, Parsed::Run(config)) => run(&Config { umask: umask.bits(), ..*config }, &stop),
     };
     Status::from(code.code())
+}
+
+/// A defect in one thread ends the whole process at once, which is as safe as any kill: nobody waits for a thread that is gone.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        let _ = writeln!(
+            std::io::stderr(),
+            "gfast: this is a defect of gfast; the job is resumable: run the same command again"
+        );
+        std::process::exit(ExitCode::Fatal.code().into());
+    }));
 }
 
 /// The first SIGINT or SIGTERM asks for a stop, the second ends the process at once, which is as safe as any kill. The

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::bell::Bell;
 use crate::catalog::{DirId, FileRecord, Range, Stamp};
-use crate::config::{CHECKPOINT_OUTCOMES_MAX, EARLY_RECORD_BYTES};
+use crate::config::{CHECKPOINT_OUTCOMES_FIRST, CHECKPOINT_OUTCOMES_MAX, EARLY_RECORD_BYTES};
 use crate::error::Error;
 use crate::links::LinkKey;
 use crate::ring::Name;
@@ -68,10 +68,17 @@ pub struct Intake {
     shards: Vec<Mutex<Vec<Outcome>>>,
     /// Outcomes in all of them.
     count: AtomicUsize,
+    /// Outcomes that make a batch due: grows with the job.
+    count_due: AtomicUsize,
+    /// Outcomes taken so far.
+    count_taken: AtomicUsize,
     /// Bytes written since the last checkpoint.
     bytes: AtomicU64,
-    /// When to close a batch by bytes.
-    bytes_max: u64,
+    /// Bytes that make a batch due: half of what an interruption may cost, for while one half is made durable the other is
+    /// written.
+    bytes_due: u64,
+    /// Whether a batch is being made durable.
+    is_closing: AtomicBool,
     /// Whether a large file was begun whose record should not wait for the next checkpoint.
     has_early: AtomicBool,
     /// Rung when a batch is due.
@@ -79,13 +86,16 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// For `shards` shards; a batch is due after `bytes_max` bytes.
+    /// For `shards` shards; never more than `bytes_max` bytes are written and not yet recorded.
     pub fn new(shards: usize, bytes_max: u64, bell: Arc<Bell>) -> Intake {
         Intake {
             shards: (0..shards).map(|_| Mutex::new(Vec::new())).collect(),
             count: AtomicUsize::new(0),
+            count_due: AtomicUsize::new(CHECKPOINT_OUTCOMES_FIRST),
+            count_taken: AtomicUsize::new(0),
             bytes: AtomicU64::new(0),
-            bytes_max,
+            bytes_due: (bytes_max / 2).max(1),
+            is_closing: AtomicBool::new(false),
             has_early: AtomicBool::new(false),
             bell,
         }
@@ -95,7 +105,7 @@ impl Intake {
     pub fn push(&self, shard: usize, outcome: Outcome) {
         let is_early = matches!(&outcome.what, What::Begun(record) if record.stamp.size >= EARLY_RECORD_BYTES);
         self.shards[shard].lock().push(outcome);
-        if self.count.fetch_add(1, Ordering::Relaxed) + 1 == CHECKPOINT_OUTCOMES_MAX {
+        if self.count.fetch_add(1, Ordering::Relaxed) + 1 == self.count_due.load(Ordering::Relaxed) {
             self.bell.ring();
         }
         if is_early {
@@ -125,14 +135,20 @@ impl Intake {
     /// Counts bytes written.
     pub fn add_bytes(&self, bytes: u64) {
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before < self.bytes_max && before + bytes >= self.bytes_max {
+        if before < self.bytes_due && before + bytes >= self.bytes_due {
             self.bell.ring();
         }
     }
 
-    /// Whether shards should start nothing more until a checkpoint has passed (I4).
+    /// Whether shards should start nothing more until a checkpoint has passed: outcomes are bounded (I4), and so are the bytes
+    /// that an interruption would cost.
     pub fn is_full(&self) -> bool {
-        self.count.load(Ordering::Relaxed) >= 2 * CHECKPOINT_OUTCOMES_MAX
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        let bytes_max = match self.is_closing.load(Ordering::Relaxed) {
+            true => self.bytes_due,
+            false => self.bytes_due * 2,
+        };
+        bytes >= bytes_max || self.count.load(Ordering::Relaxed) >= 2 * CHECKPOINT_OUTCOMES_MAX
     }
 
     /// Outcomes that wait.
@@ -148,18 +164,27 @@ impl Intake {
     /// Closes a batch: everything that is there, as one cut, in the order it takes effect, with the bytes written for it.
     pub fn take(&self) -> (Vec<Outcome>, u64) {
         let mut guards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
+        self.is_closing.store(true, Ordering::Relaxed);
         let bytes = self.bytes.swap(0, Ordering::Relaxed);
         let mut batch = Vec::with_capacity(guards.iter().map(|shard| shard.len()).sum());
         guards.iter_mut().for_each(|shard| batch.append(shard));
         drop(guards);
         self.count.fetch_sub(batch.len(), Ordering::Relaxed);
+        let taken = self.count_taken.fetch_add(batch.len(), Ordering::Relaxed) + batch.len();
+        let due = (taken / 8).clamp(CHECKPOINT_OUTCOMES_FIRST, CHECKPOINT_OUTCOMES_MAX);
+        self.count_due.store(due, Ordering::Relaxed);
         batch.sort_by_key(|outcome| outcome.what.rank());
         (batch, bytes)
     }
 
+    /// The batch taken last is recorded.
+    pub fn close(&self) {
+        self.is_closing.store(false, Ordering::Relaxed);
+    }
+
     /// Whether a batch is due by number or bytes.
     pub fn is_due(&self) -> bool {
-        self.len() >= CHECKPOINT_OUTCOMES_MAX || self.bytes.load(Ordering::Relaxed) >= self.bytes_max
+        self.len() >= self.count_due.load(Ordering::Relaxed) || self.bytes.load(Ordering::Relaxed) >= self.bytes_due
     }
 }
 

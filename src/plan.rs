@@ -53,8 +53,8 @@ pub struct Progress {
     pub pass_start_batch: u64,
     /// Records up to this batch are sealed and durable.
     pub completed_batch: u64,
-    /// Whether `Written` records are of this boot and so still hold.
-    pub written_holds: bool,
+    /// `Written` records of this batch and later are of this boot, and so still hold.
+    pub boot_batch: u64,
 }
 
 impl Progress {
@@ -62,7 +62,7 @@ impl Progress {
     fn holds(&self, record: &FileRecord) -> bool {
         match record.status {
             Status::Done => record.batch <= self.completed_batch,
-            Status::Written => self.written_holds,
+            Status::Written => record.batch >= self.boot_batch,
             Status::Pending | Status::InProgress | Status::Failed => false,
         }
     }
@@ -110,7 +110,7 @@ fn same_time(a: Time, b: Time, granularity_nanos: u32) -> bool {
 mod tests {
     use super::*;
 
-    const PROGRESS: Progress = Progress { pass_start_batch: 10, completed_batch: 12, written_holds: false };
+    const PROGRESS: Progress = Progress { pass_start_batch: 10, completed_batch: 12, boot_batch: 12 };
 
     fn source() -> Stat {
         let time = Time { secs: 1_700_000_000, nanos: 123_456_789 };
@@ -153,9 +153,8 @@ mod tests {
         assert_eq!(decide(&source(), Some(&failed), &PROGRESS, true), Plan::Compare);
         let changed = Stat { size: 6, ..source() };
         assert_eq!(decide(&changed, Some(&failed), &PROGRESS, true), Plan::Copy(Reason::Failed));
-        let rebooted_not = Progress { written_holds: true, ..PROGRESS };
-        let written = record(Status::Written, 11);
-        assert_eq!(decide(&source(), Some(&written), &rebooted_not, true), Plan::Skip(Skip::Done));
+        let written = record(Status::Written, 12);
+        assert_eq!(decide(&source(), Some(&written), &PROGRESS, true), Plan::Skip(Skip::Done));
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub fn kind(catalog: &Catalog) -> Result<Kind> {
 
 /// Puts the beginning of a run into the catalog, so that a crash a moment later finds it.
 pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
-    let before = catalog.header();
+    let before = catalog.header().for_this_boot();
     let header = match kind {
         Kind::Resume => return begin_resume(catalog),
         Kind::First => Header { pass_start_batch: 1, ..before },
@@ -70,7 +70,8 @@ pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
 /// Entries whose data is durable but whose seal may not be are marked, and put into the index of what a run has to do. The next
 /// checkpoint completes their batch; they themselves are completed by being sealed again (I1).
 fn begin_resume(catalog: &Catalog) -> Result<()> {
-    let header = catalog.header();
+    let before = catalog.header();
+    let header = before.clone().for_this_boot();
     let reader = catalog.reader()?;
     let mut rows = Vec::new();
     for dir in reader.reseal_dirs()? {
@@ -91,7 +92,7 @@ fn begin_resume(catalog: &Catalog) -> Result<()> {
         }
     }
     drop(reader);
-    match rows.is_empty() {
+    match rows.is_empty() && header == before {
         true => Ok(()),
         false => catalog.commit(&Batch { rows, header, reseal_dirs: Vec::new() }),
     }

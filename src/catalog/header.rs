@@ -23,8 +23,10 @@ pub struct Header {
     pub completed_batch: u64,
     /// Next free number for directories and large files.
     pub next_id: u64,
-    /// The boot that wrote this header; zeros where the kernel does not tell.
+    /// The boot during which the records from `boot_batch` on were written; zeros where the kernel does not tell.
     pub boot_id: [u8; 16],
+    /// First batch of that boot: Written records of earlier ones (`--sync none`) hold no longer.
+    pub boot_batch: u64,
     /// What the last finished pass saw, for the ETA of the next.
     pub totals: Totals,
 }
@@ -59,13 +61,18 @@ impl Header {
             completed_batch: 0,
             next_id: DirId::ROOT.0 + 1,
             boot_id: boot_id(),
+            boot_batch: 1,
             totals: Totals::default(),
         }
     }
 
-    /// Whether the machine has not been booted since this header was written, so that Written entries still hold.
-    pub fn is_of_this_boot(&self) -> bool {
-        self.boot_id != [0; 16] && self.boot_id == boot_id()
+    /// This header for a run of this boot: after a reboot, or where the kernel does not tell, Written records of the batches so
+    /// far hold no longer.
+    pub fn for_this_boot(self) -> Header {
+        match self.boot_id != [0; 16] && self.boot_id == boot_id() {
+            true => self,
+            false => Header { boot_id: boot_id(), boot_batch: self.durable_batch + 1, ..self },
+        }
     }
 }
 
@@ -103,6 +110,7 @@ pub fn encode_header(stored: &StoredHeader, body: &mut Vec<u8>) {
         header.durable_batch,
         header.completed_batch,
         header.next_id,
+        header.boot_batch,
         header.totals.entries,
         header.totals.bytes,
         stored.transaction,
@@ -134,6 +142,7 @@ pub fn decode_header(body: &[u8]) -> Decoded<StoredHeader> {
         durable_batch: take.varint()?,
         completed_batch: take.varint()?,
         next_id: take.varint()?,
+        boot_batch: take.varint()?,
         totals: Totals { entries: take.varint()?, bytes: take.varint()? },
     };
     let stored = StoredHeader { header, transaction: take.varint()?, reseal_count: take.varint()? };

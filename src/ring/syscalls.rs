@@ -136,12 +136,13 @@ fn handle(fd: OwnedFd) -> Answer {
     Answer::Handle(Arc::new(fd))
 }
 
+/// chown(2) takes the highest number for "as it is".
 fn owner(uid: u32) -> Option<Uid> {
-    Some(Uid::from_raw(uid))
+    (uid != u32::MAX).then(|| Uid::from_raw(uid))
 }
 
 fn group(gid: u32) -> Option<Gid> {
-    Some(Gid::from_raw(gid))
+    (gid != u32::MAX).then(|| Gid::from_raw(gid))
 }
 
 fn timestamps(atime: Time, mtime: Time) -> Timestamps {

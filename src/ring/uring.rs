@@ -80,8 +80,8 @@ pub struct Ring {
     free_direct: Vec<u32>,
     /// The memory leases point into.
     arena: Arc<Arena>,
-    /// Bytes of the arena that are registered.
-    registered_bytes: usize,
+    /// How much of the arena is registered.
+    registered: Registered,
     /// Flags the kernel accepted.
     flags: &'static str,
     /// O_NOATIME, until a file of another owner refuses it.
@@ -111,14 +111,14 @@ impl Ring {
         let has_direct = ring.submitter().register_files_sparse(direct_count).is_ok();
         // Two bounded workers are plenty for the few operations the kernel still punts; unbounded ones are not used.
         let _ = ring.submitter().register_iowq_max_workers(&mut [4, 1]);
-        let registered_bytes = register_arena(&ring, &arena);
+        let registered = Registered::begin(&ring, &arena);
         Ok(Ring {
             ring,
             flights: (0..depth).map(|_| None).collect(),
             free_flights: (0..depth).rev().collect(),
             free_direct: if has_direct { (0..direct_count).rev().collect() } else { Vec::new() },
             arena,
-            registered_bytes,
+            registered,
             flags,
             noatime: libc::O_NOATIME,
             usage: RingUse::default(),
@@ -137,7 +137,7 @@ impl Ring {
     /// How the ring came to be.
     pub fn facts(&self) -> RingFacts {
         let arena_bytes = self.arena.len();
-        RingFacts { flags: self.flags, registered_bytes: self.registered_bytes, arena_bytes }
+        RingFacts { flags: self.flags, registered_bytes: self.registered.bytes(), arena_bytes }
     }
 
     /// How much it was used so far.
@@ -213,9 +213,9 @@ impl Ring {
                 let fd = types::Fd(file.as_raw_fd());
                 let at = lease.offset() + start;
                 let pointer = self.arena.as_ptr().wrapping_add(at);
-                match at + len <= self.registered_bytes {
-                    true => opcode::WriteFixed::new(fd, pointer, *len as u32, 0).offset(*offset).build(),
-                    false => opcode::Write::new(fd, pointer, *len as u32).offset(*offset).build(),
+                match self.registered.index_of(at, *len) {
+                    Some(index) => opcode::WriteFixed::new(fd, pointer, *len as u32, index).offset(*offset).build(),
+                    None => opcode::Write::new(fd, pointer, *len as u32).offset(*offset).build(),
                 }
             }
             other => unreachable!("not a ring operation: {other:?}"),
@@ -225,14 +225,16 @@ impl Ring {
     /// A read into the arena at byte `at`: with the registered buffer where it is registered.
     fn read_entry(&self, target: Target, at: usize, len: usize, offset: u64) -> Entry {
         let pointer = self.arena.as_ptr().wrapping_add(at);
-        let (len, fixed) = (len as u32, at + len <= self.registered_bytes);
-        match (target, fixed) {
-            (Target::Fd(fd), true) => opcode::ReadFixed::new(types::Fd(fd), pointer, len, 0).offset(offset).build(),
-            (Target::Fd(fd), false) => opcode::Read::new(types::Fd(fd), pointer, len).offset(offset).build(),
-            (Target::Direct(slot), true) => {
-                opcode::ReadFixed::new(types::Fixed(slot), pointer, len, 0).offset(offset).build()
+        let (index, len) = (self.registered.index_of(at, len), len as u32);
+        match (target, index) {
+            (Target::Fd(fd), Some(index)) => {
+                opcode::ReadFixed::new(types::Fd(fd), pointer, len, index).offset(offset).build()
             }
-            (Target::Direct(slot), false) => opcode::Read::new(types::Fixed(slot), pointer, len).offset(offset).build(),
+            (Target::Fd(fd), None) => opcode::Read::new(types::Fd(fd), pointer, len).offset(offset).build(),
+            (Target::Direct(slot), Some(index)) => {
+                opcode::ReadFixed::new(types::Fixed(slot), pointer, len, index).offset(offset).build()
+            }
+            (Target::Direct(slot), None) => opcode::Read::new(types::Fixed(slot), pointer, len).offset(offset).build(),
         }
     }
 
@@ -316,6 +318,9 @@ impl Interpreter for Ring {
             let result = syscalls::answer(side, &mut op, &self.arena);
             return Asked::Answered(Completion { token, op, result });
         }
+        if let Op::Read { .. } = op {
+            self.registered.complete(&self.ring, &self.arena);
+        }
         let Some(index) = self.free_flights.pop() else { unreachable!("checked above") };
         let is_chain = matches!(op, Op::ReadWhole { .. });
         let direct = if is_chain { self.free_direct.pop() } else { None };
@@ -378,19 +383,72 @@ fn build(entries: u32, completions: u32) -> Result<(IoUring, &'static str), Errn
     Err(last)
 }
 
-/// Registers as much of the arena as RLIMIT_MEMLOCK allows: all, else halves of it down to one mebibyte. For ordinary
-/// users registered buffers count against that limit, per user and over all rings.
-fn register_arena(ring: &IoUring, arena: &Arena) -> usize {
-    let mut len = arena.len();
-    while len >= (1 << 20) || len == arena.len() {
-        let iovec = libc::iovec { iov_base: arena.as_ptr().cast(), iov_len: len };
-        // SAFETY: the arena outlives the ring (an `Arc` of it is held beside the ring and dropped after it).
-        if unsafe { ring.submitter().register_buffers(&[iovec]) }.is_ok() {
-            return len;
+/// What of the arena is registered: its head from the start, the rest with the first block of a large file. Registering pins
+/// and zeroes every page, which costs a job of small files 25 ms per shard for memory it never uses.
+#[derive(Clone, Copy, Debug)]
+struct Registered {
+    /// Bytes registered as buffer 0.
+    head: usize,
+    /// Bytes registered as buffer 1, from `HEAD_BYTES` on.
+    rest: usize,
+    /// Whether the rest was asked for.
+    is_complete: bool,
+}
+
+/// Bytes of the arena's head: what the small leases of a shard's streams come from.
+const HEAD_BYTES: usize = 2 << 20;
+
+impl Registered {
+    /// Registers the head, in a table with room for the rest. Old kernels have no such table: then it is all or nothing.
+    fn begin(ring: &IoUring, arena: &Arena) -> Registered {
+        let len = HEAD_BYTES.min(arena.len());
+        let none = Registered { head: 0, rest: 0, is_complete: true };
+        if ring.submitter().register_buffers_sparse(2).is_err() {
+            return none;
         }
-        len = (len / 2) & !4095;
+        match register(ring, arena, 0, 0, len) {
+            true => Registered { head: len, rest: 0, is_complete: arena.len() <= HEAD_BYTES },
+            false => none,
+        }
     }
-    0
+
+    /// Registers the rest, as much as RLIMIT_MEMLOCK allows: all, else halves of it down to one mebibyte. For ordinary users
+    /// registered buffers count against that limit, per user and over all rings.
+    fn complete(&mut self, ring: &IoUring, arena: &Arena) {
+        if self.is_complete {
+            return;
+        }
+        self.is_complete = true;
+        let mut len = arena.len() - HEAD_BYTES;
+        while len >= (1 << 20) {
+            if register(ring, arena, 1, HEAD_BYTES, len) {
+                self.rest = len;
+                return;
+            }
+            len = (len / 2) & !4095;
+        }
+    }
+
+    /// The registered buffer that holds `len` bytes from byte `at` of the arena, if one does.
+    fn index_of(&self, at: usize, len: usize) -> Option<u16> {
+        match at + len {
+            end if end <= self.head => Some(0),
+            end if at >= HEAD_BYTES && end <= HEAD_BYTES + self.rest => Some(1),
+            _ => None,
+        }
+    }
+
+    /// Bytes registered.
+    fn bytes(&self) -> usize {
+        self.head + self.rest
+    }
+}
+
+fn register(ring: &IoUring, arena: &Arena, index: u32, start: usize, len: usize) -> bool {
+    let iovec = libc::iovec { iov_base: arena.as_ptr().wrapping_add(start).cast(), iov_len: len };
+    // SAFETY: the range lies in the arena, which outlives the ring (an `Arc` of it is held beside the ring and dropped after
+    // it).
+    unsafe { ring.submitter().register_buffers_update(index, &[iovec], None) }.is_ok()
 }
 
 fn why_refused(errno: Errno) -> String {

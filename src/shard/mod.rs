@@ -6,7 +6,7 @@
 //! task   Small  a lease, ReadWhole in flight, then place_small            Large  many blocks in flight, chunk by chunk
 //! ```
 //!
-//! Everything that became of an object leaves as an [`Outcome`] before the directory's counter is lowered. When the walker is
+//! Everything that became of an object leaves as an outcome before the directory's counter is lowered. When the walker is
 //! stopped a shard starts nothing, drains what is in flight, and ends (I3).
 
 mod names;
@@ -19,9 +19,8 @@ use std::time::{Duration, Instant};
 use crossbeam_deque::{Injector, Worker};
 
 use crate::catalog::FileRecord;
-use crate::config::DIR_CACHE_PER_SHARD;
 use crate::job::{Job, Place, Ticket};
-use crate::large::{LargeFile, LargeTask, Turn};
+use crate::large::{LargeFile, LargeTask, Reading, Turn};
 use crate::links::LinkKey;
 use crate::listing::Listing;
 use crate::outcome::{Intake, What};
@@ -114,8 +113,10 @@ pub struct Shard<I> {
     tasks: Vec<Option<Task>>,
     /// Unused indexes of `tasks`.
     free: Vec<usize>,
-    /// Tasks that wait for a lease.
+    /// Tasks that wait for a lease, or for a checkpoint; marks that are gone count for nothing.
     starved: VecDeque<usize>,
+    /// By index of `tasks`: whether it waits in `starved`.
+    is_starved: Vec<bool>,
     /// Task and start of each operation in flight, by token.
     flights: Vec<(usize, Instant)>,
     /// Unused tokens.
@@ -163,11 +164,12 @@ impl<I: Interpreter> Shard<I> {
             buffers: parts.buffers,
             worker: parts.worker,
             help: parts.help,
-            cache: DirCache::new(root, DIR_CACHE_PER_SHARD),
+            cache: DirCache::new(root, parts.job.cached_dirs),
             current: None,
             tasks: Vec::new(),
             free: Vec::new(),
             starved: VecDeque::new(),
+            is_starved: Vec::new(),
             flights: Vec::new(),
             free_flights: Vec::new(),
             completions: Vec::new(),
@@ -194,7 +196,11 @@ impl<I: Interpreter> Shard<I> {
         self.fill();
         if self.active() > 0 {
             self.reap();
-            return Pulse::Busy;
+            let waits_for_checkpoint = self.interpreter.in_flight() == 0 && self.completions.is_empty();
+            return match waits_for_checkpoint && self.intake.is_full() {
+                true => Pulse::Idle,
+                false => Pulse::Busy,
+            };
         }
         match self.job.walker.is_stopped() {
             true => Pulse::Over,
@@ -254,8 +260,29 @@ impl<I: Interpreter> Shard<I> {
         }
     }
 
+    /// Notes that a task waits for a lease, or for a checkpoint.
+    fn starve(&mut self, index: usize) {
+        self.is_starved.resize(self.tasks.len(), false);
+        if !std::mem::replace(&mut self.is_starved[index], true) {
+            self.starved.push_back(index);
+        }
+    }
+
+    /// Drives the tasks that waited. A task that is gone has left its mark; the place may be another task's by now.
+    fn feed_starved(&mut self) {
+        for _ in 0..self.starved.len() {
+            let Some(index) = self.starved.pop_front() else { return };
+            if std::mem::take(&mut self.is_starved[index]) {
+                self.drive(index);
+            }
+        }
+    }
+
     fn remove(&mut self, index: usize) -> Option<Task> {
         let task = self.tasks[index].take();
+        if let Some(mark) = self.is_starved.get_mut(index) {
+            *mark = false;
+        }
         self.free.push(index);
         task
     }
@@ -268,21 +295,24 @@ impl<I: Interpreter> Shard<I> {
                 Some(Task::Small { errand, stat, .. }) => {
                     let len = stat.size as usize;
                     let Some(lease) = self.buffers.acquire(len) else {
-                        self.starved.push_back(index);
+                        self.starve(index);
                         return;
                     };
                     let (at, name) = (errand.place.open.source.clone(), errand.place.name.clone());
                     self.ask(index, Side::Source, Op::ReadWhole { at, name, lease, len });
                     return;
                 }
-                Some(Task::Large(task, _)) => task.turn(&job, &*self.caller, &mut self.buffers),
+                Some(Task::Large(task, _)) => {
+                    let reading = if self.intake.is_full() { Reading::Paused } else { Reading::Allowed };
+                    task.turn(&job, &*self.caller, &mut self.buffers, reading)
+                }
                 None => return,
             };
             match turn {
                 Turn::Ask(side, op) => self.ask(index, side, op),
                 Turn::Wait => return,
                 Turn::Starved => {
-                    self.starved.push_back(index);
+                    self.starve(index);
                     return;
                 }
                 Turn::Written(bytes, range) => self.written(index, bytes, range),
@@ -329,10 +359,7 @@ impl<I: Interpreter> Shard<I> {
         for completion in std::mem::take(&mut self.completions) {
             self.complete(completion);
         }
-        for _ in 0..self.starved.len() {
-            let Some(index) = self.starved.pop_front() else { return };
-            self.drive(index);
-        }
+        self.feed_starved();
     }
 
     fn complete(&mut self, completion: Completion) {

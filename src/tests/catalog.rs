@@ -168,7 +168,7 @@ fn a_new_job_begins_with_its_first_header() {
     let header = catalog.header();
     assert_eq!((header.pass, header.status, header.next_id), (1, JobStatus::Running, 2));
     assert_eq!((header.durable_batch, header.completed_batch, header.pass_start_batch), (0, 0, 0));
-    assert!(header.is_of_this_boot());
+    assert_eq!(header.clone().for_this_boot(), header);
     drop(catalog);
     assert_eq!(open(&scratch.state()).unwrap().header(), header);
 }

@@ -248,8 +248,7 @@ fn a_signal_drains_and_the_job_resumes() {
             let outcome = running.wait().expect_one_of(&[20, 0]);
             assert!(ended, "still running 10 s after the signal: {outcome}");
             nothing_lies(&tree, job.dest(), &outcome);
-            let said = outcome.stdout.contains("--state-dir") || outcome.stderr.contains("--state-dir");
-            assert!(outcome.code() == Some(0) || said, "no resume command: {outcome}");
+            assert!(outcome.code() == Some(0) || outcome.says("--state-dir"), "no resume command: {outcome}");
             job.run().expect(0);
             Comparison::new(&tree, job.dest()).assert_same();
         }

@@ -248,6 +248,12 @@ impl<'a> Work<'a> {
         self.place.error(self.job, Side::Dest, verb, errno)
     }
 
+    /// The source is another one than it was when it was decided on.
+    pub fn unstable(&self, attempts: u32) -> Error {
+        let object = self.place.path(self.job, Side::Source);
+        Error { verb: "open", object, cause: Cause::Unstable { attempts } }
+    }
+
     fn dest_dir(&self) -> &'a Handle {
         &self.place.open.dest
     }
@@ -280,7 +286,7 @@ impl<'a> Work<'a> {
         else {
             return Ok(None);
         };
-        if record.stamp != Stamp::of(self.stat) || self.stat.kind() != Kind::File {
+        if record.stamp != Stamp::of(self.stat) {
             return Ok(None);
         }
         let temp = self.place.temp_name(self.job);
@@ -290,7 +296,12 @@ impl<'a> Work<'a> {
                     if temp.is_none() {
                         self.remove_leftover();
                     }
-                    let mut copied = self.copied(&dest, self.seal(temp), 0, Count::FilesCopied);
+                    let count = match self.stat.kind() {
+                        Kind::Symlink => Count::Symlinks,
+                        Kind::Special => Count::Specials,
+                        _ => Count::FilesCopied,
+                    };
+                    let mut copied = self.copied(&dest, self.seal(temp), 0, count);
                     copied.large_id = record.large_id;
                     return Ok(Some(copied));
                 }

@@ -72,6 +72,7 @@ fn header() -> impl Strategy<Value = StoredHeader> {
                 completed_batch: numbers[3],
                 next_id: numbers[4],
                 boot_id,
+                boot_batch: numbers[7],
                 totals: Totals { entries: numbers[5], bytes: numbers[6] },
             },
             transaction,

@@ -97,6 +97,8 @@ pub struct Comparison {
 /// Bytes a sparse copy may take on disk beyond its source, plus a quarter: XFS allocates 64 KiB for each lone block that is
 /// appended through the page cache, ext4 4 KiB.
 const HOLE_SLACK_BYTES: i64 = 4 << 20;
+/// Bytes printed of a path, from its end.
+const PATH_SHOWN_BYTES: usize = 300;
 /// Differences printed by [`Comparison::assert_same`].
 const SHOWN_MAX: usize = 40;
 
@@ -165,7 +167,10 @@ impl Comparison {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.what, self.path.escape_ascii())?;
+        // The end of a path of 12 KB tells more than its start.
+        let start = self.path.len().saturating_sub(PATH_SHOWN_BYTES);
+        let dots = if start > 0 { "..." } else { "" };
+        write!(f, "{:?}: {dots}{}", self.what, self.path[start..].escape_ascii())?;
         if self.detail.is_empty() { Ok(()) } else { write!(f, ": {}", self.detail) }
     }
 }

@@ -212,7 +212,16 @@ impl Mount {
 
     /// The machine comes back: unmounts and mounts again, which replays the journal. Nobody may hold the mount.
     pub fn power_on(&self) {
-        must(Command::new("umount").arg(&self.path));
+        // A killed process's ring gives its files back a moment after the process is gone.
+        let unmounted = (0..100).any(|_| {
+            let status = Command::new("umount").arg(&self.path).stderr(Stdio::null()).status();
+            let is_done = matches!(status, Ok(status) if status.success());
+            if !is_done {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            is_done
+        });
+        assert!(unmounted, "{} stays busy", self.path.display());
         self.attach(0);
     }
 }

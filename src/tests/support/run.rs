@@ -17,8 +17,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 use super::Scratch;
 use super::fixture::{set_mode, skip};
 
-/// No job of a test takes this long, not even one of a soak.
-const LIMIT: Duration = Duration::from_secs(900);
+/// No job of a test takes this long, not even one of a soak (the longest takes about a minute).
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Which interpreter answers the operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +147,8 @@ impl Job {
             Some(uid) => {
                 // The build directory may be closed to other users.
                 let reachable = scratch.join("gfast");
-                fs::copy(&binary, &reachable).unwrap();
+                // By another process: a descriptor open for writing that a fork elsewhere inherits makes it "busy".
+                super::fixture::must(Command::new("cp").arg(&binary).arg(&reachable));
                 set_mode(&reachable, 0o755);
                 let mut command = Command::new("setpriv");
                 command.arg(format!("--reuid={uid}")).arg(format!("--regid={uid}")).arg("--clear-groups").arg("--");
@@ -261,6 +262,12 @@ impl Outcome {
     pub fn expect_one_of(self, codes: &[i32]) -> Outcome {
         assert!(codes.iter().any(|&code| self.code() == Some(code)), "expected exit {codes:?}: {self}");
         self
+    }
+
+    /// Whether it said `text`, in the summary or in the log, in whatever case.
+    pub fn says(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        self.stdout.to_lowercase().contains(&text) || self.stderr.to_lowercase().contains(&text)
     }
 
     /// A number of the JSON summary, by its key; the key must be there.
