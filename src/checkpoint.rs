@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::catalog::{
-    Batch, DirId, DirRecord, DirState, Failure, FileRecord, Header, LinkFirst, Record, Row, Stamp, Status,
+    Batch, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Record, Row, Stamp, Status,
 };
 use crate::config::SyncPolicy;
 use crate::error::{Cause, Errno, Error, Result};
@@ -173,6 +173,17 @@ impl Checkpointer {
         Ok(())
     }
 
+    /// Names that waited for a first name become names with work of their own: whatever becomes of them, they wait no more.
+    pub(crate) fn reopen(&mut self, late: &[LateLink]) -> Result<()> {
+        let mut rows = Vec::with_capacity(2 * late.len());
+        for (dev, ino, dir, name) in late {
+            rows.push(Row::DropLateLink { dev: *dev, ino: *ino, dir: *dir, name: name.clone() });
+            rows.push(Row::OpenFile { dir: *dir, name: name.clone() });
+        }
+        let batch = Batch { rows, header: self.header.clone(), reseal_dirs: self.reseal_dirs.clone() };
+        self.job.catalog.commit(&batch)
+    }
+
     /// Makes everything written so far durable, on every destination file system (I1).
     pub(crate) fn sync(&self) -> Result<()> {
         if !self.job.syncs() {
@@ -228,6 +239,7 @@ impl Checkpointer {
                 draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
                 draft.rows.push(Row::DeleteEntry { dir: dir.id, name });
             }
+            What::Left(group) => draft.orphans.push(group),
             What::Reopened => self.reopened(draft, &dir)?,
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! at all. So production and simulation end a pass in the same way.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::catalog;
 use crate::checkpoint::Checkpointer;
@@ -93,6 +94,8 @@ impl Conductor {
         if self.rounds > ROUNDS_MAX {
             return Err(Error::catalog("", "hard links wait for names that never come"));
         }
+        self.job.is_resealed.store(true, Ordering::Relaxed);
+        self.checkpointer.reopen(&late)?;
         for (_, _, dir, name) in late {
             let node = self.checkpointer.node(dir)?;
             self.job.walker.inject(Work::File(node, name));

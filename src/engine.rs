@@ -213,6 +213,7 @@ pub(crate) fn make_job(
         file_depth: if engine == Engine::Uring { FILE_DEPTH } else { 1 },
         cached_dirs: dir_cache_capacity(shards),
         next_id: AtomicU64::new(header.next_id),
+        is_resealed: AtomicBool::new(false),
         fatal: Mutex::new(None),
         reflink: AtomicU8::new(refused as u8),
         config: config.clone(),

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -74,6 +74,8 @@ pub struct Job {
     pub cached_dirs: usize,
     /// The next directory or large-file id.
     pub next_id: AtomicU64,
+    /// Raised once every entry that was to be sealed again has been tried: what is still unsealed is out of reach.
+    pub is_resealed: AtomicBool,
     /// What ended the job early.
     pub fatal: Mutex<Option<Error>>,
     /// Whether FICLONE works between the roots: see [`Reflink`].
@@ -169,7 +171,8 @@ impl Job {
             true => matches!(record.status, Status::Done | Status::Written),
             false => record.status == Status::Done && record.stamp == *stamp,
         };
-        Ok(is_right.then_some(((first.dir, first.name), record)))
+        let is_lost = record.batch == BATCH_UNSEALED && self.is_resealed.load(Ordering::Relaxed);
+        Ok((is_right && !is_lost).then_some(((first.dir, first.name), record)))
     }
 
     /// Whether this pass has listed a directory. The entries of one that it has not come up in its listing, and must not be taken

@@ -21,7 +21,6 @@ use crate::config::{DirectChoice, SEGMENT_BYTES, scaled};
 use crate::error::{Errno, Error, Result};
 use crate::job::{Job, Place, Ticket};
 use crate::links::LinkKey;
-
 use crate::provider::posix::Posix;
 use crate::report::Count;
 use crate::ring::{Access, Answer, Arena, Caller, Completion, FixedBuffers, Handle, Lease, Op, Side, Stat, WritePath};
@@ -98,15 +97,14 @@ impl LargeFile {
         let plain = opened(Access::Read).map_err(|errno| source_error(job, place, "open", errno))?;
         let now = source.stat_handle(&plain).map_err(|errno| source_error(job, place, "stat", errno))?;
         if !work.stat.is_unchanged_in(&now) {
-            return Err(source_error(job, place, "open", Errno::STALE));
+            return Err(work.unstable(attempt));
         }
         let source_align = direct_align(job, &now, work.stat.size, &place.path(job, Side::Source))?;
         let direct = match source_align {
             1 => plain.clone(),
             _ => opened(Access::ReadDirect).map_err(|errno| source_error(job, place, "open direct", errno))?,
         };
-        let leftover = find_leftover(work, record)?;
-        let (file, id, durable) = match leftover {
+        let (file, id, durable) = match find_leftover(work, record)? {
             Some(leftover) => (leftover.file, leftover.id, leftover.ranges),
             None => (work.create()?, job.new_id(), Vec::new()),
         };

@@ -55,7 +55,9 @@ impl Listing {
                 (open, stat.map_err(|errno| job.dir_error(Side::Source, dir, "stat", errno))?)
             }
             Some(parent) => {
-                let parent = open_pair(job, caller, cache, parent)?;
+                let open = open_pair(job, caller, cache, parent)?;
+                look_at_dest(job, caller, parent, &open)?;
+                let parent = open;
                 match open_child(job, caller, &parent, dir)? {
                     Child::Open(open, stat) => (open, stat),
                     Child::LeftOut(reason) => return Ok(Opened::LeftOut(reason)),
@@ -150,6 +152,16 @@ pub fn open_pair(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, 
         cache.insert(node, pair.clone());
     }
     Ok(pair)
+}
+
+/// A directory that was not listed by this run: whether it hands a default ACL on is not known yet (I9).
+pub fn look_at_dest(job: &Job, caller: &dyn Caller, dir: &DirNode, open: &DirPair) -> Result<()> {
+    if dir.dest() == DestDir::Unknown {
+        let has_acl = Posix::new(caller, Side::Dest).has_default_acl(&open.dest);
+        let has_acl = has_acl.map_err(|errno| job.dir_error(Side::Dest, dir, "read the ACL of", errno))?;
+        dir.set_dest(if has_acl { DestDir::ExistingWithAcl } else { DestDir::Existing });
+    }
+    Ok(())
 }
 
 /// What came of opening a directory below its parent.

@@ -55,6 +55,8 @@ pub enum What {
     },
     /// It was gone.
     Vanished(Option<LinkKey>),
+    /// A name that was the first of this group belongs to it no more: its source was replaced.
+    Left(LinkKey),
     /// A name of `dir` is taken up by itself: the directory will change.
     Reopened,
 }
@@ -199,7 +201,7 @@ impl What {
             What::Written(..) => 2,
             What::Listed => 3,
             What::Copied(_) | What::Further(..) | What::Failed { .. } => 4,
-            What::Vanished(_) | What::Reopened => 4,
+            What::Vanished(_) | What::Left(_) | What::Reopened => 4,
         }
     }
 }

@@ -44,6 +44,8 @@ struct Errand {
     record: Option<FileRecord>,
     /// Which attempt this is, from 1.
     attempt: u32,
+    /// The group that the attempt before was the first of.
+    claimed: Option<LinkKey>,
 }
 
 /// One object in flight.

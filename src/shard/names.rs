@@ -9,11 +9,10 @@ use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Record};
 use crate::error::{Cause, Error, Result};
 use crate::job::{Past, Place, Ticket};
 use crate::large::{LargeFile, LargeTask};
-use crate::listing::{Listing, Opened, open_pair};
+use crate::listing::{Listing, Opened, look_at_dest, open_pair};
 use crate::outcome::What;
-use crate::provider::posix::Posix;
 use crate::report::Count;
-use crate::ring::{Interpreter, Name, Side};
+use crate::ring::{Interpreter, Name};
 use crate::transfer::is_fatal;
 use crate::walk::{DestDir, DirNode, DirPair, Entry, Queued, Work};
 
@@ -110,10 +109,12 @@ impl<I: Interpreter> Shard<I> {
         }
     }
 
-    /// A directory that was known and had to be made changes the one it is in, which may have been listed long ago.
+    /// A directory that was known and had to be made changes the one it is in, which may have been listed long ago. After an
+    /// interruption nobody knows who made it.
     fn note_made(&self, dir: &DirNode) {
-        let Some(parent) = dir.parent.as_ref().filter(|_| dir.dest() == DestDir::Created) else { return };
-        if !parent.is_touched() {
+        let Some(parent) = &dir.parent else { return };
+        let is_made = dir.dest() == DestDir::Created || self.job.past == Past::Interrupted;
+        if is_made && !parent.is_touched() {
             parent.touch();
             self.push(parent, Name::default(), What::Reopened);
         }
@@ -176,7 +177,7 @@ impl<I: Interpreter> Shard<I> {
     /// A name handed back by a checkpoint or left by an interrupted run.
     pub(super) fn single(&mut self, dir: Arc<DirNode>, name: Name) -> Option<Errand> {
         let opened = open_pair(&self.job, &*self.caller, &mut self.cache, &dir);
-        let opened = opened.and_then(|open| self.look_at_dest(&dir, open));
+        let opened = opened.and_then(|open| look_at_dest(&self.job, &*self.caller, &dir, &open).map(|()| open));
         let record = self.job.catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
         match (opened, record) {
             (Ok(open), Ok(record)) => {
@@ -194,16 +195,6 @@ impl<I: Interpreter> Shard<I> {
         }
     }
 
-    /// A directory that was not listed by this run: whether it hands a default ACL on is not known yet (I9).
-    fn look_at_dest(&self, dir: &DirNode, open: DirPair) -> Result<DirPair> {
-        if dir.dest() == DestDir::Unknown {
-            let has_acl = Posix::new(&*self.caller, Side::Dest).has_default_acl(&open.dest);
-            let has_acl = has_acl.map_err(|errno| self.job.dir_error(Side::Dest, dir, "read the ACL of", errno))?;
-            dir.set_dest(if has_acl { DestDir::ExistingWithAcl } else { DestDir::Existing });
-        }
-        Ok(open)
-    }
-
     pub(super) fn errand(
         &self,
         dir: Arc<DirNode>,
@@ -213,7 +204,7 @@ impl<I: Interpreter> Shard<I> {
         ticket: Ticket,
     ) -> Errand {
         let dest_name = self.job.dest_name(&dir, &name).clone();
-        Errand { place: Place { dir, open, name, dest_name }, ticket, record, attempt: 1 }
+        Errand { place: Place { dir, open, name, dest_name }, ticket, record, attempt: 1, claimed: None }
     }
 
     /// Looks at a name of a listing: a directory is queued, an object that is done is counted, any other is an errand.

@@ -23,6 +23,9 @@ impl<I: Interpreter> Shard<I> {
             let job = self.job.clone();
             let mut group = None;
             let prepared = prepare(&job, &*self.caller, &errand.place, errand.record.as_ref(), &mut group);
+            if let Some(left) = errand.claimed.take().filter(|claimed| group != Some(*claimed)) {
+                self.push(&errand.place.dir, errand.place.name.clone(), What::Left(left));
+            }
             let ending = match prepared {
                 Prepared::Ended(ending) => ending,
                 Prepared::Small(stat) => {
@@ -124,7 +127,7 @@ impl<I: Interpreter> Shard<I> {
     pub(super) fn finish_large(&mut self, file: &LargeFile) -> Started {
         let Some(ending) = file.finish(&self.job, &*self.caller) else { return Started::Ended };
         let (ticket, attempt) = (file.ticket, file.attempt);
-        let errand = Errand { place: file.place.clone(), ticket, record: None, attempt };
+        let errand = Errand { place: file.place.clone(), ticket, record: None, attempt, claimed: None };
         match self.end(errand, file.group, ending) {
             Some(errand) => self.begin(errand),
             None => Started::Ended,
@@ -142,6 +145,7 @@ impl<I: Interpreter> Shard<I> {
         match ending {
             Ending::Changed if errand.attempt < UNSTABLE_ATTEMPTS_MAX => {
                 errand.attempt += 1;
+                errand.claimed = group;
                 return Some(errand);
             }
             Ending::Changed => {

@@ -173,8 +173,10 @@ pub fn seals_hold(machine: &Machine, disk: &Disk) -> Verdict {
 
 /// A finished run: what did not fail and did not change since `before` is there; failures are counted.
 pub fn outcome_is_true(machine: &Machine, claims: &Claims, ran: &Ran, before: &Disk, disk: &Disk) -> Verdict {
-    if (ran.failures() > 0) == claims.failed.is_empty() {
-        let failed: Vec<String> = claims.failed.iter().map(|path| escape(path)).collect();
+    // What failed in an interrupted run and then vanished from the source is not met again.
+    let failed = claims.failed.iter().filter(|path| machine.source.stat_path(path).is_some());
+    let failed: Vec<String> = failed.map(|path| escape(path)).collect();
+    if (ran.failures() > 0) == failed.is_empty() {
         return Err(format!("{} failures counted, but recorded: {failed:?}", ran.failures()));
     }
     let is_excused = |path: &[u8]| {
@@ -185,10 +187,14 @@ pub fn outcome_is_true(machine: &Machine, claims: &Claims, ran: &Ran, before: &D
     no_temporary_names(machine, claims, disk)
 }
 
+/// One name of a file: its path, the destination's inode, its names there, its names in the source.
+type Linked<'a> = (&'a [u8], u64, u32, u32);
+
 /// The destination has all that the source has, but for what `is_excused`.
 pub fn trees_agree(machine: &Machine, disk: &Disk, is_excused: impl Fn(&[u8]) -> bool) -> Verdict {
     let (source, dest) = (machine.source.dump(), disk.dump());
-    let mut groups: BTreeMap<u64, Vec<(&[u8], u64, u32, u32)>> = BTreeMap::new();
+    let sources: Vec<(&Disk, Dump)> = machine.sources().into_iter().map(|source| (source, source.dump())).collect();
+    let mut groups: BTreeMap<u64, Vec<Linked>> = BTreeMap::new();
     let mut torn: BTreeSet<u64> = BTreeSet::new();
     for (path, entry) in &source {
         let stat = machine.source.stat_path(path).expect("it was dumped");
@@ -198,7 +204,12 @@ pub fn trees_agree(machine: &Machine, disk: &Disk, is_excused: impl Fn(&[u8]) ->
         }
         let there = dest.get(path).zip(disk.stat_path(path));
         let found = there.as_ref().map(|(_, stat)| (stat.ino, stat.nlink));
-        same((entry, &stat), there, machine.style.metadata).map_err(|what| format!("{} {what}", escape(path)))?;
+        same((entry, &stat), there, machine.style.metadata).or_else(|what| {
+            match machine.had_power_cut && looks_like_a_version(&sources, path, entry, dest.get(path)) {
+                true => Ok(()),
+                false => Err(format!("{} {what}", escape(path))),
+            }
+        })?;
         if let (EntryKind::File { .. }, Some((ino, nlink))) = (&entry.kind, found) {
             groups.entry(stat.ino).or_default().push((path, ino, nlink, stat.nlink));
         }

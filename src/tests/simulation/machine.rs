@@ -268,7 +268,8 @@ impl Machine {
         let (walker, workers) = Walker::new(style.shards, bell.clone());
         let console = Arc::new(Console::new(Screen::Log, Box::new(said)));
         let (roots, config) = (roots(&sim), config(&style));
-        let mut job = engine::make_job(&config, &roots, catalog, kind, (walker, style.shards, engine::Engine::Uring), console)?;
+        let mut job =
+            engine::make_job(&config, &roots, catalog, kind, (walker, style.shards, engine::Engine::Uring), console)?;
         job.identity = Identity { uid: 0, gid: 0, umask: config.umask };
         let job = Arc::new(job);
         let intake = Arc::new(Intake::new(style.shards, config.checkpoint_bytes, bell));

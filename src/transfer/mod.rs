@@ -11,6 +11,8 @@
 //! What is asynchronous is a state of the shard; what is not is straight-line code over a [`Caller`]. On any error the
 //! partial file is removed (I2). The mtime, which is the seal, comes later: checkpoint.rs.
 
+mod named;
+
 use crate::catalog::{FileRecord, Stamp, Status};
 use crate::config::{Metadata, Naming, ReflinkChoice, SMALL_BYTES_MAX};
 use crate::error::{Cause, Class, Errno, Error, Result};
@@ -19,7 +21,7 @@ use crate::links::{Claim, LinkKey};
 use crate::plan::{self, Plan, Skip};
 use crate::provider::metadata::{self, UNSEALED};
 use crate::provider::posix::Posix;
-use crate::report::{Count, Loss};
+use crate::report::Count;
 use crate::ring::{Access, Caller, Handle, Kind, Lease, Name, Side, Stat, Time};
 use crate::walk::DestDir;
 
@@ -112,10 +114,11 @@ pub fn prepare(
     }
 }
 
-/// An error as an ending: a source that is gone is no failure.
+/// An error as an ending: a source that is gone, or another one by now, is no failure.
 pub fn ending_of(error: Error) -> Ending {
     match error.cause {
         Cause::Vanished => Ending::Vanished,
+        Cause::Unstable { .. } => Ending::Changed,
         _ => Ending::Failed(error),
     }
 }
@@ -245,6 +248,12 @@ impl<'a> Work<'a> {
         self.place.error(self.job, Side::Dest, verb, errno)
     }
 
+    /// The source is another one than it was when it was decided on.
+    pub fn unstable(&self, attempts: u32) -> Error {
+        let object = self.place.path(self.job, Side::Source);
+        Error { verb: "open", object, cause: Cause::Unstable { attempts } }
+    }
+
     fn dest_dir(&self) -> &'a Handle {
         &self.place.open.dest
     }
@@ -284,6 +293,9 @@ impl<'a> Work<'a> {
         for (name, temp) in [(&self.place.dest_name, None), (&temp, Some(temp.clone()))] {
             match self.dest().stat(self.dest_dir(), name) {
                 Ok(dest) if dest.ino == record.dest_ino && dest.size == self.stat.size => {
+                    if temp.is_none() {
+                        self.remove_leftover();
+                    }
                     let count = match self.stat.kind() {
                         Kind::Symlink => Count::Symlinks,
                         Kind::Special => Count::Specials,
@@ -330,6 +342,7 @@ impl<'a> Work<'a> {
         if (now.dev, now.ino) != (seen.dev, seen.ino) || self.stat.nlink != now.nlink {
             return Ok(None);
         }
+        self.remove_leftover();
         self.clear_acls(&file)?;
         self.keep_metadata(&file, &now)?;
         Ok(Some(self.copied(&now, self.seal(None), 0, Count::Adopted)))
@@ -403,7 +416,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// What replaced an older file when the power went: the older name may be gone and the temporary one there. Best effort.
+    /// What was to replace a file when the power went may still be there, and not be needed any more. Best effort.
     fn remove_leftover(&self) {
         if self.job.may_have_leftovers(&self.place.dir) {
             let _ = self.dest().unlink(self.dest_dir(), &self.place.temp_name(self.job));
@@ -506,98 +519,6 @@ impl<'a> Work<'a> {
     fn source_target(&self) -> Result<Name> {
         let target = self.source().read_link(&self.place.open.source, &self.place.name);
         target.map_err(|errno| source_error(self.job, self.place, "read link", errno))
-    }
-
-    fn copy_symlink(&self) -> Result<Copied> {
-        let target = self.source_target()?;
-        let made = self.make_named(|name| self.dest().make_symlink(self.dest_dir(), name, &target))?;
-        self.settle_by_name(made, Count::Symlinks)
-    }
-
-    /// A FIFO, socket or device node. `None`: it could not be made, which is counted as a loss.
-    fn copy_special(&self) -> Result<Option<Copied>> {
-        let mode = match self.job.config.metadata {
-            Metadata::Keep => self.stat.mode,
-            Metadata::TimesOnly => self.stat.mode & !self.job.identity.umask,
-        };
-        let made = self.make_named(|name| self.dest().make_node(self.dest_dir(), name, mode & !0o6000, self.stat.rdev));
-        let is_device = matches!(self.stat.mode & libc::S_IFMT, libc::S_IFBLK | libc::S_IFCHR);
-        match made {
-            Ok(made) => self.settle_by_name(made, Count::Specials).map(Some),
-            Err(Error { cause: Cause::Os(errno), .. }) if metadata::is_denied(errno) => {
-                let loss = if is_device { Loss::DeviceNode } else { Loss::FifoOrSocket };
-                self.job.lose(self.place, loss)?;
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Makes an object under its own name, or under the temporary one where that is taken.
-    fn make_named(&self, make: impl Fn(&Name) -> std::result::Result<(), Errno>) -> Result<Option<Name>> {
-        match make(&self.place.dest_name) {
-            Ok(()) => {
-                self.remove_leftover();
-                return Ok(None);
-            }
-            Err(Errno::EXIST) if self.make_way()? => return self.make_named(make),
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(self.error("create", errno)),
-        }
-        let temp = self.place.temp_name(self.job);
-        self.replacing(&temp, || make(&temp))?;
-        Ok(Some(temp))
-    }
-
-    /// Owner and times of an object that has no content to wait for, then its final name.
-    fn settle_by_name(&self, temp: Option<Name>, count: Count) -> Result<Copied> {
-        let settled = self.try_settle(temp.as_ref().unwrap_or(&self.place.dest_name));
-        let made = match settled {
-            Ok(made) => made,
-            Err(error) => {
-                self.remove(temp.as_ref());
-                return Err(error);
-            }
-        };
-        if let Some(temp) = &temp {
-            let renamed = self.dest().rename(self.dest_dir(), temp, &self.place.dest_name);
-            renamed.map_err(|errno| self.error("rename to", errno))?;
-        }
-        Ok(self.copied(&made, Seal::None, 0, count))
-    }
-
-    fn try_settle(&self, name: &Name) -> Result<Stat> {
-        let (dest, at) = (self.dest(), self.dest_dir());
-        let made = dest.stat(at, name).map_err(|errno| self.error("stat", errno))?;
-        if self.place.dir.dest() == DestDir::ExistingWithAcl && made.kind() != Kind::Symlink {
-            dest.drop_acls_at(at, name).map_err(|errno| self.error("clear the ACL of", errno))?;
-        }
-        if self.keeps_metadata() {
-            self.keep_owner_by_name(name, &made)?;
-        }
-        match dest.set_times_at(at, name, self.stat.atime, self.stat.mtime) {
-            Ok(()) => {}
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.job.lose(self.place, Loss::Times)?,
-            Err(errno) => return Err(self.error("set times of", errno)),
-        }
-        Ok(made)
-    }
-
-    /// Owner, then set-id bits, which nothing is made with: I9, not without their owner.
-    fn keep_owner_by_name(&self, name: &Name, made: &Stat) -> Result<()> {
-        let (dest, at) = (self.dest(), self.dest_dir());
-        if (made.uid, made.gid) != (self.stat.uid, self.stat.gid) {
-            match dest.set_owner_at(at, name, self.stat.uid, self.stat.gid) {
-                Ok(()) => {}
-                Err(errno) if metadata::is_denied(errno) => return self.job.lose(self.place, Loss::Owner),
-                Err(errno) => return Err(self.error("set owner of", errno)),
-            }
-        }
-        if made.kind() == Kind::Symlink || made.permissions() == self.stat.permissions() {
-            return Ok(());
-        }
-        let set = dest.set_mode_at(at, name, self.stat.permissions());
-        set.map_err(|errno| self.error("set mode of", errno))
     }
 
     /// The second half of a small file: `count` bytes of it were read into `lease`.

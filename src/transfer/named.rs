@@ -1,0 +1,103 @@
+//! Objects that are complete as they are made: symlinks, FIFOs, sockets, device nodes. No bytes, so no seal to wait for.
+
+use super::{Copied, Seal, Work};
+use crate::config::Metadata;
+use crate::error::{Cause, Errno, Error, Result};
+use crate::provider::metadata;
+use crate::report::{Count, Loss};
+use crate::ring::{Kind, Name, Stat};
+use crate::walk::DestDir;
+
+impl Work<'_> {
+    pub(super) fn copy_symlink(&self) -> Result<Copied> {
+        let target = self.source_target()?;
+        let made = self.make_named(|name| self.dest().make_symlink(self.dest_dir(), name, &target))?;
+        self.settle_by_name(made, Count::Symlinks)
+    }
+
+    /// A FIFO, socket or device node. `None`: it could not be made, which is counted as a loss.
+    pub(super) fn copy_special(&self) -> Result<Option<Copied>> {
+        let mode = match self.job.config.metadata {
+            Metadata::Keep => self.stat.mode,
+            Metadata::TimesOnly => self.stat.mode & !self.job.identity.umask,
+        };
+        let made = self.make_named(|name| self.dest().make_node(self.dest_dir(), name, mode & !0o6000, self.stat.rdev));
+        let is_device = matches!(self.stat.mode & libc::S_IFMT, libc::S_IFBLK | libc::S_IFCHR);
+        match made {
+            Ok(made) => self.settle_by_name(made, Count::Specials).map(Some),
+            Err(Error { cause: Cause::Os(errno), .. }) if metadata::is_denied(errno) => {
+                let loss = if is_device { Loss::DeviceNode } else { Loss::FifoOrSocket };
+                self.job.lose(self.place, loss)?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes an object under its own name, or under the temporary one where that is taken.
+    fn make_named(&self, make: impl Fn(&Name) -> std::result::Result<(), Errno>) -> Result<Option<Name>> {
+        match make(&self.place.dest_name) {
+            Ok(()) => {
+                self.remove_leftover();
+                return Ok(None);
+            }
+            Err(Errno::EXIST) if self.make_way()? => return self.make_named(make),
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(self.error("create", errno)),
+        }
+        let temp = self.place.temp_name(self.job);
+        self.replacing(&temp, || make(&temp))?;
+        Ok(Some(temp))
+    }
+
+    /// Owner and times of an object that has no content to wait for, then its final name.
+    fn settle_by_name(&self, temp: Option<Name>, count: Count) -> Result<Copied> {
+        let settled = self.try_settle(temp.as_ref().unwrap_or(&self.place.dest_name));
+        let made = match settled {
+            Ok(made) => made,
+            Err(error) => {
+                self.remove(temp.as_ref());
+                return Err(error);
+            }
+        };
+        if let Some(temp) = &temp {
+            let renamed = self.dest().rename(self.dest_dir(), temp, &self.place.dest_name);
+            renamed.map_err(|errno| self.error("rename to", errno))?;
+        }
+        Ok(self.copied(&made, Seal::None, 0, count))
+    }
+
+    fn try_settle(&self, name: &Name) -> Result<Stat> {
+        let (dest, at) = (self.dest(), self.dest_dir());
+        let made = dest.stat(at, name).map_err(|errno| self.error("stat", errno))?;
+        if self.place.dir.dest() == DestDir::ExistingWithAcl && made.kind() != Kind::Symlink {
+            dest.drop_acls_at(at, name).map_err(|errno| self.error("clear the ACL of", errno))?;
+        }
+        if self.keeps_metadata() {
+            self.keep_owner_by_name(name, &made)?;
+        }
+        match dest.set_times_at(at, name, self.stat.atime, self.stat.mtime) {
+            Ok(()) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.job.lose(self.place, Loss::Times)?,
+            Err(errno) => return Err(self.error("set times of", errno)),
+        }
+        Ok(made)
+    }
+
+    /// Owner, then set-id bits, which nothing is made with: I9, not without their owner.
+    fn keep_owner_by_name(&self, name: &Name, made: &Stat) -> Result<()> {
+        let (dest, at) = (self.dest(), self.dest_dir());
+        if (made.uid, made.gid) != (self.stat.uid, self.stat.gid) {
+            match dest.set_owner_at(at, name, self.stat.uid, self.stat.gid) {
+                Ok(()) => {}
+                Err(errno) if metadata::is_denied(errno) => return self.job.lose(self.place, Loss::Owner),
+                Err(errno) => return Err(self.error("set owner of", errno)),
+            }
+        }
+        if made.kind() == Kind::Symlink || made.permissions() == self.stat.permissions() {
+            return Ok(());
+        }
+        let set = dest.set_mode_at(at, name, self.stat.permissions());
+        set.map_err(|errno| self.error("set mode of", errno))
+    }
+}
