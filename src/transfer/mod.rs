@@ -99,8 +99,8 @@ pub enum Prepared {
     Large(Stat),
 }
 
-/// Looks at one name, decides, and does all that needs no reading of data. `group` is set as soon as the name is claimed as
-/// the first of several: whatever becomes of it then, those that wait for it must hear of it.
+/// Looks at one name, decides, and does all that needs no reading of data. `group` is set as soon as the name is
+/// claimed as the first of several: whatever becomes of it then, those that wait for it must hear of it.
 pub fn prepare(
     job: &Job,
     caller: &dyn Caller,
@@ -281,10 +281,10 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// A record whose data is durable but whose seal may not be (an interruption between the two), or a large file whose
-    /// seal is there but not the record of it: seal it again without copying, if the destination still holds the inode
-    /// that was written (I1). A sealed file must not be written to again: a power cut could leave its seal on what is
-    /// half overwritten (I2).
+    /// A record whose data is durable but whose seal may not be (an interruption between the two), or a large file
+    /// whose seal is there but not the record of it: seal it again without copying, if the destination still holds the
+    /// inode that was written (I1). A sealed file must not be written to again: a power cut could leave its seal on
+    /// what is half overwritten (I2).
     fn reseal(&self, record: Option<&FileRecord>) -> Result<Option<Copied>> {
         let Some(record) = record.filter(|record| record.stamp == Stamp::of(self.stat)) else { return Ok(None) };
         let granularity = self.job.granularity_nanos;
@@ -430,8 +430,8 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// A directory cannot be renamed over: an empty one is removed, one that holds anything is left alone. True if there was
-    /// one: the name is free.
+    /// A directory cannot be renamed over: an empty one is removed, one that holds anything is left alone. True if
+    /// there was one: the name is free.
     fn make_way(&self) -> Result<bool> {
         let taken = self.dest().stat(self.dest_dir(), &self.place.dest_name);
         if !taken.is_ok_and(|taken| taken.kind() == Kind::Dir) {
