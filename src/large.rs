@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! file    |        chunk 0         |        chunk 1         | ...    claimed by a cursor, recorded when durable
-//!           block block ... block    block ...                        --buffer-size each, `file_depth` in flight a shard
+//!           block block ... block    block ...                  --buffer-size each, `file_depth` in flight a shard
 //! block   lease -> Read -> (rest of a short read) -> Write -> (rest of a short write) -> lease back
 //! tail    read short at the end of the file, padded with zeros to the alignment, cut by the final truncate
 //! ```

@@ -77,8 +77,8 @@ pub struct Intake {
     /// Bytes that make a batch due: half of what an interruption may cost, for while one half is made durable the other
     /// is written.
     bytes_due: u64,
-    /// Whether a batch is being made durable.
-    is_closing: AtomicBool,
+    /// Bytes of the batch that is being made durable.
+    bytes_closing: AtomicU64,
     /// Whether a large file was begun whose record should not wait for the next checkpoint.
     has_early: AtomicBool,
     /// Rung when a batch is due.
@@ -95,7 +95,7 @@ impl Intake {
             count_taken: AtomicUsize::new(0),
             bytes: AtomicU64::new(0),
             bytes_due: (bytes_max / 2).max(1),
-            is_closing: AtomicBool::new(false),
+            bytes_closing: AtomicU64::new(0),
             has_early: AtomicBool::new(false),
             bell,
         }
@@ -143,12 +143,8 @@ impl Intake {
     /// Whether shards should start nothing more until a checkpoint has passed: outcomes are bounded (I4), and so are
     /// the bytes that an interruption would cost.
     pub fn is_full(&self) -> bool {
-        let bytes = self.bytes.load(Ordering::Relaxed);
-        let bytes_max = match self.is_closing.load(Ordering::Relaxed) {
-            true => self.bytes_due,
-            false => self.bytes_due * 2,
-        };
-        bytes >= bytes_max || self.count.load(Ordering::Relaxed) >= 2 * CHECKPOINT_OUTCOMES_MAX
+        let bytes = self.bytes.load(Ordering::Relaxed) + self.bytes_closing.load(Ordering::Relaxed);
+        bytes >= self.bytes_due * 2 || self.count.load(Ordering::Relaxed) >= 2 * CHECKPOINT_OUTCOMES_MAX
     }
 
     /// Outcomes that wait.
@@ -165,8 +161,8 @@ impl Intake {
     /// it.
     pub fn take(&self) -> (Vec<Outcome>, u64) {
         let mut guards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
-        self.is_closing.store(true, Ordering::Relaxed);
         let bytes = self.bytes.swap(0, Ordering::Relaxed);
+        self.bytes_closing.store(bytes, Ordering::Relaxed);
         let mut batch = Vec::with_capacity(guards.iter().map(|shard| shard.len()).sum());
         guards.iter_mut().for_each(|shard| batch.append(shard));
         drop(guards);
@@ -180,7 +176,7 @@ impl Intake {
 
     /// The batch taken last is recorded.
     pub fn close(&self) {
-        self.is_closing.store(false, Ordering::Relaxed);
+        self.bytes_closing.store(0, Ordering::Relaxed);
     }
 
     /// Whether a batch is due by number or bytes.
