@@ -531,13 +531,11 @@ impl Checkpointer {
         let dest = self.dest();
         let failed = |verb, errno| Error::os(verb, crate::error::join(&self.job.path(Side::Dest, dir), name), errno);
         let there = dest.stat(&first_at, &first.1).map_err(|errno| failed("link", errno))?;
+        if self.job.may_have_leftovers(dir) {
+            let _ = dest.unlink(&at, &temp_name(self.job.job_id, name));
+        }
         match dest.link(&first_at, &first.1, &at, name) {
-            Ok(()) => {
-                if self.job.may_have_leftovers(dir) {
-                    let _ = dest.unlink(&at, &temp_name(self.job.job_id, name));
-                }
-                return Ok(there.ino);
-            }
+            Ok(()) => return Ok(there.ino),
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(failed("link", errno)),
         }
