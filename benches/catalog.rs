@@ -1,7 +1,7 @@
 //! The catalog alone: bytes an entry and time for 1,000,000 files in 10,000 directories, in four orders of arrival.
 //!
-//! `cargo bench --bench catalog` works in the temporary directory (TMPDIR); on a RAM-backed one it measures the code, on a disk the
-//! disk. A commit holds 65,536 rows as the engine's largest one does.
+//! `cargo bench --bench catalog` works in the temporary directory (TMPDIR); on a RAM-backed one it measures the code,
+//! on a disk the disk. A commit holds 65,536 rows as the engine's largest one does.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 //! The floor under every copy of small files: create, write and set times, from a few threads, reading nothing.
 //!
-//! `floor DIR DIRS FILES BYTES [THREADS]` makes DIRS directories of FILES files of BYTES bytes below DIR. No two files hold
-//! the same bytes, so `scripts/bench` also makes its source trees with it: a copy that swaps two files is found out.
+//! `floor DIR DIRS FILES BYTES [THREADS]` makes DIRS directories of FILES files of BYTES bytes below DIR. No two files
+//! hold the same bytes, so `scripts/bench` also makes its source trees with it: a copy that swaps two files is found
+//! out.
 
 use std::error::Error;
 use std::fs;

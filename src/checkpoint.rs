@@ -1,14 +1,14 @@
 //! Checkpoints: a batch of outcomes becomes durable, sealed, and recorded, in this order and no other (I1, I2).
 //!
 //! ```text
-//! batch k    written ---> syncfs ---> sealed (times, renames, links) ---> one LMDB transaction: k DataDurable, k-1 Completed
-//!                           '-- covers the seals of k-1
+//! batch k    written --> syncfs --> sealed (times, renames, links) --> one commit: k DataDurable, k-1 Completed
+//!                          '-- covers the seals of k-1
 //! end        last batch, then directories deepest first, syncfs, one transaction: everything Completed
 //! ```
 //!
-//! Runs beside the shards, on one thread. A record is written once: it carries its batch number, and the header says up to which
-//! batch records are Completed. A sync that fails names no culprit: nothing of the batch is recorded, the job ends, and the next
-//! run copies it again. A seal is set only on the very inode that was written.
+//! Runs beside the shards, on one thread. A record is written once: it carries its batch number, and the header says up
+//! to which batch records are Completed. A sync that fails names no culprit: nothing of the batch is recorded, the job
+//! ends, and the next run copies it again. A seal is set only on the very inode that was written.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -173,7 +173,8 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Names that waited for a first name become names with work of their own: whatever becomes of them, they wait no more.
+    /// Names that waited for a first name become names with work of their own: whatever becomes of them, they wait no
+    /// more.
     pub(crate) fn reopen(&mut self, late: &[LateLink]) -> Result<()> {
         let mut rows = Vec::with_capacity(2 * late.len());
         for (dev, ino, dir, name) in late {
@@ -244,7 +245,8 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// A directory to be listed. What an earlier pass recorded of it stays, so that it is not finished again for nothing.
+    /// A directory to be listed. What an earlier pass recorded of it stays, so that it is not finished again for
+    /// nothing.
     fn found(&self, draft: &mut Draft, dir: &DirNode, name: Name, id: DirId) -> Result<()> {
         self.record_found(draft, dir, &name, id)?;
         draft.rows.push(Row::OpenDir { id, state: DirState::Unlisted });
@@ -260,8 +262,8 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// A directory that was listed long ago is changed again: it will have to be finished again. One that is not listed yet must
-    /// stay unlisted in the index.
+    /// A directory that was listed long ago is changed again: it will have to be finished again. One that is not listed
+    /// yet must stay unlisted in the index.
     fn reopened(&self, draft: &mut Draft, dir: &DirNode) -> Result<()> {
         if self.job.is_listed(dir.id)? {
             draft.rows.push(Row::OpenDir { id: dir.id, state: DirState::Unfinished });
@@ -410,8 +412,8 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// What the destination holds of a name that failed now: an older file goes only when its replacement is there. So the next
-    /// run knows it again, with its hard links, if the source did not change after all.
+    /// What the destination holds of a name that failed now: an older file goes only when its replacement is there. So
+    /// the next run knows it again, with its hard links, if the source did not change after all.
     fn held_stamp(&self, dir: DirId, name: &Name) -> Result<Stamp> {
         Ok(match self.job.catalog.reader()?.entry(dir, name)? {
             Some(Record::File(record)) if matches!(record.status, Status::Done | Status::Failed) => record.stamp,
@@ -419,7 +421,8 @@ impl Checkpointer {
         })
     }
 
-    /// Makes the links that can be made, promotes a waiting name where a first failed, leaves the rest waiting in the catalog.
+    /// Makes the links that can be made, promotes a waiting name where a first failed, leaves the rest waiting in the
+    /// catalog.
     fn settle_groups(&mut self, draft: &mut Draft) -> Result<()> {
         let mut waiting: BTreeMap<LinkKey, Vec<Further>> = BTreeMap::new();
         for further in std::mem::take(&mut draft.further) {
@@ -503,8 +506,8 @@ impl Checkpointer {
                 draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
                 self.record_done(draft, dir.id, name, first.1, dest_ino);
             }
-            // The file has as many names as the file system allows, or the file system allows one only: this name becomes a
-            // file of its own, in the first case the first of those that follow.
+            // The file has as many names as the file system allows, or the file system allows one only: this name
+            // becomes a file of its own, in the first case the first of those that follow.
             Err(Error { cause: Cause::Os(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP)), .. }) => {
                 let path = crate::error::join(&self.job.path(Side::Dest, &dir), &name);
                 self.job.losses.record(Loss::HardLink, &path);
@@ -523,8 +526,8 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Links `name` to the first name's destination file; the inode both then have. A name that is taken is replaced by a link
-    /// under the temporary name and a rename.
+    /// Links `name` to the first name's destination file; the inode both then have. A name that is taken is replaced by
+    /// a link under the temporary name and a rename.
     fn try_link(&mut self, first: &LinkName, dir: &Arc<DirNode>, name: &Name) -> Result<u64> {
         let first_node = self.node(first.0)?;
         let (first_at, at) = (self.open(&first_node)?, self.open(dir)?);

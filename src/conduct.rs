@@ -1,7 +1,7 @@
 //! The decisions of a run: when a batch is closed, when directories are loaded, when all is done.
 //!
-//! Decides and acts, and never waits: who calls [`Conductor::step`] waits as it says, the engine for a bell, the simulator not
-//! at all. So production and simulation end a pass in the same way.
+//! Decides and acts, and never waits: who calls [`Conductor::step`] waits as it says, the engine for a bell, the
+//! simulator not at all. So production and simulation end a pass in the same way.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,12 +1,13 @@
 //! One run of a job, from the checks before it to the summary after it.
 //!
 //! ```text
-//! main thread    checks -> catalog -> roots -> shards start -> checkpoints, refills of the walk -> end of the pass -> summary
+//! main thread    checks -> catalog -> roots -> shards start -> checkpoints, refills -> end of the pass -> summary
 //! shard threads  walk, read, write; outcomes into the intake
 //! ticker thread  progress line, signals
 //! ```
 //!
-//! The main thread sleeps on a bell: a batch is due, only the catalog has work left, nothing is left, or a stop was asked for.
+//! The main thread sleeps on a bell: a batch is due, only the catalog has work left, nothing is left, or a stop was
+//! asked for.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -92,8 +93,8 @@ fn raise_descriptor_limit() {
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// Streams as the descriptor limit allows them: each may hold two directories and four files of its own, and a few descriptors
-/// are the process's.
+/// Streams as the descriptor limit allows them: each may hold two directories and four files of its own, and a few
+/// descriptors are the process's.
 fn affordable_streams(config: &Config, console: &Console) -> u32 {
     let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let affordable = u32::try_from(limit.saturating_sub(64) / 8).unwrap_or(u32::MAX).max(1);
@@ -114,8 +115,8 @@ fn dir_cache_capacity(shards: usize) -> usize {
     pairs.clamp(4, DIR_CACHE_PER_SHARD)
 }
 
-/// A destination root that was just made is made durable before a catalog names it: after a power cut the job would find another
-/// directory there, or none, and refuse to go on.
+/// A destination root that was just made is made durable before a catalog names it: after a power cut the job would
+/// find another directory there, or none, and refuse to go on.
 fn make_root_durable(roots: &Roots) -> Result<()> {
     if roots.dest_origin == DestOrigin::Found {
         return Ok(());
@@ -221,7 +222,8 @@ pub(crate) fn make_job(
     })
 }
 
-/// How finely a destination tells times apart, in nanoseconds: what local file systems keep exactly, others by the second.
+/// How finely a destination tells times apart, in nanoseconds: what local file systems keep exactly, others by the
+/// second.
 fn granularity_nanos(file_system: FileSystem) -> u32 {
     match file_system {
         FileSystem::Fuse | FileSystem::Other | FileSystem::Cluster => 1_000_000_000,

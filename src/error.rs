@@ -101,7 +101,8 @@ impl Cause {
     }
 }
 
-/// ENOSPC and EDQUOT end the job because every further file would meet them too; EROFS, and the process's own limits, likewise.
+/// ENOSPC and EDQUOT end the job because every further file would meet them too; EROFS, and the process's own limits,
+/// likewise.
 fn class_of(errno: Errno) -> Class {
     match errno {
         Errno::INTR | Errno::AGAIN => Class::Retry,

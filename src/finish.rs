@@ -1,9 +1,10 @@
-//! The end of a pass: every directory gets its owner, mode and times, deepest first, and the catalog says that all is done.
+//! The end of a pass: every directory gets its owner, mode and times, deepest first, and the catalog says that all is
+//! done.
 //!
-//! Directories are finished last because every name created, renamed or linked in them changes their mtime, and because 0700
-//! shields what they hold until then (I9). What to do is an index in the catalog, read in descending numbers: a child's number is
-//! always higher than its parent's. So the end needs no memory that grows with the tree, and an interrupted end goes on where
-//! it stopped.
+//! Directories are finished last because every name created, renamed or linked in them changes their mtime, and because
+//! 0700 shields what they hold until then (I9). What to do is an index in the catalog, read in descending numbers: a
+//! child's number is always higher than its parent's. So the end needs no memory that grows with the tree, and an
+//! interrupted end goes on where it stopped.
 
 use crate::catalog::{Batch, DirId, DirStamp, DirState, Header, JobStatus, Row, Totals};
 use crate::checkpoint::Checkpointer;
@@ -18,8 +19,8 @@ use crate::walk::DirNode;
 const PAGE: usize = scaled(16_384, 3);
 
 impl Checkpointer {
-    /// Finishes the directories, makes everything durable, and records the pass as finished. To be called after the last
-    /// checkpoint, when nothing is queued.
+    /// Finishes the directories, makes everything durable, and records the pass as finished. To be called after the
+    /// last checkpoint, when nothing is queued.
     pub fn finish_pass(&mut self, totals: Totals) -> Result<()> {
         let mut below = None;
         // Ends: each page lies strictly below the one before.

@@ -80,8 +80,8 @@ pub struct Job {
     pub fatal: Mutex<Option<Error>>,
     /// Whether FICLONE works between the roots: see [`Reflink`].
     pub reflink: AtomicU8,
-    /// One descriptor per destination file system, opened before the first write there: syncfs reports an error once per
-    /// descriptor (I1).
+    /// One descriptor per destination file system, opened before the first write there: syncfs reports an error once
+    /// per descriptor (I1).
     pub superblocks: Mutex<HashMap<u64, Handle>>,
 }
 
@@ -152,12 +152,14 @@ impl Job {
         self.failures.say(&Failure { error: error.clone(), attempts });
     }
 
-    /// The recorded first name of a group, if it stands for the source as it is: copied in this pass, or unchanged since.
+    /// The recorded first name of a group, if it stands for the source as it is: copied in this pass, or unchanged
+    /// since.
     pub fn recorded_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<LinkName>, Error> {
         Ok(self.first_record(key, stamp)?.map(|(first, _)| first))
     }
 
-    /// As [`Job::recorded_first`], if it can be linked to (an interruption left no doubt of its seal), with what was copied.
+    /// As [`Job::recorded_first`], if it can be linked to (an interruption left no doubt of its seal), with what was
+    /// copied.
     pub fn sealed_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<(LinkName, Stamp)>, Error> {
         let first = self.first_record(key, stamp)?.filter(|(_, record)| record.batch != BATCH_UNSEALED);
         Ok(first.map(|(first, record)| (first, record.stamp)))
@@ -175,8 +177,8 @@ impl Job {
         Ok((is_right && !is_lost).then_some(((first.dir, first.name), record)))
     }
 
-    /// Whether this pass has listed a directory. The entries of one that it has not come up in its listing, and must not be taken
-    /// up from an index as well: two transfers of one name would replace each other's file.
+    /// Whether this pass has listed a directory. The entries of one that it has not come up in its listing, and must
+    /// not be taken up from an index as well: two transfers of one name would replace each other's file.
     pub fn is_listed(&self, dir: DirId) -> Result<bool, Error> {
         let record = self.catalog.reader()?.dir(dir)?;
         Ok(record.is_some_and(|record| record.listed_batch >= self.progress.pass_start_batch))
@@ -276,8 +278,9 @@ impl Place {
     }
 }
 
-/// `.gfast-JOB-HASH`: FNV-1a over the name (any stable hash would do; names stay apart within their directory by 64 bits, and a
-/// clash only costs a failed create). Nothing that a crash could change goes in, such as the directory's number.
+/// `.gfast-JOB-HASH`: FNV-1a over the name (any stable hash would do; names stay apart within their directory by 64
+/// bits, and a clash only costs a failed create). Nothing that a crash could change goes in, such as the directory's
+/// number.
 pub fn temp_name(job_id: u64, name: &Name) -> Name {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for byte in name.as_bytes() {

@@ -1,15 +1,15 @@
 //! The life of a large file: blocks read and written in depth, by one shard or by all of them.
 //!
 //! ```text
-//! file    |        chunk 0         |        chunk 1         | ...      claimed by an atomic cursor, recorded when durable
-//!           block block ... block    block ...                          --buffer-size each, `file_depth` in flight per shard
+//! file    |        chunk 0         |        chunk 1         | ...    claimed by a cursor, recorded when durable
+//!           block block ... block    block ...                  --buffer-size each, `file_depth` in flight a shard
 //! block   lease -> Read -> (rest of a short read) -> Write -> (rest of a short write) -> lease back
 //! tail    read short at the end of the file, padded with zeros to the alignment, cut by the final truncate
 //! ```
 //!
-//! [`LargeFile`] is what the shards share, [`LargeTask`] one shard's part in it. The last task to leave finishes the file:
-//! size, unchanged source, owner, mode, close. Holes are not read: SEEK_DATA finds what lies between them. A destination
-//! that direct I/O can reach is allocated first, for extending direct writes are serialised (ext4).
+//! [`LargeFile`] is what the shards share, [`LargeTask`] one shard's part in it. The last task to leave finishes the
+//! file: size, unchanged source, owner, mode, close. Holes are not read: SEEK_DATA finds what lies between them. A
+//! destination that direct I/O can reach is allocated first, for extending direct writes are serialised (ext4).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

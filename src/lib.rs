@@ -28,7 +28,8 @@
 //! walk.rs              directories as work items, shared by all shards; open-directory caches
 //! job.rs               what all parts of a run share
 //! listing.rs           one directory being listed
-//! transfer.rs          the life of one object
+//! transfer/mod.rs      the life of one object
+//! transfer/named.rs    objects without content: symlinks, FIFOs, sockets, device nodes
 //! large.rs             the life of a large file
 //! outcome.rs           what shards tell the checkpoints
 //! checkpoint.rs        a batch: durable, sealed, recorded
@@ -37,16 +38,17 @@
 //! shard/mod.rs         one thread's event loop
 //! shard/names.rs       where its objects come from
 //! shard/objects.rs     what becomes of them
+//! conduct.rs           the decisions of a run, apart from the waiting
 //! engine.rs            one run, from the checks to the summary
 //! ```
 //!
 //! # The life of one small file
 //! A shard takes its directory from the walker ([`walk`]), opens it on both sides and hands out its names
 //! ([`listing`]). The source is described and the decision made ([`plan`]); the file is opened, read and closed by one
-//! chain on the ring ([`ring::uring`]); the source is described again, and if it is the same, the destination is created, written,
-//! given its owner and mode, and closed ([`transfer`]). The outcome waits for the next checkpoint ([`outcome`]), which makes
-//! it durable, sets the source's times (the seal), and records it ([`checkpoint`]). A resume goes on from the catalog
-//! ([`resume`]).
+//! chain on the ring ([`ring::uring`]); the source is described again, and if it is the same, the destination is
+//! created, written, given its owner and mode, and closed ([`transfer`]). The outcome waits for the next checkpoint
+//! ([`outcome`]), which makes it durable, sets the source's times (the seal), and records it ([`checkpoint`]). A resume
+//! goes on from the catalog ([`resume`]).
 //!
 //! # Invariants
 //! - **I1** The catalog never claims more than the destination durably holds.
@@ -56,7 +58,8 @@
 //! - **I5** One object's failure ends that object; only a fatal condition ends the job, after a drain, resumable.
 //! - **I6** The source is opened read-only and never modified.
 //! - **I7** A streamed byte is read once, hashed once and written once from the same buffer.
-//! - **I8** No path is followed out of the tree: every name is one component below a held directory, no symlink is followed.
+//! - **I8** No path is followed out of the tree: every name is one component below a held directory, no symlink is
+//!   followed.
 //! - **I9** Nothing is ever more permissive than its source.
 //! - **I10** No secret reaches a log, the catalog, a report, argv or an error text.
 

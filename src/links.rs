@@ -2,8 +2,8 @@
 //!
 //! The first name of an inode that a shard meets is copied; every further one becomes an outcome of its own, and the
 //! checkpoint makes the link after the first name is sealed. If the first fails, a waiting name is promoted to first.
-//! Only groups in flight are in memory (I4): once a first is recorded, the catalog's `links` tree answers for it, and names
-//! that wait over a checkpoint wait in its `late_links` tree.
+//! Only groups in flight are in memory (I4): once a first is recorded, the catalog's `links` tree answers for it, and
+//! names that wait over a checkpoint wait in its `late_links` tree.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,8 +54,9 @@ impl LinkMap {
         self.given_up.load(Ordering::Relaxed)
     }
 
-    /// Claims `name` for the group `key`. `recorded` asks the catalog, on a snapshot taken after this call began, whether the
-    /// group has a first in this pass; it is asked under the lock, so that a first just recorded is always seen.
+    /// Claims `name` for the group `key`. `recorded` asks the catalog, on a snapshot taken after this call began,
+    /// whether the group has a first in this pass; it is asked under the lock, so that a first just recorded is always
+    /// seen.
     pub fn claim<E>(
         &self,
         key: LinkKey,

@@ -1,8 +1,8 @@
 //! One directory being listed: opened on both sides, its names handed out one by one.
 //!
-//! Names come in buffers of 64 KiB, each looked up in the catalog as one run while it is parsed; what is not yet handed out is
-//! one buffer's worth (I4: a directory of a million names needs no more memory than one of a thousand). Only what the walk must
-//! know is asked of the source: the directory itself is described once, its entries not at all.
+//! Names come in buffers of 64 KiB, each looked up in the catalog as one run while it is parsed; what is not yet handed
+//! out is one buffer's worth (I4: a directory of a million names needs no more memory than one of a thousand). Only
+//! what the walk must know is asked of the source: the directory itself is described once, its entries not at all.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -219,8 +219,8 @@ fn is_loop(job: &Job, dir: &Arc<DirNode>, stat: &Stat) -> bool {
     (stat.dev, stat.ino) == root || ancestors.any(|node| node.source_id() == Some((stat.dev, stat.ino)))
 }
 
-/// The destination's directory: created, or the one that is there. A file or symlink in its place is removed; a directory is
-/// never entered through a symlink (I8).
+/// The destination's directory: created, or the one that is there. A file or symlink in its place is removed; a
+/// directory is never entered through a symlink (I8).
 fn make_dest(job: &Job, caller: &dyn Caller, parent: &DirPair, dir: &Arc<DirNode>) -> Result<(Handle, DestDir)> {
     let dest = Posix::new(caller, Side::Dest);
     let (at, name) = (&parent.dest, &dir.name);

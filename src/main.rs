@@ -26,7 +26,8 @@ fn main() -> Status {
     Status::from(code.code())
 }
 
-/// A defect in one thread ends the whole process at once, which is as safe as any kill: nobody waits for a thread that is gone.
+/// A defect in one thread ends the whole process at once, which is as safe as any kill: nobody waits for a thread that
+/// is gone.
 fn end_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -1,8 +1,8 @@
 //! What shards tell the checkpoints: outcomes, in one bounded intake per shard.
 //!
-//! A batch is a consistent cut: all shards' intakes are locked together when it is closed. So whatever a shard put in before it
-//! lowered a directory's counter is in the same batch as, or an earlier one than, the outcome "listed" that another shard puts in
-//! after. The catalog never calls a directory listed before it knows all of its entries (I1).
+//! A batch is a consistent cut: all shards' intakes are locked together when it is closed. So whatever a shard put in
+//! before it lowered a directory's counter is in the same batch as, or an earlier one than, the outcome "listed" that
+//! another shard puts in after. The catalog never calls a directory listed before it knows all of its entries (I1).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -74,11 +74,11 @@ pub struct Intake {
     count_taken: AtomicUsize,
     /// Bytes written since the last checkpoint.
     bytes: AtomicU64,
-    /// Bytes that make a batch due: half of what an interruption may cost, for while one half is made durable the other is
-    /// written.
+    /// Bytes that make a batch due: half of what an interruption may cost, for while one half is made durable the other
+    /// is written.
     bytes_due: u64,
-    /// Whether a batch is being made durable.
-    is_closing: AtomicBool,
+    /// Bytes of the batch that is being made durable.
+    bytes_closing: AtomicU64,
     /// Whether a large file was begun whose record should not wait for the next checkpoint.
     has_early: AtomicBool,
     /// Rung when a batch is due.
@@ -95,7 +95,7 @@ impl Intake {
             count_taken: AtomicUsize::new(0),
             bytes: AtomicU64::new(0),
             bytes_due: (bytes_max / 2).max(1),
-            is_closing: AtomicBool::new(false),
+            bytes_closing: AtomicU64::new(0),
             has_early: AtomicBool::new(false),
             bell,
         }
@@ -119,8 +119,8 @@ impl Intake {
         self.has_early.load(Ordering::Acquire)
     }
 
-    /// Takes out what may be recorded before any data is durable: directories found, large files begun. They come before
-    /// everything else of a batch anyway ([`What::rank`]).
+    /// Takes out what may be recorded before any data is durable: directories found, large files begun. They come
+    /// before everything else of a batch anyway ([`What::rank`]).
     pub fn take_early(&self) -> Vec<Outcome> {
         self.has_early.store(false, Ordering::Release);
         let mut guards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
@@ -140,15 +140,11 @@ impl Intake {
         }
     }
 
-    /// Whether shards should start nothing more until a checkpoint has passed: outcomes are bounded (I4), and so are the bytes
-    /// that an interruption would cost.
+    /// Whether shards should start nothing more until a checkpoint has passed: outcomes are bounded (I4), and so are
+    /// the bytes that an interruption would cost.
     pub fn is_full(&self) -> bool {
-        let bytes = self.bytes.load(Ordering::Relaxed);
-        let bytes_max = match self.is_closing.load(Ordering::Relaxed) {
-            true => self.bytes_due,
-            false => self.bytes_due * 2,
-        };
-        bytes >= bytes_max || self.count.load(Ordering::Relaxed) >= 2 * CHECKPOINT_OUTCOMES_MAX
+        let bytes = self.bytes.load(Ordering::Relaxed) + self.bytes_closing.load(Ordering::Relaxed);
+        bytes >= self.bytes_due * 2 || self.count.load(Ordering::Relaxed) >= 2 * CHECKPOINT_OUTCOMES_MAX
     }
 
     /// Outcomes that wait.
@@ -161,11 +157,12 @@ impl Intake {
         self.len() == 0
     }
 
-    /// Closes a batch: everything that is there, as one cut, in the order it takes effect, with the bytes written for it.
+    /// Closes a batch: everything that is there, as one cut, in the order it takes effect, with the bytes written for
+    /// it.
     pub fn take(&self) -> (Vec<Outcome>, u64) {
         let mut guards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
-        self.is_closing.store(true, Ordering::Relaxed);
         let bytes = self.bytes.swap(0, Ordering::Relaxed);
+        self.bytes_closing.store(bytes, Ordering::Relaxed);
         let mut batch = Vec::with_capacity(guards.iter().map(|shard| shard.len()).sum());
         guards.iter_mut().for_each(|shard| batch.append(shard));
         drop(guards);
@@ -179,7 +176,7 @@ impl Intake {
 
     /// The batch taken last is recorded.
     pub fn close(&self) {
-        self.is_closing.store(false, Ordering::Relaxed);
+        self.bytes_closing.store(0, Ordering::Relaxed);
     }
 
     /// Whether a batch is due by number or bytes.
@@ -192,8 +189,8 @@ impl What {
     /// Outcomes up to this rank claim nothing that must be durable first.
     const EARLY_RANK_MAX: u8 = 1;
 
-    /// The order in which outcomes of one batch take effect, whatever shard they come from: a directory is found before it is
-    /// listed, a large file begun before a range of it is written, both before the file is done.
+    /// The order in which outcomes of one batch take effect, whatever shard they come from: a directory is found before
+    /// it is listed, a large file begun before a range of it is written, both before the file is done.
     pub fn rank(&self) -> u8 {
         match self {
             What::Found(_) => 0,

@@ -1,7 +1,7 @@
 //! Where a run begins: at the root, at the next pass, or exactly where an interrupted run stopped.
 //!
-//! A resume lists only directories that the catalog calls unlisted, and looks at no file that it calls Completed. What it starts
-//! from are indexes of unfinished things, so it starts at once, however large the finished part is.
+//! A resume lists only directories that the catalog calls unlisted, and looks at no file that it calls Completed. What
+//! it starts from are indexes of unfinished things, so it starts at once, however large the finished part is.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -67,8 +67,8 @@ pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
     catalog.commit(&Batch { rows, header, reseal_dirs: Vec::new() })
 }
 
-/// Entries whose data is durable but whose seal may not be are marked, and put into the index of what a run has to do. The next
-/// checkpoint completes their batch; they themselves are completed by being sealed again (I1).
+/// Entries whose data is durable but whose seal may not be are marked, and put into the index of what a run has to do.
+/// The next checkpoint completes their batch; they themselves are completed by being sealed again (I1).
 fn begin_resume(catalog: &Catalog) -> Result<()> {
     let before = catalog.header();
     let header = before.clone().for_this_boot();
@@ -154,8 +154,9 @@ fn count_unlisted(catalog: &Catalog) -> Result<usize> {
     }
 }
 
-/// Loads a page of directories that wait in the catalog only: the newest, which are the deepest. To be called when nothing
-/// else is queued or under way, right after a checkpoint: then every unlisted directory of the index is one that waits.
+/// Loads a page of directories that wait in the catalog only: the newest, which are the deepest. To be called when
+/// nothing else is queued or under way, right after a checkpoint: then every unlisted directory of the index is one
+/// that waits.
 pub fn refill(job: &Job) -> Result<()> {
     let page = job.catalog.reader()?.open_dirs_below(None, Some(DirState::Unlisted), QUEUED_DIRS_MAX / 2)?;
     if page.is_empty() && job.walker.spilled() > 0 {
@@ -168,8 +169,8 @@ pub fn refill(job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// Entries that an interruption left to be sealed again, and those that failed before it. Those of unlisted directories come up
-/// in the listing.
+/// Entries that an interruption left to be sealed again, and those that failed before it. Those of unlisted directories
+/// come up in the listing.
 fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()> {
     let reader = job.catalog.reader()?;
     let (mut after, mut retried) = (None, 0);
@@ -196,8 +197,8 @@ fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()
     }
 }
 
-/// A directory by its number, with its parents up to the root, from the catalog. `nodes` remembers those made in one go, so
-/// that siblings share their parents.
+/// A directory by its number, with its parents up to the root, from the catalog. `nodes` remembers those made in one
+/// go, so that siblings share their parents.
 pub fn load_node(catalog: &Catalog, id: DirId, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<Arc<DirNode>> {
     let reader = catalog.reader()?;
     let mut missing = Vec::new();

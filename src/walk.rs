@@ -3,15 +3,15 @@
 //! ```text
 //! shard 0   [List d9, List d8, ...]   own end: last in, first out (depth first: few open branches, warm parents)
 //! shard 1   [Slice of d2, List d5]    other end: idle shards steal the oldest, that is the largest, subtree
-//! injector  [File f, List d7]         what no shard owns: names handed back by checkpoints, directories from the catalog
+//! injector  [File f, List d7]         what no shard owns: names from checkpoints, directories from the catalog
 //! catalog   unlisted directories that found no room in memory, and those an interrupted run left (loaded in pages)
 //! ```
 //!
 //! A [`DirNode`] is one directory known to the walk. It is *listed* when its listing has ended and every entry has an
 //! outcome; `pending` counts what is missing. Its own metadata is set at the end of the pass, deepest first.
-//! Termination: `outstanding` counts work items from the push until their last outcome is in a shard's batch; it is raised
-//! for children before it is lowered for their parent, so it reaches 0 only when nothing is left (I4: queues are bounded
-//! by [`crate::config::QUEUED_DIRS_MAX`]; what exceeds it waits in the catalog).
+//! Termination: `outstanding` counts work items from the push until their last outcome is in a shard's batch; it is
+//! raised for children before it is lowered for their parent, so it reaches 0 only when nothing is left (I4: queues are
+//! bounded by [`crate::config::QUEUED_DIRS_MAX`]; what exceeds it waits in the catalog).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
@@ -252,7 +252,8 @@ impl Walker {
         self.notify();
     }
 
-    /// Counts a work item that waits in another queue than the walker's (help with a large file), and wakes who may take it.
+    /// Counts a work item that waits in another queue than the walker's (help with a large file), and wakes who may
+    /// take it.
     pub fn expect_help(&self) {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         self.notify();
@@ -468,8 +469,8 @@ impl<T: Clone> DirCache<T> {
     }
 }
 
-/// Splits the way from an open ancestor down to a directory into paths that fit in one system call each, with the node each
-/// of them ends at. PATH_MAX is 4,096 with its NUL.
+/// Splits the way from an open ancestor down to a directory into paths that fit in one system call each, with the node
+/// each of them ends at. PATH_MAX is 4,096 with its NUL.
 pub fn path_steps<'a>(below: &[&'a Arc<DirNode>]) -> Vec<(Name, &'a Arc<DirNode>)> {
     const PATH_BYTES_MAX: usize = 4095;
     let mut steps: Vec<(Vec<u8>, &'a Arc<DirNode>)> = Vec::new();

@@ -1,4 +1,5 @@
-//! Any bytes into the decoders of records: a record or a refusal, never a panic; and a record survives being written again.
+//! Any bytes into the decoders of records: a record or a refusal, never a panic; and a record survives being written
+//! again.
 #![no_main]
 
 use gfast::catalog::*;

@@ -3,8 +3,8 @@
 //! ```text
 //!   stored value = body | CRC-32 of key and body, 4 bytes little endian
 //! ```
-//! The CRC covers the key because a flipped bit in a key is as wrong as one in a value. LMDB has no checksum of its own:
-//! a flipped bit in a page reads back without a word.
+//! The CRC covers the key because a flipped bit in a key is as wrong as one in a value. LMDB has no checksum of its
+//! own: a flipped bit in a page reads back without a word.
 
 /// What is wrong with a stored value; the reader adds where it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

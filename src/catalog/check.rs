@@ -1,19 +1,20 @@
 //! Looks through LMDB's data file before it is mapped, so that nothing in it can kill the process later.
 //!
-//! LMDB trusts its file: a file cut short is a SIGBUS, a zero-length one silently a new database, a bad page an assertion that
-//! aborts or a read outside the map, a flipped bit a wrong answer. So every page that the newest commit reaches is read here
-//! with pread and must be what LMDB would have written:
+//! LMDB trusts its file: a file cut short is a SIGBUS, a zero-length one silently a new database, a bad page an
+//! assertion that aborts or a read outside the map, a flipped bit a wrong answer. So every page that the newest commit
+//! reaches is read here with pread and must be what LMDB would have written:
 //! ```text
 //!   page 0, 1    meta: magic, version, page size, the free and the main tree, last page, transaction
 //!   free tree    transaction -> pages that may be written again: inside the file, none of them in use
 //!   main tree    name -> tree, exactly ours
-//!   our trees    pages number themselves, lie inside the file, occur once, are packed without gaps, hold keys in order within
-//!                their parent's bounds, at equal depth, as many as the tree says; values carry their CRC
+//!   our trees    pages number themselves, lie inside the file, occur once, are packed without gaps, hold keys in
+//!                order within their parent's bounds, at equal depth, as many as the tree says; values carry their CRC
 //! ```
-//! The layout is that of lmdb-master-sys 0.2 (mdb.c: MDB_meta, MDB_db, MDB_page, MDB_node), in the machine's byte order. 64 MB, a
-//! million entries, take 0.04 s from the page cache. Beyond [`FULL_CHECK_BYTES_MAX`] leaf pages of the trees are left
-//! out: their values still answer for themselves by their CRC.
-//! Pages that the file may lack at its end are free ones only: LMDB does not write a page that its own transaction frees.
+//! The layout is that of lmdb-master-sys 0.2 (mdb.c: MDB_meta, MDB_db, MDB_page, MDB_node), in the machine's byte
+//! order. 64 MB, a million entries, take 0.04 s from the page cache. Beyond [`FULL_CHECK_BYTES_MAX`] leaf pages of the
+//! trees are left out: their values still answer for themselves by their CRC.
+//! Pages that the file may lack at its end are free ones only: LMDB does not write a page that its own transaction
+//! frees.
 
 use std::cmp::Ordering;
 use std::fs::File;
@@ -209,7 +210,8 @@ impl Check<'_> {
         demand(kind == Kind::Free || (counted && entries), "a tree does not hold what it says")
     }
 
-    /// Checks the page `number` at `level` (the root's is 1) and all below it. Ends: `level` only grows, up to the depth.
+    /// Checks the page `number` at `level` (the root's is 1) and all below it. Ends: `level` only grows, up to the
+    /// depth.
     fn walk(
         &mut self,
         kind: Kind,

@@ -48,7 +48,8 @@ pub(super) enum Found {
 }
 
 impl Drop for Folder {
-    /// Closing alone would not do: a process that another thread is just starting holds a copy of the descriptor until its exec.
+    /// Closing alone would not do: a process that another thread is just starting holds a copy of the descriptor until
+    /// its exec.
     fn drop(&mut self) {
         // If this fails the lock goes with the last copy.
         let _ = rustix::fs::flock(&self.owner, FlockOperation::Unlock);
@@ -145,8 +146,8 @@ impl Folder {
         self.path.parent().map_or(Ok(()), sync_dir)
     }
 
-    /// Fills LMDB's lock file. LMDB extends it as a hole and maps it for writing, so that on a full file system the first
-    /// reader would die of SIGBUS; with its blocks written it cannot.
+    /// Fills LMDB's lock file. LMDB extends it as a hole and maps it for writing, so that on a full file system the
+    /// first reader would die of SIGBUS; with its blocks written it cannot.
     pub fn fill_lock_file(&self) -> Result<()> {
         let path = self.path.join("lock.mdb");
         let written = open_file(&path)?.write_all(&[0; LOCK_FILE_BYTES]);

@@ -66,8 +66,8 @@ impl Header {
         }
     }
 
-    /// This header for a run of this boot: after a reboot, or where the kernel does not tell, Written records of the batches so
-    /// far hold no longer.
+    /// This header for a run of this boot: after a reboot, or where the kernel does not tell, Written records of the
+    /// batches so far hold no longer.
     pub fn for_this_boot(self) -> Header {
         match self.boot_id != [0; 16] && self.boot_id == boot_id() {
             true => self,

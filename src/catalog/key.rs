@@ -5,8 +5,8 @@
 //!   entry      number of the directory | name                       so that a directory's entries lie together
 //!   long name  first 200 bytes | 00 | 16 bytes FNV-1a               the name itself opens the value
 //! ```
-//! LMDB takes keys of up to 511 bytes. A name of a file system has at most 255, a component of an S3 key up to 1,024: those
-//! are stored under a hash. No name holds a NUL, so the two forms cannot be confused.
+//! LMDB takes keys of up to 511 bytes. A name of a file system has at most 255, a component of an S3 key up to 1,024:
+//! those are stored under a hash. No name holds a NUL, so the two forms cannot be confused.
 
 use std::ffi::CStr;
 
@@ -147,8 +147,8 @@ pub(super) fn take_name(in_key: &[u8], body: &mut Take<'_>) -> Decoded<Name> {
     Name::new(name).map_err(|_| Damage("a name holds a NUL"))
 }
 
-/// FNV-1a of 128 bits (offset basis and prime from the FNV reference). Two names that collide would share one record and be
-/// copied again by every pass: harmless, and not met by accident.
+/// FNV-1a of 128 bits (offset basis and prime from the FNV reference). Two names that collide would share one record
+/// and be copied again by every pass: harmless, and not met by accident.
 pub(super) fn fnv128(bytes: &[u8]) -> u128 {
     const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = (1 << 88) + 0x13b;

@@ -1,7 +1,7 @@
 //! The catalog: what the job knows, in LMDB, committed batch by batch.
 //!
-//! It owns the state directory's job folder, the format of every record and the only handle on LMDB. It does not decide: the
-//! engine says what a batch holds and when it is durable (I1), the catalog makes the commit all or nothing.
+//! It owns the state directory's job folder, the format of every record and the only handle on LMDB. It does not
+//! decide: the engine says what a batch holds and when it is durable (I1), the catalog makes the commit all or nothing.
 //!
 //! ```text
 //!   STATE_DIR/job-0123456789abcdef/
@@ -17,8 +17,8 @@
 //! ```
 //! - One batch is one LMDB transaction in default sync mode: it is there after a power cut, or it is not there at all.
 //! - Every value carries a CRC that covers its key as well: a flipped bit is an error, never a wrong answer.
-//! - The data file is looked through before it is mapped, so that a short or broken one is refused instead of killing the process
-//!   by SIGBUS. Damage is never repaired by starting from zero; the message names the folder to remove.
+//! - The data file is looked through before it is mapped, so that a short or broken one is refused instead of killing
+//!   the process by SIGBUS. Damage is never repaired by starting from zero; the message names the folder to remove.
 //! - The folder is locked; a second process is refused with the first one's name.
 
 mod bytes;
@@ -181,9 +181,9 @@ pub struct Catalog {
 impl Catalog {
     /// Opens the job's catalog in `state_dir`, or makes it. An existing one is not changed.
     ///
-    /// Refused (exit 2), with nothing touched: a state directory that is a symlink, not ours, writable by others, or on a
-    /// network or FUSE file system (unless `force_network`); a job that another process runs; source or destination replaced or
-    /// not mounted; other options; a newer format; damage.
+    /// Refused (exit 2), with nothing touched: a state directory that is a symlink, not ours, writable by others, or on
+    /// a network or FUSE file system (unless `force_network`); a job that another process runs; source or destination
+    /// replaced or not mounted; other options; a newer format; damage.
     pub fn open(state_dir: &Path, identity: &JobIdentity, force_network: bool) -> Result<Catalog> {
         let (folder, job_id) = match Folder::find(state_dir, identity, force_network)? {
             Found::Job(folder, job_id) => (folder, job_id),

@@ -15,8 +15,8 @@ use super::store::{Tree, damaged, trouble};
 use crate::error::Result;
 use crate::ring::op::Name;
 
-/// A snapshot of the catalog as of its last commit. Keep it short: while it lives, pages that later commits free are not used
-/// again, and the thread that holds it must not wait for a commit.
+/// A snapshot of the catalog as of its last commit. Keep it short: while it lives, pages that later commits free are
+/// not used again, and the thread that holds it must not wait for a commit.
 pub struct Reader<'c> {
     txn: RoTxn<'c, WithoutTls>,
     catalog: &'c Catalog,
@@ -170,7 +170,8 @@ impl<'c> Reader<'c> {
         decoded.map(Some).map_err(|damage| damaged(path, damage.0))
     }
 
-    /// Up to `limit` values whose keys begin with `prefix`, behind `after`; `decode` gets the rest of the key and the body.
+    /// Up to `limit` values whose keys begin with `prefix`, behind `after`; `decode` gets the rest of the key and the
+    /// body.
     fn scan<T>(
         &self,
         tree: Tree,

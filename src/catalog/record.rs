@@ -4,8 +4,8 @@
 //! ```text
 //!   version << 4 | status   flags   batch   size   mtime   [ctime - mtime]   ino   [dest_ino]   [large_id]   [failure]
 //! ```
-//! A time is its seconds from 2024 on, signed, and 4 bytes of nanoseconds unless they are 0. Every decoder here takes any
-//! bytes and answers a record or a [`Damage`]; each has a fuzz target.
+//! A time is its seconds from 2024 on, signed, and 4 bytes of nanoseconds unless they are 0. Every decoder here takes
+//! any bytes and answers a record or a [`Damage`]; each has a fuzz target.
 
 use std::ffi::CStr;
 
@@ -21,8 +21,8 @@ const TIME_BASE_SECS: i64 = 1_704_067_200;
 const VERB_BYTES_MAX: usize = 48;
 const CAUSE_BYTES_MAX: usize = 240;
 
-/// Batch of a record whose data is durable while its seal was cut short by an interruption: no commit completes it, only
-/// being sealed again does.
+/// Batch of a record whose data is durable while its seal was cut short by an interruption: no commit completes it,
+/// only being sealed again does.
 pub const BATCH_UNSEALED: u64 = u64::MAX;
 
 /// A directory's number, from the header's counter.
@@ -63,8 +63,8 @@ pub enum Status {
     InProgress,
     /// Written and never synced (`--sync none`): valid only while the header's boot id is this boot's.
     Written,
-    /// Durable data. With a batch up to the header's `completed_batch` it is Completed: content, name and metadata are durable
-    /// (I1). Above it is DataDurable: a resume seals it again without copying.
+    /// Durable data. With a batch up to the header's `completed_batch` it is Completed: content, name and metadata are
+    /// durable (I1). Above it is DataDurable: a resume seals it again without copying.
     Done,
     /// Failed; a later run tries again.
     Failed,

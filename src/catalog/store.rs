@@ -15,7 +15,8 @@ use super::folder::{WAY_OUT, bytes_of};
 use super::header::{self, StoredHeader};
 use crate::error::{Error, Result};
 
-/// Addresses reserved for the map. They cost nothing until they hold data; a process with a limit on its addresses gets fewer.
+/// Addresses reserved for the map. They cost nothing until they hold data; a process with a limit on its addresses gets
+/// fewer.
 const MAP_BYTES: [usize; 4] = [1 << 40, 1 << 37, 1 << 34, 1 << 31];
 /// The map grows no further than this.
 const MAP_BYTES_MAX: usize = 1 << 45;
@@ -124,8 +125,9 @@ impl Store {
 fn open_env(folder: &Path, map_bytes: usize) -> heed::Result<Env<WithoutTls>> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(map_bytes).max_readers(super::READERS_MAX).max_dbs(TREE_NAMES.len() as u32);
-    // SAFETY: the mapped file is changed by nobody else: its folder is 0700 and ours, and this process holds the folder's flock
-    // until the environment is closed. Its size and pages were checked before (check.rs), so that the map holds what LMDB reads.
+    // SAFETY: the mapped file is changed by nobody else: its folder is 0700 and ours, and this process holds the
+    // folder's flock until the environment is closed. Its size and pages were checked before (check.rs), so that the
+    // map holds what LMDB reads.
     unsafe { options.open(folder) }
 }
 

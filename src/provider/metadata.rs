@@ -1,7 +1,7 @@
 //! Owner, mode and the moment before the seal: what an open destination file gets after its data (I9).
 //!
-//! Order: inherited ACLs off, owner, mode (chown clears set-id bits, so mode comes after), and the mtime only later, by the
-//! seal (I2). What a process without privilege cannot set is a loss, not a failure, unless `--strict` says so.
+//! Order: inherited ACLs off, owner, mode (chown clears set-id bits, so mode comes after), and the mtime only later, by
+//! the seal (I2). What a process without privilege cannot set is a loss, not a failure, unless `--strict` says so.
 
 use crate::config::Metadata;
 use crate::error::Errno;
@@ -26,8 +26,8 @@ const UNCHANGED: u32 = u32::MAX;
 /// 1970, the stamp of a file whose source is so young that an unsealed copy could carry its mtime by chance (I2).
 pub const UNSEALED: Time = Time { secs: 0, nanos: 0 };
 
-/// The mode a new file is created with: never more permissive than its source (I9). Where owner and group come out right
-/// by themselves it is the source's own, which saves a chmod; else nobody but the owner gets in before the chown.
+/// The mode a new file is created with: never more permissive than its source (I9). Where owner and group come out
+/// right by themselves it is the source's own, which saves a chmod; else nobody but the owner gets in before the chown.
 pub fn creation_mode(source: &Stat, keep: Metadata, identity: &Identity) -> u32 {
     let mode = source.mode & 0o777;
     match keep {

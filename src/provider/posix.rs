@@ -1,7 +1,7 @@
 //! A mounted file system's verbs, typed: each method is one [`Op`] asked through a [`Caller`].
 //!
-//! All names are single components below a held directory and never followed (I8); the source side is only ever opened for
-//! reading (I6). Errors are bare errnos: the caller knows the path and says it.
+//! All names are single components below a held directory and never followed (I8); the source side is only ever opened
+//! for reading (I6). Errors are bare errnos: the caller knows the path and says it.
 
 use crate::error::Errno;
 use crate::ring::{Access, Answer, Caller, Handle, Lease, Name, Op, Side, Stat, Time, WritePath};

@@ -1,8 +1,9 @@
 //! Where operations are answered: the ring, system calls, helper threads and, in tests, the simulator.
 //!
 //! A shard owns one [`Interpreter`]. It asks an [`Op`]; what can be answered on the spot comes straight back, the
-//! rest is reaped by [`Interpreter::wait`]. Straight-line work (create, describe, rename, seal) goes through a [`Caller`]. Nothing that is in flight is ever dropped: an interpreter is given up only
-//! when [`Interpreter::in_flight`] is 0 (I3).
+//! rest is reaped by [`Interpreter::wait`]. Straight-line work (create, describe, rename, seal) goes through a
+//! [`Caller`]. Nothing that is in flight is ever dropped: an interpreter is given up only when
+//! [`Interpreter::in_flight`] is 0 (I3).
 
 pub mod buffers;
 pub mod op;
@@ -27,7 +28,8 @@ pub enum Asked {
 }
 
 /// Answers one operation on the calling thread, blocking: what everything uses that is not worth a ring (design: all
-/// metadata). Shared by shards, helper threads and checkpoints. In production plain system calls, in tests the simulator.
+/// metadata). Shared by shards, helper threads and checkpoints. In production plain system calls, in tests the
+/// simulator.
 pub trait Caller: Send + Sync {
     /// Answers `op`; its memory stays with the caller.
     fn call(&self, side: Side, op: &mut Op) -> Result<Answer, crate::error::Errno>;

@@ -67,7 +67,8 @@ pub struct Stat {
     pub ctime: Time,
     /// The mount the object was reached through; differs across a bind mount of one file system.
     pub mount_id: u64,
-    /// Alignment of offset and length for O_DIRECT in bytes; 0 where there is no O_DIRECT. Only from [`Op::StatHandle`].
+    /// Alignment of offset and length for O_DIRECT in bytes; 0 where there is no O_DIRECT. Only from
+    /// [`Op::StatHandle`].
     pub direct_align: u32,
 }
 

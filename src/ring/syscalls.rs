@@ -311,9 +311,10 @@ fn drop_acls(file: &Handle) -> Result<(), Errno> {
     Ok(())
 }
 
-/// There is no lremovexattrat before Linux 6.13: the held directory is named through procfs instead, and the name below it is
-/// not followed.
-/// fchmodat(2) follows symlinks and fchmodat2(2) came with 6.6 only: the object is held and changed through its link in /proc.
+/// There is no lremovexattrat before Linux 6.13: the held directory is named through procfs instead, and the name below
+/// it is not followed.
+/// fchmodat(2) follows symlinks and fchmodat2(2) came with 6.6 only: the object is held and changed through its link in
+/// /proc.
 fn set_mode_at(at: &Handle, name: &CStr, mode: u32) -> Result<(), Errno> {
     let held = rustix::fs::openat(at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     rustix::fs::chmod(format!("/proc/self/fd/{}", held.as_raw_fd()), Mode::from_raw_mode(mode))

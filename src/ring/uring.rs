@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ask(Read)       one SQE ----------------------------------------------+
-//! ask(ReadWhole)  open -LINK-> read -HARDLINK-> close: three SQEs         |-> one enter in wait() -> CQEs -> Completions
+//! ask(ReadWhole)  open -LINK-> read -HARDLINK-> close: three SQEs   |-> one enter in wait() -> CQEs -> Completions
 //! ask(other)      answered on the spot by syscalls.rs                   (never reaches the ring)
 //! ```
 //!
@@ -11,7 +11,8 @@
 //!
 //! - I3: an asked [`Op`] lives in its `flight` until the last of its completions is reaped; `Drop` waits for them.
 //! - A direct descriptor is free again only when its *close* has completed: reusing it after the read's completion
-//!   silently lost 40 % of the files in an experiment. The chain's close is hard-linked, so it runs after a short read too.
+//!   silently lost 40 % of the files in an experiment. The chain's close is hard-linked, so it runs after a short read
+//!   too.
 //! - The submission queue takes a chain whole or not at all; the completion queue has room for everything in flight.
 
 #![expect(unsafe_code, reason = "submission entries point into memory that the flights own")]
@@ -180,8 +181,8 @@ impl Ring {
     /// Puts entries on the submission queue together; a full queue is submitted first.
     fn push(&mut self, entries: &[Entry]) {
         loop {
-            // SAFETY: every pointer in an entry leads to memory owned by its flight (the Op's name or lease), which stays
-            // in `flights` until the entry's completion is reaped.
+            // SAFETY: every pointer in an entry leads to memory owned by its flight (the Op's name or lease), which
+            // stays in `flights` until the entry's completion is reaped.
             if unsafe { self.ring.submission().push_multiple(entries) }.is_ok() {
                 return;
             }
@@ -383,8 +384,8 @@ fn build(entries: u32, completions: u32) -> Result<(IoUring, &'static str), Errn
     Err(last)
 }
 
-/// What of the arena is registered: its head from the start, the rest with the first block of a large file. Registering pins
-/// and zeroes every page, which costs a job of small files 25 ms per shard for memory it never uses.
+/// What of the arena is registered: its head from the start, the rest with the first block of a large file. Registering
+/// pins and zeroes every page, which costs a job of small files 25 ms per shard for memory it never uses.
 #[derive(Clone, Copy, Debug)]
 struct Registered {
     /// Bytes registered as buffer 0.
@@ -399,7 +400,8 @@ struct Registered {
 const HEAD_BYTES: usize = 2 << 20;
 
 impl Registered {
-    /// Registers the head, in a table with room for the rest. Old kernels have no such table: then it is all or nothing.
+    /// Registers the head, in a table with room for the rest. Old kernels have no such table: then it is all or
+    /// nothing.
     fn begin(ring: &IoUring, arena: &Arena) -> Registered {
         let len = HEAD_BYTES.min(arena.len());
         let none = Registered { head: 0, rest: 0, is_complete: true };
@@ -412,8 +414,8 @@ impl Registered {
         }
     }
 
-    /// Registers the rest, as much as RLIMIT_MEMLOCK allows: all, else halves of it down to one mebibyte. For ordinary users
-    /// registered buffers count against that limit, per user and over all rings.
+    /// Registers the rest, as much as RLIMIT_MEMLOCK allows: all, else halves of it down to one mebibyte. For ordinary
+    /// users registered buffers count against that limit, per user and over all rings.
     fn complete(&mut self, ring: &IoUring, arena: &Arena) {
         if self.is_complete {
             return;
@@ -446,8 +448,8 @@ impl Registered {
 
 fn register(ring: &IoUring, arena: &Arena, index: u32, start: usize, len: usize) -> bool {
     let iovec = libc::iovec { iov_base: arena.as_ptr().wrapping_add(start).cast(), iov_len: len };
-    // SAFETY: the range lies in the arena, which outlives the ring (an `Arc` of it is held beside the ring and dropped after
-    // it).
+    // SAFETY: the range lies in the arena, which outlives the ring (an `Arc` of it is held beside the ring and dropped
+    // after it).
     unsafe { ring.submitter().register_buffers_update(index, &[iovec], None) }.is_ok()
 }
 

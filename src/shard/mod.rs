@@ -6,8 +6,8 @@
 //! task   Small  a lease, ReadWhole in flight, then place_small            Large  many blocks in flight, chunk by chunk
 //! ```
 //!
-//! Everything that became of an object leaves as an outcome before the directory's counter is lowered. When the walker is
-//! stopped a shard starts nothing, drains what is in flight, and ends (I3).
+//! Everything that became of an object leaves as an outcome before the directory's counter is lowered. When the walker
+//! is stopped a shard starts nothing, drains what is in flight, and ends (I3).
 
 mod names;
 mod objects;
@@ -179,7 +179,8 @@ impl<I: Interpreter> Shard<I> {
         }
     }
 
-    /// Works until the walker is stopped and everything in flight is back. Returns the interpreter, idle, for its figures.
+    /// Works until the walker is stopped and everything in flight is back. Returns the interpreter, idle, for its
+    /// figures.
     pub fn run(mut self) -> (I, ShardReport) {
         loop {
             match self.turn() {
@@ -226,7 +227,8 @@ impl<I: Interpreter> Shard<I> {
         &self.job.walker
     }
 
-    /// Starts objects while there are names, streams and room. Ends: every turn starts an object or runs out of something.
+    /// Starts objects while there are names, streams and room. Ends: every turn starts an object or runs out of
+    /// something.
     fn fill(&mut self) {
         while self.active() < self.share() && self.starved.is_empty() && !self.intake.is_full() {
             if self.walker().is_stopped() || !self.job.gate.try_acquire() {
@@ -345,8 +347,8 @@ impl<I: Interpreter> Shard<I> {
         }
     }
 
-    /// Submits, waits, and drives what came back. While only small files are in flight, half of them are waited for, so that
-    /// submissions go in batches.
+    /// Submits, waits, and drives what came back. While only small files are in flight, half of them are waited for, so
+    /// that submissions go in batches.
     fn reap(&mut self) {
         if self.completions.is_empty() {
             let in_flight = self.interpreter.in_flight();

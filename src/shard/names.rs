@@ -52,7 +52,8 @@ impl<I: Interpreter> Shard<I> {
         }
     }
 
-    /// A work item taken from the walker: an object, or `None` within when it was something else. The outer `None`: no work.
+    /// A work item taken from the walker: an object, or `None` within when it was something else. The outer `None`: no
+    /// work.
     pub(super) fn take_work(&mut self) -> Option<Option<Errand>> {
         let job = self.job.clone();
         if let Steal::Success(file) = self.help.steal() {
@@ -109,8 +110,8 @@ impl<I: Interpreter> Shard<I> {
         }
     }
 
-    /// A directory that was known and had to be made changes the one it is in, which may have been listed long ago. After an
-    /// interruption nobody knows who made it.
+    /// A directory that was known and had to be made changes the one it is in, which may have been listed long ago.
+    /// After an interruption nobody knows who made it.
     fn note_made(&self, dir: &DirNode) {
         let Some(parent) = &dir.parent else { return };
         let is_made = dir.dest() == DestDir::Created || self.job.past == Past::Interrupted;

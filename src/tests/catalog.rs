@@ -1,4 +1,5 @@
-//! The catalog on a real file system: what was committed is read back, whatever is opened, refused or broken in between.
+//! The catalog on a real file system: what was committed is read back, whatever is opened, refused or broken in
+//! between.
 
 #[path = "catalog/codec.rs"]
 mod codec;

@@ -1,5 +1,5 @@
-//! Whole copies between file systems, on both engines: everything arrives, a second run copies nothing, a third run copies
-//! what changed and nothing else.
+//! Whole copies between file systems, on both engines: everything arrives, a second run copies nothing, a third run
+//! copies what changed and nothing else.
 
 mod support;
 

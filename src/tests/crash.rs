@@ -1,8 +1,8 @@
-//! Processes that are killed and power that goes: at no moment does a file lie about being finished, and the same command
-//! always ends the job.
+//! Processes that are killed and power that goes: at no moment does a file lie about being finished, and the same
+//! command always ends the job.
 //!
-//! What the catalog calls completed is checked by the resume itself: it neither reads nor stats what is completed, so an
-//! entry that was completed too early stays wrong and the comparison at the end finds it.
+//! What the catalog calls completed is checked by the resume itself: it neither reads nor stats what is completed, so
+//! an entry that was completed too early stays wrong and the comparison at the end finds it.
 //!
 //! `GFAST_KILLS`, `GFAST_CUTS`, `GFAST_PAIRS`, `GFAST_PAIR_KILLS` and `GFAST_LARGE_MIB` raise the counts for the soak.
 

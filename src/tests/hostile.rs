@@ -131,8 +131,9 @@ fn an_ordinary_user_gets_what_may_be_read() {
     }
 }
 
-/// Files that vanish, grow, shrink and are rewritten while they are copied. Whatever the first run makes of them, it marks
-/// nothing done that is torn: a second run over the quiet source, which skips what is marked done, ends identical.
+/// Files that vanish, grow, shrink and are rewritten while they are copied. Whatever the first run makes of them, it
+/// marks nothing done that is torn: a second run over the quiet source, which skips what is marked done, ends
+/// identical.
 #[test]
 fn a_source_that_changes_while_it_is_read_is_never_torn() {
     let test = "a_source_that_changes_while_it_is_read_is_never_torn";
@@ -416,8 +417,8 @@ fn a_default_acl_of_the_destination_is_not_inherited() {
     }
 }
 
-/// Nothing is readable by others in the copy, not even for a moment, that is not in the source (I9): an observer without
-/// privilege tries to open the copies of private files while they are written.
+/// Nothing is readable by others in the copy, not even for a moment, that is not in the source (I9): an observer
+/// without privilege tries to open the copies of private files while they are written.
 #[test]
 fn a_private_file_is_private_while_it_is_copied() {
     let test = "a_private_file_is_private_while_it_is_copied";

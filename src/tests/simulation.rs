@@ -2,9 +2,9 @@
 //! repeated answers, errors, full disks, a changing source, signals and power cuts, each life drawn from one seed.
 //!
 //! ```text
-//! life   trees -> [ change the source -> troubled runs, cut short -> a calm run ] x passes -> a pass that must end identical
+//! life   trees -> [ change the source -> troubled runs, cut short -> a calm run ] x passes -> identical in the end
 //! run    catalog opened, job made, shards and conductor in turns on one thread, drained, concluded
-//! judge  after every run, on power-cut images of the destination: I1, I2; after a finished one: outcome, counters, leftovers
+//! judge  after every run, on power-cut images of the destination: I1, I2; after a finished one: outcome, counters
 //! ```
 //!
 //! `GFAST_SEED` is the first seed, `GFAST_SEEDS` their number. Limits are the simulator's: [`crate::config::scaled`].

@@ -99,8 +99,8 @@ pub enum Prepared {
     Large(Stat),
 }
 
-/// Looks at one name, decides, and does all that needs no reading of data. `group` is set as soon as the name is claimed as
-/// the first of several: whatever becomes of it then, those that wait for it must hear of it.
+/// Looks at one name, decides, and does all that needs no reading of data. `group` is set as soon as the name is
+/// claimed as the first of several: whatever becomes of it then, those that wait for it must hear of it.
 pub fn prepare(
     job: &Job,
     caller: &dyn Caller,
@@ -148,7 +148,9 @@ fn try_prepare(
     if let Some(copied) = work.reseal(record)? {
         return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));
     }
+    // Without a sync before it a seal proves nothing.
     if plan == Plan::Compare
+        && job.syncs()
         && let Some(copied) = work.adopt()?
     {
         return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));
@@ -279,20 +281,25 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// A record whose data is durable but whose seal may not be (an interruption between the two): seal it again without
-    /// copying, if the destination still holds the inode that was written (I1).
+    /// A record whose data is durable but whose seal may not be (an interruption between the two), or a large file
+    /// whose seal is there but not the record of it: seal it again without copying, if the destination still holds the
+    /// inode that was written (I1). A sealed file must not be written to again: a power cut could leave its seal on
+    /// what is half overwritten (I2).
     fn reseal(&self, record: Option<&FileRecord>) -> Result<Option<Copied>> {
-        let Some(record) = record.filter(|r| r.status == Status::Done && r.batch > self.job.progress.completed_batch)
-        else {
-            return Ok(None);
+        let Some(record) = record.filter(|record| record.stamp == Stamp::of(self.stat)) else { return Ok(None) };
+        let granularity = self.job.granularity_nanos;
+        let is_durable = |dest: &Stat| match record.status {
+            Status::Done => record.batch > self.job.progress.completed_batch,
+            Status::InProgress => self.job.syncs() && plan::is_sealed_copy(self.stat, dest, granularity),
+            _ => false,
         };
-        if record.stamp != Stamp::of(self.stat) {
+        if !matches!(record.status, Status::Done | Status::InProgress) {
             return Ok(None);
         }
         let temp = self.place.temp_name(self.job);
         for (name, temp) in [(&self.place.dest_name, None), (&temp, Some(temp.clone()))] {
             match self.dest().stat(self.dest_dir(), name) {
-                Ok(dest) if dest.ino == record.dest_ino && dest.size == self.stat.size => {
+                Ok(dest) if dest.ino == record.dest_ino && dest.size == self.stat.size && is_durable(&dest) => {
                     if temp.is_none() {
                         self.remove_leftover();
                     }
@@ -423,8 +430,8 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// A directory cannot be renamed over: an empty one is removed, one that holds anything is left alone. True if there was
-    /// one: the name is free.
+    /// A directory cannot be renamed over: an empty one is removed, one that holds anything is left alone. True if
+    /// there was one: the name is free.
     fn make_way(&self) -> Result<bool> {
         let taken = self.dest().stat(self.dest_dir(), &self.place.dest_name);
         if !taken.is_ok_and(|taken| taken.kind() == Kind::Dir) {

@@ -1,4 +1,5 @@
-//! Objects that are complete as they are made: symlinks, FIFOs, sockets, device nodes. No bytes, so no seal to wait for.
+//! Objects that are complete as they are made: symlinks, FIFOs, sockets, device nodes. No bytes, so no seal to wait
+//! for.
 
 use super::{Copied, Seal, Work};
 use crate::config::Metadata;

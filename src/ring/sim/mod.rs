@@ -148,8 +148,8 @@ impl Interpreter for Sim {
     }
 }
 
-/// Answers at once: what a thread that blocks in a system call sees. As in production, a call that was interrupted is made
-/// again. Ends: chance does not interrupt forever.
+/// Answers at once: what a thread that blocks in a system call sees. As in production, a call that was interrupted is
+/// made again. Ends: chance does not interrupt forever.
 impl Caller for Sim {
     fn call(&self, side: Side, op: &mut Op) -> Result<Answer, Errno> {
         loop {

@@ -237,8 +237,8 @@ impl Pair {
     }
 
     /// What the two are not meant to agree on: opening a device, writing to a FIFO that may have a reader, a run of
-    /// data of what is no regular file, and a direct write that is not aligned (EINVAL, but ext4 sets mtime and may have
-    /// written a part of it).
+    /// data of what is no regular file, and a direct write that is not aligned (EINVAL, but ext4 sets mtime and may
+    /// have written a part of it).
     fn is_undetermined(&mut self, draw: &Draw) -> bool {
         match draw.sort {
             7 | 11 | 12 => {

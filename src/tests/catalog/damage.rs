@@ -1,4 +1,5 @@
-//! Damage: every broken catalog is refused with the way out, or answers what it answered before. It never kills the process.
+//! Damage: every broken catalog is refused with the way out, or answers what it answered before. It never kills the
+//! process.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

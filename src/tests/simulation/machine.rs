@@ -1,4 +1,5 @@
-//! One simulated machine: two disks that stay between runs, a state directory, and runs of the production engine on them.
+//! One simulated machine: two disks that stay between runs, a state directory, and runs of the production engine on
+//! them.
 
 use std::fmt;
 use std::io::Write;
@@ -82,7 +83,8 @@ impl Style {
     }
 }
 
-/// What becomes of the catalog in a power cut. Whatever was committed is there; the question is for how long commits went on.
+/// What becomes of the catalog in a power cut. Whatever was committed is there; the question is for how long commits
+/// went on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CatalogAt {
     /// On the machine that lost its power: no commit after it.
@@ -305,7 +307,8 @@ impl Machine {
 }
 
 impl Run {
-    /// Shards and conductor in turns, as chance has it, to the end. `last` is the catalog before the step in which the power went.
+    /// Shards and conductor in turns, as chance has it, to the end. `last` is the catalog before the step in which the
+    /// power went.
     fn drive(mut self, order: &Order, data: &Path, last: &mut Vec<u8>) -> Option<End> {
         let end = self.conduct(order, data, last);
         self.job.walker.stop();

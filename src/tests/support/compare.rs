@@ -94,8 +94,8 @@ pub struct Comparison {
     skipped: Vec<Vec<u8>>,
 }
 
-/// Bytes a sparse copy may take on disk beyond its source, plus a quarter: XFS allocates 64 KiB for each lone block that is
-/// appended through the page cache, ext4 4 KiB.
+/// Bytes a sparse copy may take on disk beyond its source, plus a quarter: XFS allocates 64 KiB for each lone block
+/// that is appended through the page cache, ext4 4 KiB.
 const HOLE_SLACK_BYTES: i64 = 4 << 20;
 /// Bytes printed of a path, from its end.
 const PATH_SHOWN_BYTES: usize = 300;

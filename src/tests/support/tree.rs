@@ -1,4 +1,5 @@
-//! Source trees, made from a seed: everything a POSIX tree can hold, with the sizes, names and dates that break copiers.
+//! Source trees, made from a seed: everything a POSIX tree can hold, with the sizes, names and dates that break
+//! copiers.
 //!
 //! Everything is made relative to directory fds, so names and depth are not limited by PATH_MAX. Directories get their
 //! mode and times last, for creating entries would change them again.
