@@ -178,8 +178,7 @@ impl Checkpointer {
     pub(crate) fn reopen(&mut self, late: &[LateLink]) -> Result<()> {
         let mut rows = Vec::with_capacity(2 * late.len());
         for (dev, ino, dir, name) in late {
-            rows.push(Row::DropLateLink { dev: *dev, ino: *ino, dir: *dir, name: name.clone() });
-            rows.push(Row::OpenFile { dir: *dir, name: name.clone() });
+            rows.extend(reopen_rows(LinkKey { dev: *dev, ino: *ino }, *dir, name));
         }
         let batch = Batch { rows, header: self.header.clone(), reseal_dirs: self.reseal_dirs.clone() };
         self.job.catalog.commit(&batch)
@@ -490,7 +489,7 @@ impl Checkpointer {
             return Ok(());
         };
         self.job.links.promote(key, (next.dir.id, next.name.clone()));
-        draft.rows.push(late_row(&next));
+        draft.rows.extend(reopen_rows(key, next.dir.id, &next.name));
         self.job.walker.inject(Work::File(next.dir, next.name));
         names.for_each(|name| wait(draft, name));
         Ok(())
@@ -498,7 +497,7 @@ impl Checkpointer {
 
     /// Makes one link. What is recorded of it is what was copied to its first name, not what its source is by now.
     fn make_link(&mut self, draft: &mut Draft, first: &(LinkName, Stamp), further: Further) -> Result<()> {
-        let Further { key, dir, name, stamp } = further;
+        let Further { key, dir, name, .. } = further;
         let linked = self.try_link(&first.0, &dir, &name);
         match linked {
             Ok(dest_ino) => {
@@ -516,7 +515,7 @@ impl Checkpointer {
                     Errno::MLINK => self.job.links.promote(key, (dir.id, name.clone())),
                     _ => self.job.links.give_up(),
                 }
-                draft.rows.push(late_row(&Further { key, dir: dir.clone(), name: name.clone(), stamp }));
+                draft.rows.extend(reopen_rows(key, dir.id, &name));
                 self.job.walker.inject(Work::File(dir, name));
             }
             Err(error) => {
@@ -535,13 +534,11 @@ impl Checkpointer {
         let dest = self.dest();
         let failed = |verb, errno| Error::os(verb, crate::error::join(&self.job.path(Side::Dest, dir), name), errno);
         let there = dest.stat(&first_at, &first.1).map_err(|errno| failed("link", errno))?;
+        if self.job.may_have_leftovers(dir) {
+            let _ = dest.unlink(&at, &temp_name(self.job.job_id, name));
+        }
         match dest.link(&first_at, &first.1, &at, name) {
-            Ok(()) => {
-                if self.job.may_have_leftovers(dir) {
-                    let _ = dest.unlink(&at, &temp_name(self.job.job_id, name));
-                }
-                return Ok(there.ino);
-            }
+            Ok(()) => return Ok(there.ino),
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(failed("link", errno)),
         }
@@ -567,6 +564,12 @@ impl Checkpointer {
         })?;
         Ok(there.ino)
     }
+}
+
+/// A name that waits no more for a first name, and has work of its own instead.
+fn reopen_rows(key: LinkKey, dir: DirId, name: &Name) -> [Row; 2] {
+    let dropped = Row::DropLateLink { dev: key.dev, ino: key.ino, dir, name: name.clone() };
+    [dropped, Row::OpenFile { dir, name: name.clone() }]
 }
 
 fn late_row(further: &Further) -> Row {

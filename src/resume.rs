@@ -128,7 +128,9 @@ pub fn start(job: &Job, kind: Kind, dest_root: DestDir) -> Result<()> {
     job.walker.expect_spilled(count_unlisted(&job.catalog)?);
     retry_files(job, &mut nodes)?;
     for (_, _, dir, name) in job.catalog.reader()?.any_late_links(usize::MAX)? {
-        if job.is_listed(dir)? && !job.catalog.reader()?.is_open_file(dir, &name)? {
+        let reader = job.catalog.reader()?;
+        let comes_up = reader.is_open_file(dir, &name)? || reader.is_open_file(dir, c"")?;
+        if job.is_listed(dir)? && !comes_up {
             job.walker.inject(Work::File(load_node(&job.catalog, dir, &mut nodes)?, name));
         }
     }
@@ -180,7 +182,9 @@ fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()
         for (dir, name) in page {
             let record = reader.entry(dir, &name)?;
             let is_unsealed = matches!(record, Some(Record::File(record)) if record.batch == BATCH_UNSEALED);
-            if !job.is_listed(dir)? || (!is_unsealed && retried == RETRIED_MAX) {
+            // A directory that is listed again brings its names.
+            let comes_up = !name.is_empty() && reader.is_open_file(dir, c"")?;
+            if comes_up || !job.is_listed(dir)? || (!is_unsealed && retried == RETRIED_MAX) {
                 continue;
             }
             retried += usize::from(!is_unsealed);

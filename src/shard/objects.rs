@@ -11,6 +11,7 @@ use crate::large::{LargeFile, LargeTask};
 use crate::links::LinkKey;
 use crate::outcome::{Outcome, What};
 use crate::plan::Skip;
+use crate::provider::posix::Posix;
 use crate::report::Count;
 use crate::ring::{Answer, Completion, Interpreter, Lease, Name, Op, Side, Stat};
 use crate::transfer::{Ending, Prepared, Work as Object, ending_of, prepare};
@@ -141,6 +142,10 @@ impl<I: Interpreter> Shard<I> {
         // A file that was made and removed again changes its directory too.
         if !matches!(ending, Ending::Skipped(_) | Ending::IsDir) {
             dir.touch();
+        }
+        if matches!(ending, Ending::Failed(_) | Ending::Vanished) && self.job.may_have_leftovers(&dir) {
+            let dest = Posix::new(&*self.caller, Side::Dest);
+            let _ = dest.unlink(&errand.place.open.dest, &errand.place.temp_name(&self.job));
         }
         match ending {
             Ending::Changed if errand.attempt < UNSTABLE_ATTEMPTS_MAX => {

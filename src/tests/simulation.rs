@@ -152,7 +152,7 @@ impl Life {
         if ran.end.is_none() || self.random.chance(200) {
             self.log.push("  power cut".into());
             self.machine.dest = images.swap_remove(0);
-            self.machine.had_power_cut = true;
+            self.machine.may_adopt = true;
         }
         Ok(())
     }

@@ -114,7 +114,7 @@ pub fn claims_hold(machine: &Machine, claims: &Claims, disk: &Disk) -> Verdict {
         let there = dest.get(path).zip(disk.stat_path(path));
         let ino = there.as_ref().map_or(0, |(_, stat)| stat.ino);
         same((entry, &stat), there, machine.style.metadata).or_else(|what| {
-            match machine.had_power_cut && looks_like_a_version(&sources, path, entry, dest.get(path)) {
+            match machine.may_adopt && looks_like_a_version(&sources, path, entry, dest.get(path)) {
                 true => Ok(()),
                 false => Err(format!("I1: {} is Completed but {what}", escape(path))),
             }
@@ -130,8 +130,8 @@ pub fn claims_hold(machine: &Machine, claims: &Claims, disk: &Disk) -> Verdict {
     Ok(())
 }
 
-/// A power cut may take a record and leave its file, sealed. If the source then gets other bytes with the same size and
-/// the same mtime, the file is adopted: nothing but its bytes tells the two apart.
+/// A power cut may take a record and leave its file, sealed; others come from elsewhere. If the source then gets other bytes
+/// with the same size and the same mtime, the file is adopted: nothing but its bytes tells the two apart.
 fn looks_like_a_version(sources: &[(&Disk, Dump)], path: &[u8], wanted: &Entry, there: Option<&Entry>) -> bool {
     let quiet = |version: &&Entry| match (&version.kind, &wanted.kind) {
         (EntryKind::File { size, .. }, EntryKind::File { size: wanted_size, .. }) => {
@@ -205,7 +205,7 @@ pub fn trees_agree(machine: &Machine, disk: &Disk, is_excused: impl Fn(&[u8]) ->
         let there = dest.get(path).zip(disk.stat_path(path));
         let found = there.as_ref().map(|(_, stat)| (stat.ino, stat.nlink));
         same((entry, &stat), there, machine.style.metadata).or_else(|what| {
-            match machine.had_power_cut && looks_like_a_version(&sources, path, entry, dest.get(path)) {
+            match machine.may_adopt && looks_like_a_version(&sources, path, entry, dest.get(path)) {
                 true => Ok(()),
                 false => Err(format!("{} {what}", escape(path))),
             }

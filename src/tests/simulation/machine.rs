@@ -156,8 +156,8 @@ pub struct Machine {
     pub dest: Disk,
     /// How the job is run.
     pub style: Style,
-    /// Whether the power went, ever.
-    pub had_power_cut: bool,
+    /// Whether there may be sealed files without a record: the power went, or the destination was not empty.
+    pub may_adopt: bool,
     /// The state directory.
     state: StateDir,
 }
@@ -210,7 +210,8 @@ struct Run {
 impl Machine {
     /// A machine with these disks.
     pub fn new(seed: u64, source: Disk, dest: Disk, style: Style) -> Machine {
-        Machine { source, former_sources: Vec::new(), dest, style, had_power_cut: false, state: StateDir::new(seed) }
+        let may_adopt = dest.dump().len() > 1;
+        Machine { source, former_sources: Vec::new(), dest, style, may_adopt, state: StateDir::new(seed) }
     }
 
     /// The catalog, to be looked at between runs.
