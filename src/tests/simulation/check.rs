@@ -130,8 +130,8 @@ pub fn claims_hold(machine: &Machine, claims: &Claims, disk: &Disk) -> Verdict {
     Ok(())
 }
 
-/// A power cut may take a record and leave its file, sealed; others come from elsewhere. If the source then gets other bytes
-/// with the same size and the same mtime, the file is adopted: nothing but its bytes tells the two apart.
+/// A power cut may take a record and leave its file, sealed; others come from elsewhere. If the source then gets other
+/// bytes with the same size and the same mtime, the file is adopted: nothing but its bytes tells the two apart.
 fn looks_like_a_version(sources: &[(&Disk, Dump)], path: &[u8], wanted: &Entry, there: Option<&Entry>) -> bool {
     let quiet = |version: &&Entry| match (&version.kind, &wanted.kind) {
         (EntryKind::File { size, .. }, EntryKind::File { size: wanted_size, .. }) => {
