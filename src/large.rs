@@ -499,8 +499,10 @@ impl LargeTask {
         let asked = start + len;
         let wanted = (asked as u64).min(self.file.stat.size - block) as usize;
         let filled = start + count;
-        if count == 0 && filled < wanted {
-            // The source ends before the size it had: it was cut while it was read.
+        let is_cut = count == 0 || !(filled as u64).is_multiple_of(self.file.align);
+        if filled < wanted && is_cut {
+            // The source ends before the size it had: it was cut while it was read. A direct read stops off its
+            // alignment only at the end of a file, and could not go on from there (EINVAL).
             self.file.fail(Ending::Changed);
             self.release_block(block, 0, lease, buffers);
             return None;
