@@ -499,15 +499,17 @@ impl LargeTask {
         let asked = start + len;
         let wanted = (asked as u64).min(self.file.stat.size - block) as usize;
         let filled = start + count;
-        let is_cut = count == 0 || !(filled as u64).is_multiple_of(self.file.align);
-        if filled < wanted && is_cut {
-            // The source ends before the size it had: it was cut while it was read. A direct read stops off its
-            // alignment only at the end of a file, and could not go on from there (EINVAL).
+        if count == 0 && filled < wanted {
+            // The source ends before the size it had: it was cut while it was read.
             self.file.fail(Ending::Changed);
             self.release_block(block, 0, lease, buffers);
             return None;
         }
         if filled < wanted {
+            // A direct read that stops off its alignment could not go on from there (EINVAL): the page cache can, and
+            // tells whether the file ends here.
+            let is_aligned = (filled as u64).is_multiple_of(self.file.align);
+            let file = if is_aligned { file } else { self.file.source_plain.clone() };
             let (start, len, offset) = (filled, asked - filled, block + filled as u64);
             return Some((Side::Source, Op::Read { file, lease, start, len, offset }));
         }
