@@ -480,7 +480,10 @@ impl LargeTask {
         let count = match result {
             Ok(Answer::Count(count)) => count,
             Ok(other) => unreachable!("blocks answer counts, not {other:?}"),
-            Err(Errno::INTR | Errno::AGAIN) => return Some((side_of(&op), op)),
+            Err(Errno::INTR | Errno::AGAIN) => {
+                let side = if matches!(op, Op::Read { .. }) { Side::Source } else { Side::Dest };
+                return Some((side, op));
+            }
             Err(errno) => {
                 self.fail_block(job, op, errno, buffers);
                 return None;
@@ -594,11 +597,4 @@ fn pad(arena: &Arena, lease: &mut Lease, filled: usize, align: usize) -> usize {
     let padded = filled.next_multiple_of(align);
     arena.bytes_mut(lease)[filled..padded].fill(0);
     padded
-}
-
-fn side_of(op: &Op) -> Side {
-    match op {
-        Op::Read { .. } => Side::Source,
-        _ => Side::Dest,
-    }
 }
