@@ -81,6 +81,11 @@ impl LinkMap {
         self.firsts.lock().insert(key, name);
     }
 
+    /// The group whose first `name` is. Looks at all groups in flight: for names that failed before they could be asked.
+    pub fn group_of(&self, name: &LinkName) -> Option<LinkKey> {
+        self.firsts.lock().iter().find_map(|(key, first)| (first == name).then_some(*key))
+    }
+
     /// Forgets a group: its first is recorded, or failed with nobody waiting.
     pub fn forget(&self, key: LinkKey) {
         self.firsts.lock().remove(&key);
@@ -102,6 +107,7 @@ mod tests {
         assert_eq!(claim("a", None), Claim::First, "the first itself, tried again");
         map.promote(key, name("b"));
         assert_eq!(claim("b", None), Claim::First);
+        assert_eq!((map.group_of(&name("b")), map.group_of(&name("a"))), (Some(key), None));
         map.forget(key);
         assert_eq!(claim("c", Some(name("b"))), Claim::Further, "the catalog knows the first");
     }

@@ -68,7 +68,8 @@ pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
 }
 
 /// Entries whose data is durable but whose seal may not be are marked, and put into the index of what a run has to do.
-/// The next checkpoint completes their batch; they themselves are completed by being sealed again (I1).
+/// The next checkpoint completes their batch; they themselves are completed by being sealed again (I1). Names that wait
+/// for the first of their group get work of their own, too.
 fn begin_resume(catalog: &Catalog) -> Result<()> {
     let before = catalog.header();
     let header = before.clone().for_this_boot();
@@ -90,6 +91,10 @@ fn begin_resume(catalog: &Catalog) -> Result<()> {
                 }
             }
         }
+    }
+    for (dev, ino, dir, name) in reader.any_late_links(usize::MAX)? {
+        rows.push(Row::DropLateLink { dev, ino, dir, name: name.clone() });
+        rows.push(Row::OpenFile { dir, name });
     }
     drop(reader);
     match rows.is_empty() && header == before {
@@ -127,13 +132,6 @@ pub fn start(job: &Job, kind: Kind, dest_root: DestDir) -> Result<()> {
     let mut nodes = HashMap::new();
     job.walker.expect_spilled(count_unlisted(&job.catalog)?);
     retry_files(job, &mut nodes)?;
-    for (_, _, dir, name) in job.catalog.reader()?.any_late_links(usize::MAX)? {
-        let reader = job.catalog.reader()?;
-        let comes_up = reader.is_open_file(dir, &name)? || reader.is_open_file(dir, c"")?;
-        if job.is_listed(dir)? && !comes_up {
-            job.walker.inject(Work::File(load_node(&job.catalog, dir, &mut nodes)?, name));
-        }
-    }
     if job.walker.spilled() > 0 {
         refill(job)?;
     }
@@ -181,13 +179,13 @@ fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()
         after = Some(last.clone());
         for (dir, name) in page {
             let record = reader.entry(dir, &name)?;
-            let is_unsealed = matches!(record, Some(Record::File(record)) if record.batch == BATCH_UNSEALED);
+            let is_failed = matches!(record, Some(Record::File(record)) if record.status == Status::Failed);
             // A directory that is listed again brings its names.
             let comes_up = !name.is_empty() && reader.is_open_file(dir, c"")?;
-            if comes_up || !job.is_listed(dir)? || (!is_unsealed && retried == RETRIED_MAX) {
+            if comes_up || !job.is_listed(dir)? || (is_failed && retried == RETRIED_MAX) {
                 continue;
             }
-            retried += usize::from(!is_unsealed);
+            retried += usize::from(is_failed);
             let node = load_node(&job.catalog, dir, nodes)?;
             match name.is_empty() {
                 true => job.walker.inject(Work::List(node)),

@@ -188,7 +188,8 @@ impl<I: Interpreter> Shard<I> {
             }
             (Err(error), _) | (_, Err(error)) => {
                 if !self.stops(&error) {
-                    self.push_failure(&dir, name, error, 1, None);
+                    let group = self.group_of(&dir, &name);
+                    self.push_failure(&dir, name, error, 1, group);
                     self.job.walker.complete();
                 }
                 None

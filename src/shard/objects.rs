@@ -147,6 +147,11 @@ impl<I: Interpreter> Shard<I> {
             let dest = Posix::new(&*self.caller, Side::Dest);
             let _ = dest.unlink(&errand.place.open.dest, &errand.place.temp_name(&self.job));
         }
+        let group = match (&ending, errand.ticket) {
+            // A name that was promoted is its group's first before it is looked at.
+            (Ending::Failed(_) | Ending::Vanished, Ticket::Alone) => group.or_else(|| self.group_of(&dir, &name)),
+            _ => group,
+        };
         match ending {
             Ending::Changed if errand.attempt < UNSTABLE_ATTEMPTS_MAX => {
                 errand.attempt += 1;
@@ -184,6 +189,11 @@ impl<I: Interpreter> Shard<I> {
             Ticket::Alone => self.job.walker.complete(),
         }
         None
+    }
+
+    /// The group that a name is the first of, whatever is known of the name itself.
+    pub(super) fn group_of(&self, dir: &DirNode, name: &Name) -> Option<LinkKey> {
+        self.job.links.group_of(&(dir.id, name.clone()))
     }
 
     pub(super) fn push(&self, dir: &Arc<DirNode>, name: Name, what: What) {
