@@ -8,7 +8,7 @@
 //!
 //! Runs beside the shards, on one thread. A record is written once: it carries its batch number, and the header says up
 //! to which batch records are Completed. A sync that fails names no culprit: nothing of the batch is recorded, the job
-//! ends, and the next run copies it again. A seal is set only on the very inode that was written.
+//! ends, and the next run copies it again. A seal is set only on the very inode that was written (seal.rs).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,9 +24,10 @@ use crate::links::{LinkKey, LinkName};
 use crate::outcome::{Intake, Outcome, What};
 use crate::provider::posix::Posix;
 use crate::report::{Count, Counters, Loss};
-use crate::ring::{Caller, Handle, Kind, Name, Side, Time};
-use crate::transfer::{Copied, Seal};
-use crate::walk::{DirCache, DirNode, Work, path_steps};
+use crate::ring::{Caller, Handle, Kind, Name, Side};
+use crate::seal::{Sealer, seal_all};
+use crate::transfer::Copied;
+use crate::walk::{DirNode, Work};
 
 /// Turns batches of outcomes into records.
 pub struct Checkpointer {
@@ -38,8 +39,8 @@ pub struct Checkpointer {
     intake: Arc<Intake>,
     /// Counts what it finishes.
     pub(crate) counters: Arc<Counters>,
-    /// Open destination directories.
-    pub(crate) cache: DirCache<Handle>,
+    /// Seal what is durable, one on each thread; the first also keeps this thread's directories open.
+    sealers: Vec<Sealer>,
     /// The header of the last commit.
     pub(crate) header: Header,
     /// Directories that hold records of the last batch.
@@ -85,14 +86,15 @@ struct Further {
 }
 
 impl Checkpointer {
-    /// Checkpoints of `job`, fed by `intake`.
+    /// Checkpoints of `job`, fed by `intake`, sealing on up to `threads` threads (at least one).
     pub fn new(
         job: Arc<Job>,
         caller: Arc<dyn Caller>,
         intake: Arc<Intake>,
         counters: Arc<Counters>,
+        threads: usize,
     ) -> Result<Checkpointer> {
-        let cache = DirCache::new(job.dest.handle.clone(), job.cached_dirs);
+        let sealers = (0..threads.max(1)).map(|_| Sealer::new(job.clone(), caller.clone())).collect();
         let header = job.catalog.header();
         let reseal_dirs = job.catalog.reader()?.reseal_dirs()?;
         Ok(Checkpointer {
@@ -100,7 +102,7 @@ impl Checkpointer {
             caller,
             intake,
             counters,
-            cache,
+            sealers,
             header,
             reseal_dirs,
             found_early: Vec::new(),
@@ -128,8 +130,9 @@ impl Checkpointer {
         for (dir, name, id) in std::mem::take(&mut self.found_early) {
             self.found(&mut draft, &dir, name, id)?;
         }
-        for outcome in outcomes {
-            self.take_in(&mut draft, outcome)?;
+        let mut unsealed = seal_all(&mut self.sealers, &outcomes);
+        for (index, outcome) in outcomes.into_iter().enumerate() {
+            self.take_in(&mut draft, outcome, unsealed.remove(&index))?;
         }
         self.settle_groups(&mut draft)?;
         self.commit(draft)?;
@@ -163,7 +166,7 @@ impl Checkpointer {
                     self.record_found(&mut draft, &dir, &name, id)?;
                     self.found_early.push((dir, name, id));
                 }
-                what => self.take_in(&mut draft, Outcome { dir, name, what })?,
+                what => self.take_in(&mut draft, Outcome { dir, name, what }, None)?,
             }
         }
         let header = Header { next_id: self.job.next_id.load(Ordering::Relaxed), ..self.header.clone() };
@@ -220,13 +223,17 @@ impl Checkpointer {
         Ok(())
     }
 
-    fn take_in(&mut self, draft: &mut Draft, outcome: Outcome) -> Result<()> {
+    /// Turns an outcome into rows; `unsealed` is why a copied object could not be sealed, and is not there any more.
+    fn take_in(&mut self, draft: &mut Draft, outcome: Outcome, unsealed: Option<Error>) -> Result<()> {
         let Outcome { dir, name, what } = outcome;
         self.nodes.entry(dir.id).or_insert_with(|| dir.clone());
         match what {
             What::Found(id) => self.found(draft, &dir, name, id)?,
             What::Listed => self.listed(draft, &dir),
-            What::Copied(copied) => self.copied(draft, &dir, name, *copied)?,
+            What::Copied(copied) => match unsealed {
+                None => self.copied(draft, &dir, name, *copied),
+                Some(error) => self.failed(draft, &dir, name, &error, 1, copied.group)?,
+            },
             What::Further(key, stamp) => draft.further.push(Further { key, dir, name, stamp }),
             What::Begun(record) => {
                 let record = Record::File(FileRecord { batch: draft.number, ..record });
@@ -290,11 +297,7 @@ impl Checkpointer {
         }
     }
 
-    fn copied(&mut self, draft: &mut Draft, dir: &Arc<DirNode>, name: Name, copied: Copied) -> Result<()> {
-        if let Err(error) = self.seal(dir, &name, &copied) {
-            self.remove_unsealed(dir, &name, &copied);
-            return self.failed(draft, dir, name, &error, 1, copied.group);
-        }
+    fn copied(&mut self, draft: &mut Draft, dir: &DirNode, name: Name, copied: Copied) {
         self.counters.add(copied.count, 1);
         if copied.large_id != 0 {
             draft.rows.push(Row::DropRanges { large_id: copied.large_id });
@@ -308,7 +311,6 @@ impl Checkpointer {
             draft.settled.push(key);
         }
         self.record_done(draft, dir.id, name, copied.stamp, copied.dest_ino);
-        Ok(())
     }
 
     fn record_done(&self, draft: &mut Draft, dir: DirId, name: Name, stamp: Stamp, dest_ino: u64) {
@@ -318,67 +320,9 @@ impl Checkpointer {
         draft.dirs.push(dir);
     }
 
-    /// Sets the seal on the inode that was written, and on no other (I2).
-    fn seal(&mut self, dir: &Arc<DirNode>, name: &Name, copied: &Copied) -> Result<()> {
-        let (temp, atime, mtime) = match &copied.seal {
-            Seal::None => return Ok(()),
-            Seal::Times { atime, mtime } => (None, *atime, *mtime),
-            Seal::Rename { temp, atime, mtime } => (Some(temp), *atime, *mtime),
-        };
-        let at = self.open(dir)?;
-        let dest_name = self.job.dest_name(dir, name);
-        let sealed = self.seal_at(&at, temp, dest_name, copied, atime, mtime);
-        sealed.map_err(|errno| Error::os("seal", crate::error::join(&self.job.path(Side::Dest, dir), dest_name), errno))
-    }
-
-    fn seal_at(
-        &self,
-        at: &Handle,
-        temp: Option<&Name>,
-        name: &Name,
-        copied: &Copied,
-        atime: Time,
-        mtime: Time,
-    ) -> std::result::Result<(), Errno> {
-        let dest = self.dest();
-        let written = temp.unwrap_or(name);
-        let now = dest.stat(at, written)?;
-        if (now.dev, now.ino) != (copied.dest_dev, copied.dest_ino) {
-            return Err(Errno::STALE);
-        }
-        dest.set_times_at(at, written, atime, mtime)?;
-        match temp {
-            Some(temp) => dest.rename(at, temp, name),
-            None => Ok(()),
-        }
-    }
-
-    /// A file that cannot be sealed does not stay (I2). Best effort: what stays has no seal.
-    fn remove_unsealed(&mut self, dir: &Arc<DirNode>, name: &Name, copied: &Copied) {
-        let written = match &copied.seal {
-            Seal::None => return,
-            Seal::Times { .. } => self.job.dest_name(dir, name).clone(),
-            Seal::Rename { temp, .. } => temp.clone(),
-        };
-        let Ok(at) = self.open(dir) else { return };
-        let now = self.dest().stat(&at, &written);
-        if now.is_ok_and(|now| (now.dev, now.ino) == (copied.dest_dev, copied.dest_ino)) {
-            let _ = self.dest().unlink(&at, &written);
-        }
-    }
-
-    /// The destination's directory, reopened from the nearest open ancestor.
+    /// The destination's directory.
     pub(crate) fn open(&mut self, dir: &Arc<DirNode>) -> Result<Handle> {
-        if let Some(handle) = self.cache.get(dir) {
-            return Ok(handle);
-        }
-        let (mut handle, below) = self.cache.nearest(dir);
-        for (path, node) in path_steps(&below) {
-            let opened = self.dest().open_dir(&handle, &path);
-            handle = opened.map_err(|errno| self.job.dir_error(Side::Dest, node, "open", errno))?;
-            self.cache.insert(node, handle.clone());
-        }
-        Ok(handle)
+        self.sealers[0].open(dir)
     }
 
     fn failed(

@@ -291,7 +291,7 @@ impl Setup {
         let caller: Arc<dyn Caller> = Arc::new(Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone()));
         let main = Arc::clone(&counters[self.shards]);
         let dest_root = prepare_root(job, roots, &*caller)?;
-        let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main)?;
+        let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, self.shards)?;
         let mut conductor = Conductor::new(job.clone(), checkpointer, counters.clone(), stop.clone());
         resume::start(job, kind, dest_root)?;
         let is_over = AtomicBool::new(false);

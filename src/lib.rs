@@ -32,6 +32,7 @@
 //! transfer/named.rs    objects without content: symlinks, FIFOs, sockets, device nodes
 //! large.rs             the life of a large file
 //! outcome.rs           what shards tell the checkpoints
+//! seal.rs              what makes a durable object final
 //! checkpoint.rs        a batch: durable, sealed, recorded
 //! finish.rs            the end of a pass: directories, last commit
 //! resume.rs            where a run begins
@@ -86,6 +87,7 @@ pub mod report;
 pub mod resume;
 pub mod ring;
 pub mod roots;
+pub(crate) mod seal;
 pub mod shard;
 pub mod stop;
 pub mod transfer;

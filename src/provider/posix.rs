@@ -81,6 +81,11 @@ impl<'a> Posix<'a> {
         self.describe(Op::StatHandle { file: file.clone() })
     }
 
+    /// Describes a file that was just created; its times are not asked for.
+    pub fn stat_new(&self, file: &Handle) -> Verb<Stat> {
+        self.describe(Op::StatNew { file: file.clone() })
+    }
+
     /// Writes all of `len` bytes of the lease from its start at `offset`. Ends: each turn writes at least a byte.
     pub fn write_all(&self, file: &Handle, lease: Lease, len: usize, offset: u64) -> (Lease, Verb<()>) {
         let path = WritePath::Buffered;

@@ -68,7 +68,7 @@ pub struct Stat {
     /// The mount the object was reached through; differs across a bind mount of one file system.
     pub mount_id: u64,
     /// Alignment of offset and length for O_DIRECT in bytes; 0 where there is no O_DIRECT. Only from
-    /// [`Op::StatHandle`].
+    /// [`Op::StatHandle`] and [`Op::StatNew`].
     pub direct_align: u32,
 }
 
@@ -140,6 +140,9 @@ pub enum Op {
     Stat { at: Handle, name: Name },
     /// Describes an open file, `direct_align` included.
     StatHandle { file: Handle },
+    /// Describes a file that was just created, like [`Op::StatHandle`] but for its times, which are not asked for: on
+    /// a file system with multigrain timestamps (Linux 6.13), asking makes the next write log them once more.
+    StatNew { file: Handle },
     /// Opens a small file, reads up to `len` bytes from offset 0 into the lease, closes it. [`Answer::Count`] is what
     /// was read: less than `len` only at the end of the file.
     ReadWhole { at: Handle, name: Name, lease: Lease, len: usize },

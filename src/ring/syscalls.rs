@@ -21,6 +21,16 @@ use crate::error::Errno;
 /// Flags of every open of a source object: no terminal, no blocking on a FIFO, never through a symlink (I8).
 const OPEN_SAFE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 
+/// Flags of every description of a name.
+const STAT_NAME: AtFlags = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::NO_AUTOMOUNT);
+/// What is asked of a name.
+const STAT_MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID);
+/// What is asked of an open file.
+const STAT_HANDLE_MASK: StatxFlags = STAT_MASK.union(StatxFlags::DIOALIGN);
+/// What is asked of a file that was just created.
+const STAT_NEW_MASK: StatxFlags =
+    STAT_HANDLE_MASK.difference(StatxFlags::ATIME.union(StatxFlags::MTIME).union(StatxFlags::CTIME));
+
 /// Answers `op` on this thread. An [`Op::Close`] turns into [`Op::Closed`]: its handle is gone.
 pub fn answer(side: Side, op: &mut Op, arena: &Arena) -> Result<Answer, Errno> {
     if let Op::Close { .. } = op {
@@ -89,8 +99,9 @@ fn perform(side: Side, op: &mut Op, arena: &Arena) -> Result<Answer, Errno> {
         Op::ReadDir { dir, buffer } => get_dents(dir, buffer).map(Answer::Count),
         Op::OpenDir { at, path } => open_dir(side, at, path).map(handle),
         Op::Open { at, name, access, mode } => open_file(at, name, *access, *mode).map(handle),
-        Op::Stat { at, name } => stat_at(at, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT).map(Answer::Stat),
-        Op::StatHandle { file } => stat_at(file, c"", AtFlags::EMPTY_PATH).map(Answer::Stat),
+        Op::Stat { at, name } => stat(at, name, STAT_NAME, STAT_MASK).map(Answer::Stat),
+        Op::StatHandle { file } => stat(file, c"", AtFlags::EMPTY_PATH, STAT_HANDLE_MASK).map(Answer::Stat),
+        Op::StatNew { file } => stat(file, c"", AtFlags::EMPTY_PATH, STAT_NEW_MASK).map(Answer::Stat),
         Op::NextData { file, from } => next_data(file, *from).map(Answer::Extent),
         Op::ReadLink { at, name } => rustix::fs::readlinkat(&**at, &**name, Vec::new()).map(Answer::Target),
         Op::HasDefaultAcl { dir } => has_default_acl(dir).map(Answer::Flag),
@@ -250,12 +261,7 @@ fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-fn stat_at(at: &Handle, name: &CStr, flags: AtFlags) -> Result<Stat, Errno> {
-    const MNT_ID: StatxFlags = StatxFlags::MNT_ID;
-    let mut mask = StatxFlags::BASIC_STATS | MNT_ID;
-    if flags.contains(AtFlags::EMPTY_PATH) {
-        mask |= StatxFlags::DIOALIGN;
-    }
+fn stat(at: &Handle, name: &CStr, flags: AtFlags, mask: StatxFlags) -> Result<Stat, Errno> {
     let statx = rustix::fs::statx(at.as_fd(), name, flags, mask)?;
     Ok(Stat {
         dev: rustix::fs::makedev(statx.stx_dev_major, statx.stx_dev_minor),

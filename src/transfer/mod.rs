@@ -398,7 +398,7 @@ impl<'a> Work<'a> {
 
     fn describe(&self, handle: &Handle) -> Result<Stat> {
         self.clear_acls(handle)?;
-        self.dest().stat_handle(handle).map_err(|errno| self.error("stat", errno))
+        self.dest().stat_new(handle).map_err(|errno| self.error("stat", errno))
     }
 
     /// What the directory hands to its files is not the source's (I9).

@@ -21,7 +21,7 @@ impl World {
                 let ino = self.named(side, at, name)?;
                 Ok(Answer::Stat(self.disk(side).stat(ino)))
             }
-            Op::StatHandle { file } => {
+            Op::StatHandle { file } | Op::StatNew { file } => {
                 let ino = self.ino(side, file)?;
                 let mut stat = self.disk(side).stat(ino);
                 stat.direct_align = if stat.kind() == Kind::File { self.disk(side).direct_align } else { 0 };

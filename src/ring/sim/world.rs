@@ -246,6 +246,7 @@ fn subject(op: &Op) -> Subject<'_> {
         | Op::RemoveDir { name, .. } => Subject::Name(name),
         Op::ReadDir { dir: file, .. }
         | Op::StatHandle { file }
+        | Op::StatNew { file }
         | Op::Read { file, .. }
         | Op::Write { file, .. }
         | Op::Allocate { file, .. }

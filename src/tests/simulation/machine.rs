@@ -279,7 +279,7 @@ impl Machine {
         let caller: Arc<dyn Caller> = Arc::new(sim.share(FixedBuffers::new(1, 4096, 4096)?.arena().clone()));
         let dest_root = engine::prepare_root(&job, &roots, &*caller)?;
         let main = counters[style.shards].clone();
-        let mut checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main)?;
+        let mut checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, 1)?;
         checkpointer.skips_sync = !style.is_synced;
         let stop = Stop::new();
         let conductor = Conductor::new(job.clone(), checkpointer, counters.to_vec(), stop.clone());
