@@ -104,8 +104,12 @@ impl Intake {
     /// Takes an outcome from shard `shard`.
     pub fn push(&self, shard: usize, outcome: Outcome) {
         let is_early = matches!(&outcome.what, What::Begun(record) if record.stamp.size >= EARLY_RECORD_BYTES);
-        self.shards[shard].lock().push(outcome);
-        if self.count.fetch_add(1, Ordering::Relaxed) + 1 == self.count_due.load(Ordering::Relaxed) {
+        let mut waiting = self.shards[shard].lock();
+        waiting.push(outcome);
+        // Counted before the lock is given back: `take` must not subtract what is not yet added.
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        drop(waiting);
+        if count == self.count_due.load(Ordering::Relaxed) {
             self.bell.ring();
         }
         if is_early {
@@ -200,5 +204,32 @@ impl What {
             What::Copied(_) | What::Further(..) | What::Failed { .. } => 4,
             What::Vanished(_) | What::Left(_) | What::Reopened => 4,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::walk::DirNode;
+
+    #[test]
+    fn the_count_is_right_while_batches_are_taken() {
+        const OUTCOMES: usize = 200_000;
+        let intake = Intake::new(1, u64::MAX, Arc::new(Bell::default()));
+        let dir = DirNode::root();
+        let mut taken = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..OUTCOMES {
+                    intake.push(0, Outcome { dir: dir.clone(), name: Name::default(), what: What::Listed });
+                }
+            });
+            // Ends: every outcome is pushed, and taken once.
+            while taken < OUTCOMES {
+                taken += intake.take().0.len();
+                assert!(intake.len() <= OUTCOMES - taken, "{} wait of {}", intake.len(), OUTCOMES - taken);
+            }
+        });
+        assert!(intake.is_empty());
     }
 }
