@@ -8,6 +8,7 @@
 //! config.rs            what was asked for, resolved; every limit in one place
 //! location.rs          one side of a job, as named on the command line
 //! error.rs             Error {verb, object, cause} and what it means for the job
+//! digest.rs            CRC64/NVME, and putting the values of parts together
 //! filesystem.rs        kinds of file systems, and what each can be trusted with
 //! stop.rs bell.rs      the flag that ends a run; the bell that wakes its main thread
 //! gate.rs              stream permits
@@ -70,6 +71,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod conduct;
 pub mod config;
+pub mod digest;
 pub mod engine;
 pub mod error;
 pub mod filesystem;
