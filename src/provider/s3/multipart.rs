@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use rusty_s3::Method;
 
-use super::client::{CRC64_HEADER, Client, copy_source, etag, is_missing, of_source, text};
+use super::client::{CLOCK_SLACK_SECS, CRC64_HEADER, Client, copy_source, etag, is_missing, of_source, text};
 use super::request::{Answer, Request, failure};
 use super::{Bucket, ByteRange, Key, Object, Part, Stored, xml};
 use crate::error::{Cause, Error, Result};
@@ -17,8 +17,6 @@ const UPLOAD_PAGES_MAX: usize = 100;
 const PART_PAGES_MAX: usize = 200;
 /// How often an upload is given up again while parts still turn up in it.
 const ABORTS_MAX: u32 = 3;
-/// What the clocks of server and client may differ by where it was not measured, in seconds.
-const CLOCK_SLACK_SECS: i64 = 60;
 
 impl Client {
     /// Begins an upload and tells its id.
