@@ -23,6 +23,7 @@
 //! provider/mod.rs      what each kind of storage can do
 //! provider/posix.rs    a mounted file system's verbs, typed
 //! provider/metadata.rs owner and mode
+//! provider/s3/*.rs     S3: the bucket, a lane's client of it, keys, attributes, retries
 //! roots/*.rs           both ends of a job: examined, refused, opened
 //! links.rs             hard links in flight
 //! plan.rs              the decision about one object (pure)
