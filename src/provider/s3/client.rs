@@ -35,7 +35,7 @@ impl Client {
     pub async fn put_part(&self, key: &Key, upload: &str, number: u32, body: Bytes, crc64: u64) -> Result<Part> {
         unimplemented!()
     }
-    pub async fn complete_upload(&self, key: &Key, upload: &str, parts: &[Part], crc64: u64) -> Result<Stored> {
+    pub async fn complete_upload(&self, key: &Key, upload: &str, parts: &[Part], crc64: Option<u64>) -> Result<Stored> {
         unimplemented!()
     }
     pub async fn abort_upload(&self, key: &Key, upload: &str) -> Result<()> {
