@@ -63,7 +63,7 @@ impl Lane {
         }
         let (list, crc64) = finished(&parts);
         let crc64 = crc64.expect("I7: every part of a file passes through a lane");
-        let stored = self.dest().complete_upload(&upload.key, &id, &list, Some(crc64)).await?;
+        let stored = self.dest().complete_upload(&upload.key, &id, &list, crc64).await?;
         let checksum = self.proven(&upload.key, crc64, &stored).await?;
         let mut copied = self.copied(&upload, hash(&stored.etag), 0, Some(checksum));
         copied.large_id = parts.large_id;
@@ -93,7 +93,7 @@ impl Lane {
             return self.give_up_upload(&relay.key, &id, parts.large_id, Some(ending)).await;
         }
         let crc64 = crc64.or(relay.object.crc64);
-        let stored = self.dest().complete_upload(&relay.key, &id, &list, crc64).await?;
+        let stored = self.dest().complete_upload(&relay.key, &id, &list, crc64.unwrap_or(0)).await?;
         let mut copied = self.relayed(&relay, stamp, crc64, &stored, 0).await?;
         copied.large_id = parts.large_id;
         Ok(Some(Ending::Copied(Box::new(copied))))
