@@ -151,7 +151,8 @@ fn cannot_start(error: std::io::Error) -> Error {
 impl Lane {
     fn new(parts: LaneParts, disk: Disk) -> Result<Rc<Lane>> {
         let LaneParts { index, lanes, job, intake, caller, worker, help, counters, has_ring: _ } = parts;
-        let client = |root: &crate::job::JobRoot| root.bucket.as_ref().map(|b| Client::new(b.bucket.clone())).transpose();
+        let client =
+            |root: &crate::job::JobRoot| root.bucket.as_ref().map(|b| Client::new(b.bucket.clone())).transpose();
         let (source, dest) = (client(&job.source)?, client(&job.dest)?);
         let way = match (&source, &dest) {
             (None, _) => Way::Up,
@@ -316,7 +317,11 @@ impl Lane {
         });
     }
 
-    fn spawn_object<T: 'static, F: Future<Output = ()>>(self: &Rc<Self>, work: impl FnOnce(Rc<Lane>, T) -> F + 'static, what: T) {
+    fn spawn_object<T: 'static, F: Future<Output = ()>>(
+        self: &Rc<Self>,
+        work: impl FnOnce(Rc<Lane>, T) -> F + 'static,
+        what: T,
+    ) {
         self.active.set(self.active.get() + 1);
         let lane = self.clone();
         tokio::task::spawn_local(async move {
