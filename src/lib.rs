@@ -8,6 +8,7 @@
 //! config.rs            what was asked for, resolved; every limit in one place
 //! location.rs          one side of a job, as named on the command line
 //! error.rs             Error {verb, object, cause} and what it means for the job
+//! digest.rs            CRC64/NVME, and putting the values of parts together
 //! filesystem.rs        kinds of file systems, and what each can be trusted with
 //! stop.rs bell.rs      the flag that ends a run; the bell that wakes its main thread
 //! gate.rs              stream permits
@@ -22,6 +23,7 @@
 //! provider/mod.rs      what each kind of storage can do
 //! provider/posix.rs    a mounted file system's verbs, typed
 //! provider/metadata.rs owner and mode
+//! provider/s3/*.rs     S3: the bucket, a lane's client of it, keys, attributes, retries
 //! roots/*.rs           both ends of a job: examined, refused, opened
 //! links.rs             hard links in flight
 //! plan.rs              the decision about one object (pure)
@@ -36,11 +38,15 @@
 //! checkpoint.rs        a batch: durable, sealed, recorded
 //! finish.rs            the end of a pass: directories, last commit
 //! resume.rs            where a run begins
+//! errand.rs            names on their way to an outcome
+//! lane/mod.rs          one thread's event loop where a bucket is on either side
+//! lane/*.rs            its listings, objects, parts, buffers and file operations
 //! shard/mod.rs         one thread's event loop
 //! shard/names.rs       where its objects come from
 //! shard/objects.rs     what becomes of them
 //! conduct.rs           the decisions of a run, apart from the waiting
-//! engine.rs            one run, from the checks to the summary
+//! engine/mod.rs        one run, from the checks to the summary
+//! engine/ends.rs       both ends of a job, file systems or buckets
 //! ```
 //!
 //! # The life of one small file
@@ -70,12 +76,15 @@ pub mod checkpoint;
 pub mod cli;
 pub mod conduct;
 pub mod config;
+pub mod digest;
 pub mod engine;
+pub(crate) mod errand;
 pub mod error;
 pub mod filesystem;
 pub mod finish;
 pub mod gate;
 pub mod job;
+pub(crate) mod lane;
 pub mod large;
 pub mod links;
 pub mod listing;

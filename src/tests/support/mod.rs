@@ -10,6 +10,7 @@ pub mod fault;
 pub mod fixture;
 pub mod mutate;
 pub mod run;
+pub mod s3;
 pub mod tree;
 
 pub use compare::Comparison;
