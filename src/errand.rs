@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crossbeam_deque::Worker;
 
-use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Record};
+use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Record, Stamp};
 use crate::config::UNSTABLE_ATTEMPTS_MAX;
 use crate::error::{Cause, Error, Result};
 use crate::job::{Job, Past, Place, Ticket};
@@ -34,6 +34,8 @@ pub(crate) struct Errand {
     pub attempt: u32,
     /// The group that the attempt before was the first of.
     pub claimed: Option<LinkKey>,
+    /// The source object as its bucket lists it.
+    pub listed: Option<Stamp>,
 }
 
 /// The errands of one shard or lane.
@@ -58,11 +60,11 @@ impl Errands {
         dir: Arc<DirNode>,
         open: DirPair,
         name: Name,
-        record: Option<FileRecord>,
+        (record, listed): (Option<FileRecord>, Option<Stamp>),
         ticket: Ticket,
     ) -> Errand {
         let dest_name = self.job.dest_name(&dir, &name).clone();
-        Errand { place: Place { dir, open, name, dest_name }, ticket, record, attempt: 1, claimed: None }
+        Errand { place: Place { dir, open, name, dest_name }, ticket, record, attempt: 1, claimed: None, listed }
     }
 
     /// Looks at a name of a listing: a directory is queued, an object that is done is counted, any other is an errand.
@@ -80,7 +82,7 @@ impl Errands {
             return None;
         }
         dir.hold();
-        Some(self.errand(dir, open, entry.name, record, Ticket::Listed))
+        Some(self.errand(dir, open, entry.name, (record, entry.stamp), Ticket::Listed))
     }
 
     /// Queues a directory found in `dir`, unless this pass has seen to it already.
