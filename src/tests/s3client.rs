@@ -136,6 +136,23 @@ fn an_object_and_its_attributes_come_back_as_they_went() {
     });
 }
 
+/// Lanes run the client beside their ring.
+#[test]
+fn the_client_runs_on_the_runtime_of_a_ring() {
+    let world = World::new();
+    let content = Bytes::from(vec![9; 3 << 20]);
+    let work = async {
+        let client = world.client().await;
+        client.put(&key("k"), content.clone(), crc64(&content), &[]).await.unwrap();
+        read(client.get(&key("k"), None, None).await.unwrap()).await.unwrap()
+    };
+    if io_uring::IoUring::new(8).is_err() {
+        support::fixture::skip("the_client_runs_on_the_runtime_of_a_ring", "no io_uring");
+        return;
+    }
+    assert!(tokio_uring::start(work) == content);
+}
+
 #[test]
 fn a_wrong_checksum_is_refused_and_stores_nothing() {
     let world = World::new();

@@ -76,8 +76,8 @@ impl Bucket {
         Bucket::open_at(name, "", options, side, &settings::process_variables()).await
     }
 
-    /// The same for a job below `prefix`, which may be all that the account is allowed to list, and with given variables
-    /// for the process's own.
+    /// The same for a job below `prefix`, which may be all that the account is allowed to list, and with given
+    /// variables for the process's own.
     pub async fn open_at(
         name: &str,
         prefix: &str,
@@ -278,8 +278,8 @@ impl Bucket {
         format!("/{}/{}", self.name, &url.path()[base..])
     }
 
-    /// Asks for the bucket. HEAD has no body and wants the right to list all of it, so a refusal is asked about once more
-    /// by a listing, which says why.
+    /// Asks for the bucket. HEAD has no body and wants the right to list all of it, so a refusal is asked about once
+    /// more by a listing, which says why.
     async fn ask(&self, http: &reqwest::Client, prefix: &str) -> Result<()> {
         let head = Request::new("open", Method::Head, None);
         let error = match request::fetch(self, http, &head, Patience::START).await {

@@ -95,8 +95,8 @@ impl Client {
         Ok(Stored { etag: etag(&answer.headers), is_checked })
     }
 
-    /// Copies an object of the same account on the server: up to 5 GiB, the version `etag` only. `attributes` replace its
-    /// metadata; `None` keeps it. [`Stored::is_checked`] is false: nothing was compared here.
+    /// Copies an object of the same account on the server: up to 5 GiB, the version `etag` only. `attributes` replace
+    /// its metadata; `None` keeps it. [`Stored::is_checked`] is false: nothing was compared here.
     pub async fn copy(
         &self,
         source: &Bucket,
@@ -147,9 +147,9 @@ impl Client {
         }
     }
 
-    /// Removes what a server stored although it found it damaged (s3s-fs compares after it has renamed): it has the size
-    /// and the times of the source, and the next pass would take it for a copy (I2). What was there before stays: it is
-    /// older, or of another size. That this fails too changes nothing about the error it follows.
+    /// Removes what a server stored although it found it damaged (s3s-fs compares after it has renamed): it has the
+    /// size and the times of the source, and the next pass would take it for a copy (I2). What was there before stays:
+    /// it is older, or of another size. That this fails too changes nothing about the error it follows.
     async fn discard(&self, key: &Key, size: u64, started: i64) {
         if let Ok(Some(object)) = self.head(key).await
             && object.size == size
