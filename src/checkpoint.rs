@@ -491,10 +491,13 @@ impl Checkpointer {
 
     fn linked(&self, draft: &mut Draft, first: &SealedFirst, further: Further, dest_ino: u64) {
         self.counters.add(Count::Linked, 1);
-        let Further { key, dir, name, .. } = further;
+        let Further { key, dir, name, stamp } = further;
         draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
         draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
-        self.record_done(draft, dir.id, name, dest_ino, (first.stamp, first.checksum));
+        // A bucket's link is an object of its own; one that waited in the catalog shows its state in the next listing.
+        let is_own = key.is_in_bucket() && stamp != Stamp::default();
+        let stamp = if is_own { stamp } else { first.stamp };
+        self.record_done(draft, dir.id, name, dest_ino, (stamp, first.checksum));
     }
 
     fn link_failed(&self, draft: &mut Draft, further: Further, error: &Error) -> Result<()> {
