@@ -25,7 +25,7 @@ use crate::outcome::{Intake, Outcome, What};
 use crate::provider::posix::Posix;
 use crate::report::{Count, Counters, Loss};
 use crate::ring::{Caller, Handle, Kind, Name, Side};
-use crate::seal::{Sealer, seal_all};
+use crate::seal::{Sealer, on_all};
 use crate::transfer::Copied;
 use crate::walk::{DirNode, Work};
 
@@ -40,7 +40,7 @@ pub struct Checkpointer {
     /// Counts what it finishes.
     pub(crate) counters: Arc<Counters>,
     /// Seal what is durable, one on each thread; the first also keeps this thread's directories open.
-    sealers: Vec<Sealer>,
+    pub(crate) sealers: Vec<Sealer>,
     /// The header of the last commit.
     pub(crate) header: Header,
     /// Directories that hold records of the last batch.
@@ -130,9 +130,9 @@ impl Checkpointer {
         for (dir, name, id) in std::mem::take(&mut self.found_early) {
             self.found(&mut draft, &dir, name, id)?;
         }
-        let mut unsealed = seal_all(&mut self.sealers, &outcomes);
-        for (index, outcome) in outcomes.into_iter().enumerate() {
-            self.take_in(&mut draft, outcome, unsealed.remove(&index))?;
+        let unsealed = on_all(&mut self.sealers, &outcomes, Sealer::seal_outcome);
+        for (outcome, unsealed) in outcomes.into_iter().zip(unsealed) {
+            self.take_in(&mut draft, outcome, unsealed)?;
         }
         self.settle_groups(&mut draft)?;
         self.commit(draft)?;

@@ -23,10 +23,8 @@ use crate::bell::Bell;
 use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
-use crate::config::{
-    ARENA_BYTES_MAX, Config, DIR_CACHE_PER_SHARD, EngineChoice, FILE_DEPTH, Metadata, ReflinkChoice, SMALL_BYTES_MAX,
-    STOP_TIME_MAX, SyncPolicy,
-};
+use crate::config::{Config, FILE_DEPTH, Metadata, ReflinkChoice, STOP_TIME_MAX, SyncPolicy};
+use crate::crew::{self, Crew, Engine};
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
 use crate::gate::Gate;
@@ -50,24 +48,21 @@ use crate::shard::{Parts, Shard, ShardReport};
 use crate::stop::Stop;
 use crate::walk::{DestDir, Walker, Work};
 
-/// Least and most blocks of one shard's arena.
-const BLOCKS_RANGE: std::ops::RangeInclusive<usize> = 4..=24;
-/// Bytes of a small lease: most small files fit in one.
-const SMALL_LEASE_BYTES: usize = 64 << 10;
 /// Time between two looks at signals and progress.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Runs the job that `config` asks for, until it is done or `stop` is raised.
 pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let started = Instant::now();
-    let (engine, fallback) = choose_engine(config.engine)?;
+    let refused = crew::ring_refused(config.engine)?;
     raise_descriptor_limit();
     let console = Arc::new(Console::stderr(config.output));
-    if let Some(reason) = &fallback {
+    if let Some(reason) = &refused {
         console.note(&format!("gfast: io_uring is not available, plain system calls are used: {reason}"));
     }
     let examined = roots::examine(config)?;
     let names = (examined.source_path().to_vec(), examined.dest_path().to_vec());
+    Catalog::check_place(&config.state_dir)?;
     let roots = examined.open()?;
     make_root_durable(&roots)?;
     let identity = identity_of(config, &names, &roots);
@@ -76,14 +71,14 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     resume::begin(&catalog, kind)?;
 
     let streams = affordable_streams(config, &console);
-    let config = &Config { streams, ..config.clone() };
-    let shards = shard_count(engine, streams);
+    let crew = Crew::choose(config.engine, refused, &roots, streams);
+    let config = &crew.fit(&Config { streams, ..config.clone() });
     let bell = Arc::new(Bell::default());
-    let (walker, workers) = Walker::new(shards, bell.clone());
-    let job = Arc::new(make_job(config, &roots, catalog, kind, (walker, shards, engine), console)?);
-    let setup = Setup { job, bell, engine, shards, started };
+    let (walker, workers) = Walker::new(crew.shards, bell.clone());
+    let job = Arc::new(make_job(config, &roots, catalog, kind, (walker, &crew), console)?);
+    let setup = Setup { job, bell, crew, started };
     let outcome = setup.run(kind, &roots, workers, stop)?;
-    Ok(setup.summary(kind, &names, outcome, fallback))
+    Ok(setup.summary(kind, &names, outcome))
 }
 
 /// Open files are what streams are made of: as many as the administrator allows, not as few as shells start with.
@@ -93,10 +88,14 @@ fn raise_descriptor_limit() {
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
+fn descriptor_limit() -> u64 {
+    rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Streams as the descriptor limit allows them: each may hold two directories and four files of its own, and a few
 /// descriptors are the process's.
 fn affordable_streams(config: &Config, console: &Console) -> u32 {
-    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let limit = descriptor_limit();
     let affordable = u32::try_from(limit.saturating_sub(64) / 8).unwrap_or(u32::MAX).max(1);
     if affordable < config.streams {
         console.note(&format!(
@@ -105,14 +104,6 @@ fn affordable_streams(config: &Config, console: &Console) -> u32 {
         ));
     }
     config.streams.min(affordable)
-}
-
-/// Open directories each shard may keep at hand: what is left of half the descriptors the process may have, when the
-/// checkpoints have theirs.
-fn dir_cache_capacity(shards: usize) -> usize {
-    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let pairs = usize::try_from(limit / 4).unwrap_or(usize::MAX) / (shards + 1);
-    pairs.clamp(4, DIR_CACHE_PER_SHARD)
 }
 
 /// A destination root that was just made is made durable before a catalog names it: after a power cut the job would
@@ -125,35 +116,6 @@ fn make_root_durable(roots: &Roots) -> Result<()> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let parent = rustix::fs::openat(&roots.dest.handle, "..", flags, rustix::fs::Mode::empty()).map_err(failed)?;
     rustix::fs::fsync(&roots.dest.handle).and_then(|()| rustix::fs::fsync(parent)).map_err(failed)
-}
-
-/// What answers the operations, and why it is not the ring although that was preferred.
-fn choose_engine(choice: EngineChoice) -> Result<(Engine, Option<String>)> {
-    match (choice, choice != EngineChoice::Sync && Ring::probe().is_some()) {
-        (EngineChoice::Sync, _) => Ok((Engine::Sync, None)),
-        (EngineChoice::Auto | EngineChoice::Uring, false) => Ok((Engine::Uring, None)),
-        (EngineChoice::Auto, true) => Ok((Engine::Sync, Ring::probe())),
-        (EngineChoice::Uring, true) => Err(Error::refused("--engine uring", Ring::probe().unwrap_or_default())),
-    }
-}
-
-/// What answers the operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Engine {
-    /// One ring per shard.
-    Uring,
-    /// System calls on more shards.
-    Sync,
-}
-
-/// The ring keeps many operations in flight on one thread per core; plain system calls need more threads for that.
-fn shard_count(engine: Engine, streams: u32) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let wanted = match engine {
-        Engine::Uring => cores,
-        Engine::Sync => cores * 4,
-    };
-    wanted.min(streams as usize).max(1)
 }
 
 fn identity_of(config: &Config, names: &(Vec<u8>, Vec<u8>), roots: &Roots) -> JobIdentity {
@@ -173,7 +135,7 @@ pub(crate) fn make_job(
     roots: &Roots,
     catalog: Arc<Catalog>,
     kind: resume::Kind,
-    (walker, shards, engine): (Walker, usize, Engine),
+    (walker, crew): (Walker, &Crew),
     console: Arc<Console>,
 ) -> Result<Job> {
     let header = catalog.header();
@@ -211,8 +173,9 @@ pub(crate) fn make_job(
         failures: Failures::new(console.clone()),
         losses: Losses::new(console.clone()),
         console,
-        file_depth: if engine == Engine::Uring { FILE_DEPTH } else { 1 },
-        cached_dirs: dir_cache_capacity(shards),
+        file_depth: crew.file_depth(),
+        reach: crew.reach,
+        cached_dirs: crew.cached_dirs(descriptor_limit()),
         next_id: AtomicU64::new(header.next_id),
         is_resealed: AtomicBool::new(false),
         fatal: Mutex::new(None),
@@ -256,10 +219,8 @@ struct Setup {
     job: Arc<Job>,
     /// Wakes the main thread.
     bell: Arc<Bell>,
-    /// What answers.
-    engine: Engine,
-    /// How many shards.
-    shards: usize,
+    /// Who does it.
+    crew: Crew,
     /// When the run began.
     started: Instant,
 }
@@ -268,6 +229,8 @@ struct Setup {
 struct Outcome {
     /// How it ended.
     end: End,
+    /// How many shards worked on it.
+    shards: usize,
     /// Everything that was counted.
     totals: Totals,
     /// What the shards measured.
@@ -286,12 +249,12 @@ type ShardEnd = (ShardReport, Option<RingFacts>, u64);
 impl Setup {
     fn run(&self, kind: resume::Kind, roots: &Roots, workers: Vec<Worker<Work>>, stop: &Stop) -> Result<Outcome> {
         let job = &self.job;
-        let counters: Vec<Arc<Counters>> = (0..=self.shards).map(|_| Arc::new(Counters::default())).collect();
-        let intake = Arc::new(Intake::new(self.shards, job.config.checkpoint_bytes, self.bell.clone()));
+        let counters: Vec<Arc<Counters>> = (0..=self.crew.shards).map(|_| Arc::new(Counters::default())).collect();
+        let intake = Arc::new(Intake::new(self.crew.shards, job.config.checkpoint_bytes, self.bell.clone()));
         let caller: Arc<dyn Caller> = Arc::new(Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone()));
-        let main = Arc::clone(&counters[self.shards]);
+        let main = Arc::clone(&counters[self.crew.shards]);
         let dest_root = prepare_root(job, roots, &*caller)?;
-        let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, self.shards)?;
+        let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, self.crew.shards)?;
         let mut conductor = Conductor::new(job.clone(), checkpointer, counters.clone(), stop.clone());
         resume::start(job, kind, dest_root)?;
         let is_over = AtomicBool::new(false);
@@ -299,7 +262,15 @@ impl Setup {
             let mut shards = Vec::new();
             let help = Arc::new(Injector::new());
             for (index, worker) in workers.into_iter().enumerate() {
-                shards.push(self.spawn(scope, index, (worker, help.clone()), &intake, &counters[index])?);
+                match self.spawn(scope, index, (worker, help.clone()), &intake, &counters[index]) {
+                    Ok(shard) => shards.push(shard),
+                    Err(error) if index == 0 => return Err(error),
+                    // The work of a shard is anybody's: those that are there do it.
+                    Err(error) => {
+                        job.console.note(&format!("gfast: {index} threads instead of {}: {error}", self.crew.shards));
+                        break;
+                    }
+                }
             }
             let ticker = scope.spawn(|| self.tick(&counters, stop, &is_over));
             let end = self.conduct(&mut conductor);
@@ -325,9 +296,9 @@ impl Setup {
         intake: &Arc<Intake>,
         counters: &Arc<Counters>,
     ) -> Result<ScopedJoinHandle<'scope, Option<ShardEnd>>> {
-        let (job, shards, engine) = (self.job.clone(), self.shards, self.engine);
+        let (job, shards, engine) = (self.job.clone(), self.crew.shards, self.crew.engine);
         let (intake, counters) = (intake.clone(), counters.clone());
-        let buffers = self.buffers()?;
+        let buffers = self.crew.buffers(job.config.block_bytes)?;
         let streams = job.config.streams as usize;
         let thread = std::thread::Builder::new().name(format!("shard-{index}"));
         let spawned = thread.spawn_scoped(scope, move || {
@@ -354,12 +325,6 @@ impl Setup {
             }
         });
         spawned.map_err(|error| Error::refused("threads", format!("cannot be started: {error}")))
-    }
-
-    fn buffers(&self) -> Result<FixedBuffers> {
-        let block = self.job.config.block_bytes.max(SMALL_BYTES_MAX.min(self.job.config.block_bytes));
-        let blocks = (ARENA_BYTES_MAX / self.shards / block).clamp(*BLOCKS_RANGE.start(), *BLOCKS_RANGE.end());
-        FixedBuffers::new(blocks, block, SMALL_LEASE_BYTES.min(block))
     }
 
     /// Lets the conductor decide, and sleeps until there is something to decide.
@@ -411,13 +376,7 @@ impl Setup {
         std::process::exit(ExitCode::Interrupted.code().into());
     }
 
-    fn summary(
-        &self,
-        kind: resume::Kind,
-        names: &(Vec<u8>, Vec<u8>),
-        outcome: Outcome,
-        fallback: Option<String>,
-    ) -> Summary {
+    fn summary(&self, kind: resume::Kind, names: &(Vec<u8>, Vec<u8>), outcome: Outcome) -> Summary {
         let job = &self.job;
         let pass = job.catalog.header().pass;
         let used = if job.sync_each { SyncPolicy::File } else { job.config.sync };
@@ -436,9 +395,10 @@ impl Setup {
             losses: job.losses.counts(),
             elapsed: self.started.elapsed(),
             streams: job.gate.limit(),
+            threads: outcome.shards,
             engine: match outcome.facts {
                 Some(facts) => EngineUsed::Uring { flags: facts.flags.to_owned() },
-                None => EngineUsed::Sync { fallback },
+                None => EngineUsed::Sync { reason: self.crew.reason.clone() },
             },
             registered_bytes: outcome.registered_bytes,
             arena_bytes: outcome.arena_bytes,
@@ -451,11 +411,12 @@ impl Setup {
 fn gather(end: End, ends: Vec<ShardEnd>, counters: &[Arc<Counters>]) -> Outcome {
     let mut latency = Latency::default();
     let (mut registered_bytes, mut arena_bytes, mut facts) = (0, 0, None);
+    let shards = ends.len();
     for (report, ring, arena) in ends {
         latency.merge(&report.latency);
         arena_bytes += arena;
         registered_bytes += ring.as_ref().map_or(0, |ring| ring.registered_bytes as u64);
         facts = facts.or(ring);
     }
-    Outcome { end, totals: Totals::of(counters), latency, facts, registered_bytes, arena_bytes }
+    Outcome { end, shards, totals: Totals::of(counters), latency, facts, registered_bytes, arena_bytes }
 }

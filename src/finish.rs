@@ -6,13 +6,16 @@
 //! child's number is always higher than its parent's. So the end needs no memory that grows with the tree, and an
 //! interrupted end goes on where it stopped.
 
-use crate::catalog::{Batch, DirId, DirStamp, DirState, Header, JobStatus, Row, Totals};
+use std::sync::Arc;
+
+use crate::catalog::{Batch, DirStamp, DirState, Header, JobStatus, Row, Totals};
 use crate::checkpoint::Checkpointer;
 use crate::config::{LossPolicy, Metadata, scaled};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::provider::metadata;
 use crate::report::{Count, Loss};
 use crate::ring::Side;
+use crate::seal::{Sealer, on_all};
 use crate::walk::DirNode;
 
 /// Directories finished between two commits.
@@ -29,9 +32,15 @@ impl Checkpointer {
             let is_last = page.len() < PAGE;
             below = page.last().map(|(id, _)| *id);
             let mut rows = Vec::with_capacity(page.len());
+            let mut due = Vec::with_capacity(page.len());
             for (id, _) in page {
-                self.finish_dir(id, &mut rows)?;
+                let record = self.job.catalog.reader()?.dir(id)?;
+                match record.and_then(|record| record.stamp) {
+                    Some(stamp) => due.push((self.node(id)?, stamp)),
+                    None => rows.push(Row::CloseDir { id }),
+                }
             }
+            self.finish_dirs(due, &mut rows);
             self.sync()?;
             let header = self.finished_header(is_last, totals);
             let batch = Batch { rows, header, reseal_dirs: Vec::new() };
@@ -51,28 +60,31 @@ impl Checkpointer {
         Header { status, totals, completed_batch: self.header.durable_batch, ..self.header.clone() }
     }
 
-    fn finish_dir(&mut self, id: DirId, rows: &mut Vec<Row>) -> Result<()> {
-        let record = self.job.catalog.reader()?.dir(id)?;
-        let Some(stamp) = record.and_then(|record| record.stamp) else {
-            rows.push(Row::CloseDir { id });
-            return Ok(());
-        };
-        let dir = self.node(id)?;
-        match self.settle_dir(&dir, &stamp) {
-            Ok(()) => {
-                self.counters.add(Count::Dirs, 1);
-                rows.push(Row::CloseDir { id });
-            }
-            Err(error) => {
-                self.job.say(&error, 1);
-                self.counters.add(Count::Failed, 1);
-                // It stays in the index: the next pass lists it again and finishes it.
+    /// Finishes directories, those of one depth together: none above them is finished before, for that might shut the
+    /// way to them.
+    fn finish_dirs(&mut self, mut due: Vec<(Arc<DirNode>, DirStamp)>, rows: &mut Vec<Row>) {
+        due.sort_by_key(|(dir, _)| std::cmp::Reverse(dir.depth));
+        for level in due.chunk_by(|(a, _), (b, _)| a.depth == b.depth) {
+            let settled = on_all(&mut self.sealers, level, |sealer, (dir, stamp)| sealer.settle_dir(dir, stamp));
+            for ((dir, _), settled) in level.iter().zip(settled) {
+                match settled {
+                    Ok(()) => {
+                        self.counters.add(Count::Dirs, 1);
+                        rows.push(Row::CloseDir { id: dir.id });
+                    }
+                    Err(error) => {
+                        self.job.say(&error, 1);
+                        self.counters.add(Count::Failed, 1);
+                        // It stays in the index: the next pass lists it again and finishes it.
+                    }
+                }
             }
         }
-        Ok(())
     }
+}
 
-    fn settle_dir(&mut self, dir: &std::sync::Arc<DirNode>, stamp: &DirStamp) -> Result<()> {
+impl Sealer {
+    fn settle_dir(&mut self, dir: &Arc<DirNode>, stamp: &DirStamp) -> Result<()> {
         let job = self.job.clone();
         let handle = self.open(dir)?;
         let dest = self.dest();

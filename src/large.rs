@@ -176,9 +176,9 @@ impl LargeFile {
         self.stat.size.div_ceil(self.chunk_bytes)
     }
 
-    /// Whether other shards should help.
-    pub fn is_shareable(&self) -> bool {
-        self.stat.size > SEGMENT_BYTES
+    /// How many other shards may help: none with a file of one segment, and never more than there are chunks.
+    pub fn helpers_max(&self) -> usize {
+        (self.chunks() - 1) as usize * usize::from(self.stat.size > SEGMENT_BYTES)
     }
 
     /// The next chunk that is not durable yet, as a range of bytes.

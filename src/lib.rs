@@ -40,6 +40,7 @@
 //! shard/names.rs       where its objects come from
 //! shard/objects.rs     what becomes of them
 //! conduct.rs           the decisions of a run, apart from the waiting
+//! crew.rs              who does the work: what answers, on how many threads, with how much memory
 //! engine.rs            one run, from the checks to the summary
 //! ```
 //!
@@ -70,6 +71,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod conduct;
 pub mod config;
+pub(crate) mod crew;
 pub mod engine;
 pub mod error;
 pub mod filesystem;

@@ -185,11 +185,17 @@ impl<I: Interpreter> Shard<I> {
         loop {
             match self.turn() {
                 Pulse::Busy => {}
-                Pulse::Idle if self.intake.is_full() => std::thread::sleep(Duration::from_millis(1)),
+                Pulse::Idle if self.intake.is_full() || self.job.gate.is_full() => std::thread::sleep(self.pause()),
                 Pulse::Idle => self.job.walker.sleep(IDLE),
                 Pulse::Over => return (self.interpreter, self.report),
             }
         }
+    }
+
+    /// How long a shard rests that has work and may not begin it: 1 ms, and longer where there are many shards, so that
+    /// the rest of them together cost no more than a small part of a core.
+    fn pause(&self) -> Duration {
+        Duration::from_micros(50 * self.shards as u64).clamp(Duration::from_millis(1), IDLE)
     }
 
     /// One turn of the loop. It waits for completions at most, never for work.
@@ -214,10 +220,11 @@ impl<I: Interpreter> Shard<I> {
         self.tasks.len() - self.free.len()
     }
 
-    /// Streams this shard may use: its part of them, or all when another shard has nothing to do.
+    /// Streams this shard may use: its part of them, or all when another shard has nothing to do. A thread of system
+    /// calls works on one object after the other: those it took would only be kept from the others.
     fn share(&self) -> usize {
         let limit = self.job.gate.limit() as usize;
-        match self.job.walker.is_hungry() {
+        match self.job.file_depth > 1 && self.job.walker.is_hungry() {
             true => limit,
             false => limit.div_ceil(self.shards),
         }

@@ -33,7 +33,7 @@ impl<I: Interpreter> Shard<I> {
                 Ok(Some(entry)) => {
                     let (dir, open) = (listing.dir.clone(), listing.open.clone());
                     if self.walker().is_hungry()
-                        && let Some(half) = listing.split()
+                        && let Some(half) = listing.split(self.job.reach)
                     {
                         dir.hold();
                         self.walker().share(&self.worker, Work::Slice(dir.clone(), half));
