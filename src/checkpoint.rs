@@ -15,11 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::catalog::{
-    Batch, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Record, Row, Stamp, Status,
+    Batch, Checksum, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Record, Row, Stamp,
+    Status,
 };
 use crate::config::SyncPolicy;
 use crate::error::{Cause, Errno, Error, Result};
-use crate::job::{Job, Past, temp_name};
+use crate::job::{Job, Past, SealedFirst, temp_name};
 use crate::links::{LinkKey, LinkName};
 use crate::outcome::{Intake, Outcome, What};
 use crate::provider::posix::Posix;
@@ -64,7 +65,7 @@ pub(crate) struct Draft {
     /// Directories that hold records of it.
     dirs: Vec<DirId>,
     /// Firsts sealed in it, with what was copied.
-    firsts: HashMap<LinkKey, (LinkName, Stamp)>,
+    firsts: HashMap<LinkKey, SealedFirst>,
     /// Groups whose first failed in it.
     orphans: Vec<LinkKey>,
     /// Further names in it.
@@ -307,15 +308,23 @@ impl Checkpointer {
             let first = LinkFirst { dir: dir.id, name: name.clone(), batch: draft.number };
             draft.rows.push(Row::PutLink { dev: key.dev, ino: key.ino, first });
             draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
-            draft.firsts.insert(key, ((dir.id, name.clone()), copied.stamp));
+            let first = (dir.id, name.clone());
+            draft.firsts.insert(key, SealedFirst { name: first, stamp: copied.stamp, checksum: copied.checksum });
             draft.settled.push(key);
         }
-        self.record_done(draft, dir.id, name, copied.stamp, copied.dest_ino);
+        self.record_done(draft, dir.id, name, copied.dest_ino, (copied.stamp, copied.checksum));
     }
 
-    fn record_done(&self, draft: &mut Draft, dir: DirId, name: Name, stamp: Stamp, dest_ino: u64) {
+    fn record_done(
+        &self,
+        draft: &mut Draft,
+        dir: DirId,
+        name: Name,
+        dest_ino: u64,
+        (stamp, checksum): (Stamp, Option<Checksum>),
+    ) {
         let status = if self.job.config.sync == SyncPolicy::None { Status::Written } else { Status::Done };
-        let record = FileRecord { status, batch: draft.number, stamp, dest_ino, large_id: 0, failure: None };
+        let record = FileRecord { status, batch: draft.number, stamp, dest_ino, large_id: 0, failure: None, checksum };
         draft.rows.push(Row::PutEntry { dir, name, record: Record::File(record) });
         draft.dirs.push(dir);
     }
@@ -349,6 +358,7 @@ impl Checkpointer {
             dest_ino: 0,
             large_id: 0,
             failure: Some(failure),
+            checksum: None,
         };
         draft.orphans.extend(group);
         draft.rows.push(Row::OpenFile { dir: dir.id, name: name.clone() });
@@ -440,15 +450,15 @@ impl Checkpointer {
     }
 
     /// Makes one link. What is recorded of it is what was copied to its first name, not what its source is by now.
-    fn make_link(&mut self, draft: &mut Draft, first: &(LinkName, Stamp), further: Further) -> Result<()> {
+    fn make_link(&mut self, draft: &mut Draft, first: &SealedFirst, further: Further) -> Result<()> {
         let Further { key, dir, name, .. } = further;
-        let linked = self.try_link(&first.0, &dir, &name);
+        let linked = self.try_link(&first.name, &dir, &name);
         match linked {
             Ok(dest_ino) => {
                 self.counters.add(Count::Linked, 1);
                 draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
                 draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
-                self.record_done(draft, dir.id, name, first.1, dest_ino);
+                self.record_done(draft, dir.id, name, dest_ino, (first.stamp, first.checksum));
             }
             // The file has as many names as the file system allows, or the file system allows one only: this name
             // becomes a file of its own, in the first case the first of those that follow.

@@ -192,3 +192,17 @@ pub enum Output {
     /// Errors on stderr only, the summary as one JSON object on stdout.
     QuietJson,
 }
+
+/// How one S3 end of a job is reached, as far as the command line says; the rest comes from the environment and the
+/// shared configuration files. Never holds a secret (I10).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct S3Options {
+    /// Where requests go, instead of AWS's own endpoint of the region.
+    pub endpoint_url: Option<String>,
+    /// The region requests are signed for.
+    pub region: Option<String>,
+    /// The profile of the shared configuration files that holds credentials and settings.
+    pub profile: Option<String>,
+    /// The storage class of new objects.
+    pub storage_class: Option<String>,
+}

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::catalog::{BATCH_UNSEALED, Catalog, DirId, DirState, FileRecord, Record, Stamp, Status};
+use crate::catalog::{BATCH_UNSEALED, Catalog, Checksum, DirId, DirState, FileRecord, Record, Stamp, Status};
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
 use crate::filesystem::Reach;
@@ -111,6 +111,17 @@ pub enum Reflink {
     Refused = 2,
 }
 
+/// The name that the further names of a group become links to, with what was copied to it.
+#[derive(Clone, Debug)]
+pub struct SealedFirst {
+    /// The name.
+    pub name: LinkName,
+    /// The source's state that was copied.
+    pub stamp: Stamp,
+    /// Checksum of its content where one was computed.
+    pub checksum: Option<Checksum>,
+}
+
 impl Job {
     /// A fresh id for a directory or a large file.
     pub fn new_id(&self) -> u64 {
@@ -161,11 +172,10 @@ impl Job {
         Ok(self.first_record(key, stamp)?.map(|(first, _)| first))
     }
 
-    /// As [`Job::recorded_first`], if it can be linked to (an interruption left no doubt of its seal), with what was
-    /// copied.
-    pub fn sealed_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<(LinkName, Stamp)>, Error> {
+    /// As [`Job::recorded_first`], if it can be linked to (an interruption left no doubt of its seal).
+    pub fn sealed_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<SealedFirst>, Error> {
         let first = self.first_record(key, stamp)?.filter(|(_, record)| record.batch != BATCH_UNSEALED);
-        Ok(first.map(|(first, record)| (first, record.stamp)))
+        Ok(first.map(|(name, record)| SealedFirst { name, stamp: record.stamp, checksum: record.checksum }))
     }
 
     fn first_record(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<(LinkName, FileRecord)>, Error> {

@@ -8,6 +8,7 @@
 //! config.rs            what was asked for, resolved; every limit in one place
 //! location.rs          one side of a job, as named on the command line
 //! error.rs             Error {verb, object, cause} and what it means for the job
+//! digest.rs            CRC64/NVME, and putting the values of parts together
 //! filesystem.rs        kinds of file systems, and what each can be trusted with
 //! stop.rs bell.rs      the flag that ends a run; the bell that wakes its main thread
 //! gate.rs              stream permits
@@ -22,6 +23,7 @@
 //! provider/mod.rs      what each kind of storage can do
 //! provider/posix.rs    a mounted file system's verbs, typed
 //! provider/metadata.rs owner and mode
+//! provider/s3/*.rs     S3: the bucket, a lane's client of it, keys, attributes, retries
 //! roots/*.rs           both ends of a job: examined, refused, opened
 //! links.rs             hard links in flight
 //! plan.rs              the decision about one object (pure)
@@ -36,6 +38,7 @@
 //! checkpoint.rs        a batch: durable, sealed, recorded
 //! finish.rs            the end of a pass: directories, last commit
 //! resume.rs            where a run begins
+//! errand.rs            names on their way to an outcome
 //! shard/mod.rs         one thread's event loop
 //! shard/names.rs       where its objects come from
 //! shard/objects.rs     what becomes of them
@@ -72,7 +75,9 @@ pub mod cli;
 pub mod conduct;
 pub mod config;
 pub(crate) mod crew;
+pub mod digest;
 pub mod engine;
+pub(crate) mod errand;
 pub mod error;
 pub mod filesystem;
 pub mod finish;

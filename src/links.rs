@@ -81,7 +81,8 @@ impl LinkMap {
         self.firsts.lock().insert(key, name);
     }
 
-    /// The group whose first `name` is. Looks at all groups in flight: for names that failed before they could be asked.
+    /// The group whose first `name` is. Looks at all groups in flight: for names that failed before they could be
+    /// asked.
     pub fn group_of(&self, name: &LinkName) -> Option<LinkKey> {
         self.firsts.lock().iter().find_map(|(key, first)| (first == name).then_some(*key))
     }

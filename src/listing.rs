@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::catalog::DirStamp;
+use crate::catalog::{DirId, DirStamp};
 use crate::config::{Metadata, Mounts, scaled};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::filesystem::{FileSystem, Reach};
@@ -88,13 +88,13 @@ impl Listing {
             let filled = Posix::new(caller, Side::Source).read_dir(&self.open.source, &mut self.buffer);
             let filled = filled.map_err(|errno| job.dir_error(Side::Source, &self.dir, "list", errno))?;
             self.at_end = filled == 0;
-            self.parse(filled);
-            self.look_up(job)?;
+            parse(&self.buffer[..filled], &mut self.entries);
+            look_up(job, self.dir.id, &mut self.entries)?;
         }
         Ok(self.entries.pop_front())
     }
 
-    /// Gives away the later half of the names at hand, if they are worth more than opening the directory once more.
+    /// Gives away the later half of the names at hand, if they are worth opening the directory once more.
     pub fn split(&mut self, reach: Reach) -> Option<VecDeque<Entry>> {
         let worth_sharing = match reach {
             Reach::Local => scaled(128, 4),
@@ -105,36 +105,38 @@ impl Listing {
         }
         Some(self.entries.split_off(self.entries.len() / 2))
     }
+}
 
-    /// Parses `linux_dirent64` records: inode 8 bytes, offset 8, length of the record 2, type 1, name with its NUL.
-    fn parse(&mut self, filled: usize) {
-        let mut rest = &self.buffer[..filled];
-        while rest.len() > NAME_AT {
-            let len = usize::from(u16::from_ne_bytes([rest[16], rest[17]]));
-            assert!(len > NAME_AT && len <= rest.len(), "the kernel's directory records are whole");
-            let (record, after) = rest.split_at(len);
-            rest = after;
-            let name = record[NAME_AT..].split(|&b| b == 0).next().unwrap_or_default();
-            if matches!(name, b"." | b".." | b"") {
-                continue;
-            }
-            let name = Name::new(name).expect("I8: the name was cut at its NUL");
-            let ino = u64::from_ne_bytes(record[..8].try_into().unwrap_or_default());
-            self.entries.push_back(Entry { name, kind: record[18], ino, record: None });
+/// Parses `linux_dirent64` records (inode 8 bytes, offset 8, length of the record 2, type 1, name with its NUL) and puts
+/// the names in the order of their inodes.
+pub(crate) fn parse(filled: &[u8], entries: &mut VecDeque<Entry>) {
+    let mut rest = filled;
+    while rest.len() > NAME_AT {
+        let len = usize::from(u16::from_ne_bytes([rest[16], rest[17]]));
+        assert!(len > NAME_AT && len <= rest.len(), "the kernel's directory records are whole");
+        let (record, after) = rest.split_at(len);
+        rest = after;
+        let name = record[NAME_AT..].split(|&b| b == 0).next().unwrap_or_default();
+        if matches!(name, b"." | b".." | b"") {
+            continue;
         }
-        self.entries.make_contiguous().sort_unstable_by_key(|entry| entry.ino);
+        let name = Name::new(name).expect("I8: the name was cut at its NUL");
+        let ino = u64::from_ne_bytes(record[..8].try_into().unwrap_or_default());
+        entries.push_back(Entry { name, kind: record[18], ino, record: None, stamp: None });
     }
+    entries.make_contiguous().sort_unstable_by_key(|entry| entry.ino);
+}
 
-    fn look_up(&mut self, job: &Job) -> Result<()> {
-        if job.past == Past::Nothing || self.entries.is_empty() {
-            return Ok(());
-        }
-        let reader = job.catalog.reader()?;
-        for entry in &mut self.entries {
-            entry.record = reader.entry(self.dir.id, &entry.name)?;
-        }
-        Ok(())
+/// Adds what the catalog knows of the names of a directory.
+pub(crate) fn look_up(job: &Job, dir: DirId, entries: &mut VecDeque<Entry>) -> Result<()> {
+    if job.past == Past::Nothing || entries.is_empty() {
+        return Ok(());
     }
+    let reader = job.catalog.reader()?;
+    for entry in entries {
+        entry.record = reader.entry(dir, &entry.name)?;
+    }
+    Ok(())
 }
 
 /// Offset of the name in a `linux_dirent64`.
@@ -202,7 +204,7 @@ fn open_child(job: &Job, caller: &dyn Caller, parent: &DirPair, dir: &Arc<DirNod
     Ok(Child::Open(DirPair { source, dest }, stat))
 }
 
-fn leave_out(job: &Job, dir: &Arc<DirNode>, source: &Handle, stat: &Stat) -> Result<Option<&'static str>> {
+pub(crate) fn leave_out(job: &Job, dir: &Arc<DirNode>, source: &Handle, stat: &Stat) -> Result<Option<&'static str>> {
     if (stat.dev, stat.ino) == job.state_dir {
         return Ok(Some("it is the state directory"));
     }
@@ -224,7 +226,12 @@ fn is_loop(job: &Job, dir: &Arc<DirNode>, stat: &Stat) -> bool {
 
 /// The destination's directory: created, or the one that is there. A file or symlink in its place is removed; a
 /// directory is never entered through a symlink (I8).
-fn make_dest(job: &Job, caller: &dyn Caller, parent: &DirPair, dir: &Arc<DirNode>) -> Result<(Handle, DestDir)> {
+pub(crate) fn make_dest(
+    job: &Job,
+    caller: &dyn Caller,
+    parent: &DirPair,
+    dir: &Arc<DirNode>,
+) -> Result<(Handle, DestDir)> {
     let dest = Posix::new(caller, Side::Dest);
     let (at, name) = (&parent.dest, &dir.name);
     let failed = |verb, errno| job.dir_error(Side::Dest, dir, verb, errno);
@@ -291,16 +298,14 @@ mod tests {
 
     #[test]
     fn records_of_any_bytes_are_parsed_and_dots_left_out() {
-        let null = Arc::new(std::fs::File::open("/dev/null").unwrap().into());
-        let open = DirPair { source: null, dest: Arc::new(std::fs::File::open("/dev/null").unwrap().into()) };
-        let mut listing = Listing::of_slice(DirNode::root(), open, VecDeque::new());
         let long = [b'x'; 255];
         let names: [&[u8]; 6] = [b".", b"..", b"...", b"a\n\xff\x1b", &long, b"-"];
-        listing.buffer = names.iter().zip((0..6).rev()).flat_map(|(name, ino)| record(ino, name, 8)).collect();
-        listing.parse(listing.buffer.len());
-        let parsed: Vec<&[u8]> = listing.entries.iter().map(|e| e.name.to_bytes()).collect();
+        let buffer: Vec<u8> = names.iter().zip((0..6).rev()).flat_map(|(name, ino)| record(ino, name, 8)).collect();
+        let mut entries = VecDeque::new();
+        parse(&buffer, &mut entries);
+        let parsed: Vec<&[u8]> = entries.iter().map(|e| e.name.to_bytes()).collect();
         let in_inode_order: Vec<&[u8]> = names[2..].iter().rev().copied().collect();
         assert_eq!(parsed, in_inode_order);
-        assert!(listing.entries.iter().all(|entry| entry.kind == 8));
+        assert!(entries.iter().all(|entry| entry.kind == 8));
     }
 }

@@ -22,7 +22,7 @@ use crossbeam_deque::{Injector, Steal, Stealer, Worker};
 use parking_lot::{Condvar, Mutex};
 
 use crate::bell::Bell;
-use crate::catalog::{DirId, DirStamp, Record};
+use crate::catalog::{DirId, DirStamp, Record, Stamp};
 use crate::config::QUEUED_DIRS_MAX;
 use crate::ring::{Handle, Name};
 
@@ -177,6 +177,8 @@ pub struct Entry {
     pub ino: u64,
     /// What the catalog knows of it.
     pub record: Option<Record>,
+    /// The object as its bucket lists it; a file system is asked later.
+    pub stamp: Option<Stamp>,
 }
 
 /// One piece of work for a shard.
@@ -371,6 +373,12 @@ impl Walker {
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// Counts a lane that has nothing to do, and so sleeps on its own clock, until the guard is dropped.
+    pub fn rest(&self) -> Rest<'_> {
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        Rest(self)
+    }
+
     /// Counts a shard that has nothing to do and does not sleep: the simulator runs all shards on one thread.
     #[cfg(test)]
     pub(crate) fn set_hungry(&self, count: usize) {
@@ -389,6 +397,16 @@ impl Walker {
     pub fn wake_all(&self) {
         let _guard = self.wake.0.lock();
         self.wake.1.notify_all();
+    }
+}
+
+/// A lane at rest.
+#[derive(Debug)]
+pub struct Rest<'w>(&'w Walker);
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        self.0.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
