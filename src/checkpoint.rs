@@ -237,6 +237,7 @@ impl Checkpointer {
             },
             What::Further(key, stamp) => draft.further.push(Further { key, dir, name, stamp }),
             What::Begun(record) => {
+                draft.rows.extend(self.replaced_ranges(&dir, &name, record.large_id)?);
                 let record = Record::File(FileRecord { batch: draft.number, ..record });
                 draft.rows.push(Row::PutEntry { dir: dir.id, name, record });
             }
@@ -251,6 +252,16 @@ impl Checkpointer {
             What::Reopened => self.reopened(draft, &dir)?,
         }
         Ok(())
+    }
+
+    /// What was recorded of an earlier attempt at a large file that is begun anew. Parts of an upload are for whoever ends
+    /// that upload.
+    fn replaced_ranges(&self, dir: &DirNode, name: &Name, large_id: u64) -> Result<Option<Row>> {
+        let reader = self.job.catalog.reader()?;
+        let Some(Record::File(former)) = reader.entry(dir.id, name)? else { return Ok(None) };
+        let is_replaced = former.large_id != 0 && former.large_id != large_id;
+        let is_ranges = is_replaced && reader.upload(former.large_id)?.is_none();
+        Ok(is_ranges.then_some(Row::DropRanges { large_id: former.large_id }))
     }
 
     /// A directory to be listed. What an earlier pass recorded of it stays, so that it is not finished again for

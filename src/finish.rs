@@ -20,6 +20,8 @@ use crate::walk::DirNode;
 
 /// Directories finished between two commits.
 const PAGE: usize = scaled(16_384, 3);
+/// Ranges of abandoned attempts that are looked at when a pass ends.
+const ABANDONED_MAX: usize = 16_384;
 
 impl Checkpointer {
     /// Finishes the directories, makes everything durable, and records the pass as finished. To be called after the
@@ -41,6 +43,9 @@ impl Checkpointer {
                 }
             }
             self.finish_dirs(due, &mut rows);
+            if is_last {
+                rows.extend(self.abandoned_ranges()?);
+            }
             self.sync()?;
             let header = self.finished_header(is_last, totals);
             let batch = Batch { rows, header, reseal_dirs: Vec::new() };
@@ -51,6 +56,13 @@ impl Checkpointer {
                 return Ok(());
             }
         }
+    }
+
+    /// At the end of a pass no file is in progress: ranges that are still recorded are of attempts that a changed source
+    /// or an error ended. What exceeds one look at them waits for the end of the next pass.
+    fn abandoned_ranges(&self) -> Result<Vec<Row>> {
+        let ids = self.job.catalog.reader()?.ranged(ABANDONED_MAX)?;
+        Ok(ids.into_iter().map(|large_id| Row::DropRanges { large_id }).collect())
     }
 
     /// The sync just made covers the seals of the last batch: all its records are Completed.
