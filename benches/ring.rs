@@ -98,9 +98,12 @@ fn measure(count: u64, bytes: usize, make: impl Fn(u64, Lease) -> (Side, Op)) ->
                 break;
             }
         };
+        // The first use registers the buffers, which pins and zeroes every page of them.
+        drive(&mut ring, &mut buffers, (depth as u64, bytes, depth), &make)?;
+        let before = ring.usage();
         let took = drive(&mut ring, &mut buffers, (count, bytes, depth), &make)?;
         let (usage, registered) = (ring.usage(), ring.facts().registered_bytes >> 10);
-        let each = usage.submissions as f64 / usage.enters.max(1) as f64;
+        let each = (usage.submissions - before.submissions) as f64 / (usage.enters - before.enters).max(1) as f64;
         line(&format!("ring, {depth}"), took, format!("  {each:>5.1} SQEs an enter, {registered} KiB registered"));
     }
     let mut buffers = FixedBuffers::new(1, bytes, bytes).map_err(|error| error.to_string())?;
