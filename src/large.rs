@@ -199,8 +199,7 @@ impl LargeFile {
 
     /// Joins another shard to the work; false when it is being finished already.
     fn join(&self) -> bool {
-        let joined = self.tasks.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n > 0).then_some(n + 1));
-        joined.is_ok()
+        self.tasks.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n > 0).then_some(n + 1)).is_ok()
     }
 
     /// Leaves; true for the last one, who finishes the file.
@@ -288,6 +287,7 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
         let made = dest.stat_handle(&handle).map_err(|errno| place.error(job, Side::Dest, "stat", errno))?;
         if made.ino == record.dest_ino {
             work.clear_acls(&handle)?;
+            work.remove_leftover(temp.as_ref());
             let ranges = job.catalog.reader()?.ranges(record.large_id)?;
             return Ok(Some(Leftover { file: NewFile { handle, temp, made }, id: record.large_id, ranges }));
         }
