@@ -19,8 +19,9 @@ use crate::catalog::{
     Status,
 };
 use crate::config::SyncPolicy;
-use crate::error::{Cause, Errno, Error, Result};
+use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::job::{Job, Past, SealedFirst, temp_name};
+use crate::lane::publish::{self, Publisher};
 use crate::links::{LinkKey, LinkName};
 use crate::outcome::{Intake, Outcome, What};
 use crate::provider::posix::Posix;
@@ -42,6 +43,8 @@ pub struct Checkpointer {
     pub(crate) counters: Arc<Counters>,
     /// Seal what is durable, one on each thread; the first also keeps this thread's directories open.
     pub(crate) sealers: Vec<Sealer>,
+    /// Stores what a checkpoint has to store in a bucket.
+    pub(crate) publisher: Option<Publisher>,
     /// The header of the last commit.
     pub(crate) header: Header,
     /// Directories that hold records of the last batch.
@@ -70,6 +73,8 @@ pub(crate) struct Draft {
     orphans: Vec<LinkKey>,
     /// Further names in it.
     further: Vec<Further>,
+    /// Further names whose objects are to be stored in a bucket, with what they link to.
+    published: Vec<(SealedFirst, Further)>,
     /// Groups that the catalog will know after the commit, or that nobody waits for.
     settled: Vec<LinkKey>,
 }
@@ -96,6 +101,7 @@ impl Checkpointer {
         threads: usize,
     ) -> Result<Checkpointer> {
         let sealers = (0..threads.max(1)).map(|_| Sealer::new(job.clone(), caller.clone())).collect();
+        let publisher = Publisher::new(&job)?;
         let header = job.catalog.header();
         let reseal_dirs = job.catalog.reader()?.reseal_dirs()?;
         Ok(Checkpointer {
@@ -104,6 +110,7 @@ impl Checkpointer {
             intake,
             counters,
             sealers,
+            publisher,
             header,
             reseal_dirs,
             found_early: Vec::new(),
@@ -241,6 +248,8 @@ impl Checkpointer {
                 let record = Record::File(FileRecord { batch: draft.number, ..record });
                 draft.rows.push(Row::PutEntry { dir: dir.id, name, record });
             }
+            What::Uploading(large_id, upload) => draft.rows.push(Row::PutUpload { large_id, upload }),
+            What::Abandoned(large_id) => draft.rows.push(Row::DropRanges { large_id }),
             What::Written(large_id, range) => draft.rows.push(Row::PutRange { large_id, range }),
             What::Failed { error, attempts, group } => self.failed(draft, &dir, name, &error, attempts, group)?,
             What::Vanished(group) => {
@@ -254,8 +263,8 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// What was recorded of an earlier attempt at a large file that is begun anew. Parts of an upload are for whoever ends
-    /// that upload.
+    /// What was recorded of an earlier attempt at a large file that is begun anew. Parts of an upload are for whoever
+    /// ends that upload.
     fn replaced_ranges(&self, dir: &DirNode, name: &Name, large_id: u64) -> Result<Option<Row>> {
         let reader = self.job.catalog.reader()?;
         let Some(Record::File(former)) = reader.entry(dir.id, name)? else { return Ok(None) };
@@ -400,7 +409,7 @@ impl Checkpointer {
         for (key, names) in waiting {
             self.settle_group(draft, key, names)?;
         }
-        Ok(())
+        self.publish_links(draft)
     }
 
     fn settle_group(&mut self, draft: &mut Draft, key: LinkKey, mut names: Vec<Further>) -> Result<()> {
@@ -420,6 +429,7 @@ impl Checkpointer {
         }
         for name in names {
             match &first {
+                Some(first) if self.publisher.is_some() => draft.published.push((first.clone(), name)),
                 Some(first) => self.make_link(draft, first, name)?,
                 None => wait(draft, name),
             }
@@ -462,30 +472,55 @@ impl Checkpointer {
 
     /// Makes one link. What is recorded of it is what was copied to its first name, not what its source is by now.
     fn make_link(&mut self, draft: &mut Draft, first: &SealedFirst, further: Further) -> Result<()> {
-        let Further { key, dir, name, .. } = further;
-        let linked = self.try_link(&first.name, &dir, &name);
+        let linked = self.try_link(&first.name, &further.dir, &further.name);
+        let Further { key, dir, name, .. } = &further;
         match linked {
-            Ok(dest_ino) => {
-                self.counters.add(Count::Linked, 1);
-                draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
-                draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
-                self.record_done(draft, dir.id, name, dest_ino, (first.stamp, first.checksum));
-            }
+            Ok(dest_ino) => self.linked(draft, first, further, dest_ino),
             // The file has as many names as the file system allows, or the file system allows one only: this name
             // becomes a file of its own, in the first case the first of those that follow.
             Err(Error { cause: Cause::Os(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP)), .. }) => {
-                let path = crate::error::join(&self.job.path(Side::Dest, &dir), &name);
+                let path = crate::error::join(&self.job.path(Side::Dest, dir), name);
                 self.job.losses.record(Loss::HardLink, &path);
                 match errno {
-                    Errno::MLINK => self.job.links.promote(key, (dir.id, name.clone())),
+                    Errno::MLINK => self.job.links.promote(*key, (dir.id, name.clone())),
                     _ => self.job.links.give_up(),
                 }
-                draft.rows.extend(reopen_rows(key, dir.id, &name));
-                self.job.walker.inject(Work::File(dir, name));
+                draft.rows.extend(reopen_rows(*key, dir.id, name));
+                self.job.walker.inject(Work::File(further.dir, further.name));
             }
-            Err(error) => {
-                draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
-                self.failed(draft, &dir, name, &error, 1, None)?;
+            Err(error) => self.link_failed(draft, further, &error)?,
+        }
+        Ok(())
+    }
+
+    fn linked(&self, draft: &mut Draft, first: &SealedFirst, further: Further, dest_ino: u64) {
+        self.counters.add(Count::Linked, 1);
+        let Further { key, dir, name, .. } = further;
+        draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
+        draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
+        self.record_done(draft, dir.id, name, dest_ino, (first.stamp, first.checksum));
+    }
+
+    fn link_failed(&self, draft: &mut Draft, further: Further, error: &Error) -> Result<()> {
+        let Further { key, dir, name, .. } = further;
+        draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
+        self.failed(draft, &dir, name, error, 1, None)
+    }
+
+    /// Stores the objects of further names in a bucket, many at a time.
+    fn publish_links(&mut self, draft: &mut Draft) -> Result<()> {
+        let links = std::mem::take(&mut draft.published);
+        let mut publications = Vec::with_capacity(links.len());
+        for (first, further) in &links {
+            let first_dir = self.node(first.name.0)?;
+            publications.push(publish::link(&self.job, (&first_dir, &first.name.1), &further.dir, &further.name));
+        }
+        let Some(publisher) = &self.publisher else { return Ok(()) };
+        for ((first, further), stored) in links.into_iter().zip(publisher.publish(publications)) {
+            match stored {
+                Ok(etag) => self.linked(draft, &first, further, etag),
+                Err(error) if error.class() == Class::Fatal => return Err(error),
+                Err(error) => self.link_failed(draft, further, &error)?,
             }
         }
         Ok(())

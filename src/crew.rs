@@ -18,7 +18,7 @@ use crate::error::{Error, Result, escape};
 use crate::filesystem::Reach;
 use crate::ring::FixedBuffers;
 use crate::ring::uring::Ring;
-use crate::roots::Roots;
+use crate::roots::Root;
 
 /// Threads of plain system calls for each core, where answers come from this machine.
 const THREADS_PER_CORE: usize = 4;
@@ -62,10 +62,9 @@ pub(crate) struct Crew {
 }
 
 impl Crew {
-    /// Who works on `streams` streams between `roots`; `refused` is why there can be no ring.
-    pub(crate) fn choose(choice: EngineChoice, refused: Option<String>, roots: &Roots, streams: u32) -> Crew {
-        let is_remote = |side: &crate::roots::Root| side.file_system.is_remote();
-        let slow = [&roots.source, &roots.dest].into_iter().find(|side| is_remote(side));
+    /// Who works on `streams` streams; `refused` is why there can be no ring, `slow` a side where every operation takes
+    /// milliseconds. A bucket is none: its lanes keep many requests in flight on one thread.
+    pub(crate) fn choose(choice: EngineChoice, refused: Option<String>, slow: Option<&Root>, streams: u32) -> Crew {
         let reach = if slow.is_some() { Reach::Remote } else { Reach::Local };
         let why_slow = slow.map(|side| format!("{} is a network or FUSE mount", escape(&side.path)));
         let (engine, reason) = match choice {

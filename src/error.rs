@@ -52,8 +52,8 @@ pub enum Cause {
     },
     /// No answer came from the network for as long as it was tried: what was seen last.
     Network(String),
-    /// The data that arrived is not the data that was sent.
-    Corrupt(&'static str),
+    /// Data broke off or was damaged on its way: the same bytes may be asked for or sent again.
+    Transfer(String),
 }
 
 /// One failure: `verb` names the operation, `object` is the path or thing it was applied to.
@@ -112,8 +112,8 @@ impl Cause {
             Cause::Remote { code, .. } => class_of_code(code),
             // The whole budget of retries met no server: no other object will fare better now.
             Cause::Network(_) => Class::Fatal,
-            // The part or range is sent again from the source; whoever does that counts the attempts.
-            Cause::Corrupt(_) => Class::Retry,
+            // Whoever asks again counts the attempts.
+            Cause::Transfer(_) => Class::Retry,
         }
     }
 }
@@ -164,7 +164,7 @@ impl fmt::Display for Cause {
             Cause::Loss(what) => write!(f, "the destination cannot keep its {what} (--strict)"),
             Cause::Remote { status, code } => write!(f, "the server answered {code} (HTTP {status})"),
             Cause::Network(what) => write!(f, "no answer from the server: {what}"),
-            Cause::Corrupt(what) => f.write_str(what),
+            Cause::Transfer(what) => f.write_str(what),
         }
     }
 }

@@ -8,10 +8,11 @@
 
 use std::sync::Arc;
 
-use crate::catalog::{Batch, DirStamp, DirState, Header, JobStatus, Row, Totals};
+use crate::catalog::{Batch, DirId, DirStamp, DirState, Header, JobStatus, Row, Totals};
 use crate::checkpoint::Checkpointer;
 use crate::config::{LossPolicy, Metadata, scaled};
-use crate::error::{Cause, Errno, Error, Result};
+use crate::error::{Cause, Class, Errno, Error, Result};
+use crate::lane::publish;
 use crate::provider::metadata;
 use crate::report::{Count, Loss};
 use crate::ring::Side;
@@ -34,15 +35,10 @@ impl Checkpointer {
             let is_last = page.len() < PAGE;
             below = page.last().map(|(id, _)| *id);
             let mut rows = Vec::with_capacity(page.len());
-            let mut due = Vec::with_capacity(page.len());
-            for (id, _) in page {
-                let record = self.job.catalog.reader()?.dir(id)?;
-                match record.and_then(|record| record.stamp) {
-                    Some(stamp) => due.push((self.node(id)?, stamp)),
-                    None => rows.push(Row::CloseDir { id }),
-                }
+            match self.publisher {
+                Some(_) => self.publish_dirs(page.into_iter().map(|(id, _)| id).collect(), &mut rows)?,
+                None => self.finish_dirs(page.into_iter().map(|(id, _)| id).collect(), &mut rows)?,
             }
-            self.finish_dirs(due, &mut rows);
             if is_last {
                 rows.extend(self.abandoned_ranges()?);
             }
@@ -58,8 +54,8 @@ impl Checkpointer {
         }
     }
 
-    /// At the end of a pass no file is in progress: ranges that are still recorded are of attempts that a changed source
-    /// or an error ended. What exceeds one look at them waits for the end of the next pass.
+    /// At the end of a pass no file is in progress: ranges that are still recorded are of attempts that a changed
+    /// source or an error ended. What exceeds one look at them waits for the end of the next pass.
     fn abandoned_ranges(&self) -> Result<Vec<Row>> {
         let ids = self.job.catalog.reader()?.ranged(ABANDONED_MAX)?;
         Ok(ids.into_iter().map(|large_id| Row::DropRanges { large_id }).collect())
@@ -74,7 +70,15 @@ impl Checkpointer {
 
     /// Finishes directories, those of one depth together: none above them is finished before, for that might shut the
     /// way to them.
-    fn finish_dirs(&mut self, mut due: Vec<(Arc<DirNode>, DirStamp)>, rows: &mut Vec<Row>) {
+    fn finish_dirs(&mut self, ids: Vec<DirId>, rows: &mut Vec<Row>) -> Result<()> {
+        let mut due = Vec::with_capacity(ids.len());
+        for id in ids {
+            let record = self.job.catalog.reader()?.dir(id)?;
+            match record.and_then(|record| record.stamp) {
+                Some(stamp) => due.push((self.node(id)?, stamp)),
+                None => rows.push(Row::CloseDir { id }),
+            }
+        }
         due.sort_by_key(|(dir, _)| std::cmp::Reverse(dir.depth));
         for level in due.chunk_by(|(a, _), (b, _)| a.depth == b.depth) {
             let settled = on_all(&mut self.sealers, level, |sealer, (dir, stamp)| sealer.settle_dir(dir, stamp));
@@ -92,6 +96,47 @@ impl Checkpointer {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Stores the objects of a page of directories in a bucket, many at a time. One whose state is not known has none.
+    fn publish_dirs(&mut self, ids: Vec<DirId>, rows: &mut Vec<Row>) -> Result<()> {
+        let (mut stored_ids, mut publications) = (Vec::new(), Vec::new());
+        for id in ids {
+            let record = self.job.catalog.reader()?.dir(id)?;
+            let dir = self.node(id)?;
+            let stamp = record.and_then(|record| record.stamp);
+            match stamp.map(|stamp| publish::marker(&self.job, &dir, &stamp)) {
+                None | Some(Ok(None)) => {
+                    self.counters.add(Count::Dirs, 1);
+                    rows.push(Row::CloseDir { id });
+                }
+                Some(Ok(Some(publication))) => {
+                    stored_ids.push(id);
+                    publications.push(Ok(publication));
+                }
+                Some(Err(error)) => {
+                    stored_ids.push(id);
+                    publications.push(Err(error));
+                }
+            }
+        }
+        let Some(publisher) = &self.publisher else { return Ok(()) };
+        for (id, stored) in stored_ids.into_iter().zip(publisher.publish(publications)) {
+            match stored {
+                Ok(_) => {
+                    self.counters.add(Count::Dirs, 1);
+                    rows.push(Row::CloseDir { id });
+                }
+                Err(error) if error.class() == Class::Fatal => return Err(error),
+                // It stays in the index: the next pass lists it again and finishes it.
+                Err(error) => {
+                    self.job.say(&error, 1);
+                    self.counters.add(Count::Failed, 1);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -108,6 +153,10 @@ impl Sealer {
             if let Some(loss) = lost.map_err(|errno| failed("set owner and mode of", errno))? {
                 self.lose_dir(dir, loss)?;
             }
+        }
+        // A prefix without an object of its own has no times.
+        if stamp.ino == 0 {
+            return Ok(());
         }
         match dest.set_times(&handle, stamp.atime, stamp.mtime) {
             Ok(()) => Ok(()),

@@ -39,12 +39,15 @@
 //! finish.rs            the end of a pass: directories, last commit
 //! resume.rs            where a run begins
 //! errand.rs            names on their way to an outcome
+//! lane/mod.rs          one thread's event loop where a bucket is on either side
+//! lane/*.rs            its listings, objects, parts, buffers and file operations
 //! shard/mod.rs         one thread's event loop
 //! shard/names.rs       where its objects come from
 //! shard/objects.rs     what becomes of them
 //! conduct.rs           the decisions of a run, apart from the waiting
 //! crew.rs              who does the work: what answers, on how many threads, with how much memory
-//! engine.rs            one run, from the checks to the summary
+//! engine/mod.rs        one run, from the checks to the summary
+//! engine/ends.rs       both ends of a job, file systems or buckets
 //! ```
 //!
 //! # The life of one small file
@@ -83,6 +86,7 @@ pub mod filesystem;
 pub mod finish;
 pub mod gate;
 pub mod job;
+pub(crate) mod lane;
 pub mod large;
 pub mod links;
 pub mod listing;

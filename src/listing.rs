@@ -159,6 +159,26 @@ pub fn open_pair(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, 
     Ok(pair)
 }
 
+/// One side of a directory that was listed before, reopened from the nearest open ancestor.
+pub(crate) fn open_side(
+    job: &Job,
+    caller: &dyn Caller,
+    side: Side,
+    cache: &mut DirCache<Handle>,
+    dir: &Arc<DirNode>,
+) -> Result<Handle> {
+    if let Some(handle) = cache.get(dir) {
+        return Ok(handle);
+    }
+    let (mut handle, below) = cache.nearest(dir);
+    for (path, node) in path_steps(&below) {
+        let opened = Posix::new(caller, side).open_dir(&handle, &path);
+        handle = opened.map_err(|errno| job.dir_error(side, node, "open", errno))?;
+        cache.insert(node, handle.clone());
+    }
+    Ok(handle)
+}
+
 /// A directory that was not listed by this run: whether it hands a default ACL on is not known yet (I9).
 pub fn look_at_dest(job: &Job, caller: &dyn Caller, dir: &DirNode, open: &DirPair) -> Result<()> {
     if dir.dest() == DestDir::Unknown {

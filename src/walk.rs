@@ -143,8 +143,14 @@ impl DirNode {
             names.push(node.name.as_bytes());
             node = parent;
         }
-        names.reverse();
-        names.join(&b'/')
+        let mut path = Vec::new();
+        for name in names.into_iter().rev() {
+            if !path.is_empty() && !path.ends_with(b"/") {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+        }
+        path
     }
 
     /// The path of an entry of this directory below the root.

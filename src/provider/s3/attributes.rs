@@ -61,6 +61,19 @@ pub fn encode(stat: &Stat, raw_name: Option<&[u8]>, link: Option<&str>) -> Vec<(
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+/// Name of the attribute that makes an object a further hard link.
+pub const LINK: &str = "gfast-link";
+
+/// What makes an object a further hard link of the one under `first`.
+pub fn link_pair(first: &str) -> (String, String) {
+    (LINK.to_owned(), escape(first))
+}
+
+/// What tells the raw name behind an escaped component.
+pub fn name_pair(raw_name: &[u8]) -> (String, String) {
+    ("gfast-name".to_owned(), keys::name_attribute(raw_name))
+}
+
 /// What metadata says, in gfast's, AWS's, rclone's or s3fs's names; what cannot be read is left out.
 pub fn decode(attributes: &BTreeMap<String, String>) -> Posix {
     let get = |name: &str| attributes.get(name).map(|value| value.trim());

@@ -44,14 +44,56 @@ impl Key {
 }
 
 /// A name of a file system as a component of a key, and whether it had to be escaped: a name that is not UTF-8, or holds
-/// control characters (XML cannot carry them), gets those bytes and every `%` as `%XX`. An escaped name travels along as
-/// `gfast-name` ([`name_attribute`]).
+/// control characters (XML cannot carry them), gets those bytes and every `%` as `%XX`; so does a name that would be
+/// taken for an escaped one. An escaped name travels along as `gfast-name` ([`name_attribute`]).
+///
+/// Names and components that [`name_of`] takes correspond one to one: no two names have the same component.
 pub fn encode_name(name: &[u8]) -> (String, bool) {
-    if let Ok(text) = std::str::from_utf8(name)
-        && !text.chars().any(char::is_control)
-    {
-        return (text.to_owned(), false);
+    match std::str::from_utf8(name) {
+        Ok(text) if !text.chars().any(char::is_control) && unescape(text).is_none() => (text.to_owned(), false),
+        _ => (escape(name), true),
     }
+}
+
+/// The name that a component of a key stands for, without a look at the object's attributes: the one that
+/// [`encode_name`] makes this component of. `None` for a component no name has: one with control characters.
+pub fn name_of(component: &str) -> Option<Vec<u8>> {
+    if let Some(raw) = unescape(component) {
+        return Some(raw);
+    }
+    (!component.chars().any(char::is_control)).then(|| component.as_bytes().to_vec())
+}
+
+/// What was escaped to `component`, if it is what escaping makes of a name that needs it.
+fn unescape(component: &str) -> Option<Vec<u8>> {
+    let mut raw = Vec::with_capacity(component.len());
+    let mut rest = component.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        match (first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                raw.push(hex(*high)? << 4 | hex(*low)?);
+                rest = after;
+            }
+            (b'%', _) => return None,
+            _ => {
+                raw.push(first);
+                rest = after;
+            }
+        }
+    }
+    // Ends: what is unescaped is shorter than what it was, or there was nothing to unescape.
+    (raw != component.as_bytes() && encode_name(&raw) == (component.to_owned(), true)).then_some(raw)
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+fn escape(name: &[u8]) -> String {
     let mut component = String::with_capacity(name.len() + 16);
     for chunk in name.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -63,7 +105,7 @@ pub fn encode_name(name: &[u8]) -> (String, bool) {
         }
         chunk.invalid().iter().for_each(|&byte| push_escaped(&mut component, byte));
     }
-    (component, true)
+    component
 }
 
 fn push_escaped(text: &mut String, byte: u8) {
@@ -117,6 +159,9 @@ mod tests {
     fn only_names_that_need_it_are_escaped() {
         assert_eq!(encode_name("\u{e4} %41+".as_bytes()), ("\u{e4} %41+".to_owned(), false));
         assert_eq!(encode_name(b"a\xff\n%"), ("a%FF%0A%25".to_owned(), true));
+        assert_eq!(encode_name(b"100%"), ("100%".to_owned(), false));
+        assert_eq!(encode_name(b"a%FF"), ("a%25FF".to_owned(), true), "or it would be the component of a\\xff");
+        assert_eq!(name_of("caf%C3%A9").as_deref(), Some(&b"caf%C3%A9"[..]), "nobody escapes what is UTF-8");
     }
 
     #[test]
@@ -145,6 +190,13 @@ mod tests {
             let attribute = is_escaped.then(|| name_attribute(&name));
             let back = decode_component(&component, attribute.as_deref()).unwrap();
             prop_assert_eq!(back.as_bytes(), &name[..]);
+            prop_assert_eq!(name_of(&component), Some(name));
+        }
+
+        #[test]
+        fn every_component_has_one_name(component in "(%[0-9A-F]{2}|%25|[a-z%]){0,12}") {
+            let name = name_of(&component).unwrap();
+            prop_assert_eq!(encode_name(&name).0, component);
         }
     }
 }

@@ -19,10 +19,18 @@
 //! never leaves request.rs.
 
 pub mod attributes;
+mod body;
 mod bucket;
 mod client;
+mod credentials;
 mod download;
 pub mod keys;
+mod multipart;
+mod refusal;
+mod request;
+pub mod retry;
+mod settings;
+pub mod throttle;
 mod times;
 pub mod xml;
 
@@ -32,6 +40,7 @@ pub use bucket::Bucket;
 pub use client::Client;
 pub use download::Download;
 pub use keys::Key;
+pub use settings::Variables;
 
 use crate::ring::Time;
 

@@ -38,6 +38,15 @@ pub struct Made {
     pub crc64: Option<u64>,
 }
 
+/// One page of ListObjectsV2 as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The page; its names may be escaped.
+    pub page: Page,
+    /// Whether the server says that names are URL-encoded.
+    pub is_escaped: bool,
+}
+
 /// One page of ListParts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartsPage {
@@ -77,7 +86,7 @@ pub fn failure(body: &[u8]) -> Option<Failure> {
 }
 
 /// Reads a page of ListObjectsV2.
-pub fn listing(body: &[u8]) -> Result<Page, Malformed> {
+pub fn listing(body: &[u8]) -> Result<Listing, Malformed> {
     let mut page = Page::default();
     let mut object = empty_listed();
     let (mut token, mut is_truncated, mut is_escaped) = (String::new(), None, false);
@@ -93,16 +102,25 @@ pub fn listing(body: &[u8]) -> Result<Page, Malformed> {
         "EncodingType" => is_escaped = text.trim() == "url",
         _ => {}
     })?;
-    if is_escaped {
-        let keys = page.objects.iter_mut().map(|object| &mut object.key);
-        keys.chain(page.prefixes.iter_mut()).for_each(unescape);
-    }
     page.next = match (is_truncated, token.is_empty()) {
         (Some(true), true) => return Err(Malformed),
         (Some(false), _) | (None, true) => None,
         (_, false) => Some(token),
     };
-    Ok(page)
+    Ok(Listing { page, is_escaped })
+}
+
+impl Listing {
+    /// Undoes the escapes of all names. One that is not what it says stays as it came.
+    pub fn unescape(&mut self) {
+        let keys = self.page.objects.iter_mut().map(|object| &mut object.key);
+        for name in keys.chain(&mut self.page.prefixes) {
+            if let Some(plain) = percent_decode(name, Plus::Space) {
+                *name = plain;
+            }
+        }
+        self.is_escaped = false;
+    }
 }
 
 /// Reads a page of ListParts.
@@ -133,7 +151,7 @@ pub fn parts(body: &[u8]) -> Result<PartsPage, Malformed> {
 pub fn uploads(body: &[u8]) -> Result<UploadsPage, Malformed> {
     let mut page = UploadsPage::default();
     let mut upload = (String::new(), String::new());
-    let (mut next, mut is_truncated, mut is_escaped) = ((String::new(), String::new()), false, false);
+    let (mut next, mut is_truncated) = ((String::new(), String::new()), false);
     walk(body, |path, text| match path {
         "Upload/Key" => upload.0 = text.to_owned(),
         "Upload/UploadId" => upload.1 = text.to_owned(),
@@ -141,12 +159,8 @@ pub fn uploads(body: &[u8]) -> Result<UploadsPage, Malformed> {
         "NextKeyMarker" => next.0 = text.to_owned(),
         "NextUploadIdMarker" => next.1 = text.to_owned(),
         "IsTruncated" => is_truncated = text.trim() == "true",
-        "EncodingType" => is_escaped = text.trim() == "url",
         _ => {}
     })?;
-    if is_escaped {
-        page.uploads.iter_mut().map(|(key, _)| key).chain([&mut next.0]).for_each(unescape);
-    }
     match (is_truncated, next.0.is_empty()) {
         (true, true) => return Err(Malformed),
         (true, false) => page.next = Some(next),
@@ -178,18 +192,14 @@ pub fn made(body: &[u8]) -> Result<Made, Malformed> {
     Ok(made)
 }
 
-/// The body of CompleteMultipartUpload. `with_checksums` adds each part's CRC64/NVME.
-pub fn complete(parts: &[Part], with_checksums: bool) -> String {
-    let mut body = String::with_capacity(64 + parts.len() * 128);
+/// The body of CompleteMultipartUpload: numbers and entity tags. The parts' checksums went with the parts.
+pub fn complete(parts: &[&Part]) -> String {
+    let mut body = String::with_capacity(128 + parts.len() * 96);
     body.push_str("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
     for part in parts {
         body.push_str(&format!("<Part><PartNumber>{}</PartNumber><ETag>\"", part.number));
         push_text(&mut body, &part.etag);
-        body.push_str("\"</ETag>");
-        if with_checksums {
-            body.push_str(&format!("<ChecksumCRC64NVME>{}</ChecksumCRC64NVME>", encode_crc64(part.crc64)));
-        }
-        body.push_str("</Part>");
+        body.push_str("\"</ETag></Part>");
     }
     body.push_str("</CompleteMultipartUpload>");
     body
@@ -230,13 +240,6 @@ pub fn percent_decode(text: &str, plus: Plus) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// A key that is not what its listing says of its escapes stays as it came.
-fn unescape(key: &mut String) {
-    if let Some(plain) = percent_decode(key, Plus::Space) {
-        *key = plain;
-    }
-}
-
 fn empty_listed() -> Listed {
     Listed { key: String::new(), size: 0, etag: String::new(), modified: Default::default() }
 }
@@ -260,7 +263,8 @@ fn push_text(body: &mut String, text: &str) {
 /// Shows `visit` every element below the root when it ends: its path, `Contents/Key`, and its text. Returns the root's
 /// name. Ends: every turn takes an event, and events take bytes.
 fn walk(body: &[u8], mut visit: impl FnMut(&str, &str)) -> Result<String, Malformed> {
-    let mut reader = Reader::from_reader(body);
+    // Slow operations send white space while they work, before the document begins.
+    let mut reader = Reader::from_reader(body.trim_ascii_start());
     reader.config_mut().expand_empty_elements = true;
     let (mut root, mut path, mut text) = (None, String::new(), String::new());
     // Where in `path` each open element's name begins; the root has none.
@@ -333,13 +337,16 @@ mod tests {
         let modified = crate::ring::Time { secs: 1_700_000_000, nanos: 0 };
         let object = Listed { key: "a/k+&".into(), size: 7, etag: "e".into(), modified };
         let page = Page { objects: vec![object], prefixes: vec!["a/b c/".into()], next: Some("t/1==".into()) };
-        assert_eq!(listing(body), Ok(page));
+        let mut read = listing(body).unwrap();
+        assert!(read.is_escaped && read.page.prefixes == ["a%2Fb+c/"]);
+        read.unescape();
+        assert_eq!(read.page, page);
     }
 
     #[test]
     fn a_document_cut_anywhere_is_refused() {
         let body = b"<R><Contents><Key>k</Key></Contents><IsTruncated>false</IsTruncated></R>";
-        assert_eq!(listing(body).unwrap().objects.len(), 1);
+        assert_eq!(listing(body).unwrap().page.objects.len(), 1);
         for end in 0..body.len() {
             assert_eq!(listing(&body[..end]), Err(Malformed), "{end}");
         }
@@ -371,9 +378,8 @@ mod tests {
         let part = Part { number: 2, etag: "e<".into(), len: 9, crc64: 0xae8b_1486_0a79_9888 };
         assert_eq!(parts(body), Ok(PartsPage { parts: vec![part.clone()], next: None }));
         let expected = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Part><PartNumber>2\
-            </PartNumber><ETag>\"e&lt;\"</ETag><ChecksumCRC64NVME>rosUhgp5mIg=</ChecksumCRC64NVME></Part>\
-            </CompleteMultipartUpload>";
-        assert_eq!(complete(&[part], true), expected);
+            </PartNumber><ETag>\"e&lt;\"</ETag></Part></CompleteMultipartUpload>";
+        assert_eq!(complete(&[&part]), expected);
         let body = b"<R><Upload><Key>a&#x20;b</Key><UploadId>u</UploadId></Upload></R>";
         assert_eq!(uploads(body).unwrap().uploads, [("a b".to_owned(), "u".to_owned())]);
     }

@@ -15,7 +15,8 @@ use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
 use crate::config::{
-    Config, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts, Naming, Output, ReflinkChoice, SyncPolicy,
+    ChecksumPolicy, Config, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts, Naming, Output, ReflinkChoice,
+    S3Options, SpecialBits, SyncPolicy,
 };
 use crate::crew::{Crew, Engine};
 use crate::engine;
@@ -388,6 +389,11 @@ fn config(style: &Style) -> Config {
     Config {
         source: Location::Posix("/source".into()),
         dest: Location::Posix("/dest".into()),
+        source_s3: S3Options::default(),
+        dest_s3: S3Options::default(),
+        part_bytes: None,
+        checksum: ChecksumPolicy::Free,
+        special_bits: SpecialBits::Leave,
         streams: style.streams,
         block_bytes: style.block_bytes,
         state_dir: PathBuf::new(),
