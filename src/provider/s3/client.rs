@@ -21,8 +21,8 @@ pub(super) const CLOCK_SLACK_SECS: i64 = 60;
 const ATTRIBUTE_PREFIX: &str = "x-amz-meta-";
 
 /// One lane's connections to a bucket. Every method signs, sends, and sends again what may succeed then (see
-/// [`super::retry`]); its error is final: [`Cause::Remote`] where the server refused, [`Cause::Network`] where it never
-/// answered.
+/// [`super::retry`]); its error is final: [`Cause::Remote`] where the server refused, [`Cause::Network`] where it does
+/// not answer at all, [`Cause::Silence`] where it does not answer about this object.
 pub struct Client {
     /// What is shared with the other lanes.
     pub(super) bucket: Arc<Bucket>,
@@ -137,9 +137,9 @@ impl Client {
         request: &Request<'_>,
         may_upload: impl Future<Output = Result<()>>,
     ) -> Result<Answer> {
-        const CUT: Patience = Patience { waits_max: 3, ..Patience::JOB };
+        const CUT: Patience = Patience { cuts_max: 3, ..Patience::JOB };
         match request::fetch(&self.bucket, &self.http, request, CUT).await {
-            Err(Error { cause: Cause::Network(_), .. }) => {
+            Err(Error { cause: Cause::Network(_) | Cause::Silence(_), .. }) => {
                 may_upload.await?;
                 self.fetch(request).await
             }
