@@ -130,7 +130,7 @@ impl Client {
         request: &Request<'_>,
         may_upload: impl Future<Output = Result<()>>,
     ) -> Result<Answer> {
-        const CUT: Patience = Patience { waits_max: 3, ..Patience::JOB };
+        const CUT: Patience = Patience { silent_max: 3, ..Patience::JOB };
         match request::fetch(&self.bucket, &self.http, request, CUT).await {
             Err(Error { cause: Cause::Network(_), .. }) => {
                 may_upload.await?;
