@@ -4,8 +4,8 @@
 //! 408, 429 and 5xx are tried again; refusals are not. Waits are full jitter (AWS Architecture Blog, "Exponential
 //! Backoff And Jitter", 2015): uniform below a bound that doubles, so that the lanes do not come back all at once.
 //!
-//! What ends it: other errors get 8 attempts. Throttling and a network without an answer end by time, 5 minutes: at 30 %
-//! of answers 503, eight attempts would still lose one request in 15,000, and a switch that reboots takes a minute.
+//! What ends it: other errors get 8 attempts. Throttling and a network without an answer end by time, 5 minutes: at 30
+//! % of answers 503, eight attempts would still lose one request in 15,000, and a switch that reboots takes a minute.
 
 use std::time::Duration;
 
@@ -107,8 +107,8 @@ impl Attempts {
         Attempts { patience, failed: [0; 4], random: seed }
     }
 
-    /// Takes note of a failed attempt, `elapsed` after the first one began. The wait before the next; `None` when it was
-    /// the last. `retry_after` is what the server asked for.
+    /// Takes note of a failed attempt, `elapsed` after the first one began. The wait before the next; `None` when it
+    /// was the last. `retry_after` is what the server asked for.
     pub fn wait(&mut self, pace: Pace, elapsed: Duration, retry_after: Option<Duration>) -> Option<Duration> {
         let (kind, attempts_max, base_ms) = match pace {
             Pace::Error => (0, self.patience.attempts_max, 100),
