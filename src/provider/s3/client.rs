@@ -137,7 +137,7 @@ impl Client {
         request: &Request<'_>,
         may_upload: impl Future<Output = Result<()>>,
     ) -> Result<Answer> {
-        const CUT: Patience = Patience { cuts_max: 3, ..Patience::JOB };
+        const CUT: Patience = Patience { silent_max: 3, ..Patience::JOB };
         match request::fetch(&self.bucket, &self.http, request, CUT).await {
             Err(Error { cause: Cause::Network(_) | Cause::Silence(_), .. }) => {
                 may_upload.await?;

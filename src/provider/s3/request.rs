@@ -451,7 +451,7 @@ mod tests {
         runtime.block_on(async {
             let bucket = Bucket::open_at("bucket", "", &options, Side::Dest, &variables).await.unwrap();
             let http = bucket.connect().unwrap();
-            let patience = Patience { cuts_max: 2, ..Patience::JOB };
+            let patience = Patience { silent_max: 2, ..Patience::JOB };
             let ask = async |name: &str| {
                 let key = Key::new(name.to_owned()).unwrap();
                 fetch(&bucket, &http, &Request::new("read", Method::Get, Some(&key)), patience).await.map(|_| ())

@@ -46,9 +46,9 @@ pub struct Patience {
     /// Attempts at a request whose answers are errors.
     pub attempts_max: u32,
     /// Attempts at a request that is throttled.
-    pub throttles_max: u32,
+    pub throttled_max: u32,
     /// Attempts at a request that gets no answer.
-    pub cuts_max: u32,
+    pub silent_max: u32,
     /// Time over all attempts.
     pub time_max: Duration,
 }
@@ -56,10 +56,10 @@ pub struct Patience {
 impl Patience {
     /// While a job runs.
     pub const JOB: Patience =
-        Patience { attempts_max: 8, throttles_max: 64, cuts_max: 64, time_max: Duration::from_secs(300) };
+        Patience { attempts_max: 8, throttled_max: 64, silent_max: 64, time_max: Duration::from_secs(300) };
     /// Before it begins: somebody waits for the line that says what is wrong.
     pub const START: Patience =
-        Patience { attempts_max: 4, throttles_max: 4, cuts_max: 4, time_max: Duration::from_secs(15) };
+        Patience { attempts_max: 4, throttled_max: 4, silent_max: 4, time_max: Duration::from_secs(15) };
 }
 
 /// The meaning of an answer's status and S3's name for the error; an answer to HEAD has no name.
@@ -113,8 +113,8 @@ impl Attempts {
         let (kind, attempts_max, base_ms) = match pace {
             Pace::Error => (0, self.patience.attempts_max, 100),
             Pace::Resend => (1, 2, 0),
-            Pace::Throttle => (2, self.patience.throttles_max, 1000),
-            Pace::Network => (3, self.patience.cuts_max, 100),
+            Pace::Throttle => (2, self.patience.throttled_max, 1000),
+            Pace::Network => (3, self.patience.silent_max, 100),
         };
         let exponent = self.failed[kind].min(16);
         self.failed[kind] += 1;
@@ -195,7 +195,7 @@ mod tests {
             (elapsed, count) = (elapsed + wait, count + 1);
         }
         assert!(elapsed <= Patience::JOB.time_max && (15..64).contains(&count), "{elapsed:?} {count}");
-        let mut attempts = Attempts::new(Patience { cuts_max: 2, ..Patience::JOB }, 4);
+        let mut attempts = Attempts::new(Patience { silent_max: 2, ..Patience::JOB }, 4);
         (0..5).for_each(|_| assert!(attempts.wait(Pace::Throttle, Duration::ZERO, None).is_some()));
         assert!(attempts.wait(Pace::Network, Duration::ZERO, None).is_some(), "counted apart");
         assert_eq!(attempts.wait(Pace::Network, Duration::ZERO, None), None);
