@@ -57,7 +57,13 @@ impl LaneFile {
         Ok(())
     }
 
-    async fn read_once(&self, bytes: Vec<u8>, start: usize, len: usize, offset: u64) -> (Result<usize, Errno>, Vec<u8>) {
+    async fn read_once(
+        &self,
+        bytes: Vec<u8>,
+        start: usize,
+        len: usize,
+        offset: u64,
+    ) -> (Result<usize, Errno>, Vec<u8>) {
         use tokio_uring::buf::BoundedBuf;
         match self {
             LaneFile::Ring(file) => {

@@ -132,7 +132,8 @@ impl Lane {
             mtime,
             ..Stat::default()
         };
-        let stamp = stamp_of(object.size, object.modified, &object.etag);
+        // What was listed: a change since then shows in the next listing.
+        let stamp = errand.listed.unwrap_or_else(|| stamp_of(object.size, object.modified, &object.etag));
         Download { errand, key, object, stat, stamp, group: None }
     }
 
@@ -142,7 +143,8 @@ impl Lane {
         if let Some(copied) = work.reseal(download.errand.record.as_ref())? {
             return Ok(Some(Ending::Copied(Box::new(copied))));
         }
-        let is_file = download.stat.kind() == Kind::File && attributes::decode(&download.object.attributes).link.is_none();
+        let is_file =
+            download.stat.kind() == Kind::File && attributes::decode(&download.object.attributes).link.is_none();
         if plan == Plan::Compare
             && is_file
             && self.job().syncs()
@@ -212,8 +214,8 @@ impl Lane {
             }
             buffer.append(&chunk);
         }
-        let is_right = buffer.bytes().len() == size
-            && download.object.crc64.is_none_or(|told| told == crc64(buffer.bytes()));
+        let is_right =
+            buffer.bytes().len() == size && download.object.crc64.is_none_or(|told| told == crc64(buffer.bytes()));
         if is_right { Ok(buffer) } else { Err(corrupt(&download.key)) }
     }
 
@@ -276,7 +278,7 @@ impl Lane {
         match digest.sum64() == sent {
             true => Ok(()),
             false => {
-                let cause = Cause::Corrupt("the object that was stored is not what was sent");
+                let cause = Cause::Transfer("the object that was stored is not what was sent".to_owned());
                 Err(Error { verb: "read back", object: key.as_str().as_bytes().to_vec(), cause })
             }
         }

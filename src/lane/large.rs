@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::download::Download;
-use super::listing::stamp_of;
 use super::parts::{Parts, Progress, Route};
 use super::relay::Relay;
 use super::upload::Upload;
@@ -71,7 +70,7 @@ impl Lane {
     }
 
     pub(super) async fn relay_parts(self: &Rc<Lane>, relay: Relay<'_>) -> Carried {
-        let stamp = stamp_of(relay.object.size, relay.object.modified, &relay.object.etag);
+        let stamp = relay.stamp;
         let begun = self.begin_upload(relay.errand, &relay.key, stamp, &relay.attributes).await?;
         let id = begun.upload.id.clone();
         let route = Route::Across {
@@ -153,7 +152,9 @@ impl Lane {
         let count = stamp.size.div_ceil(upload.part_bytes);
         let (mut settled, mut progress) = (vec![false; count as usize], Progress::default());
         for part in listed {
-            let Some(range) = ranges.iter().find(|range| is_recorded(range, &part, upload.part_bytes)) else { continue };
+            let Some(range) = ranges.iter().find(|range| is_recorded(range, &part, upload.part_bytes)) else {
+                continue;
+            };
             let (Some(crc64), Some(slot)) = (range.crc64.or(Some(0)), settled.get_mut(part.number as usize - 1)) else {
                 continue;
             };
@@ -232,11 +233,7 @@ impl Lane {
             progress.done += 1;
         }
         self.plan_bytes(object.size - progress.digested);
-        let route = Route::Down {
-            key: download.key.clone(),
-            etag: object.etag.clone(),
-            file: file.handle.clone(),
-        };
+        let route = Route::Down { key: download.key.clone(), etag: object.etag.clone(), file: file.handle.clone() };
         let place = download.errand.place.clone();
         let parts = Parts::new(place, route, (object.size, bytes), large_id, (settled, progress));
         self.work_on(&parts).await;
@@ -298,14 +295,12 @@ fn is_recorded(range: &Range, part: &Part, part_bytes: u64) -> bool {
 
 /// Whether a recorded range is exactly one part.
 fn is_part(range: &Range, part_bytes: u64, size: u64) -> bool {
-    range.offset.is_multiple_of(part_bytes)
-        && range.offset < size
-        && range.len == part_bytes.min(size - range.offset)
+    range.offset.is_multiple_of(part_bytes) && range.offset < size && range.len == part_bytes.min(size - range.offset)
 }
 
 /// The bytes of an object are not those its checksum is of.
 pub(super) fn corrupt(key: &Key) -> Error {
-    let cause = Cause::Corrupt("its content is not what its checksum says");
+    let cause = Cause::Transfer("its content is not what its checksum says".to_owned());
     Error { verb: "read", object: key.as_str().as_bytes().to_vec(), cause }
 }
 

@@ -151,7 +151,8 @@ fn cannot_start(error: std::io::Error) -> Error {
 impl Lane {
     fn new(parts: LaneParts, disk: Disk) -> Result<Rc<Lane>> {
         let LaneParts { index, lanes, job, intake, caller, worker, help, counters, has_ring: _ } = parts;
-        let client = |root: &crate::job::JobRoot| root.bucket.as_ref().map(|b| Client::new(b.bucket.clone())).transpose();
+        let client =
+            |root: &crate::job::JobRoot| root.bucket.as_ref().map(|b| Client::new(b.bucket.clone())).transpose();
         let (source, dest) = (client(&job.source)?, client(&job.dest)?);
         let way = match (&source, &dest) {
             (None, _) => Way::Up,
@@ -219,7 +220,8 @@ impl Lane {
             if self.waiting.borrow().is_none() {
                 *self.waiting.borrow_mut() = self.next_name();
             }
-            let is_started = match self.waiting.borrow_mut().take() {
+            let waiting = self.waiting.take();
+            let is_started = match waiting {
                 Some(errand) if self.active.get() < self.share() && self.job().gate.try_acquire() => {
                     self.start(errand);
                     true
@@ -316,7 +318,11 @@ impl Lane {
         });
     }
 
-    fn spawn_object<T: 'static, F: Future<Output = ()>>(self: &Rc<Self>, work: impl FnOnce(Rc<Lane>, T) -> F + 'static, what: T) {
+    fn spawn_object<T: 'static, F: Future<Output = ()>>(
+        self: &Rc<Self>,
+        work: impl FnOnce(Rc<Lane>, T) -> F + 'static,
+        what: T,
+    ) {
         self.active.set(self.active.get() + 1);
         let lane = self.clone();
         tokio::task::spawn_local(async move {

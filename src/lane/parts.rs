@@ -325,7 +325,7 @@ impl Lane {
         match buffer.bytes().len() as u64 == range.len {
             true => Ok(crc64(buffer.bytes())),
             false => {
-                let cause = Cause::Corrupt("the body of the answer is not as long as it was announced");
+                let cause = Cause::Transfer("the body of the answer is not as long as it was announced".to_owned());
                 Err(Error { verb: "read", object: key.as_str().as_bytes().to_vec(), cause })
             }
         }

@@ -28,4 +28,4 @@ pub use human::{bytes, count, duration, shell_command};
 pub use latency::{Latency, SideLatency};
 pub use losses::{Loss, Losses};
 pub use progress::{Moment, Progress, Walk};
-pub use summary::{Durability, End, EngineUsed, Run, SCHEMA, Summary};
+pub use summary::{Durability, End, EngineUsed, Keeper, Run, SCHEMA, Summary};
