@@ -45,6 +45,7 @@
 //! shard/names.rs       where its objects come from
 //! shard/objects.rs     what becomes of them
 //! conduct.rs           the decisions of a run, apart from the waiting
+//! crew.rs              who does the work: what answers, on how many threads, with how much memory
 //! engine/mod.rs        one run, from the checks to the summary
 //! engine/ends.rs       both ends of a job, file systems or buckets
 //! ```
@@ -76,6 +77,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod conduct;
 pub mod config;
+pub(crate) mod crew;
 pub mod digest;
 pub mod engine;
 pub(crate) mod errand;

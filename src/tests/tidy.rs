@@ -19,7 +19,7 @@ const RANKS: [&[&str]; 11] = [
     &["job"],
     &["transfer", "large", "listing", "resume", "outcome", "errand", "lane", "seal", "checkpoint", "finish", "conduct"],
     &["shard", "verify"],
-    &["engine"],
+    &["engine", "crew"],
     &["control", "tune"],
     &["cli", "tui"],
 ];

@@ -13,11 +13,18 @@ use super::{Scene, bytes_below, fault_server, noise, plain_tree};
 /// More than four parts, the last one short.
 const LARGE: u64 = 23_456_789;
 
-fn round_trip(scene: &Scene, tree: &Path, bucket: &str) {
+/// Up and down again; what differs then.
+fn round_trip(scene: &Scene, tree: &Path, bucket: &str) -> Vec<Difference> {
     let place = format!("s3://{bucket}/some/prefix");
     scene.job(tree, &place, "up").run().expect(0);
     scene.job(&place, scene.join("back"), "down").run().expect(0);
-    Comparison::new(tree, &scene.join("back")).assert_same();
+    Comparison::new(tree, &scene.join("back")).run()
+}
+
+/// What s3s-fs loses: its listings leave out the objects that stand for directories.
+fn is_lost_by_s3s(found: &Difference, tree: &Path) -> bool {
+    let path = tree.join(String::from_utf8_lossy(&found.path).as_ref());
+    path.is_dir() && (found.what == What::Mtime || found.path == b"empty")
 }
 
 #[test]
@@ -29,7 +36,9 @@ fn a_tree_survives_s3s_fs() {
         let scene = Scene::with_s3s(&server, engine);
         let tree = scene.dir("tree");
         plain_tree(&tree, 1, 60, LARGE);
-        round_trip(&scene, &tree, "bucket");
+        let found = round_trip(&scene, &tree, "bucket");
+        let wrong: Vec<_> = found.iter().filter(|found| !is_lost_by_s3s(found, &tree)).collect();
+        assert!(wrong.is_empty(), "{wrong:#?}");
     }
 }
 
@@ -43,7 +52,8 @@ fn a_tree_survives_servers_with_and_without_checksums() {
             let scene = Scene::new(&server, engine);
             let tree = scene.dir("tree");
             plain_tree(&tree, 2, 60, LARGE);
-            round_trip(&scene, &tree, "b");
+            let found = round_trip(&scene, &tree, "b");
+            assert!(found.is_empty(), "{checksums:?} {engine:?}: {found:#?}");
             assert!(server.uploads().is_empty(), "an upload was left behind");
             let object = server.object("b", "some/prefix/a/large").unwrap();
             assert_eq!(object.etag.rsplit('-').next(), Some("5"), "parts of 5 MiB");
@@ -72,8 +82,13 @@ fn a_mixed_tree_survives() {
         found.what == What::Missing && long.iter().any(|path| found.path.starts_with(path) || path == &found.path)
     };
     let found = Comparison::new(&tree, &to.join("copy")).run();
-    // A hole is not a property S3 keeps; the deep part has keys beyond 1,024 bytes, whose directories lose their times.
-    let wrong: Vec<_> = found.iter().filter(|found| found.what != What::Holes && !below_long(found)).collect();
+    // S3 keeps no holes, and no links between symlinks or FIFOs: only those of files have a key to point to.
+    let is_kept = |found: &Difference| {
+        let name = found.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        let is_linked = name.starts_with(b"linked-link") || name.starts_with(b"linked-fifo");
+        found.what != What::Holes && !(found.what == What::Links && is_linked)
+    };
+    let wrong: Vec<_> = found.iter().filter(|found| is_kept(found) && !below_long(found)).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
@@ -124,7 +139,9 @@ fn a_bucket_is_copied_within_a_server_and_to_another() {
     let across = across.env("HOME", scene.scratch.path()).arg("--source-profile=source");
     across.arg(format!("--source-endpoint-url={}", server.endpoint())).run().expect(0);
     there.job("s3://other/r", there.join("back"), "down").run().expect(0);
-    Comparison::new(&tree, &there.join("back")).assert_same();
+    let found = Comparison::new(&tree, &there.join("back")).run();
+    let wrong: Vec<_> = found.iter().filter(|found| !is_lost_by_s3s(found, &tree)).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

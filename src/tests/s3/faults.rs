@@ -125,7 +125,7 @@ fn what_passes_is_tried_again() {
         (Fault::Short(1), vec![Way::Down, Way::Across]),
         (Fault::LostAnswer, vec![Way::Up, Way::Down, Way::Across]),
         (Fault::FlipRequest(1), vec![Way::Up, Way::Across]),
-        (Fault::FlipAnswer(1), vec![Way::Down, Way::Across]),
+        (Fault::FlipAnswer(1), vec![Way::Down]),
         (Fault::WrongEtag, vec![Way::Down]),
         (Fault::ShiftRange, vec![Way::Down, Way::Across]),
         (Fault::IgnoreRange, vec![Way::Down, Way::Across]),
@@ -133,6 +133,7 @@ fn what_passes_is_tried_again() {
         (Fault::Refuse { status: 500, code: "InternalError" }, vec![Way::Up, Way::Down, Way::Across]),
         (Fault::Refuse { status: 400, code: "RequestTimeout" }, vec![Way::Up, Way::Across]),
     ];
+    let mut failed = Vec::new();
     for (fault, ways) in once {
         for way in ways {
             let trial = Trial::new(way);
@@ -142,10 +143,13 @@ fn what_passes_is_tried_again() {
                 server.script(Rule::new(fault.clone()).on(&moving).key("small").times(1));
             }
             let outcome = trial.run();
-            assert_eq!(outcome.code(), Some(0), "{fault:?} {way:?}: {outcome}");
-            trial.assert_complete();
+            match outcome.code() {
+                Some(0) => trial.assert_complete(),
+                _ => failed.push(format!("{fault:?} {way:?}: {outcome}")),
+            }
         }
     }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
 /// A Complete whose answer is lost, refused, or an error in a 200 is brought to its end.
