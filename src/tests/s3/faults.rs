@@ -127,8 +127,6 @@ fn what_passes_is_tried_again() {
         (Fault::FlipRequest(1), vec![Way::Up, Way::Across]),
         (Fault::FlipAnswer(1), vec![Way::Down]),
         (Fault::WrongEtag, vec![Way::Down]),
-        (Fault::ShiftRange, vec![Way::Down, Way::Across]),
-        (Fault::IgnoreRange, vec![Way::Down, Way::Across]),
         (Fault::RefuseFor { status: 503, code: "SlowDown", seconds: 1 }, vec![Way::Up, Way::Down, Way::Across]),
         (Fault::Refuse { status: 500, code: "InternalError" }, vec![Way::Up, Way::Down, Way::Across]),
         (Fault::Refuse { status: 400, code: "RequestTimeout" }, vec![Way::Up, Way::Across]),
@@ -150,6 +148,21 @@ fn what_passes_is_tried_again() {
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// Another range than the one asked for, or all of the object, is not taken for it.
+#[test]
+fn a_wrong_range_is_not_taken() {
+    for fault in [Fault::ShiftRange, Fault::IgnoreRange] {
+        for way in [Way::Down, Way::Across] {
+            let trial = Trial::new(way);
+            trial.source.script(Rule::new(fault.clone()).on(&[Kind::Get]).key("large").times(1));
+            let outcome = trial.run().expect_one_of(&[0, 23]);
+            trial.assert_nothing_wrong(&outcome);
+            trial.run().expect(0);
+            trial.assert_complete();
+        }
+    }
 }
 
 /// A Complete whose answer is lost, refused, or an error in a 200 is brought to its end.
