@@ -1,8 +1,8 @@
 //! Large objects: begun or continued, handed to the parts, completed or given up.
 //!
-//! The catalog knows a large object as soon as it is begun: its upload's id, or its file's inode, and every part that is
-//! where it should be, with its checksum. A resume asks the server (ListParts) or the file system what is really there,
-//! and takes a part for done only if both agree.
+//! The catalog knows a large object as soon as it is begun: its upload's id, or its file's inode, and every part that
+//! is where it should be, with its checksum. A resume asks the server (ListParts) or the file system what is really
+//! there, and takes a part for done only if both agree.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -442,7 +442,8 @@ mod tests {
             r#""entries_walked":0,"directories":0,"copied":4,"cloned":0,"unchanged":0,"metadata_only":0,"#,
             r#""adopted":0,"hard_links":0,"#,
             r#""symlinks":0,"special_files":0,"failed":0,"vanished":1,"unstable":0,"removed":0,"bytes_planned":0,"#,
-            r#""bytes_skipped":0,"bytes":2048,"bytes_durable":0,"submissions":0,"enters":0,"losses":{"owner":3},"#,
+            r#""bytes_skipped":0,"bytes":2048,"bytes_durable":0,"submissions":0,"enters":0,"proved_by_server":0,"#,
+            r#""proved_by_reading":0,"proved_by_length":0,"losses":{"owner":3},"#,
             r#""elapsed_s":2.000,"bytes_per_s":1024.000,"files_per_s":2.000,"streams":32,"engine":"sync","#,
             r#""engine_fallback":"io_uring is disabled","threads":8,"ring_flags":null,"registered_buffer_bytes":0,"#,
             r#""buffer_bytes":1048576,"submissions_per_enter":0.000,"latency":{"source":{"count":1,"p50_ns":100,"#,
@@ -467,6 +468,7 @@ resumed pass 2 interrupted, resumable: /s\\xff -> /d
   latency    source p50 100 ns p99 100 ns, dest p50 0 ns p99 0 ns
   engine     system calls on 8 threads, 1.0 MiB buffers: io_uring is disabled
   durability file: fsync of each file, for syncfs cannot be trusted here
+  integrity  no checksums asked for
   state      /state/job
   resume     gfast -source /s -dest /d
   exit code  20
