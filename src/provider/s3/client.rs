@@ -198,7 +198,7 @@ impl Client {
 
     /// An answer that cannot be read is the server's fault with this object.
     pub(super) fn unreadable(&self, request: &Request<'_>) -> Error {
-        failure(&self.bucket, request, Cause::Remote { status: 200, code: "UnreadableAnswer".to_owned() })
+        failure(&self.bucket, request, Cause::Protected("the server's answer cannot be read"))
     }
 
     /// Whether a page that calls itself URL-encoded is. Some servers repeat the claim and send names as they are; then
