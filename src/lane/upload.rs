@@ -92,7 +92,7 @@ impl Lane {
         if self.job().config.metadata == Metadata::TimesOnly {
             pairs.retain(|(name, _)| !matches!(name.as_str(), "file-owner" | "file-group" | "file-permissions"));
         }
-        if stat.nlink > 1 && stat.kind() == Kind::File {
+        if stat.nlink > 1 {
             pairs.push((LINKS_ATTRIBUTE.to_owned(), stat.nlink.to_string()));
         }
         pairs
