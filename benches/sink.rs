@@ -256,7 +256,8 @@ impl Sink {
         for key in page.iter().take(PAGE_MAX as usize) {
             let (bytes, modified) = (self.offered.bytes, iso8601(SystemTime::UNIX_EPOCH));
             text += &format!(
-                "<Contents><Key>{key}</Key><LastModified>{modified}</LastModified><ETag>{ETAG}</ETag><Size>{bytes}</Size>\
+                "<Contents><Key>{key}</Key><LastModified>{modified}</LastModified><ETag>{ETAG}</ETag>\
+                 <Size>{bytes}</Size>\
                  </Contents>"
             );
         }
@@ -290,7 +291,7 @@ impl Sink {
             wire.write_all(&self.block[from..from + len as usize])?;
             at += len;
         }
-        self.bytes_out.fetch_add(end - first, Ordering::Relaxed);
+        self.bytes_out.fetch_add(at - first, Ordering::Relaxed);
         Ok(())
     }
 }
