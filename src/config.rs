@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::filter::Filter;
 use crate::location::Location;
 
 /// Streams (objects open at once) when none are asked for.
@@ -91,6 +92,10 @@ pub struct Config {
     pub checkpoint_bytes: u64,
     /// Whether mount points below the source are crossed.
     pub mounts: Mounts,
+    /// Which names are taken.
+    pub filter: Filter,
+    /// A file of NUL-separated paths; they and what lies below them are taken, nothing else. `-` is stdin.
+    pub files_from: Option<PathBuf>,
     /// Where the summary and the progress go.
     pub output: Output,
     /// The umask gfast was started with. The process itself runs with 0; this one decides the modes that are left to

@@ -29,8 +29,9 @@ use crate::config::{
 };
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
+use crate::filter::Choice;
 use crate::gate::Gate;
-use crate::job::{Job, JobRoot, Past, Reflink};
+use crate::job::{Job, JobRoot, Past, Reflink, read_choice};
 use crate::large::LargeFile;
 use crate::links::LinkMap;
 use crate::outcome::Intake;
@@ -66,11 +67,12 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     if let Some(reason) = &fallback {
         console.note(&format!("gfast: io_uring is not available, plain system calls are used: {reason}"));
     }
+    let choice = read_choice(config)?;
     let examined = roots::examine(config)?;
     let names = (examined.source_path().to_vec(), examined.dest_path().to_vec());
     let roots = examined.open()?;
     make_root_durable(&roots)?;
-    let identity = identity_of(config, &names, &roots);
+    let identity = identity_of(config, &choice, &names, &roots);
     let catalog = Arc::new(Catalog::open(&config.state_dir, &identity, false)?);
     let kind = resume::kind(&catalog)?;
     resume::begin(&catalog, kind)?;
@@ -80,7 +82,8 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let shards = shard_count(engine, streams);
     let bell = Arc::new(Bell::default());
     let (walker, workers) = Walker::new(shards, bell.clone());
-    let job = Arc::new(make_job(config, &roots, catalog, kind, (walker, shards, engine), console)?);
+    let job = make_job(config, &roots, catalog, kind, (walker, shards, engine), console)?;
+    let job = Arc::new(Job { choice, ..job });
     let setup = Setup { job, bell, engine, shards, started };
     let outcome = setup.run(kind, &roots, workers, stop)?;
     Ok(setup.summary(kind, &names, outcome, fallback))
@@ -156,14 +159,14 @@ fn shard_count(engine: Engine, streams: u32) -> usize {
     wanted.min(streams as usize).max(1)
 }
 
-fn identity_of(config: &Config, names: &(Vec<u8>, Vec<u8>), roots: &Roots) -> JobIdentity {
+fn identity_of(config: &Config, choice: &Choice, names: &(Vec<u8>, Vec<u8>), roots: &Roots) -> JobIdentity {
     let root_id = |root: &Root| RootId { ino: root.stat.ino, birth: root.birth, dev: root.stat.dev };
     JobIdentity {
         source: names.0.clone(),
         dest: names.1.clone(),
         source_root: root_id(&roots.source),
         dest_root: root_id(&roots.dest),
-        options: format!("metadata={:?} mounts={:?}", config.metadata, config.mounts).into_bytes(),
+        options: format!("metadata={:?} mounts={:?}{}", config.metadata, config.mounts, choice.to_text()).into_bytes(),
     }
 }
 
@@ -191,6 +194,7 @@ pub(crate) fn make_job(
         source,
         dest,
         single: roots.single.as_ref().map(|single| (single.source_name.clone(), single.dest_name.clone())),
+        choice: Choice::default(),
         past: match kind {
             resume::Kind::First => Past::Nothing,
             resume::Kind::NextPass => Past::Finished,

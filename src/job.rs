@@ -3,6 +3,7 @@
 //! Everything here is either fixed for the run or an atomic; the only locks are off the common path.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 use crate::catalog::{BATCH_UNSEALED, Catalog, DirId, DirState, FileRecord, Record, Stamp, Status};
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
+use crate::filter::{Choice, Selection, Sort};
 use crate::gate::Gate;
 use crate::links::{LinkKey, LinkMap, LinkName};
 use crate::plan::Progress;
@@ -30,6 +32,21 @@ pub struct JobRoot {
     pub stat: Stat,
 }
 
+/// Reads what a job is about: its rules, and its list if it has one.
+pub fn read_choice(config: &Config) -> Result<Choice, Error> {
+    let filter = config.filter.clone();
+    let Some(path) = &config.files_from else { return Ok(Choice { filter, list: None }) };
+    let name = path.as_os_str().as_encoded_bytes();
+    let mut text = Vec::new();
+    let read = match name {
+        b"-" => std::io::stdin().lock().read_to_end(&mut text).map(drop),
+        _ => std::fs::read(path).map(|bytes| text = bytes),
+    };
+    read.map_err(|error| Error::refused(name, format!("the list of files cannot be read: {error}")))?;
+    let list = Selection::parse(&text).map_err(|line| Error::refused(line, "a list of files may not hold `..`"))?;
+    Ok(Choice { filter, list: Some(list) })
+}
+
 /// Shared by all shards and the checkpoints of one run.
 pub struct Job {
     /// What was asked for.
@@ -42,6 +59,8 @@ pub struct Job {
     pub dest: JobRoot,
     /// For a job that copies one file: its name in the source root and in the destination root.
     pub single: Option<(Name, Name)>,
+    /// Which names it is about.
+    pub choice: Choice,
     /// The catalog.
     pub catalog: Arc<Catalog>,
     /// What the catalog held when the run began.
@@ -175,6 +194,11 @@ impl Job {
         };
         let is_lost = record.batch == BATCH_UNSEALED && self.is_resealed.load(Ordering::Relaxed);
         Ok((is_right && !is_lost).then_some(((first.dir, first.name), record)))
+    }
+
+    /// Whether a name of `dir` is part of the job.
+    pub fn takes(&self, dir: &DirNode, name: &Name, sort: Sort) -> bool {
+        self.choice.is_everything() || self.choice.takes(&dir.path_of(name), sort)
     }
 
     /// Whether this pass has listed a directory. The entries of one that it has not come up in its listing, and must

@@ -7,6 +7,7 @@
 //! cli/*.rs             arguments -> Config
 //! config.rs            what was asked for, resolved; every limit in one place
 //! location.rs          one side of a job, as named on the command line
+//! filter.rs            which names a job is about: include and exclude rules, lists of paths (pure)
 //! error.rs             Error {verb, object, cause} and what it means for the job
 //! digest.rs            CRC64/NVME, and putting the values of parts together
 //! filesystem.rs        kinds of file systems, and what each can be trusted with
@@ -75,6 +76,7 @@ pub mod digest;
 pub mod engine;
 pub mod error;
 pub mod filesystem;
+pub mod filter;
 pub mod finish;
 pub mod gate;
 pub mod job;

@@ -19,6 +19,7 @@ use argh::{ArgsInfo, EarlyExit, FromArgs};
 
 use crate::config::*;
 use crate::error::{Error, Result, escape};
+use crate::filter::{Filter, Rule};
 use crate::location::Location;
 use normalise::Normalised;
 
@@ -93,6 +94,20 @@ struct Arguments {
     /// do not cross mount points below the source
     #[argh(switch)]
     one_file_system: bool,
+    /// take names that match, whatever a later --exclude says
+    #[argh(option, arg_name = "pattern")]
+    #[expect(dead_code, reason = "the normaliser turns it into a rule; it stands here for the help")]
+    include: Vec<String>,
+    /// leave out names that match, as rsync does; repeatable
+    #[argh(option, arg_name = "pattern")]
+    #[expect(dead_code, reason = "the normaliser turns it into a rule; it stands here for the help")]
+    exclude: Vec<String>,
+    /// both, in their order
+    #[argh(option, hidden_help, from_str_fn(values::rule))]
+    rule: Vec<Rule>,
+    /// take only these NUL-separated paths; - is stdin
+    #[argh(option, arg_name = "file", from_str_fn(words::decode_value))]
+    files_from: Option<OsString>,
     /// errors only; no progress, no summary when all went well
     #[argh(switch)]
     quiet: bool,
@@ -180,6 +195,8 @@ impl Arguments {
             checkpoint_interval: self.checkpoint_interval,
             checkpoint_bytes: self.checkpoint_bytes,
             mounts: if self.one_file_system { Mounts::Stay } else { Mounts::Cross },
+            filter: Filter::new(self.rule),
+            files_from: self.files_from.map(PathBuf::from),
             output: match (self.quiet, self.json) {
                 (false, false) => Output::Text,
                 (true, false) => Output::Quiet,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use super::words;
 use crate::config::*;
+use crate::filter::{Action, Rule};
 
 /// Units of sizes. Bare letters and the binary names count in 1024, as dd and rsync do; KB and its like in 1000.
 const UNITS: [(&str, u64); 13] = [
@@ -76,6 +78,15 @@ pub(super) fn reflink(text: &str) -> Result<ReflinkChoice, String> {
 /// `--sync`.
 pub(super) fn sync(text: &str) -> Result<SyncPolicy, String> {
     choose(text, &[("batch", SyncPolicy::Batch), ("file", SyncPolicy::File), ("none", SyncPolicy::None)])
+}
+
+/// An `--include` or `--exclude`, as the normaliser marks them: `+pattern`, `-pattern`.
+pub(super) fn rule(text: &str) -> Result<Rule, String> {
+    match text.split_at_checked(1) {
+        Some(("+", pattern)) => Rule::parse(Action::Include, &words::decode(pattern)),
+        Some((_, pattern)) => Rule::parse(Action::Exclude, &words::decode(pattern)),
+        None => Err("is empty".to_owned()),
+    }
 }
 
 fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {

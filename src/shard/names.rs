@@ -7,12 +7,14 @@ use crossbeam_deque::Steal;
 use super::{Current, Errand, Part, Shard, Task};
 use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Record};
 use crate::error::{Cause, Error, Result};
+use crate::filter::Sort;
 use crate::job::{Past, Place, Ticket};
 use crate::large::{LargeFile, LargeTask};
 use crate::listing::{Listing, Opened, look_at_dest, open_pair};
 use crate::outcome::What;
+use crate::provider::posix::Posix;
 use crate::report::Count;
-use crate::ring::{Interpreter, Name};
+use crate::ring::{Interpreter, Name, Side};
 use crate::transfer::is_fatal;
 use crate::walk::{DestDir, DirNode, DirPair, Entry, Queued, Work};
 
@@ -210,7 +212,10 @@ impl<I: Interpreter> Shard<I> {
     }
 
     /// Looks at a name of a listing: a directory is queued, an object that is done is counted, any other is an errand.
-    pub(super) fn meet(&mut self, dir: Arc<DirNode>, open: DirPair, entry: Entry) -> Option<Errand> {
+    pub(super) fn meet(&mut self, dir: Arc<DirNode>, open: DirPair, mut entry: Entry) -> Option<Errand> {
+        if !self.job.choice.is_everything() && !self.is_taken(&dir, &open, &mut entry) {
+            return None;
+        }
         self.counters.add(Count::EntriesWalked, 1);
         if entry.kind == libc::DT_DIR {
             if let Err(error) = self.find_dir(&dir, entry.name, entry.record) {
@@ -225,6 +230,18 @@ impl<I: Interpreter> Shard<I> {
         }
         dir.hold();
         Some(self.errand(dir, open, entry.name, record, Ticket::Listed))
+    }
+
+    /// Whether a name is part of the job. Where the listing does not tell what it is, the source is asked: some rules
+    /// are about directories only.
+    fn is_taken(&self, dir: &DirNode, open: &DirPair, entry: &mut Entry) -> bool {
+        if entry.kind == libc::DT_UNKNOWN {
+            let stat = Posix::new(&*self.caller, Side::Source).stat(&open.source, &entry.name);
+            // What cannot be described is met as an object, and fails or has vanished as one.
+            entry.kind = stat.map_or(libc::DT_UNKNOWN, |stat| (stat.mode >> 12) as u8);
+        }
+        let sort = if entry.kind == libc::DT_DIR { Sort::Dir } else { Sort::Other };
+        self.job.takes(dir, &entry.name, sort)
     }
 
     /// Queues a directory found in `dir`, unless this pass has seen to it already.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::{Errand, Part, Shard, Started, Task};
 use crate::config::UNSTABLE_ATTEMPTS_MAX;
 use crate::error::{Cause, Errno, Error, Result};
+use crate::filter::Sort;
 use crate::job::Ticket;
 use crate::large::{LargeFile, LargeTask};
 use crate::links::LinkKey;
@@ -172,6 +173,7 @@ impl<I: Interpreter> Shard<I> {
             }
             Ending::Skipped(Skip::Done | Skip::Unchanged) => self.counters.add(Count::Unchanged, 1),
             Ending::Further(key, stamp) => self.push(&dir, name, What::Further(key, stamp)),
+            Ending::IsDir if !self.job.takes(&dir, &name, Sort::Dir) => {}
             Ending::IsDir => {
                 let record = self.job.catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
                 if let Err(error) = record.and_then(|record| self.find_dir(&dir, name, record)) {
