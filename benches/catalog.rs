@@ -160,6 +160,7 @@ fn record(dir: u64, file: u64, batch: u64) -> FileRecord {
         dest_ino: 3_000_000 + number,
         large_id: 0,
         failure: None,
+        checksum: None,
     }
 }
 

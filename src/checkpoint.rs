@@ -315,7 +315,8 @@ impl Checkpointer {
 
     fn record_done(&self, draft: &mut Draft, dir: DirId, name: Name, stamp: Stamp, dest_ino: u64) {
         let status = if self.job.config.sync == SyncPolicy::None { Status::Written } else { Status::Done };
-        let record = FileRecord { status, batch: draft.number, stamp, dest_ino, large_id: 0, failure: None };
+        let record =
+            FileRecord { status, batch: draft.number, stamp, dest_ino, large_id: 0, failure: None, checksum: None };
         draft.rows.push(Row::PutEntry { dir, name, record: Record::File(record) });
         draft.dirs.push(dir);
     }
@@ -349,6 +350,7 @@ impl Checkpointer {
             dest_ino: 0,
             large_id: 0,
             failure: Some(failure),
+            checksum: None,
         };
         draft.orphans.extend(group);
         draft.rows.push(Row::OpenFile { dir: dir.id, name: name.clone() });

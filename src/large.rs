@@ -225,7 +225,7 @@ impl LargeFile {
     pub fn record(&self, batch: u64) -> FileRecord {
         let stamp = Stamp::of(&self.stat);
         let (dest_ino, large_id) = (self.dest_ino, self.id);
-        FileRecord { status: Status::InProgress, batch, stamp, dest_ino, large_id, failure: None }
+        FileRecord { status: Status::InProgress, batch, stamp, dest_ino, large_id, failure: None, checksum: None }
     }
 
     /// Ends the file, as the last task to leave: `None` when the job was stopped and the rest is for a resume.
@@ -574,7 +574,7 @@ impl LargeTask {
         let chunk = self.chunks.remove(self.settled_chunk()?);
         self.file.settled.fetch_add(1, Ordering::AcqRel);
         let len = chunk.end - chunk.start;
-        Some((chunk.bytes, Range { offset: chunk.start, len, crc64: None }))
+        Some((chunk.bytes, Range { offset: chunk.start, len, crc64: None, etag: None }))
     }
 }
 

@@ -38,6 +38,7 @@
 //! checkpoint.rs        a batch: durable, sealed, recorded
 //! finish.rs            the end of a pass: directories, last commit
 //! resume.rs            where a run begins
+//! errand.rs            names on their way to an outcome
 //! shard/mod.rs         one thread's event loop
 //! shard/names.rs       where its objects come from
 //! shard/objects.rs     what becomes of them
@@ -74,6 +75,7 @@ pub mod conduct;
 pub mod config;
 pub mod digest;
 pub mod engine;
+pub(crate) mod errand;
 pub mod error;
 pub mod filesystem;
 pub mod filter;

@@ -118,7 +118,15 @@ mod tests {
     }
 
     fn record(status: Status, batch: u64) -> FileRecord {
-        FileRecord { status, batch, stamp: Stamp::of(&source()), dest_ino: 3, large_id: 0, failure: None }
+        FileRecord {
+            status,
+            batch,
+            stamp: Stamp::of(&source()),
+            dest_ino: 3,
+            large_id: 0,
+            failure: None,
+            checksum: None,
+        }
     }
 
     #[test]

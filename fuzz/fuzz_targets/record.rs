@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let Some((which, body)) = data.split_first() else { return };
     let mut again = Vec::new();
-    match which % 4 {
+    match which % 5 {
         0 => {
             if let Ok(record) = decode_record(body) {
                 encode_record(&record, &mut again);
@@ -25,6 +25,12 @@ fuzz_target!(|data: &[u8]| {
             if let Ok(range) = decode_range(7, body) {
                 encode_range(&range, &mut again);
                 assert_eq!(decode_range(7, &again), Ok(range));
+            }
+        }
+        3 => {
+            if let Ok(upload) = decode_upload(body) {
+                encode_upload(&upload, &mut again);
+                assert_eq!(decode_upload(&again), Ok(upload));
             }
         }
         _ => {

@@ -10,8 +10,8 @@ use heed::RwTxn;
 use super::bytes::seal;
 use super::header::{self, StoredHeader};
 use super::key::{self, Key};
-use super::record::{self, DirId, DirState, Range};
-use super::store::{HEADER_KEY, Store, Tree};
+use super::record::{self, DirId, DirState, Range, UPLOAD_OFFSET, Upload};
+use super::store::{HEADER_KEY, Handle, Store, Tree};
 use super::{Batch, Row};
 
 /// A batch's changes, in one buffer. The last of several changes to one key counts.
@@ -33,6 +33,7 @@ struct Change {
 
 enum RangeChange {
     Put { large_id: u64, range: Range },
+    Upload { large_id: u64, upload: Upload },
     Drop { large_id: u64 },
 }
 
@@ -78,6 +79,9 @@ impl<'b> Changes<'b> {
             Row::CloseFile { dir, name } => self.delete(Tree::OpenFiles, &key::entry(*dir, name)),
             Row::PutRange { large_id, range } => {
                 self.ranges.push(RangeChange::Put { large_id: *large_id, range: *range });
+            }
+            Row::PutUpload { large_id, upload } => {
+                self.ranges.push(RangeChange::Upload { large_id: *large_id, upload: upload.clone() });
             }
             Row::DropRanges { large_id } => self.ranges.push(RangeChange::Drop { large_id: *large_id }),
             Row::PutLink { dev, ino, first } => {
@@ -148,11 +152,14 @@ impl<'b> Changes<'b> {
         for change in &self.ranges {
             match change {
                 RangeChange::Put { large_id, range } => {
-                    let key = Key::new().number(*large_id).number(range.offset);
                     let mut body = Vec::new();
                     record::encode_range(range, &mut body);
-                    seal(key.as_bytes(), &mut body);
-                    tree.put(txn, key.as_bytes(), &body)?;
+                    put_sealed(tree, txn, &Key::new().number(*large_id).number(range.offset), body)?;
+                }
+                RangeChange::Upload { large_id, upload } => {
+                    let mut body = Vec::new();
+                    record::encode_upload(upload, &mut body);
+                    put_sealed(tree, txn, &Key::new().number(*large_id).number(UPLOAD_OFFSET), body)?;
                 }
                 RangeChange::Drop { large_id } => {
                     let (first, end) = key::below(&Key::new().number(*large_id));
@@ -185,6 +192,11 @@ impl<'b> Changes<'b> {
         seal(HEADER_KEY, &mut body);
         meta.put(txn, HEADER_KEY, &body)
     }
+}
+
+fn put_sealed(tree: Handle, txn: &mut RwTxn<'_>, key: &Key, mut body: Vec<u8>) -> heed::Result<()> {
+    seal(key.as_bytes(), &mut body);
+    tree.put(txn, key.as_bytes(), &body)
 }
 
 fn slice(buffer: &[u8], (start, end): (u32, u32)) -> &[u8] {

@@ -11,7 +11,7 @@
 //!                              dirs         directory          -> parent, name, state when listed
 //!                              open_dirs    (state, directory)                    what a resume has to do
 //!                              open_files   (directory, name)                     likewise
-//!                              ranges       (large id, offset) -> finished range
+//!                              ranges       (large id, offset) -> finished range; the upload they are parts of
 //!                              links        (device, inode)    -> first name
 //!                              late_links   (device, inode, directory, name)
 //! ```
@@ -42,8 +42,9 @@ pub use header::{Header, JobStatus, StoredHeader, Totals, boot_id, decode_header
 pub use identity::{JobIdentity, RootId};
 pub use reader::{LateLink, Reader};
 pub use record::{
-    BATCH_UNSEALED, DirId, DirRecord, DirStamp, DirState, Failure, FileRecord, LinkFirst, Range, Record, Stamp, Status,
-    decode_dir, decode_link, decode_range, decode_record, encode_dir, encode_link, encode_range, encode_record,
+    BATCH_UNSEALED, Checksum, DirId, DirRecord, DirStamp, DirState, Failure, FileRecord, LinkFirst, Proof, Range,
+    Record, Stamp, Status, Upload, decode_dir, decode_link, decode_range, decode_record, decode_upload, encode_dir,
+    encode_link, encode_range, encode_record, encode_upload,
 };
 
 use crate::error::{Error, Result};
@@ -120,7 +121,14 @@ pub enum Row {
         /// The range.
         range: Range,
     },
-    /// Forgets all ranges of a large file.
+    /// Records the upload that a large file's ranges are parts of.
+    PutUpload {
+        /// Key of the file's ranges.
+        large_id: u64,
+        /// The upload.
+        upload: Upload,
+    },
+    /// Forgets all ranges of a large file, and its upload.
     DropRanges {
         /// Key of the file's ranges.
         large_id: u64,

@@ -10,7 +10,7 @@ use super::Catalog;
 use super::bytes::{Damage, Decoded, Take, unseal};
 use super::header;
 use super::key::{self, Key};
-use super::record::{self, DirId, DirRecord, DirState, LinkFirst, Range, Record};
+use super::record::{self, DirId, DirRecord, DirState, LinkFirst, Range, Record, UPLOAD_OFFSET, Upload};
 use super::store::{Tree, damaged, trouble};
 use crate::error::Result;
 use crate::ring::op::Name;
@@ -121,9 +121,23 @@ impl<'c> Reader<'c> {
 
     /// The finished ranges of a large file, by offset.
     pub fn ranges(&self, large_id: u64) -> Result<Vec<Range>> {
-        self.scan(Tree::Ranges, &Key::new().number(large_id), None, usize::MAX, |rest, body| {
-            record::decode_range(take_last_number(rest)?, body)
-        })
+        let ranges =
+            self.scan(
+                Tree::Ranges,
+                &Key::new().number(large_id),
+                None,
+                usize::MAX,
+                |rest, body| match take_last_number(rest)? {
+                    UPLOAD_OFFSET => Ok(None),
+                    offset => record::decode_range(offset, body).map(Some),
+                },
+            )?;
+        Ok(ranges.into_iter().flatten().collect())
+    }
+
+    /// The upload that the ranges of a large file are parts of.
+    pub fn upload(&self, large_id: u64) -> Result<Option<Upload>> {
+        self.get(Tree::Ranges, &Key::new().number(large_id).number(UPLOAD_OFFSET), record::decode_upload)
     }
 
     /// The name under which a hard-linked inode was first copied.

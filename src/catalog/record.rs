@@ -3,6 +3,7 @@
 //! A file's record, the one of which there are millions (about 31 bytes with its CRC; numbers are varints):
 //! ```text
 //!   version << 4 | status   flags   batch   size   mtime   [ctime - mtime]   ino   [dest_ino]   [large_id]   [failure]
+//!   [proof   crc64]
 //! ```
 //! A time is its seconds from 2024 on, signed, and 4 bytes of nanoseconds unless they are 0. Every decoder here takes
 //! any bytes and answers a record or a [`Damage`]; each has a fuzz target.
@@ -98,6 +99,39 @@ pub struct FileRecord {
     pub large_id: u64,
     /// Why it failed.
     pub failure: Option<Failure>,
+    /// Checksum of its content where one was computed.
+    pub checksum: Option<Checksum>,
+}
+
+/// The checksum of an object's content, and what it proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checksum {
+    /// CRC64/NVME of the whole content.
+    pub crc64: u64,
+    /// What it was compared with.
+    pub proof: Proof,
+}
+
+/// How far it is proved that the destination holds the content that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing but the length was compared.
+    Length,
+    /// The checksum is that of the bytes as they were written.
+    Written,
+    /// The server that keeps the object compared the checksum, or the server it came from did.
+    Server,
+    /// The destination was read back.
+    ReadBack,
+}
+
+/// A multipart upload under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upload {
+    /// The server's name for it.
+    pub id: String,
+    /// Bytes of each part but the last.
+    pub part_bytes: u64,
 }
 
 /// What is known of one name.
@@ -177,6 +211,8 @@ pub struct Range {
     pub len: u64,
     /// CRC64/NVME of the bytes where it was computed.
     pub crc64: Option<u64>,
+    /// Hash of the ETag of a part of an upload.
+    pub etag: Option<u64>,
 }
 
 /// The name under which a hard-linked inode was first copied.
@@ -197,6 +233,14 @@ const CTIME_NANOS: u8 = 4;
 const DEST_INO: u8 = 8;
 const LARGE_ID: u8 = 16;
 const FAILURE: u8 = 32;
+const CHECKSUM: u8 = 64;
+
+const RANGE_CRC64: u8 = 1;
+const RANGE_ETAG: u8 = 2;
+const TAG_UPLOAD: u8 = 4;
+
+/// Key of an upload among the ranges of its file: no range begins there.
+pub(super) const UPLOAD_OFFSET: u64 = u64::MAX;
 
 /// Appends an entry's record.
 pub fn encode_record(record: &Record, body: &mut Vec<u8>) {
@@ -217,7 +261,8 @@ fn encode_file(file: &FileRecord, body: &mut Vec<u8>) {
         | flag(ctime != mtime && ctime.nanos != 0, CTIME_NANOS)
         | flag(file.dest_ino != 0, DEST_INO)
         | flag(file.large_id != 0, LARGE_ID)
-        | flag(file.failure.is_some(), FAILURE);
+        | flag(file.failure.is_some(), FAILURE)
+        | flag(file.checksum.is_some(), CHECKSUM);
     body.extend_from_slice(&[VERSION << 4 | status_tag(file.status), flags]);
     body.put_varint(file.batch);
     body.put_varint(size);
@@ -232,6 +277,10 @@ fn encode_file(file: &FileRecord, body: &mut Vec<u8>) {
         body.put_bytes(head(&failure.verb, VERB_BYTES_MAX).as_bytes());
         body.put_bytes(head(&failure.cause, CAUSE_BYTES_MAX).as_bytes());
         body.put_varint(u64::from(failure.attempts));
+    }
+    if let Some(Checksum { crc64, proof }) = file.checksum {
+        body.push(proof as u8);
+        body.extend_from_slice(&crc64.to_le_bytes());
     }
 }
 
@@ -248,7 +297,7 @@ pub fn decode_record(body: &[u8]) -> Decoded<Record> {
 
 fn decode_file(status: Status, take: &mut Take<'_>) -> Decoded<FileRecord> {
     let flags = take.byte()?;
-    if flags & !(MTIME_NANOS | CTIME | CTIME_NANOS | DEST_INO | LARGE_ID | FAILURE) != 0 {
+    if flags & !(MTIME_NANOS | CTIME | CTIME_NANOS | DEST_INO | LARGE_ID | FAILURE | CHECKSUM) != 0 {
         return Err(Damage("a record has unknown parts"));
     }
     let batch = take.varint()?;
@@ -262,7 +311,14 @@ fn decode_file(status: Status, take: &mut Take<'_>) -> Decoded<FileRecord> {
     let dest_ino = if flags & DEST_INO != 0 { take.varint()? } else { 0 };
     let large_id = if flags & LARGE_ID != 0 { take.varint()? } else { 0 };
     let failure = if flags & FAILURE != 0 { Some(decode_failure(take)?) } else { None };
-    Ok(FileRecord { status, batch, stamp: Stamp { size, mtime, ctime, ino }, dest_ino, large_id, failure })
+    let checksum = if flags & CHECKSUM != 0 { Some(decode_checksum(take)?) } else { None };
+    Ok(FileRecord { status, batch, stamp: Stamp { size, mtime, ctime, ino }, dest_ino, large_id, failure, checksum })
+}
+
+fn decode_checksum(take: &mut Take<'_>) -> Decoded<Checksum> {
+    let proofs = [Proof::Length, Proof::Written, Proof::Server, Proof::ReadBack];
+    let proof = *proofs.get(usize::from(take.byte()?)).ok_or(Damage("a record is of no known kind"))?;
+    Ok(Checksum { crc64: u64::from_le_bytes(take.array()?), proof })
 }
 
 fn decode_failure(take: &mut Take<'_>) -> Decoded<Failure> {
@@ -313,25 +369,46 @@ pub fn decode_dir(body: &[u8]) -> Decoded<DirRecord> {
 
 /// Appends a range without its offset, which is in the key.
 pub fn encode_range(range: &Range, body: &mut Vec<u8>) {
-    body.push(VERSION << 4 | u8::from(range.crc64.is_some()));
+    let tag = u8::from(range.crc64.is_some()) * RANGE_CRC64 | u8::from(range.etag.is_some()) * RANGE_ETAG;
+    body.push(VERSION << 4 | tag);
     body.put_varint(range.len);
-    if let Some(crc64) = range.crc64 {
-        body.extend_from_slice(&crc64.to_le_bytes());
-    }
+    [range.crc64, range.etag].into_iter().flatten().for_each(|value| body.extend_from_slice(&value.to_le_bytes()));
 }
 
 /// Reads the range that begins at `offset`.
 pub fn decode_range(offset: u64, body: &[u8]) -> Decoded<Range> {
     let mut take = Take(body);
     let tag = take_version(&mut take)?;
+    if tag & !(RANGE_CRC64 | RANGE_ETAG) != 0 {
+        return Err(Damage("a record is of no known kind"));
+    }
     let len = take.varint()?;
-    let crc64 = match tag {
-        0 => None,
-        1 => Some(u64::from_le_bytes(take.array()?)),
-        _ => return Err(Damage("a record is of no known kind")),
+    let mut value = |flag| match tag & flag {
+        0 => Ok(None),
+        _ => take.array().map(|bytes| Some(u64::from_le_bytes(bytes))),
     };
+    let (crc64, etag) = (value(RANGE_CRC64)?, value(RANGE_ETAG)?);
     take.end()?;
-    Ok(Range { offset, len, crc64 })
+    Ok(Range { offset, len, crc64, etag })
+}
+
+/// Appends an upload.
+pub fn encode_upload(upload: &Upload, body: &mut Vec<u8>) {
+    body.push(VERSION << 4 | TAG_UPLOAD);
+    body.put_varint(upload.part_bytes);
+    body.put_bytes(upload.id.as_bytes());
+}
+
+/// Reads an upload.
+pub fn decode_upload(body: &[u8]) -> Decoded<Upload> {
+    let mut take = Take(body);
+    if take_version(&mut take)? != TAG_UPLOAD {
+        return Err(Damage("a record is of no known kind"));
+    }
+    let part_bytes = take.varint()?;
+    let id = std::str::from_utf8(take.bytes()?).map_err(|_| Damage("a text is not UTF-8"))?.to_owned();
+    take.end()?;
+    Ok(Upload { id, part_bytes })
 }
 
 /// Appends the first name of a hard-linked inode.

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_deque::{Injector, Worker};
 
-use crate::catalog::FileRecord;
-use crate::job::{Job, Place, Ticket};
+use crate::errand::{Errand, Errands};
+use crate::job::Job;
 use crate::large::{LargeFile, LargeTask, Reading, Turn};
 use crate::links::LinkKey;
 use crate::listing::Listing;
@@ -32,21 +32,6 @@ use crate::walk::{DirCache, DirPair, Walker, Work};
 const IDLE: Duration = Duration::from_millis(50);
 /// Longest wait for completions.
 const REAP: Duration = Duration::from_millis(100);
-
-/// An object on its way.
-#[derive(Debug)]
-struct Errand {
-    /// Where it is.
-    place: Place,
-    /// Whom to tell.
-    ticket: Ticket,
-    /// What the catalog knows of it.
-    record: Option<FileRecord>,
-    /// Which attempt this is, from 1.
-    attempt: u32,
-    /// The group that the attempt before was the first of.
-    claimed: Option<LinkKey>,
-}
 
 /// One object in flight.
 #[derive(Debug)]
@@ -87,22 +72,14 @@ enum Current {
 
 /// One shard.
 pub struct Shard<I> {
-    /// Its number.
-    index: usize,
-    /// How many there are.
+    /// What it does with names.
+    errands: Errands,
+    /// How many shards there are.
     shards: usize,
-    /// The job.
-    job: Arc<Job>,
-    /// Where outcomes go.
-    intake: Arc<Intake>,
-    /// Answers straight-line work.
-    caller: Arc<dyn Caller>,
     /// Answers what is asynchronous.
     interpreter: I,
     /// Its memory.
     buffers: FixedBuffers,
-    /// Its own queue.
-    worker: Worker<Work>,
     /// Large files to help with, of all shards.
     help: Arc<Injector<Arc<LargeFile>>>,
     /// Its open directories.
@@ -123,8 +100,6 @@ pub struct Shard<I> {
     free_flights: Vec<u32>,
     /// Completions reaped and not yet driven.
     completions: Vec<Completion>,
-    /// What it counts.
-    counters: Arc<Counters>,
     /// What it measured.
     report: ShardReport,
 }
@@ -155,16 +130,15 @@ impl<I: Interpreter> Shard<I> {
     /// A shard at rest, whose asynchronous operations `interpreter` answers.
     pub fn new(parts: Parts, interpreter: I) -> Shard<I> {
         let root = DirPair { source: parts.job.source.handle.clone(), dest: parts.job.dest.handle.clone() };
+        let cache = DirCache::new(root, parts.job.cached_dirs);
+        let Parts { index, shards, job, intake, caller, buffers, worker, help, counters } = parts;
         Shard {
-            index: parts.index,
-            shards: parts.shards,
-            intake: parts.intake,
-            caller: parts.caller,
+            errands: Errands { index, job, intake, caller, worker, counters },
+            shards,
             interpreter,
-            buffers: parts.buffers,
-            worker: parts.worker,
-            help: parts.help,
-            cache: DirCache::new(root, parts.job.cached_dirs),
+            buffers,
+            help,
+            cache,
             current: None,
             tasks: Vec::new(),
             free: Vec::new(),
@@ -173,9 +147,7 @@ impl<I: Interpreter> Shard<I> {
             flights: Vec::new(),
             free_flights: Vec::new(),
             completions: Vec::new(),
-            counters: parts.counters,
             report: ShardReport::default(),
-            job: parts.job,
         }
     }
 
@@ -185,8 +157,8 @@ impl<I: Interpreter> Shard<I> {
         loop {
             match self.turn() {
                 Pulse::Busy => {}
-                Pulse::Idle if self.intake.is_full() => std::thread::sleep(Duration::from_millis(1)),
-                Pulse::Idle => self.job.walker.sleep(IDLE),
+                Pulse::Idle if self.errands.intake.is_full() => std::thread::sleep(Duration::from_millis(1)),
+                Pulse::Idle => self.errands.job.walker.sleep(IDLE),
                 Pulse::Over => return (self.interpreter, self.report),
             }
         }
@@ -198,12 +170,12 @@ impl<I: Interpreter> Shard<I> {
         if self.active() > 0 {
             self.reap();
             let waits_for_checkpoint = self.interpreter.in_flight() == 0 && self.completions.is_empty();
-            return match waits_for_checkpoint && self.intake.is_full() {
+            return match waits_for_checkpoint && self.errands.intake.is_full() {
                 true => Pulse::Idle,
                 false => Pulse::Busy,
             };
         }
-        match self.job.walker.is_stopped() {
+        match self.errands.job.walker.is_stopped() {
             true => Pulse::Over,
             false => Pulse::Idle,
         }
@@ -216,22 +188,22 @@ impl<I: Interpreter> Shard<I> {
 
     /// Streams this shard may use: its part of them, or all when another shard has nothing to do.
     fn share(&self) -> usize {
-        let limit = self.job.gate.limit() as usize;
-        match self.job.walker.is_hungry() {
+        let limit = self.errands.job.gate.limit() as usize;
+        match self.errands.job.walker.is_hungry() {
             true => limit,
             false => limit.div_ceil(self.shards),
         }
     }
 
     fn walker(&self) -> &Walker {
-        &self.job.walker
+        &self.errands.job.walker
     }
 
     /// Starts objects while there are names, streams and room. Ends: every turn starts an object or runs out of
     /// something.
     fn fill(&mut self) {
-        while self.active() < self.share() && self.starved.is_empty() && !self.intake.is_full() {
-            if self.walker().is_stopped() || !self.job.gate.try_acquire() {
+        while self.active() < self.share() && self.starved.is_empty() && !self.errands.intake.is_full() {
+            if self.walker().is_stopped() || !self.errands.job.gate.try_acquire() {
                 return;
             }
             let is_started = match self.next_errand() {
@@ -240,9 +212,9 @@ impl<I: Interpreter> Shard<I> {
             };
             match is_started {
                 Started::InFlight => {}
-                Started::Ended => self.job.gate.release(),
+                Started::Ended => self.errands.job.gate.release(),
                 Started::Nothing => {
-                    self.job.gate.release();
+                    self.errands.job.gate.release();
                     return;
                 }
             }
@@ -291,7 +263,7 @@ impl<I: Interpreter> Shard<I> {
 
     /// Asks all that a task has to ask now. Ends: a task waits when its depth or the leases are used up.
     fn drive(&mut self, index: usize) {
-        let job = self.job.clone();
+        let job = self.errands.job.clone();
         loop {
             let turn = match self.tasks[index].as_mut() {
                 Some(Task::Small { errand, stat, .. }) => {
@@ -305,8 +277,8 @@ impl<I: Interpreter> Shard<I> {
                     return;
                 }
                 Some(Task::Large(task, _)) => {
-                    let reading = if self.intake.is_full() { Reading::Paused } else { Reading::Allowed };
-                    task.turn(&job, &*self.caller, &mut self.buffers, reading)
+                    let reading = if self.errands.intake.is_full() { Reading::Paused } else { Reading::Allowed };
+                    task.turn(&job, &*self.errands.caller, &mut self.buffers, reading)
                 }
                 None => return,
             };
@@ -329,10 +301,10 @@ impl<I: Interpreter> Shard<I> {
     fn written(&mut self, index: usize, bytes: u64, range: crate::catalog::Range) {
         let Some(Task::Large(task, _)) = &self.tasks[index] else { return };
         let file = task.file.clone();
-        self.counters.add(Count::BytesCopied, bytes);
-        self.counters.add(Count::BytesSkipped, range.len - bytes.min(range.len));
-        self.push(&file.place.dir, file.place.name.clone(), What::Written(file.id, range));
-        self.intake.add_bytes(bytes);
+        self.errands.counters.add(Count::BytesCopied, bytes);
+        self.errands.counters.add(Count::BytesSkipped, range.len - bytes.min(range.len));
+        self.errands.push(&file.place.dir, file.place.name.clone(), What::Written(file.id, range));
+        self.errands.intake.add_bytes(bytes);
     }
 
     /// Asks an operation; one that is answered at once is driven at once.
@@ -371,7 +343,7 @@ impl<I: Interpreter> Shard<I> {
             Op::Write { .. } => self.report.latency.dest.record(started.elapsed()),
             _ => self.report.latency.source.record(started.elapsed()),
         }
-        let job = self.job.clone();
+        let job = self.errands.job.clone();
         match self.tasks[index].as_mut() {
             Some(Task::Large(task, _)) => {
                 if let Some((side, op)) = task.advance(&job, completion, &mut self.buffers) {

@@ -76,6 +76,7 @@ fn file(number: u64) -> FileRecord {
         dest_ino: 1_000_000 + number,
         large_id: 0,
         failure: None,
+        checksum: None,
     }
 }
 
@@ -144,7 +145,7 @@ fn random_row(random: &mut Random, batch: u64) -> Row {
         4 => Row::CloseDir { id: dir },
         5 => Row::OpenFile { dir, name },
         6 => Row::CloseFile { dir, name },
-        7 => Row::PutRange { large_id: dir.0, range: Range { offset: number, len: 9, crc64: Some(batch) } },
+        7 => Row::PutRange { large_id: dir.0, range: Range { offset: number, len: 9, crc64: Some(batch), etag: None } },
         8 => Row::DropRanges { large_id: dir.0 },
         9 => Row::PutLink { dev: 1, ino: dir.0, first: LinkFirst { dir, name, batch } },
         10 => Row::PutLateLink { dev: 1, ino: number, dir, name },
@@ -210,7 +211,13 @@ fn everything_comes_back_after_a_reopen() {
         failure: Some(Failure { errno: 5, verb: "read".into(), cause: "Input/output error".into(), attempts: 3 }),
         ..file(4)
     };
-    let range = |offset| Range { offset, len: 1 << 28, crc64: (offset != 0).then_some(offset * 3) };
+    let range = |offset| Range {
+        offset,
+        len: 1 << 28,
+        crc64: (offset != 0).then_some(offset * 3),
+        etag: (offset == 0).then_some(8),
+    };
+    let upload = Upload { id: "2~abc/def".repeat(40), part_bytes: 16 << 20 };
     let header =
         Header { next_id: 80_000, durable_batch: 1, totals: Totals { entries: 4, bytes: 1 << 50 }, ..catalog.header() };
     let reseal_dirs: Vec<DirId> = (1..5000).map(|id| DirId(id * id * 1000)).collect();
@@ -230,6 +237,7 @@ fn everything_comes_back_after_a_reopen() {
         Row::PutRange { large_id: 17, range: range(1 << 28) },
         Row::PutRange { large_id: 17, range: range(0) },
         Row::PutRange { large_id: 18, range: range(0) },
+        Row::PutUpload { large_id: 17, upload: upload.clone() },
         Row::PutLink { dev: 3, ino: 99, first: first.clone() },
         Row::PutLateLink { dev: 3, ino: 99, dir: DirId(1), name: name("late") },
         Row::PutLateLink { dev: 3, ino: 100, dir: DirId(1), name: name(&long) },
@@ -260,6 +268,7 @@ fn everything_comes_back_after_a_reopen() {
     assert_eq!(reader.open_dirs_below(None, None, 10).unwrap(), open_dirs);
     assert_eq!(reader.open_dirs_below(Some(DirId(70_000)), None, 1).unwrap(), open_dirs[1..2]);
     assert_eq!(reader.open_dirs_below(Some(DirId(300)), Some(unlisted), 10).unwrap(), []);
+    assert_eq!((reader.upload(17).unwrap(), reader.upload(18).unwrap()), (Some(upload), None));
     assert_eq!(reader.open_dirs_below(None, Some(unfinished), 10).unwrap(), open_dirs[2..]);
     let open_files = [(DirId(70_000), name("bad")), (DirId(70_000), name(&long))];
     assert_eq!(reader.open_files(None, 10).unwrap(), open_files);
@@ -277,7 +286,7 @@ fn everything_comes_back_after_a_reopen() {
 fn changes_take_effect_in_their_order() {
     let scratch = Scratch::new("order");
     let catalog = open(&scratch.state()).unwrap();
-    let range = |offset| Range { offset, len: 1, crc64: None };
+    let range = |offset| Range { offset, len: 1, crc64: None, etag: None };
     commit(
         &catalog,
         vec![

@@ -17,7 +17,7 @@ const RANKS: [&[&str]; 11] = [
     &["provider", "roots", "links"],
     &["plan", "walk"],
     &["job"],
-    &["transfer", "large", "listing", "resume", "outcome", "lane", "seal", "checkpoint", "finish", "conduct"],
+    &["transfer", "large", "listing", "resume", "outcome", "errand", "lane", "seal", "checkpoint", "finish", "conduct"],
     &["shard", "verify"],
     &["engine"],
     &["control", "tune"],

@@ -37,11 +37,13 @@ fn failure() -> impl Strategy<Value = Failure> {
 
 fn record() -> impl Strategy<Value = Record> {
     let ids = (0u64..3, any::<u64>()).prop_map(|(kind, id)| if kind == 0 { 0 } else { id });
-    let file = (status(), any::<u64>(), stamp(), ids.clone(), ids, option::of(failure()));
+    let proofs = prop::sample::select(vec![Proof::Length, Proof::Written, Proof::Server, Proof::ReadBack]);
+    let checksum = (any::<u64>(), proofs).prop_map(|(crc64, proof)| Checksum { crc64, proof });
+    let file = (status(), any::<u64>(), stamp(), ids.clone(), ids, option::of(failure()), option::of(checksum));
     prop_oneof![
         any::<u64>().prop_map(|id| Record::Dir(DirId(id))),
-        file.prop_map(|(status, batch, stamp, dest_ino, large_id, failure)| {
-            Record::File(FileRecord { status, batch, stamp, dest_ino, large_id, failure })
+        file.prop_map(|(status, batch, stamp, dest_ino, large_id, failure, checksum)| {
+            Record::File(FileRecord { status, batch, stamp, dest_ino, large_id, failure, checksum })
         }),
     ]
 }
@@ -104,11 +106,17 @@ proptest! {
 
     #[test]
     fn ranges_and_links_come_back(
-        offset in any::<u64>(), len in any::<u64>(), crc64 in option::of(any::<u64>()), name in name(),
+        offset in any::<u64>(),
+        len in any::<u64>(),
+        (crc64, etag) in (option::of(any::<u64>()), option::of(any::<u64>())),
+        (name, id) in (name(), "\\PC{0,80}"),
     ) {
-        let (range, mut body) = (Range { offset, len, crc64 }, Vec::new());
+        let (range, mut body) = (Range { offset, len, crc64, etag }, Vec::new());
         encode_range(&range, &mut body);
         prop_assert_eq!(decode_range(offset, &body), Ok(range));
+        let (upload, mut body) = (Upload { id, part_bytes: len }, Vec::new());
+        encode_upload(&upload, &mut body);
+        prop_assert_eq!(decode_upload(&body), Ok(upload));
         let (first, mut body) = (LinkFirst { dir: DirId(offset), name, batch: len }, Vec::new());
         encode_link(&first, &mut body);
         prop_assert_eq!(decode_link(&body), Ok(first));
@@ -136,7 +144,8 @@ proptest! {
             encode_header(&header, &mut again);
             prop_assert_eq!(decode_header(&again), Ok(header));
         }
-        let _ = (decode_dir(&body), decode_link(&body), decode_range(0, &body), decode_piece(&body, &mut Vec::new()));
+        let _ = (decode_dir(&body), decode_link(&body), decode_range(0, &body), decode_upload(&body));
+        let _ = decode_piece(&body, &mut Vec::new());
     }
 }
 
@@ -150,6 +159,7 @@ fn a_long_cause_is_cut_between_characters() {
         dest_ino: 0,
         large_id: 0,
         failure: Some(failure),
+        checksum: None,
     };
     let mut body = Vec::new();
     encode_record(&Record::File(record.clone()), &mut body);

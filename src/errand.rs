@@ -1,0 +1,268 @@
+//! Errands: names on their way to an outcome, and what is told of them. Shards and lanes do this alike.
+//!
+//! A name is met in a listing or handed back by a checkpoint, worked on elsewhere (transfer.rs, lane/), and ended here:
+//! its outcome goes into the intake before its directory's counter is lowered, so that a directory is never called
+//! listed before all its entries are accounted for (I1).
+
+use std::sync::Arc;
+
+use crossbeam_deque::Worker;
+
+use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Record};
+use crate::config::UNSTABLE_ATTEMPTS_MAX;
+use crate::error::{Cause, Error, Result};
+use crate::filter::Sort;
+use crate::job::{Job, Past, Place, Ticket};
+use crate::links::LinkKey;
+use crate::outcome::{Intake, Outcome, What};
+use crate::plan::Skip;
+use crate::provider::posix::Posix;
+use crate::report::{Count, Counters};
+use crate::ring::{Caller, Name, Side};
+use crate::transfer::{Ending, is_fatal};
+use crate::walk::{DestDir, DirNode, DirPair, Entry, Queued, Work};
+
+/// An object on its way.
+#[derive(Debug)]
+pub(crate) struct Errand {
+    /// Where it is.
+    pub place: Place,
+    /// Whom to tell.
+    pub ticket: Ticket,
+    /// What the catalog knows of it.
+    pub record: Option<FileRecord>,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// The group that the attempt before was the first of.
+    pub claimed: Option<LinkKey>,
+}
+
+/// The errands of one shard or lane.
+pub(crate) struct Errands {
+    /// Its number.
+    pub index: usize,
+    /// The job.
+    pub job: Arc<Job>,
+    /// Where outcomes go.
+    pub intake: Arc<Intake>,
+    /// Answers straight-line work.
+    pub caller: Arc<dyn Caller>,
+    /// Its own queue.
+    pub worker: Worker<Work>,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+}
+
+impl Errands {
+    pub(crate) fn errand(
+        &self,
+        dir: Arc<DirNode>,
+        open: DirPair,
+        name: Name,
+        record: Option<FileRecord>,
+        ticket: Ticket,
+    ) -> Errand {
+        let dest_name = self.job.dest_name(&dir, &name).clone();
+        Errand { place: Place { dir, open, name, dest_name }, ticket, record, attempt: 1, claimed: None }
+    }
+
+    /// Looks at a name of a listing: a directory is queued, an object that is done is counted, any other is an errand.
+    pub(crate) fn meet(&self, dir: Arc<DirNode>, open: DirPair, mut entry: Entry) -> Option<Errand> {
+        if !self.job.choice.is_everything() && !self.is_taken(&dir, &open, &mut entry) {
+            return None;
+        }
+        self.counters.add(Count::EntriesWalked, 1);
+        if entry.kind == libc::DT_DIR {
+            if let Err(error) = self.find_dir(&dir, entry.name, entry.record) {
+                self.job.end_with(error);
+            }
+            return None;
+        }
+        let record = file_record(entry.record);
+        if record.as_ref().is_some_and(|record| self.job.progress.is_handled(record)) {
+            self.counters.add(Count::Unchanged, 1);
+            return None;
+        }
+        dir.hold();
+        Some(self.errand(dir, open, entry.name, record, Ticket::Listed))
+    }
+
+    /// Whether a name is part of the job. Where the listing does not tell what it is, the source is asked: some rules
+    /// are about directories only.
+    fn is_taken(&self, dir: &DirNode, open: &DirPair, entry: &mut Entry) -> bool {
+        if entry.kind == libc::DT_UNKNOWN {
+            let stat = Posix::new(&*self.caller, Side::Source).stat(&open.source, &entry.name);
+            // What cannot be described is met as an object, and fails or has vanished as one.
+            entry.kind = stat.map_or(libc::DT_UNKNOWN, |stat| (stat.mode >> 12) as u8);
+        }
+        let sort = if entry.kind == libc::DT_DIR { Sort::Dir } else { Sort::Other };
+        self.job.takes(dir, &entry.name, sort)
+    }
+
+    /// Queues a directory found in `dir`, unless this pass has seen to it already.
+    pub(crate) fn find_dir(&self, dir: &Arc<DirNode>, name: Name, record: Option<Record>) -> Result<()> {
+        let known = match record {
+            Some(Record::Dir(id)) => Some(id),
+            _ => None,
+        };
+        if let Some(id) = known
+            && self.is_seen_to(id)?
+        {
+            self.counters.add(Count::Unchanged, 1);
+            return Ok(());
+        }
+        if known.is_none() {
+            dir.touch();
+        }
+        let id = known.unwrap_or_else(|| DirId(self.job.new_id()));
+        let child = DirNode::child(dir, id, name.clone());
+        self.push(dir, name, What::Found(id));
+        match self.job.walker.push_dir(&self.worker, child) {
+            Queued::InMemory | Queued::Spilled => Ok(()),
+        }
+    }
+
+    /// Whether a known directory was listed in this pass, or waits in the catalog for it.
+    fn is_seen_to(&self, id: DirId) -> Result<bool> {
+        let reader = self.job.catalog.reader()?;
+        let is_listed = reader.dir(id)?.is_some_and(|dir| dir.listed_batch >= self.job.progress.pass_start_batch);
+        Ok(is_listed || reader.is_open_dir(id, DirState::Unlisted)?)
+    }
+
+    /// A directory that was known and had to be made changes the one it is in, which may have been listed long ago.
+    /// After an interruption nobody knows who made it.
+    pub(crate) fn note_made(&self, dir: &DirNode) {
+        let Some(parent) = &dir.parent else { return };
+        let is_made = dir.dest() == DestDir::Created || self.job.past == Past::Interrupted;
+        if is_made && !parent.is_touched() {
+            parent.touch();
+            self.push(parent, Name::default(), What::Reopened);
+        }
+    }
+
+    /// Whether a directory's own metadata is what the last pass gave its copy; its atime counts for nothing. After an
+    /// interruption nobody knows what the interrupted run did in it.
+    pub(crate) fn is_as_recorded(&self, dir: &DirNode) -> Result<bool> {
+        if self.job.past != Past::Finished || dir.dest() == DestDir::Created {
+            return Ok(false);
+        }
+        let reader = self.job.catalog.reader()?;
+        let recorded = reader.dir(dir.id)?.and_then(|record| record.stamp);
+        let (Some(recorded), Some(now)) = (recorded, dir.stamp()) else { return Ok(false) };
+        let is_finished = !reader.is_open_dir(dir.id, DirState::Unfinished)?;
+        Ok(is_finished && DirStamp { atime: now.atime, ..recorded } == now)
+    }
+
+    /// A directory that cannot be opened: recorded under its own number with an empty name.
+    pub(crate) fn fail_dir(&self, dir: &Arc<DirNode>, error: Error) {
+        if self.stops(&error) {
+            return;
+        }
+        if error.cause == Cause::Vanished {
+            self.counters.add(Count::Vanished, 1);
+        } else {
+            self.push_failure(dir, Name::default(), error, 1, None);
+        }
+        self.release_dir(dir);
+    }
+
+    /// Ends the job if the error is of that class.
+    pub(crate) fn stops(&self, error: &Error) -> bool {
+        if is_fatal(error) {
+            self.job.end_with(error.clone());
+        }
+        is_fatal(error)
+    }
+
+    /// Tells what became of an object. Returns it if it is to be tried again.
+    pub(crate) fn end(&self, mut errand: Errand, group: Option<LinkKey>, ending: Ending) -> Option<Errand> {
+        let dir = errand.place.dir.clone();
+        let name = errand.place.name.clone();
+        // A file that was made and removed again changes its directory too.
+        if !matches!(ending, Ending::Skipped(_) | Ending::IsDir) {
+            dir.touch();
+        }
+        if matches!(ending, Ending::Failed(_) | Ending::Vanished) && self.job.may_have_leftovers(&dir) {
+            let dest = Posix::new(&*self.caller, Side::Dest);
+            let _ = dest.unlink(&errand.place.open.dest, &errand.place.temp_name(&self.job));
+        }
+        let group = match (&ending, errand.ticket) {
+            // A name that was promoted is its group's first before it is looked at.
+            (Ending::Failed(_) | Ending::Vanished, Ticket::Alone) => group.or_else(|| self.group_of(&dir, &name)),
+            _ => group,
+        };
+        match ending {
+            Ending::Changed if errand.attempt < UNSTABLE_ATTEMPTS_MAX => {
+                errand.attempt += 1;
+                errand.claimed = group;
+                return Some(errand);
+            }
+            Ending::Changed => {
+                let cause = Cause::Unstable { attempts: errand.attempt };
+                let object = errand.place.path(&self.job, Side::Source);
+                let error = Error { verb: "copy", object, cause };
+                self.push_failure(&dir, name, error, errand.attempt, group);
+            }
+            Ending::Failed(error) if self.stops(&error) => return None,
+            Ending::Failed(error) => self.push_failure(&dir, name, error, errand.attempt, group),
+            Ending::Vanished => {
+                self.counters.add(Count::Vanished, 1);
+                self.push(&dir, name, What::Vanished(group));
+            }
+            Ending::Skipped(Skip::Done | Skip::Unchanged) => self.counters.add(Count::Unchanged, 1),
+            Ending::Further(key, stamp) => self.push(&dir, name, What::Further(key, stamp)),
+            Ending::IsDir if !self.job.takes(&dir, &name, Sort::Dir) => {}
+            Ending::IsDir => {
+                let record = self.job.catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
+                if let Err(error) = record.and_then(|record| self.find_dir(&dir, name, record)) {
+                    self.job.end_with(error);
+                }
+            }
+            Ending::Copied(copied) => {
+                self.counters.add(Count::BytesCopied, copied.bytes);
+                self.intake.add_bytes(copied.bytes);
+                self.push(&dir, name, What::Copied(copied));
+            }
+        }
+        match errand.ticket {
+            Ticket::Listed => self.release_dir(&dir),
+            Ticket::Alone => self.job.walker.complete(),
+        }
+        None
+    }
+
+    /// The group that a name is the first of, whatever is known of the name itself.
+    pub(crate) fn group_of(&self, dir: &DirNode, name: &Name) -> Option<LinkKey> {
+        self.job.links.group_of(&(dir.id, name.clone()))
+    }
+
+    pub(crate) fn push(&self, dir: &Arc<DirNode>, name: Name, what: What) {
+        self.intake.push(self.index, Outcome { dir: dir.clone(), name, what });
+    }
+
+    pub(crate) fn push_failure(
+        &self,
+        dir: &Arc<DirNode>,
+        name: Name,
+        error: Error,
+        attempts: u32,
+        group: Option<LinkKey>,
+    ) {
+        self.push(dir, name, What::Failed { error, attempts, group });
+    }
+
+    /// The last entry of a directory, or its listing, has its outcome.
+    pub(crate) fn release_dir(&self, dir: &Arc<DirNode>) {
+        if dir.release() {
+            self.push(dir, Name::default(), What::Listed);
+            self.job.walker.complete();
+        }
+    }
+}
+
+pub(crate) fn file_record(record: Option<Record>) -> Option<FileRecord> {
+    match record {
+        Some(Record::File(record)) => Some(record),
+        _ => None,
+    }
+}
