@@ -67,7 +67,7 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     if let Some(reason) = &fallback {
         console.note(&format!("gfast: io_uring is not available, plain system calls are used: {reason}"));
     }
-    let choice = read_choice(config)?;
+    let choice = read_choice(&config.filter, config.files_from.as_deref())?;
     let examined = roots::examine(config)?;
     let names = (examined.source_path().to_vec(), examined.dest_path().to_vec());
     let roots = examined.open()?;
@@ -90,7 +90,7 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
 }
 
 /// Open files are what streams are made of: as many as the administrator allows, not as few as shells start with.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     // Refused: the lower limit stays, and the directory caches are cut to it.
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
@@ -112,7 +112,7 @@ fn affordable_streams(config: &Config, console: &Console) -> u32 {
 
 /// Open directories each shard may keep at hand: what is left of half the descriptors the process may have, when the
 /// checkpoints have theirs.
-fn dir_cache_capacity(shards: usize) -> usize {
+pub(crate) fn dir_cache_capacity(shards: usize) -> usize {
     let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let pairs = usize::try_from(limit / 4).unwrap_or(usize::MAX) / (shards + 1);
     pairs.clamp(4, DIR_CACHE_PER_SHARD)
@@ -131,7 +131,7 @@ fn make_root_durable(roots: &Roots) -> Result<()> {
 }
 
 /// What answers the operations, and why it is not the ring although that was preferred.
-fn choose_engine(choice: EngineChoice) -> Result<(Engine, Option<String>)> {
+pub(crate) fn choose_engine(choice: EngineChoice) -> Result<(Engine, Option<String>)> {
     match (choice, choice != EngineChoice::Sync && Ring::probe().is_some()) {
         (EngineChoice::Sync, _) => Ok((Engine::Sync, None)),
         (EngineChoice::Auto | EngineChoice::Uring, false) => Ok((Engine::Uring, None)),
@@ -150,7 +150,7 @@ pub(crate) enum Engine {
 }
 
 /// The ring keeps many operations in flight on one thread per core; plain system calls need more threads for that.
-fn shard_count(engine: Engine, streams: u32) -> usize {
+pub(crate) fn shard_count(engine: Engine, streams: u32) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let wanted = match engine {
         Engine::Uring => cores,
@@ -228,7 +228,7 @@ pub(crate) fn make_job(
 
 /// How finely a destination tells times apart, in nanoseconds: what local file systems keep exactly, others by the
 /// second.
-fn granularity_nanos(file_system: FileSystem) -> u32 {
+pub(crate) fn granularity_nanos(file_system: FileSystem) -> u32 {
     match file_system {
         FileSystem::Fuse | FileSystem::Other | FileSystem::Cluster => 1_000_000_000,
         FileSystem::Smb => 100,

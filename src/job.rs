@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
@@ -12,7 +13,7 @@ use parking_lot::Mutex;
 use crate::catalog::{BATCH_UNSEALED, Catalog, DirId, DirState, FileRecord, Record, Stamp, Status};
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
-use crate::filter::{Choice, Selection, Sort};
+use crate::filter::{Choice, Filter, Selection, Sort};
 use crate::gate::Gate;
 use crate::links::{LinkKey, LinkMap, LinkName};
 use crate::plan::Progress;
@@ -33,9 +34,9 @@ pub struct JobRoot {
 }
 
 /// Reads what a job is about: its rules, and its list if it has one.
-pub fn read_choice(config: &Config) -> Result<Choice, Error> {
-    let filter = config.filter.clone();
-    let Some(path) = &config.files_from else { return Ok(Choice { filter, list: None }) };
+pub fn read_choice(filter: &Filter, files_from: Option<&Path>) -> Result<Choice, Error> {
+    let filter = filter.clone();
+    let Some(path) = files_from else { return Ok(Choice { filter, list: None }) };
     let name = path.as_os_str().as_encoded_bytes();
     let mut text = Vec::new();
     let read = match name {

@@ -43,6 +43,7 @@
 //! shard/names.rs       where its objects come from
 //! shard/objects.rs     what becomes of them
 //! conduct.rs           the decisions of a run, apart from the waiting
+//! verify/*.rs          both sides compared on the same walker and rings
 //! engine.rs            one run, from the checks to the summary
 //! ```
 //!
@@ -97,6 +98,7 @@ pub(crate) mod seal;
 pub mod shard;
 pub mod stop;
 pub mod transfer;
+pub mod verify;
 pub mod walk;
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
 use crate::walk::{DestDir, DirCache, DirNode, DirPair, Entry, path_steps};
 
 /// Bytes of one getdents buffer.
-const BUFFER_BYTES: usize = scaled(64 << 10, 1 << 10);
+pub(crate) const BUFFER_BYTES: usize = scaled(64 << 10, 1 << 10);
 
 /// A directory whose names are being handed out.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl Listing {
             let filled = Posix::new(caller, Side::Source).read_dir(&self.open.source, &mut self.buffer);
             let filled = filled.map_err(|errno| job.dir_error(Side::Source, &self.dir, "list", errno))?;
             self.at_end = filled == 0;
-            self.parse(filled);
+            parse_entries(&self.buffer[..filled], &mut self.entries);
             self.look_up(job)?;
         }
         Ok(self.entries.pop_front())
@@ -107,25 +107,6 @@ impl Listing {
         Some(self.entries.split_off(self.entries.len() / 2))
     }
 
-    /// Parses `linux_dirent64` records: inode 8 bytes, offset 8, length of the record 2, type 1, name with its NUL.
-    fn parse(&mut self, filled: usize) {
-        let mut rest = &self.buffer[..filled];
-        while rest.len() > NAME_AT {
-            let len = usize::from(u16::from_ne_bytes([rest[16], rest[17]]));
-            assert!(len > NAME_AT && len <= rest.len(), "the kernel's directory records are whole");
-            let (record, after) = rest.split_at(len);
-            rest = after;
-            let name = record[NAME_AT..].split(|&b| b == 0).next().unwrap_or_default();
-            if matches!(name, b"." | b".." | b"") {
-                continue;
-            }
-            let name = Name::new(name).expect("I8: the name was cut at its NUL");
-            let ino = u64::from_ne_bytes(record[..8].try_into().unwrap_or_default());
-            self.entries.push_back(Entry { name, kind: record[18], ino, record: None });
-        }
-        self.entries.make_contiguous().sort_unstable_by_key(|entry| entry.ino);
-    }
-
     fn look_up(&mut self, job: &Job) -> Result<()> {
         if job.past == Past::Nothing || self.entries.is_empty() {
             return Ok(());
@@ -136,6 +117,25 @@ impl Listing {
         }
         Ok(())
     }
+}
+
+/// Parses `linux_dirent64` records: inode 8 bytes, offset 8, length of the record 2, type 1, name with its NUL. The
+/// entries end up in the order of their inodes.
+pub(crate) fn parse_entries(mut rest: &[u8], entries: &mut VecDeque<Entry>) {
+    while rest.len() > NAME_AT {
+        let len = usize::from(u16::from_ne_bytes([rest[16], rest[17]]));
+        assert!(len > NAME_AT && len <= rest.len(), "the kernel's directory records are whole");
+        let (record, after) = rest.split_at(len);
+        rest = after;
+        let name = record[NAME_AT..].split(|&b| b == 0).next().unwrap_or_default();
+        if matches!(name, b"." | b".." | b"") {
+            continue;
+        }
+        let name = Name::new(name).expect("I8: the name was cut at its NUL");
+        let ino = u64::from_ne_bytes(record[..8].try_into().unwrap_or_default());
+        entries.push_back(Entry { name, kind: record[18], ino, record: None });
+    }
+    entries.make_contiguous().sort_unstable_by_key(|entry| entry.ino);
 }
 
 /// The names of a directory of which the user's list names only a part: it need not be read.
@@ -302,16 +302,14 @@ mod tests {
 
     #[test]
     fn records_of_any_bytes_are_parsed_and_dots_left_out() {
-        let null = Arc::new(std::fs::File::open("/dev/null").unwrap().into());
-        let open = DirPair { source: null, dest: Arc::new(std::fs::File::open("/dev/null").unwrap().into()) };
-        let mut listing = Listing::of_slice(DirNode::root(), open, VecDeque::new());
         let long = [b'x'; 255];
         let names: [&[u8]; 6] = [b".", b"..", b"...", b"a\n\xff\x1b", &long, b"-"];
-        listing.buffer = names.iter().zip((0..6).rev()).flat_map(|(name, ino)| record(ino, name, 8)).collect();
-        listing.parse(listing.buffer.len());
-        let parsed: Vec<&[u8]> = listing.entries.iter().map(|e| e.name.to_bytes()).collect();
+        let buffer: Vec<u8> = names.iter().zip((0..6).rev()).flat_map(|(name, ino)| record(ino, name, 8)).collect();
+        let mut entries = VecDeque::new();
+        parse_entries(&buffer, &mut entries);
+        let parsed: Vec<&[u8]> = entries.iter().map(|e| e.name.to_bytes()).collect();
         let in_inode_order: Vec<&[u8]> = names[2..].iter().rev().copied().collect();
         assert_eq!(parsed, in_inode_order);
-        assert!(listing.entries.iter().all(|entry| entry.kind == 8));
+        assert!(entries.iter().all(|entry| entry.kind == 8));
     }
 }

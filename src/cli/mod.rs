@@ -9,6 +9,7 @@
 
 mod normalise;
 mod values;
+mod verify;
 mod words;
 
 use std::ffi::OsString;
@@ -21,6 +22,7 @@ use crate::config::*;
 use crate::error::{Error, Result, escape};
 use crate::filter::{Filter, Rule};
 use crate::location::Location;
+use crate::verify::Request;
 use normalise::Normalised;
 
 /// The command line as argh reads it and explains it.
@@ -32,6 +34,8 @@ use normalise::Normalised;
                    interrupted job, or copies what has changed since; it says which it does.",
     help_triggers("-h", "--help"),
     example = "{command_name} -source /data/old -dest /data/new -streams 32",
+    example = "{command_name} verify -source /data/old -dest /data/new",
+    note = "gfast verify compares: see gfast verify --help.",
     note = "Options are written -name or --name, with their value as the next word or after '='.",
     note = "Sizes: K, M, G, T and KiB, MiB, GiB, TiB count in 1024, KB, MB, GB, TB in 1000.",
     error_code(0, "all done"),
@@ -131,8 +135,12 @@ struct Arguments {
 pub enum Parsed {
     /// A job.
     Run(Box<Config>),
+    /// A comparison.
+    Verify(Box<Request>),
     /// A text for stdout; exit 0.
     Print(String),
+    /// A command whose only code for errors is 2 cannot be understood.
+    Trouble(Error),
     /// It cannot be understood; exit 1.
     Err(Error),
 }
@@ -140,23 +148,32 @@ pub enum Parsed {
 /// Reads the command line, program name first. Touches nothing: no file system, no environment.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
     let command: Vec<OsString> = args.collect();
-    match parse_command(command) {
-        Ok(parsed) => parsed,
-        Err(error) => Parsed::Err(error),
-    }
+    let words: Vec<String> = command.iter().skip(1).map(words::encode).collect();
+    let (parsed, refused): (_, fn(Error) -> Parsed) = match words.split_first() {
+        Some((word, rest)) if word == "verify" => {
+            let parsed = read::<verify::Arguments>(&["gfast", "verify"], rest.to_vec());
+            let request = |arguments: verify::Arguments| arguments.resolve().map(Box::new).map(Parsed::Verify);
+            (parsed.and_then(|read| read.map_or_else(Ok, request)), Parsed::Trouble)
+        }
+        _ => {
+            let config = |arguments: Arguments| arguments.resolve(command).map(Box::new).map(Parsed::Run);
+            (read::<Arguments>(&["gfast"], words).and_then(|read| read.map_or_else(Ok, config)), Parsed::Err)
+        }
+    };
+    parsed.unwrap_or_else(refused)
 }
 
-fn parse_command(command: Vec<OsString>) -> Result<Parsed> {
-    let words: Vec<String> = command.iter().skip(1).map(words::encode).collect();
-    let normalised = match normalise::normalise(words, &Arguments::get_args_info())? {
+/// Reads one command's words; the inner `Err` is a text that was asked for instead.
+fn read<A: ArgsInfo + FromArgs>(name: &[&str], words: Vec<String>) -> Result<std::result::Result<A, Parsed>> {
+    let normalised = match normalise::normalise(words, &A::get_args_info())? {
         Normalised::Help => vec!["--help".to_owned()],
-        Normalised::Version => return Ok(Parsed::Print(format!("gfast {}\n", env!("CARGO_PKG_VERSION")))),
+        Normalised::Version => return Ok(Err(Parsed::Print(format!("gfast {}\n", env!("CARGO_PKG_VERSION"))))),
         Normalised::Words(words) => words,
     };
     let words: Vec<&str> = normalised.iter().map(String::as_str).collect();
-    match Arguments::from_args(&["gfast"], &words) {
-        Ok(arguments) => arguments.resolve(command).map(|config| Parsed::Run(Box::new(config))),
-        Err(EarlyExit { output, status: Ok(()) }) => Ok(Parsed::Print(output)),
+    match A::from_args(name, &words) {
+        Ok(arguments) => Ok(Ok(arguments)),
+        Err(EarlyExit { output, status: Ok(()) }) => Ok(Err(Parsed::Print(output))),
         Err(EarlyExit { output, status: Err(()) }) => Err(Error::usage(one_line(&output))),
     }
 }

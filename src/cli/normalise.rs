@@ -85,7 +85,15 @@ fn split(word: &str) -> Option<(&str, Option<&str>)> {
 }
 
 fn find<'a>(name: &str, command: &'a CommandInfoWithArgs) -> Option<&'a FlagInfo<'static>> {
-    command.flags.iter().find(|flag| !flag.hidden && flag.long.strip_prefix("--") == Some(name))
+    command
+        .flags
+        .iter()
+        .find(|flag| !flag.hidden && (flag.long.strip_prefix("--") == Some(name) || is_short(flag, name)))
+}
+
+/// Whether a name is the one character an option is known by as well.
+fn is_short(flag: &FlagInfo<'_>, name: &str) -> bool {
+    flag.short.is_some_and(|short| name.chars().eq([short]))
 }
 
 fn unknown(word: &str) -> Error {

@@ -80,6 +80,13 @@ pub(super) fn sync(text: &str) -> Result<SyncPolicy, String> {
     choose(text, &[("batch", SyncPolicy::Batch), ("file", SyncPolicy::File), ("none", SyncPolicy::None)])
 }
 
+/// `--sample`.
+pub(super) fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.strip_suffix('%').unwrap_or(text).parse::<f64>().ok();
+    let percent = percent.filter(|percent| *percent > 0.0 && *percent <= 100.0);
+    percent.ok_or_else(|| "a share of 100, above 0".to_owned())
+}
+
 /// An `--include` or `--exclude`, as the normaliser marks them: `+pattern`, `-pattern`.
 pub(super) fn rule(text: &str) -> Result<Rule, String> {
     match text.split_at_checked(1) {

@@ -25,6 +25,7 @@ pub use counters::{Count, Counters, Totals};
 pub use exit::ExitCode;
 pub use failures::{FAILURES_SHOWN_MAX, Failure, Failures};
 pub use human::{bytes, count, duration, shell_command};
+pub(crate) use json::Object;
 pub use latency::{Latency, SideLatency};
 pub use losses::{Loss, Losses};
 pub use progress::{Moment, Progress, Walk};

@@ -27,7 +27,7 @@ impl World {
                 stat.direct_align = if stat.kind() == Kind::File { self.disk(side).direct_align } else { 0 };
                 Ok(Answer::Stat(stat))
             }
-            Op::ReadWhole { at, name, lease, len } => {
+            Op::ReadWhole { at, name, lease, len, .. } => {
                 let ino = self.open_ino(side, at, name, Access::Read)?;
                 match self.disk(side).kind(ino) {
                     Kind::File => {}
