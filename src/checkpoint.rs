@@ -242,6 +242,7 @@ impl Checkpointer {
             What::Written(large_id, range) => draft.rows.push(Row::PutRange { large_id, range }),
             What::Failed { error, attempts, group } => self.failed(draft, &dir, name, &error, attempts, group)?,
             What::Vanished(group) => {
+                self.job.take_lost(dir.id, &name);
                 draft.orphans.extend(group);
                 draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
                 draft.rows.push(Row::DeleteEntry { dir: dir.id, name });
@@ -315,8 +316,16 @@ impl Checkpointer {
 
     fn record_done(&self, draft: &mut Draft, dir: DirId, name: Name, stamp: Stamp, dest_ino: u64) {
         let status = if self.job.config.sync == SyncPolicy::None { Status::Written } else { Status::Done };
-        let record =
-            FileRecord { status, batch: draft.number, stamp, dest_ino, large_id: 0, failure: None, checksum: None };
+        let record = FileRecord {
+            status,
+            batch: draft.number,
+            stamp,
+            dest_ino,
+            large_id: 0,
+            failure: None,
+            checksum: None,
+            losses: self.job.take_lost(dir, &name),
+        };
         draft.rows.push(Row::PutEntry { dir, name, record: Record::File(record) });
         draft.dirs.push(dir);
     }
@@ -351,6 +360,7 @@ impl Checkpointer {
             large_id: 0,
             failure: Some(failure),
             checksum: None,
+            losses: self.job.take_lost(dir.id, &name),
         };
         draft.orphans.extend(group);
         draft.rows.push(Row::OpenFile { dir: dir.id, name: name.clone() });
@@ -457,6 +467,7 @@ impl Checkpointer {
             Err(Error { cause: Cause::Os(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP)), .. }) => {
                 let path = crate::error::join(&self.job.path(Side::Dest, &dir), &name);
                 self.job.losses.record(Loss::HardLink, &path);
+                self.job.note_lost(dir.id, &name, Loss::HardLink);
                 match errno {
                     Errno::MLINK => self.job.links.promote(key, (dir.id, name.clone())),
                     _ => self.job.links.give_up(),

@@ -214,6 +214,7 @@ pub(crate) fn make_job(
         links: LinkMap::default(),
         failures: Failures::new(console.clone()),
         losses: Losses::new(console.clone()),
+        lost: Mutex::default(),
         console,
         file_depth: if engine == Engine::Uring { FILE_DEPTH } else { 1 },
         cached_dirs: dir_cache_capacity(shards),

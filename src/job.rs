@@ -18,7 +18,7 @@ use crate::gate::Gate;
 use crate::links::{LinkKey, LinkMap, LinkName};
 use crate::plan::Progress;
 use crate::provider::metadata::Identity;
-use crate::report::{Console, Failure, Failures, Loss, Losses};
+use crate::report::{Console, Failure, Failures, Loss, LossSet, Losses};
 use crate::ring::{Handle, Name, Side, Stat};
 use crate::walk::{DestDir, DirNode, DirPair, Walker};
 
@@ -88,6 +88,8 @@ pub struct Job {
     pub failures: Failures,
     /// Losses, said once each.
     pub losses: Losses,
+    /// Losses of objects whose outcome is not recorded yet.
+    pub lost: Mutex<HashMap<(DirId, Name), LossSet>>,
     /// Blocks of one large file in flight on one shard: a ring overlaps them, a thread of system calls does not.
     pub file_depth: usize,
     /// Directories that each shard, and the checkpoints, may keep open.
@@ -159,11 +161,26 @@ impl Job {
         match self.config.losses {
             LossPolicy::Count => {
                 self.losses.record(loss, &place.path(self, Side::Dest));
+                self.note_lost(place.dir.id, &place.name, loss);
                 Ok(())
             }
             LossPolicy::Fail => {
                 Err(Error { verb: "copy", object: place.path(self, Side::Dest), cause: Cause::Loss(loss.name()) })
             }
+        }
+    }
+
+    /// Keeps a loss for the object's record. There are as many as outcomes that wait for a checkpoint (I4).
+    pub fn note_lost(&self, dir: DirId, name: &Name, loss: Loss) {
+        self.lost.lock().entry((dir, name.clone())).or_default().add(loss);
+    }
+
+    /// What an object has lost, for its record.
+    pub fn take_lost(&self, dir: DirId, name: &Name) -> LossSet {
+        let mut lost = self.lost.lock();
+        match lost.is_empty() {
+            true => LossSet::default(),
+            false => lost.remove(&(dir, name.clone())).unwrap_or_default(),
         }
     }
 

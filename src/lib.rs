@@ -44,6 +44,7 @@
 //! shard/objects.rs     what becomes of them
 //! conduct.rs           the decisions of a run, apart from the waiting
 //! verify/*.rs          both sides compared on the same walker and rings
+//! ledger/*.rs          what a job did to every object, as a report of lines that vouch for each other
 //! engine.rs            one run, from the checks to the summary
 //! ```
 //!
@@ -84,6 +85,7 @@ pub mod finish;
 pub mod gate;
 pub mod job;
 pub mod large;
+pub mod ledger;
 pub mod links;
 pub mod listing;
 pub mod location;

@@ -24,6 +24,7 @@ fn main() -> Status {
         (_, Parsed::Print(text)) => print(&text, ExitCode::Done),
         (_, Parsed::Trouble(error)) => trouble(&error),
         (_, Parsed::Verify(request)) => return verify(&request, &stop),
+        (_, Parsed::Report(request)) => report(&request),
         (_, Parsed::Run(config)) => run(&Config { umask: umask.bits(), ..*config }, &stop),
     };
     Status::from(code.code())
@@ -81,6 +82,17 @@ fn verify(request: &Request, stop: &Stop) -> Status {
         Err(error) => trouble(&error).code(),
     };
     Status::from(code)
+}
+
+/// Writes or checks a report.
+fn report(request: &gfast::ledger::Request) -> ExitCode {
+    let mut stdout = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+    let written = gfast::ledger::run(request, &mut stdout);
+    let flushed = stdout.flush().map_err(|error| Error::refused("stdout", format!("cannot be written: {error}")));
+    match written.and(flushed) {
+        Ok(()) => ExitCode::Done,
+        Err(error) => fail(&error),
+    }
 }
 
 fn trouble(error: &Error) -> ExitCode {

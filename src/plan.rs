@@ -110,6 +110,7 @@ pub(crate) fn same_time(a: Time, b: Time, granularity_nanos: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::LossSet;
 
     const PROGRESS: Progress = Progress { pass_start_batch: 10, completed_batch: 12, boot_batch: 12 };
 
@@ -127,6 +128,7 @@ mod tests {
             large_id: 0,
             failure: None,
             checksum: None,
+            losses: LossSet::default(),
         }
     }
 

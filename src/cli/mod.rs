@@ -8,6 +8,7 @@
 //! nor bytes that are not UTF-8 (measured with 0.1.19); `normalise` and `words` put that right in front of it.
 
 mod normalise;
+mod report;
 mod values;
 mod verify;
 mod words;
@@ -21,6 +22,7 @@ use argh::{ArgsInfo, EarlyExit, FromArgs};
 use crate::config::*;
 use crate::error::{Error, Result, escape};
 use crate::filter::{Filter, Rule};
+use crate::ledger;
 use crate::location::Location;
 use crate::verify::Request;
 use normalise::Normalised;
@@ -35,7 +37,7 @@ use normalise::Normalised;
     help_triggers("-h", "--help"),
     example = "{command_name} -source /data/old -dest /data/new -streams 32",
     example = "{command_name} verify -source /data/old -dest /data/new",
-    note = "gfast verify compares: see gfast verify --help.",
+    note = "gfast verify compares, gfast report says what was done: see their --help.",
     note = "Options are written -name or --name, with their value as the next word or after '='.",
     note = "Sizes: K, M, G, T and KiB, MiB, GiB, TiB count in 1024, KB, MB, GB, TB in 1000.",
     error_code(0, "all done"),
@@ -137,6 +139,8 @@ pub enum Parsed {
     Run(Box<Config>),
     /// A comparison.
     Verify(Box<Request>),
+    /// A report to be written or checked.
+    Report(Box<ledger::Request>),
     /// A text for stdout; exit 0.
     Print(String),
     /// A command whose only code for errors is 2 cannot be understood.
@@ -154,6 +158,11 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
             let parsed = read::<verify::Arguments>(&["gfast", "verify"], rest.to_vec());
             let request = |arguments: verify::Arguments| arguments.resolve().map(Box::new).map(Parsed::Verify);
             (parsed.and_then(|read| read.map_or_else(Ok, request)), Parsed::Trouble)
+        }
+        Some((word, rest)) if word == "report" => {
+            let parsed = read::<report::Arguments>(&["gfast", "report"], rest.to_vec());
+            let request = |arguments: report::Arguments| arguments.resolve().map(Box::new).map(Parsed::Report);
+            (parsed.and_then(|read| read.map_or_else(Ok, request)), Parsed::Err)
         }
         _ => {
             let config = |arguments: Arguments| arguments.resolve(command).map(Box::new).map(Parsed::Run);

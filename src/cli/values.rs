@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::words;
 use crate::config::*;
 use crate::filter::{Action, Rule};
+use crate::ledger::Format;
 
 /// Units of sizes. Bare letters and the binary names count in 1024, as dd and rsync do; KB and its like in 1000.
 const UNITS: [(&str, u64); 13] = [
@@ -78,6 +79,11 @@ pub(super) fn reflink(text: &str) -> Result<ReflinkChoice, String> {
 /// `--sync`.
 pub(super) fn sync(text: &str) -> Result<SyncPolicy, String> {
     choose(text, &[("batch", SyncPolicy::Batch), ("file", SyncPolicy::File), ("none", SyncPolicy::None)])
+}
+
+/// `--format`.
+pub(super) fn format(text: &str) -> Result<Format, String> {
+    choose(text, &[("text", Format::Text), ("ndjson", Format::Ndjson), ("csv", Format::Csv)])
 }
 
 /// `--sample`.

@@ -27,6 +27,6 @@ pub use failures::{FAILURES_SHOWN_MAX, Failure, Failures};
 pub use human::{bytes, count, duration, shell_command};
 pub(crate) use json::Object;
 pub use latency::{Latency, SideLatency};
-pub use losses::{Loss, Losses};
+pub use losses::{Loss, LossSet, Losses};
 pub use progress::{Moment, Progress, Walk};
 pub use summary::{Durability, End, EngineUsed, Run, SCHEMA, Summary};

@@ -20,7 +20,7 @@ const RANKS: [&[&str]; 12] = [
     &["transfer", "large", "listing", "resume", "outcome", "errand", "lane", "seal", "checkpoint", "finish", "conduct"],
     &["shard"],
     &["engine"],
-    &["verify"],
+    &["verify", "ledger"],
     &["control", "tune"],
     &["cli", "tui"],
 ];

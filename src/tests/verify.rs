@@ -222,7 +222,8 @@ fn a_bit_flipped_on_the_device_is_found_although_the_cache_knows_better() {
             assert_eq!((code, differences), (1, expected), "{kind:?} {summary}");
             let words = [&"-source" as &dyn AsRef<OsStr>, &tree, &"-dest", &copy, &"-0", &engine];
             let output = gfast(&words.map(|word| word.as_ref()));
-            let paths: BTreeSet<&[u8]> = output.stdout.split(|&byte| byte == 0).filter(|path| !path.is_empty()).collect();
+            let paths: BTreeSet<&[u8]> =
+                output.stdout.split(|&byte| byte == 0).filter(|path| !path.is_empty()).collect();
             assert_eq!(paths, names.iter().map(|name| name.as_bytes()).collect());
         }
     }
