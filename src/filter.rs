@@ -1,8 +1,8 @@
 //! Which names of the source a job is about: include and exclude rules, and lists of paths. Pure.
 //!
-//! Rules mean what they mean to rsync (rsync(1), "FILTER RULES"; `src/tests/filter.rs` asks the real one): each name met
-//! is held against them in command-line order, the first rule that matches decides, and a name that none matches is
-//! taken. A directory that is left out is not entered, so nothing below it is met.
+//! Rules mean what they mean to rsync (rsync(1), "FILTER RULES"; `src/tests/filter.rs` asks the real one): each name
+//! met is held against them in command-line order, the first rule that matches decides, and a name that none matches
+//! is taken. A directory that is left out is not entered, so nothing below it is met.
 //!
 //! ```text
 //! foo        the last name of a path is foo                *    any bytes but /

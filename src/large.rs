@@ -223,9 +223,8 @@ impl LargeFile {
 
     /// The record of this file while it is in progress.
     pub fn record(&self, batch: u64) -> FileRecord {
-        let stamp = Stamp::of(&self.stat);
+        let (status, stamp, losses) = (Status::InProgress, Stamp::of(&self.stat), LossSet::default());
         let (dest_ino, large_id) = (self.dest_ino, self.id);
-        let (status, losses) = (Status::InProgress, LossSet::default());
         FileRecord { status, batch, stamp, dest_ino, large_id, failure: None, checksum: None, losses }
     }
 

@@ -68,8 +68,8 @@ impl Sampled {
 
     pub(super) fn text(&self) -> String {
         format!(
-            "sample: {:.2} % of the content compared ({} of {}, {} of {} units, {} % asked for); if all of it is the same, \
-             then with 95 % confidence fewer than {:.4} % of the units differ",
+            "sample: {:.2} % of the content compared ({} of {}, {} of {} units, {} % asked for); if all of it is the \
+             same, then with 95 % confidence fewer than {:.4} % of the units differ",
             self.read_percent(),
             bytes(self.bytes_read),
             bytes(self.bytes),
