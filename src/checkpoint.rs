@@ -15,11 +15,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::catalog::{
-    Batch, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Record, Row, Stamp, Status,
+    Batch, Checksum, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Record, Row, Stamp,
+    Status,
 };
 use crate::config::SyncPolicy;
-use crate::error::{Cause, Errno, Error, Result};
-use crate::job::{Job, Past, temp_name};
+use crate::error::{Cause, Class, Errno, Error, Result};
+use crate::job::{Job, Past, SealedFirst, temp_name};
+use crate::lane::publish::{self, Publisher};
 use crate::links::{LinkKey, LinkName};
 use crate::outcome::{Intake, Outcome, What};
 use crate::provider::posix::Posix;
@@ -41,6 +43,8 @@ pub struct Checkpointer {
     pub(crate) counters: Arc<Counters>,
     /// Seal what is durable, one on each thread; the first also keeps this thread's directories open.
     sealers: Vec<Sealer>,
+    /// Stores what a checkpoint has to store in a bucket.
+    pub(crate) publisher: Option<Publisher>,
     /// The header of the last commit.
     pub(crate) header: Header,
     /// Directories that hold records of the last batch.
@@ -64,11 +68,13 @@ pub(crate) struct Draft {
     /// Directories that hold records of it.
     dirs: Vec<DirId>,
     /// Firsts sealed in it, with what was copied.
-    firsts: HashMap<LinkKey, (LinkName, Stamp)>,
+    firsts: HashMap<LinkKey, SealedFirst>,
     /// Groups whose first failed in it.
     orphans: Vec<LinkKey>,
     /// Further names in it.
     further: Vec<Further>,
+    /// Further names whose objects are to be stored in a bucket, with what they link to.
+    published: Vec<(SealedFirst, Further)>,
     /// Groups that the catalog will know after the commit, or that nobody waits for.
     settled: Vec<LinkKey>,
 }
@@ -95,6 +101,7 @@ impl Checkpointer {
         threads: usize,
     ) -> Result<Checkpointer> {
         let sealers = (0..threads.max(1)).map(|_| Sealer::new(job.clone(), caller.clone())).collect();
+        let publisher = Publisher::new(&job)?;
         let header = job.catalog.header();
         let reseal_dirs = job.catalog.reader()?.reseal_dirs()?;
         Ok(Checkpointer {
@@ -103,6 +110,7 @@ impl Checkpointer {
             intake,
             counters,
             sealers,
+            publisher,
             header,
             reseal_dirs,
             found_early: Vec::new(),
@@ -239,6 +247,8 @@ impl Checkpointer {
                 let record = Record::File(FileRecord { batch: draft.number, ..record });
                 draft.rows.push(Row::PutEntry { dir: dir.id, name, record });
             }
+            What::Uploading(large_id, upload) => draft.rows.push(Row::PutUpload { large_id, upload }),
+            What::Abandoned(large_id) => draft.rows.push(Row::DropRanges { large_id }),
             What::Written(large_id, range) => draft.rows.push(Row::PutRange { large_id, range }),
             What::Failed { error, attempts, group } => self.failed(draft, &dir, name, &error, attempts, group)?,
             What::Vanished(group) => {
@@ -308,24 +318,25 @@ impl Checkpointer {
             let first = LinkFirst { dir: dir.id, name: name.clone(), batch: draft.number };
             draft.rows.push(Row::PutLink { dev: key.dev, ino: key.ino, first });
             draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
-            draft.firsts.insert(key, ((dir.id, name.clone()), copied.stamp));
+            let first = (dir.id, name.clone());
+            draft.firsts.insert(key, SealedFirst { name: first, stamp: copied.stamp, checksum: copied.checksum });
             draft.settled.push(key);
         }
-        self.record_done(draft, dir.id, name, copied.stamp, copied.dest_ino);
+        self.record_done(draft, dir.id, name, copied.dest_ino, (copied.stamp, copied.checksum));
     }
 
-    fn record_done(&self, draft: &mut Draft, dir: DirId, name: Name, stamp: Stamp, dest_ino: u64) {
+    fn record_done(
+        &self,
+        draft: &mut Draft,
+        dir: DirId,
+        name: Name,
+        dest_ino: u64,
+        (stamp, checksum): (Stamp, Option<Checksum>),
+    ) {
         let status = if self.job.config.sync == SyncPolicy::None { Status::Written } else { Status::Done };
-        let record = FileRecord {
-            status,
-            batch: draft.number,
-            stamp,
-            dest_ino,
-            large_id: 0,
-            failure: None,
-            checksum: None,
-            losses: self.job.take_lost(dir, &name),
-        };
+        let losses = self.job.take_lost(dir, &name);
+        let batch = draft.number;
+        let record = FileRecord { status, batch, stamp, dest_ino, large_id: 0, failure: None, checksum, losses };
         draft.rows.push(Row::PutEntry { dir, name, record: Record::File(record) });
         draft.dirs.push(dir);
     }
@@ -391,7 +402,7 @@ impl Checkpointer {
         for (key, names) in waiting {
             self.settle_group(draft, key, names)?;
         }
-        Ok(())
+        self.publish_links(draft)
     }
 
     fn settle_group(&mut self, draft: &mut Draft, key: LinkKey, mut names: Vec<Further>) -> Result<()> {
@@ -411,6 +422,7 @@ impl Checkpointer {
         }
         for name in names {
             match &first {
+                Some(first) if self.publisher.is_some() => draft.published.push((first.clone(), name)),
                 Some(first) => self.make_link(draft, first, name)?,
                 None => wait(draft, name),
             }
@@ -452,32 +464,57 @@ impl Checkpointer {
     }
 
     /// Makes one link. What is recorded of it is what was copied to its first name, not what its source is by now.
-    fn make_link(&mut self, draft: &mut Draft, first: &(LinkName, Stamp), further: Further) -> Result<()> {
-        let Further { key, dir, name, .. } = further;
-        let linked = self.try_link(&first.0, &dir, &name);
+    fn make_link(&mut self, draft: &mut Draft, first: &SealedFirst, further: Further) -> Result<()> {
+        let linked = self.try_link(&first.name, &further.dir, &further.name);
+        let Further { key, dir, name, .. } = &further;
         match linked {
-            Ok(dest_ino) => {
-                self.counters.add(Count::Linked, 1);
-                draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
-                draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
-                self.record_done(draft, dir.id, name, first.1, dest_ino);
-            }
+            Ok(dest_ino) => self.linked(draft, first, further, dest_ino),
             // The file has as many names as the file system allows, or the file system allows one only: this name
             // becomes a file of its own, in the first case the first of those that follow.
             Err(Error { cause: Cause::Os(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP)), .. }) => {
-                let path = crate::error::join(&self.job.path(Side::Dest, &dir), &name);
+                let path = crate::error::join(&self.job.path(Side::Dest, dir), name);
                 self.job.losses.record(Loss::HardLink, &path);
                 self.job.note_lost(dir.id, &name, Loss::HardLink);
                 match errno {
-                    Errno::MLINK => self.job.links.promote(key, (dir.id, name.clone())),
+                    Errno::MLINK => self.job.links.promote(*key, (dir.id, name.clone())),
                     _ => self.job.links.give_up(),
                 }
-                draft.rows.extend(reopen_rows(key, dir.id, &name));
-                self.job.walker.inject(Work::File(dir, name));
+                draft.rows.extend(reopen_rows(*key, dir.id, name));
+                self.job.walker.inject(Work::File(further.dir, further.name));
             }
-            Err(error) => {
-                draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
-                self.failed(draft, &dir, name, &error, 1, None)?;
+            Err(error) => self.link_failed(draft, further, &error)?,
+        }
+        Ok(())
+    }
+
+    fn linked(&self, draft: &mut Draft, first: &SealedFirst, further: Further, dest_ino: u64) {
+        self.counters.add(Count::Linked, 1);
+        let Further { key, dir, name, .. } = further;
+        draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
+        draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
+        self.record_done(draft, dir.id, name, dest_ino, (first.stamp, first.checksum));
+    }
+
+    fn link_failed(&self, draft: &mut Draft, further: Further, error: &Error) -> Result<()> {
+        let Further { key, dir, name, .. } = further;
+        draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
+        self.failed(draft, &dir, name, error, 1, None)
+    }
+
+    /// Stores the objects of further names in a bucket, many at a time.
+    fn publish_links(&mut self, draft: &mut Draft) -> Result<()> {
+        let links = std::mem::take(&mut draft.published);
+        let mut publications = Vec::with_capacity(links.len());
+        for (first, further) in &links {
+            let first_dir = self.node(first.name.0)?;
+            publications.push(publish::link(&self.job, (&first_dir, &first.name.1), &further.dir, &further.name));
+        }
+        let Some(publisher) = &self.publisher else { return Ok(()) };
+        for ((first, further), stored) in links.into_iter().zip(publisher.publish(publications)) {
+            match stored {
+                Ok(etag) => self.linked(draft, &first, further, etag),
+                Err(error) if error.class() == Class::Fatal => return Err(error),
+                Err(error) => self.link_failed(draft, further, &error)?,
             }
         }
         Ok(())

@@ -53,6 +53,27 @@ pub const QUEUED_DIRS_MAX: usize = scaled(16_384, 4);
 /// Open directory pairs each shard keeps at hand.
 pub const DIR_CACHE_PER_SHARD: usize = scaled(256, 4);
 
+/// Bytes of the buffers of all lanes of an S3 job together.
+pub const LANE_BYTES: usize = 192 << 20;
+/// Directories one lane lists at a time.
+pub const LISTINGS_PER_LANE: usize = 16;
+/// Slices of names that wait in one lane before its listings do.
+pub const SLICES_PER_LANE: usize = 32;
+/// Parts of one large object in flight in one lane.
+pub const PART_DEPTH: usize = 8;
+/// Objects without content that a checkpoint stores at a time.
+pub const PUBLISH_DEPTH: usize = 32;
+/// Largest object that goes in one request when `--part-size` does not say otherwise.
+pub const WHOLE_BYTES: u64 = 16 << 20;
+/// Bytes of a part of a large object, and of one of 1 GiB and more.
+pub const PART_BYTES_MIN: u64 = 8 << 20;
+/// See [`PART_BYTES_MIN`].
+pub const PART_BYTES_LARGE: u64 = 16 << 20;
+/// Most parts of an object: S3 numbers them up to here.
+pub const PARTS_MAX: u64 = 10_000;
+/// Least and most bytes of a part that a server takes.
+pub const PART_BYTES_RANGE: std::ops::RangeInclusive<u64> = 5 << 20..=5 << 30;
+
 /// A limit, as it is in production and as the simulator has it: its trees of a hundred small objects are to meet every
 /// limit that a tree of a billion meets.
 pub(crate) const fn scaled(production: usize, simulated: usize) -> usize {
@@ -96,6 +117,16 @@ pub struct Config {
     pub filter: Filter,
     /// A file of NUL-separated paths; they and what lies below them are taken, nothing else. `-` is stdin.
     pub files_from: Option<PathBuf>,
+    /// How the source is reached, if it is a bucket.
+    pub source_s3: S3Options,
+    /// How the destination is reached, if it is one.
+    pub dest_s3: S3Options,
+    /// Bytes of a part of a large object, when asked for.
+    pub part_bytes: Option<u64>,
+    /// Whether objects are proved to be what was read.
+    pub checksum: ChecksumPolicy,
+    /// Whether set-id bits come back from a bucket's metadata.
+    pub special_bits: SpecialBits,
     /// Where the summary and the progress go.
     pub output: Output,
     /// The umask gfast was started with. The process itself runs with 0; this one decides the modes that are left to
@@ -183,6 +214,24 @@ pub enum Mounts {
     Stay,
 }
 
+/// Whether objects are proved to be what was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChecksumPolicy {
+    /// As far as it costs nothing: what the server compares.
+    Free,
+    /// All of them: what the server does not compare is read back.
+    Keep,
+}
+
+/// Whether set-id bits come back from a bucket's metadata, which whoever may write there has set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpecialBits {
+    /// They do not (I9).
+    Leave,
+    /// They do: the bucket is trusted.
+    Restore,
+}
+
 /// Where the summary and the progress go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
@@ -194,4 +243,18 @@ pub enum Output {
     Json,
     /// Errors on stderr only, the summary as one JSON object on stdout.
     QuietJson,
+}
+
+/// How one S3 end of a job is reached, as far as the command line says; the rest comes from the environment and the
+/// shared configuration files. Never holds a secret (I10).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct S3Options {
+    /// Where requests go, instead of AWS's own endpoint of the region.
+    pub endpoint_url: Option<String>,
+    /// The region requests are signed for.
+    pub region: Option<String>,
+    /// The profile of the shared configuration files that holds credentials and settings.
+    pub profile: Option<String>,
+    /// The storage class of new objects.
+    pub storage_class: Option<String>,
 }

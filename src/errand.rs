@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crossbeam_deque::Worker;
 
-use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Record};
+use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Record, Stamp};
 use crate::config::UNSTABLE_ATTEMPTS_MAX;
 use crate::error::{Cause, Error, Result};
 use crate::filter::Sort;
@@ -35,6 +35,8 @@ pub(crate) struct Errand {
     pub attempt: u32,
     /// The group that the attempt before was the first of.
     pub claimed: Option<LinkKey>,
+    /// The source object as its bucket lists it.
+    pub listed: Option<Stamp>,
 }
 
 /// The errands of one shard or lane.
@@ -59,11 +61,11 @@ impl Errands {
         dir: Arc<DirNode>,
         open: DirPair,
         name: Name,
-        record: Option<FileRecord>,
+        (record, listed): (Option<FileRecord>, Option<Stamp>),
         ticket: Ticket,
     ) -> Errand {
         let dest_name = self.job.dest_name(&dir, &name).clone();
-        Errand { place: Place { dir, open, name, dest_name }, ticket, record, attempt: 1, claimed: None }
+        Errand { place: Place { dir, open, name, dest_name }, ticket, record, attempt: 1, claimed: None, listed }
     }
 
     /// Looks at a name of a listing: a directory is queued, an object that is done is counted, any other is an errand.
@@ -84,7 +86,7 @@ impl Errands {
             return None;
         }
         dir.hold();
-        Some(self.errand(dir, open, entry.name, record, Ticket::Listed))
+        Some(self.errand(dir, open, entry.name, (record, entry.stamp), Ticket::Listed))
     }
 
     /// Whether a name is part of the job. Where the listing does not tell what it is, the source is asked: some rules

@@ -42,6 +42,18 @@ pub enum Cause {
     Vanished,
     /// What the object is cannot be kept at the destination and `--strict` asked for it.
     Loss(&'static str),
+    /// An S3 server answered with an error.
+    Remote {
+        /// The HTTP status.
+        status: u16,
+        /// S3's name for the error: "AccessDenied"; the status's own where the answer holds none. Never more than
+        /// the name: a server's text may quote the request (I10).
+        code: String,
+    },
+    /// No answer came from the network for as long as it was tried: what was seen last.
+    Network(String),
+    /// Data broke off or was damaged on its way: the same bytes may be asked for or sent again.
+    Transfer(String),
 }
 
 /// One failure: `verb` names the operation, `object` is the path or thing it was applied to.
@@ -97,7 +109,27 @@ impl Cause {
             Cause::Os(errno) => class_of(*errno),
             Cause::Usage(_) | Cause::Refused(_) | Cause::Catalog(_) => Class::Fatal,
             Cause::Unstable { .. } | Cause::Vanished | Cause::Loss(_) | Cause::Protected(_) => Class::Object,
+            Cause::Remote { code, .. } => class_of_code(code),
+            // The whole budget of retries met no server: no other object will fare better now.
+            Cause::Network(_) => Class::Fatal,
+            // Whoever asks again counts the attempts.
+            Cause::Transfer(_) => Class::Retry,
         }
+    }
+}
+
+/// What an error of S3 means once the client has given up on the request. That one object may not be read says nothing
+/// about the next; that a key is unknown or the bucket is gone does. A server's trouble (5xx) with one object stays
+/// that object's: each was tried for minutes, and the job goes on.
+fn class_of_code(code: &str) -> Class {
+    match code {
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => {
+            Class::Fatal
+        }
+        "NoSuchBucket" | "RequestTimeTooSkewed" | "AccountProblem" | "QuotaExceeded" | "InsufficientCapacity" => {
+            Class::Fatal
+        }
+        _ => Class::Object,
     }
 }
 
@@ -130,6 +162,9 @@ impl fmt::Display for Cause {
             Cause::Vanished => f.write_str("it vanished while the job ran"),
             Cause::Protected(why) => f.write_str(why),
             Cause::Loss(what) => write!(f, "the destination cannot keep its {what} (--strict)"),
+            Cause::Remote { status, code } => write!(f, "the server answered {code} (HTTP {status})"),
+            Cause::Network(what) => write!(f, "no answer from the server: {what}"),
+            Cause::Transfer(what) => f.write_str(what),
         }
     }
 }

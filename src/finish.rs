@@ -9,7 +9,8 @@
 use crate::catalog::{Batch, DirId, DirStamp, DirState, Header, JobStatus, Row, Totals};
 use crate::checkpoint::Checkpointer;
 use crate::config::{LossPolicy, Metadata, scaled};
-use crate::error::{Cause, Errno, Error, Result};
+use crate::error::{Cause, Class, Errno, Error, Result};
+use crate::lane::publish;
 use crate::provider::metadata;
 use crate::report::{Count, Loss};
 use crate::ring::Side;
@@ -29,8 +30,9 @@ impl Checkpointer {
             let is_last = page.len() < PAGE;
             below = page.last().map(|(id, _)| *id);
             let mut rows = Vec::with_capacity(page.len());
-            for (id, _) in page {
-                self.finish_dir(id, &mut rows)?;
+            match self.publisher {
+                Some(_) => self.publish_dirs(page.into_iter().map(|(id, _)| id).collect(), &mut rows)?,
+                None => page.into_iter().try_for_each(|(id, _)| self.finish_dir(id, &mut rows))?,
             }
             self.sync()?;
             let header = self.finished_header(is_last, totals);
@@ -72,6 +74,46 @@ impl Checkpointer {
         Ok(())
     }
 
+    /// Stores the objects of a page of directories in a bucket, many at a time. One whose state is not known has none.
+    fn publish_dirs(&mut self, ids: Vec<DirId>, rows: &mut Vec<Row>) -> Result<()> {
+        let (mut stored_ids, mut publications) = (Vec::new(), Vec::new());
+        for id in ids {
+            let record = self.job.catalog.reader()?.dir(id)?;
+            let dir = self.node(id)?;
+            let stamp = record.and_then(|record| record.stamp);
+            match stamp.map(|stamp| publish::marker(&self.job, &dir, &stamp)) {
+                None | Some(Ok(None)) => {
+                    self.counters.add(Count::Dirs, 1);
+                    rows.push(Row::CloseDir { id });
+                }
+                Some(Ok(Some(publication))) => {
+                    stored_ids.push(id);
+                    publications.push(Ok(publication));
+                }
+                Some(Err(error)) => {
+                    stored_ids.push(id);
+                    publications.push(Err(error));
+                }
+            }
+        }
+        let Some(publisher) = &self.publisher else { return Ok(()) };
+        for (id, stored) in stored_ids.into_iter().zip(publisher.publish(publications)) {
+            match stored {
+                Ok(_) => {
+                    self.counters.add(Count::Dirs, 1);
+                    rows.push(Row::CloseDir { id });
+                }
+                Err(error) if error.class() == Class::Fatal => return Err(error),
+                // It stays in the index: the next pass lists it again and finishes it.
+                Err(error) => {
+                    self.job.say(&error, 1);
+                    self.counters.add(Count::Failed, 1);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn settle_dir(&mut self, dir: &std::sync::Arc<DirNode>, stamp: &DirStamp) -> Result<()> {
         let job = self.job.clone();
         let handle = self.open(dir)?;
@@ -84,6 +126,10 @@ impl Checkpointer {
             if let Some(loss) = lost.map_err(|errno| failed("set owner and mode of", errno))? {
                 self.lose_dir(dir, loss)?;
             }
+        }
+        // A prefix without an object of its own has no times.
+        if stamp.ino == 0 {
+            return Ok(());
         }
         match dest.set_times(&handle, stamp.atime, stamp.mtime) {
             Ok(()) => Ok(()),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::catalog::{BATCH_UNSEALED, Catalog, DirId, DirState, FileRecord, Record, Stamp, Status};
+use crate::catalog::{BATCH_UNSEALED, Catalog, Checksum, DirId, DirState, FileRecord, Record, Stamp, Status};
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
 use crate::filter::{Choice, Filter, Selection, Sort};
@@ -18,6 +18,7 @@ use crate::gate::Gate;
 use crate::links::{LinkKey, LinkMap, LinkName};
 use crate::plan::Progress;
 use crate::provider::metadata::Identity;
+use crate::provider::s3::{Bucket, Key, keys};
 use crate::report::{Console, Failure, Failures, Loss, LossSet, Losses};
 use crate::ring::{Handle, Name, Side, Stat};
 use crate::walk::{DestDir, DirNode, DirPair, Walker};
@@ -25,12 +26,81 @@ use crate::walk::{DestDir, DirNode, DirPair, Walker};
 /// One root of the job.
 #[derive(Clone, Debug)]
 pub struct JobRoot {
-    /// The open directory.
+    /// The open directory. A bucket has none: it is /dev/null then, in which no name can be looked up.
     pub handle: Handle,
     /// Its canonical path, for messages.
     pub path: Vec<u8>,
-    /// What it was when the job began.
+    /// What it was when the job began; nothing, for a bucket.
     pub stat: Stat,
+    /// The bucket, if it is one.
+    pub bucket: Option<BucketRoot>,
+}
+
+/// A root that is a bucket, or the keys of one that begin with a prefix.
+#[derive(Clone)]
+pub struct BucketRoot {
+    /// The bucket.
+    pub bucket: Arc<Bucket>,
+    /// What every key begins with: empty, or with a slash at its end.
+    pub prefix: String,
+    /// How names become keys.
+    pub names: KeyNames,
+}
+
+/// How the names of the walk become keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyNames {
+    /// They are names of a file system: each is escaped where it must be, and followed by a slash if it is a
+    /// directory's.
+    Posix,
+    /// They are pieces of keys, a directory's with its slash: so a key and a prefix of the same name stay apart, and
+    /// empty components are names too. The object whose key is a directory's own is called `.`, which is no key's name.
+    Pieces,
+}
+
+impl std::fmt::Debug for BucketRoot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BucketRoot({:?}, {:?})", self.prefix, self.names)
+    }
+}
+
+impl BucketRoot {
+    /// The key of a directory itself, with its slash; the prefix for the root.
+    pub fn dir_key(&self, dir: &DirNode) -> String {
+        let mut names = Vec::new();
+        let mut node = dir;
+        while let Some(parent) = &node.parent {
+            names.push(&node.name);
+            node = parent;
+        }
+        let mut key = self.prefix.clone();
+        for name in names.into_iter().rev() {
+            self.append(&mut key, name);
+            if self.names == KeyNames::Posix {
+                key.push('/');
+            }
+        }
+        key
+    }
+
+    /// The key of a name in a directory, or why it has none that may be used (I8).
+    pub fn key(&self, dir: &DirNode, name: &Name) -> Result<Key, &'static str> {
+        let mut key = self.dir_key(dir);
+        if !(self.names == KeyNames::Pieces && name.as_bytes() == b".") {
+            self.append(&mut key, name);
+        }
+        if key.starts_with('/') {
+            return Err("some servers take a key with a leading slash for the one without it");
+        }
+        Key::new(key)
+    }
+
+    fn append(&self, key: &mut String, name: &Name) {
+        match self.names {
+            KeyNames::Posix => key.push_str(&keys::encode_name(name.as_bytes()).0),
+            KeyNames::Pieces => key.push_str(&String::from_utf8_lossy(name.as_bytes())),
+        }
+    }
 }
 
 /// Reads what a job is about: its rules, and its list if it has one.
@@ -130,6 +200,17 @@ pub enum Reflink {
     Refused = 2,
 }
 
+/// The name that the further names of a group become links to, with what was copied to it.
+#[derive(Clone, Debug)]
+pub struct SealedFirst {
+    /// The name.
+    pub name: LinkName,
+    /// The source's state that was copied.
+    pub stamp: Stamp,
+    /// Checksum of its content where one was computed.
+    pub checksum: Option<Checksum>,
+}
+
 impl Job {
     /// A fresh id for a directory or a large file.
     pub fn new_id(&self) -> u64 {
@@ -195,11 +276,10 @@ impl Job {
         Ok(self.first_record(key, stamp)?.map(|(first, _)| first))
     }
 
-    /// As [`Job::recorded_first`], if it can be linked to (an interruption left no doubt of its seal), with what was
-    /// copied.
-    pub fn sealed_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<(LinkName, Stamp)>, Error> {
+    /// As [`Job::recorded_first`], if it can be linked to (an interruption left no doubt of its seal).
+    pub fn sealed_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<SealedFirst>, Error> {
         let first = self.first_record(key, stamp)?.filter(|(_, record)| record.batch != BATCH_UNSEALED);
-        Ok(first.map(|(first, record)| (first, record.stamp)))
+        Ok(first.map(|(name, record)| SealedFirst { name, stamp: record.stamp, checksum: record.checksum }))
     }
 
     fn first_record(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<(LinkName, FileRecord)>, Error> {
@@ -208,7 +288,11 @@ impl Job {
         let Some(Record::File(record)) = reader.entry(first.dir, &first.name)? else { return Ok(None) };
         let is_right = match first.batch >= self.progress.pass_start_batch {
             true => matches!(record.status, Status::Done | Status::Written),
-            false => record.status == Status::Done && record.stamp == *stamp,
+            false => {
+                // The link objects of a bucket have stamps of their own; at the end of a pass all firsts are met.
+                let is_met = key.is_in_bucket() && self.is_resealed.load(Ordering::Relaxed);
+                record.status == Status::Done && (record.stamp == *stamp || is_met)
+            }
         };
         let is_lost = record.batch == BATCH_UNSEALED && self.is_resealed.load(Ordering::Relaxed);
         Ok((is_right && !is_lost).then_some(((first.dir, first.name), record)))
@@ -253,6 +337,11 @@ impl Job {
             Some((source, dest)) if dir.parent.is_none() && name == source => dest,
             _ => name,
         }
+    }
+
+    /// Whether either side is a bucket.
+    pub fn is_remote(&self) -> bool {
+        self.source.bucket.is_some() || self.dest.bucket.is_some()
     }
 
     /// Whether data durability is asked for at all.

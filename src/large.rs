@@ -79,13 +79,13 @@ pub struct LargeFile {
 }
 
 /// What a resume found of an earlier attempt.
-struct Leftover {
+pub(crate) struct Leftover {
     /// Open for writing, as it was left.
-    file: NewFile,
+    pub file: NewFile,
     /// Key of its ranges.
-    id: u64,
+    pub id: u64,
     /// Its durable ranges.
-    ranges: Vec<Range>,
+    pub ranges: Vec<Range>,
 }
 
 impl LargeFile {
@@ -232,7 +232,8 @@ impl LargeFile {
     pub fn finish(&self, job: &Job, caller: &dyn Caller) -> Option<Ending> {
         self.dest.lock().take();
         let file = self.file.lock().take()?;
-        let work = Work { job, caller, place: &self.place, stat: &self.stat, group: self.group };
+        let stamp = Stamp::of(&self.stat);
+        let work = Work { job, caller, place: &self.place, stat: &self.stat, stamp, group: self.group };
         let is_complete = self.settled.load(Ordering::Acquire) == self.chunks();
         let trouble = self.trouble.lock().take();
         let ending = match trouble {
@@ -276,10 +277,9 @@ impl LargeFile {
 }
 
 /// The destination file of an interrupted attempt, if source and destination are still what they were.
-fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<Option<Leftover>> {
+pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<Option<Leftover>> {
     let (job, place) = (work.job, work.place);
-    let is_of_source =
-        |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0 && r.stamp == Stamp::of(work.stat);
+    let is_of_source = |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0 && r.stamp == work.stamp;
     let Some(record) = record.filter(is_of_source) else { return Ok(None) };
     let dest = Posix::new(work.caller, Side::Dest);
     let temp = place.temp_name(job);

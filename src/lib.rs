@@ -24,6 +24,7 @@
 //! provider/mod.rs      what each kind of storage can do
 //! provider/posix.rs    a mounted file system's verbs, typed
 //! provider/metadata.rs owner and mode
+//! provider/s3/*.rs     S3: the bucket, a lane's client of it, keys, attributes, retries
 //! roots/*.rs           both ends of a job: examined, refused, opened
 //! links.rs             hard links in flight
 //! plan.rs              the decision about one object (pure)
@@ -39,13 +40,16 @@
 //! finish.rs            the end of a pass: directories, last commit
 //! resume.rs            where a run begins
 //! errand.rs            names on their way to an outcome
+//! lane/mod.rs          one thread's event loop where a bucket is on either side
+//! lane/*.rs            its listings, objects, parts, buffers and file operations
 //! shard/mod.rs         one thread's event loop
 //! shard/names.rs       where its objects come from
 //! shard/objects.rs     what becomes of them
 //! conduct.rs           the decisions of a run, apart from the waiting
 //! verify/*.rs          both sides compared on the same walker and rings
 //! ledger/*.rs          what a job did to every object, as a report of lines that vouch for each other
-//! engine.rs            one run, from the checks to the summary
+//! engine/mod.rs        one run, from the checks to the summary
+//! engine/ends.rs       both ends of a job, file systems or buckets
 //! ```
 //!
 //! # The life of one small file
@@ -84,6 +88,7 @@ pub mod filter;
 pub mod finish;
 pub mod gate;
 pub mod job;
+pub(crate) mod lane;
 pub mod large;
 pub mod ledger;
 pub mod links;

@@ -22,6 +22,21 @@ pub struct LinkKey {
     pub ino: u64,
 }
 
+impl LinkKey {
+    /// Device of the groups of a bucket's objects: no file system has it.
+    const BUCKET_DEV: u64 = u64::MAX;
+
+    /// The group of the objects that link to a key with this hash.
+    pub fn in_bucket(key_hash: u64) -> LinkKey {
+        LinkKey { dev: LinkKey::BUCKET_DEV, ino: key_hash }
+    }
+
+    /// Whether it is a group of a bucket's objects.
+    pub fn is_in_bucket(&self) -> bool {
+        self.dev == LinkKey::BUCKET_DEV
+    }
+}
+
 /// A name that belongs to a group.
 pub type LinkName = (DirId, Name);
 
@@ -81,7 +96,8 @@ impl LinkMap {
         self.firsts.lock().insert(key, name);
     }
 
-    /// The group whose first `name` is. Looks at all groups in flight: for names that failed before they could be asked.
+    /// The group whose first `name` is. Looks at all groups in flight: for names that failed before they could be
+    /// asked.
     pub fn group_of(&self, name: &LinkName) -> Option<LinkKey> {
         self.firsts.lock().iter().find_map(|(key, first)| (first == name).then_some(*key))
     }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::catalog::DirStamp;
+use crate::catalog::{DirId, DirStamp};
 use crate::config::{Metadata, Mounts, scaled};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::filesystem::FileSystem;
@@ -76,7 +76,7 @@ impl Listing {
         let at_end = is_other_mount || entries.is_some();
         let entries = entries.filter(|_| !is_other_mount).unwrap_or_default();
         let mut listing = Listing { dir: dir.clone(), open, entries, buffer, at_end };
-        listing.look_up(job)?;
+        look_up(job, dir.id, &mut listing.entries)?;
         Ok(Opened::Listing(Box::new(listing)))
     }
 
@@ -92,8 +92,8 @@ impl Listing {
             let filled = Posix::new(caller, Side::Source).read_dir(&self.open.source, &mut self.buffer);
             let filled = filled.map_err(|errno| job.dir_error(Side::Source, &self.dir, "list", errno))?;
             self.at_end = filled == 0;
-            parse_entries(&self.buffer[..filled], &mut self.entries);
-            self.look_up(job)?;
+            parse(&self.buffer[..filled], &mut self.entries);
+            look_up(job, self.dir.id, &mut self.entries)?;
         }
         Ok(self.entries.pop_front())
     }
@@ -106,22 +106,12 @@ impl Listing {
         }
         Some(self.entries.split_off(self.entries.len() / 2))
     }
-
-    fn look_up(&mut self, job: &Job) -> Result<()> {
-        if job.past == Past::Nothing || self.entries.is_empty() {
-            return Ok(());
-        }
-        let reader = job.catalog.reader()?;
-        for entry in &mut self.entries {
-            entry.record = reader.entry(self.dir.id, &entry.name)?;
-        }
-        Ok(())
-    }
 }
 
-/// Parses `linux_dirent64` records: inode 8 bytes, offset 8, length of the record 2, type 1, name with its NUL. The
-/// entries end up in the order of their inodes.
-pub(crate) fn parse_entries(mut rest: &[u8], entries: &mut VecDeque<Entry>) {
+/// Parses `linux_dirent64` records (inode 8 bytes, offset 8, length of the record 2, type 1, name with its NUL) and puts
+/// the names in the order of their inodes.
+pub(crate) fn parse(filled: &[u8], entries: &mut VecDeque<Entry>) {
+    let mut rest = filled;
     while rest.len() > NAME_AT {
         let len = usize::from(u16::from_ne_bytes([rest[16], rest[17]]));
         assert!(len > NAME_AT && len <= rest.len(), "the kernel's directory records are whole");
@@ -133,9 +123,21 @@ pub(crate) fn parse_entries(mut rest: &[u8], entries: &mut VecDeque<Entry>) {
         }
         let name = Name::new(name).expect("I8: the name was cut at its NUL");
         let ino = u64::from_ne_bytes(record[..8].try_into().unwrap_or_default());
-        entries.push_back(Entry { name, kind: record[18], ino, record: None });
+        entries.push_back(Entry { name, kind: record[18], ino, record: None, stamp: None });
     }
     entries.make_contiguous().sort_unstable_by_key(|entry| entry.ino);
+}
+
+/// Adds what the catalog knows of the names of a directory.
+pub(crate) fn look_up(job: &Job, dir: DirId, entries: &mut VecDeque<Entry>) -> Result<()> {
+    if job.past == Past::Nothing || entries.is_empty() {
+        return Ok(());
+    }
+    let reader = job.catalog.reader()?;
+    for entry in entries {
+        entry.record = reader.entry(dir, &entry.name)?;
+    }
+    Ok(())
 }
 
 /// The names of a directory of which the user's list names only a part: it need not be read.
@@ -145,7 +147,7 @@ fn listed_entries(job: &Job, dir: &DirNode) -> Option<VecDeque<Entry>> {
     let names = job.choice.names_in(&path)?.into_iter();
     // No name of the list holds a NUL: it was read as what stands between them.
     let names = names.filter_map(|name| Name::new(name).ok());
-    Some(names.map(|name| Entry { name, kind: libc::DT_UNKNOWN, ino: 0, record: None }).collect())
+    Some(names.map(|name| Entry { name, kind: libc::DT_UNKNOWN, ino: 0, record: None, stamp: None }).collect())
 }
 
 /// Offset of the name in a `linux_dirent64`.
@@ -166,6 +168,26 @@ pub fn open_pair(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, 
         cache.insert(node, pair.clone());
     }
     Ok(pair)
+}
+
+/// One side of a directory that was listed before, reopened from the nearest open ancestor.
+pub(crate) fn open_side(
+    job: &Job,
+    caller: &dyn Caller,
+    side: Side,
+    cache: &mut DirCache<Handle>,
+    dir: &Arc<DirNode>,
+) -> Result<Handle> {
+    if let Some(handle) = cache.get(dir) {
+        return Ok(handle);
+    }
+    let (mut handle, below) = cache.nearest(dir);
+    for (path, node) in path_steps(&below) {
+        let opened = Posix::new(caller, side).open_dir(&handle, &path);
+        handle = opened.map_err(|errno| job.dir_error(side, node, "open", errno))?;
+        cache.insert(node, handle.clone());
+    }
+    Ok(handle)
 }
 
 /// A directory that was not listed by this run: whether it hands a default ACL on is not known yet (I9).
@@ -213,7 +235,7 @@ fn open_child(job: &Job, caller: &dyn Caller, parent: &DirPair, dir: &Arc<DirNod
     Ok(Child::Open(DirPair { source, dest }, stat))
 }
 
-fn leave_out(job: &Job, dir: &Arc<DirNode>, source: &Handle, stat: &Stat) -> Result<Option<&'static str>> {
+pub(crate) fn leave_out(job: &Job, dir: &Arc<DirNode>, source: &Handle, stat: &Stat) -> Result<Option<&'static str>> {
     if (stat.dev, stat.ino) == job.state_dir {
         return Ok(Some("it is the state directory"));
     }
@@ -235,7 +257,12 @@ fn is_loop(job: &Job, dir: &Arc<DirNode>, stat: &Stat) -> bool {
 
 /// The destination's directory: created, or the one that is there. A file or symlink in its place is removed; a
 /// directory is never entered through a symlink (I8).
-fn make_dest(job: &Job, caller: &dyn Caller, parent: &DirPair, dir: &Arc<DirNode>) -> Result<(Handle, DestDir)> {
+pub(crate) fn make_dest(
+    job: &Job,
+    caller: &dyn Caller,
+    parent: &DirPair,
+    dir: &Arc<DirNode>,
+) -> Result<(Handle, DestDir)> {
     let dest = Posix::new(caller, Side::Dest);
     let (at, name) = (&parent.dest, &dir.name);
     let failed = |verb, errno| job.dir_error(Side::Dest, dir, verb, errno);
@@ -306,7 +333,7 @@ mod tests {
         let names: [&[u8]; 6] = [b".", b"..", b"...", b"a\n\xff\x1b", &long, b"-"];
         let buffer: Vec<u8> = names.iter().zip((0..6).rev()).flat_map(|(name, ino)| record(ino, name, 8)).collect();
         let mut entries = VecDeque::new();
-        parse_entries(&buffer, &mut entries);
+        parse(&buffer, &mut entries);
         let parsed: Vec<&[u8]> = entries.iter().map(|e| e.name.to_bytes()).collect();
         let in_inode_order: Vec<&[u8]> = names[2..].iter().rev().copied().collect();
         assert_eq!(parsed, in_inode_order);

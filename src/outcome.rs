@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use crate::bell::Bell;
-use crate::catalog::{DirId, FileRecord, Range, Stamp};
+use crate::catalog::{DirId, FileRecord, Range, Stamp, Upload};
 use crate::config::{CHECKPOINT_OUTCOMES_FIRST, CHECKPOINT_OUTCOMES_MAX, EARLY_RECORD_BYTES};
 use crate::error::Error;
 use crate::links::LinkKey;
@@ -42,6 +42,10 @@ pub enum What {
     Further(LinkKey, Stamp),
     /// A large file was begun: its record in progress, batch still to be filled in.
     Begun(FileRecord),
+    /// A large object's upload was begun.
+    Uploading(u64, Upload),
+    /// The ranges of an earlier attempt at a large object, and its upload, are of no use any more.
+    Abandoned(u64),
     /// A range of a large file is written.
     Written(u64, Range),
     /// It failed, after this many attempts.
@@ -103,7 +107,12 @@ impl Intake {
 
     /// Takes an outcome from shard `shard`.
     pub fn push(&self, shard: usize, outcome: Outcome) {
-        let is_early = matches!(&outcome.what, What::Begun(record) if record.stamp.size >= EARLY_RECORD_BYTES);
+        let is_early = match &outcome.what {
+            What::Begun(record) => record.stamp.size >= EARLY_RECORD_BYTES,
+            // What nobody records, nobody aborts.
+            What::Uploading(..) => true,
+            _ => false,
+        };
         let mut waiting = self.shards[shard].lock();
         waiting.push(outcome);
         // Counted before the lock is given back: `take` must not subtract what is not yet added.
@@ -198,7 +207,7 @@ impl What {
     pub fn rank(&self) -> u8 {
         match self {
             What::Found(_) => 0,
-            What::Begun(_) => 1,
+            What::Begun(_) | What::Uploading(..) | What::Abandoned(_) => 1,
             What::Written(..) => 2,
             What::Listed => 3,
             What::Copied(_) | What::Further(..) | What::Failed { .. } => 4,

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use crate::error::{Errno, Error, Result, join};
 use crate::job::Job;
+use crate::listing::open_side;
 use crate::outcome::{Outcome, What};
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Name, Side, Time};
 use crate::transfer::{Copied, Seal};
-use crate::walk::{DirCache, DirNode, path_steps};
+use crate::walk::{DirCache, DirNode};
 
 /// Outcomes that are worth a thread of their own.
 const OUTCOMES_PER_THREAD: usize = 1024;
@@ -119,16 +120,7 @@ impl Sealer {
 
     /// The destination's directory, reopened from the nearest open ancestor.
     pub(crate) fn open(&mut self, dir: &Arc<DirNode>) -> Result<Handle> {
-        if let Some(handle) = self.cache.get(dir) {
-            return Ok(handle);
-        }
-        let (mut handle, below) = self.cache.nearest(dir);
-        for (path, node) in path_steps(&below) {
-            let opened = self.dest().open_dir(&handle, &path);
-            handle = opened.map_err(|errno| self.job.dir_error(Side::Dest, node, "open", errno))?;
-            self.cache.insert(node, handle.clone());
-        }
-        Ok(handle)
+        open_side(&self.job, &*self.caller, Side::Dest, &mut self.cache, dir)
     }
 
     fn dest(&self) -> Posix<'_> {

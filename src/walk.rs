@@ -22,7 +22,7 @@ use crossbeam_deque::{Injector, Steal, Stealer, Worker};
 use parking_lot::{Condvar, Mutex};
 
 use crate::bell::Bell;
-use crate::catalog::{DirId, DirStamp, Record};
+use crate::catalog::{DirId, DirStamp, Record, Stamp};
 use crate::config::QUEUED_DIRS_MAX;
 use crate::ring::{Handle, Name};
 
@@ -143,8 +143,14 @@ impl DirNode {
             names.push(node.name.as_bytes());
             node = parent;
         }
-        names.reverse();
-        names.join(&b'/')
+        let mut path = Vec::new();
+        for name in names.into_iter().rev() {
+            if !path.is_empty() && !path.ends_with(b"/") {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+        }
+        path
     }
 
     /// The path of an entry of this directory below the root.
@@ -177,6 +183,8 @@ pub struct Entry {
     pub ino: u64,
     /// What the catalog knows of it.
     pub record: Option<Record>,
+    /// The object as its bucket lists it; a file system is asked later.
+    pub stamp: Option<Stamp>,
 }
 
 /// One piece of work for a shard.
@@ -371,6 +379,12 @@ impl Walker {
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// Counts a lane that has nothing to do, and so sleeps on its own clock, until the guard is dropped.
+    pub fn rest(&self) -> Rest<'_> {
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        Rest(self)
+    }
+
     /// Counts a shard that has nothing to do and does not sleep: the simulator runs all shards on one thread.
     #[cfg(test)]
     pub(crate) fn set_hungry(&self, count: usize) {
@@ -387,6 +401,16 @@ impl Walker {
     pub fn wake_all(&self) {
         let _guard = self.wake.0.lock();
         self.wake.1.notify_all();
+    }
+}
+
+/// A lane at rest.
+#[derive(Debug)]
+pub struct Rest<'w>(&'w Walker);
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        self.0.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -114,13 +114,40 @@ struct Arguments {
     /// take only these NUL-separated paths; - is stdin
     #[argh(option, arg_name = "file", from_str_fn(words::decode_value))]
     files_from: Option<OsString>,
+    /// where S3 requests go, instead of AWS
+    #[argh(option, arg_name = "url", from_str_fn(words::decode_text))]
+    endpoint_url: Option<String>,
+    /// the S3 region
+    #[argh(option, arg_name = "name", from_str_fn(words::decode_text))]
+    region: Option<String>,
+    /// the profile of ~/.aws to use
+    #[argh(option, arg_name = "name", from_str_fn(words::decode_text))]
+    profile: Option<String>,
+    /// the same for the source, where it differs
+    #[argh(option, arg_name = "url", from_str_fn(words::decode_text))]
+    source_endpoint_url: Option<String>,
+    /// the same for the source, where it differs
+    #[argh(option, arg_name = "name", from_str_fn(words::decode_text))]
+    source_region: Option<String>,
+    /// the same for the source, where it differs
+    #[argh(option, arg_name = "name", from_str_fn(words::decode_text))]
+    source_profile: Option<String>,
+    /// bytes of a part of a large S3 object (8M to 16M)
+    #[argh(option, arg_name = "bytes", from_str_fn(values::part_bytes))]
+    part_size: Option<u64>,
+    /// storage class of new S3 objects
+    #[argh(option, arg_name = "name", from_str_fn(words::decode_text))]
+    storage_class: Option<String>,
+    /// take set-id bits from S3 metadata
+    #[argh(switch)]
+    special_bits: bool,
     /// errors only; no progress, no summary when all went well
     #[argh(switch)]
     quiet: bool,
     /// print the summary as one JSON object
     #[argh(switch)]
     json: bool,
-    /// keep a checksum of every object (not there yet)
+    /// prove every S3 object: read back what the server does not check
     #[argh(switch)]
     checksum: bool,
     /// full-screen view of the running job (not there yet)
@@ -195,12 +222,13 @@ fn one_line(output: &str) -> String {
 
 impl Arguments {
     fn resolve(self, command: Vec<OsString>) -> Result<Config> {
-        let source = posix("--source", self.source)?;
-        let dest = posix("--dest", self.dest)?;
+        let source = location("--source", self.source)?;
+        let dest = location("--dest", self.dest)?;
+        let is_remote = [&source, &dest].iter().any(|end| matches!(end, Location::S3 { .. }));
         if self.state_dir.is_empty() {
             return Err(Error::usage("--state-dir is empty"));
         }
-        for (is_given, name) in [(self.checksum, "--checksum"), (self.tui, "--tui")] {
+        for (is_given, name) in [(self.checksum && !is_remote, "--checksum"), (self.tui, "--tui")] {
             if is_given {
                 return Err(Error::usage(format!("{name} is not there yet: leave it out")));
             }
@@ -223,6 +251,21 @@ impl Arguments {
             mounts: if self.one_file_system { Mounts::Stay } else { Mounts::Cross },
             filter: Filter::new(self.rule),
             files_from: self.files_from.map(PathBuf::from),
+            source_s3: S3Options {
+                endpoint_url: self.source_endpoint_url.or_else(|| self.endpoint_url.clone()),
+                region: self.source_region.or_else(|| self.region.clone()),
+                profile: self.source_profile.or_else(|| self.profile.clone()),
+                storage_class: None,
+            },
+            dest_s3: S3Options {
+                endpoint_url: self.endpoint_url,
+                region: self.region,
+                profile: self.profile,
+                storage_class: self.storage_class,
+            },
+            part_bytes: self.part_size,
+            checksum: if self.checksum { ChecksumPolicy::Keep } else { ChecksumPolicy::Free },
+            special_bits: if self.special_bits { SpecialBits::Restore } else { SpecialBits::Leave },
             output: match (self.quiet, self.json) {
                 (false, false) => Output::Text,
                 (true, false) => Output::Quiet,
@@ -235,13 +278,8 @@ impl Arguments {
     }
 }
 
-/// A location that this version can read or write.
-fn posix(option: &str, value: OsString) -> Result<Location> {
-    match Location::parse(value) {
-        Ok(Location::S3 { .. }) => Err(Error::usage(format!("{option}: s3:// locations are not there yet"))),
-        Ok(location) => Ok(location),
-        Err(why) => Err(Error::usage(format!("{option} {why}"))),
-    }
+fn location(option: &str, value: OsString) -> Result<Location> {
+    Location::parse(value).map_err(|why| Error::usage(format!("{option} {why}")))
 }
 
 #[cfg(test)]
@@ -307,10 +345,10 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_says_so() {
-        for line in ["-source a -dest b -checksum", "-source a -dest b -tui", "-source s3://b/p -dest b"] {
+        for line in ["-source a -dest b -checksum", "-source a -dest b -tui"] {
             assert!(error(line).contains("not there yet"), "{line}");
         }
-        assert!(error("-source a -dest s3://bucket").contains("--dest"));
+        assert!(error("-source a -dest s3:///key").contains("--dest"));
     }
 
     #[test]

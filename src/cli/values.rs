@@ -46,6 +46,16 @@ pub(super) fn block_bytes(text: &str) -> Result<usize, String> {
     bytes.map(|bytes| bytes.next_multiple_of(*least)).ok_or_else(|| format!("from {least} to {most} bytes"))
 }
 
+/// `--part-size`, rounded up to whole mebibytes.
+pub(super) fn part_bytes(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    let (least, most) = (PART_BYTES_RANGE.start(), PART_BYTES_RANGE.end());
+    match PART_BYTES_RANGE.contains(&bytes) {
+        true => Ok(bytes.next_multiple_of(1 << 20)),
+        false => Err(format!("from {least} to {most} bytes, as S3 takes parts")),
+    }
+}
+
 /// `--checkpoint-bytes`.
 pub(super) fn checkpoint_bytes(text: &str) -> Result<u64, String> {
     match size(text)? {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use argh::{ArgsInfo, FromArgs};
 
-use super::{posix, values, words};
+use super::{location, values, words};
 use crate::config::*;
 use crate::error::{Error, Result};
 use crate::filter::{Filter, Rule};
@@ -94,8 +94,8 @@ impl Arguments {
             return Err(Error::usage("--files-from needs --source"));
         }
         Ok(Request {
-            source: self.source.map(|source| posix("--source", source)).transpose()?,
-            dest: posix("--dest", self.dest)?,
+            source: self.source.map(|source| location("--source", source)).transpose()?,
+            dest: location("--dest", self.dest)?,
             state_dir: PathBuf::from(self.state_dir),
             streams: self.streams,
             block_bytes: self.buffer_size,

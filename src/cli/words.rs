@@ -27,6 +27,15 @@ pub(super) fn decode_value(text: &str) -> Result<OsString, String> {
     Ok(OsString::from_vec(decode(text)))
 }
 
+/// An option's value that can only be text.
+pub(super) fn decode_text(text: &str) -> Result<String, String> {
+    match String::from_utf8(decode(text)) {
+        Ok(text) if !text.is_empty() => Ok(text),
+        Ok(_) => Err("a value that is not empty".to_owned()),
+        Err(_) => Err("a value in UTF-8".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

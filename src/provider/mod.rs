@@ -1,4 +1,5 @@
-//! What each kind of storage can do. So far: mounted file systems.
+//! What each kind of storage can do: mounted file systems, S3.
 
 pub mod metadata;
 pub mod posix;
+pub mod s3;

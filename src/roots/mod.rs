@@ -134,6 +134,49 @@ pub fn open_to_read(location: &Location) -> Result<(Root, Option<CString>)> {
     Ok((Root::describe(open_source(&dir)?, dir.path)?, name))
 }
 
+/// Opens the source of a job whose destination is no file system: its root, its path, and its name if it is one file.
+pub fn open_source_alone(config: &Config) -> Result<(Root, Vec<u8>, Option<CString>)> {
+    let path = posix(&config.source)?;
+    let found =
+        Found::at(path)?.ok_or_else(|| Error::refused(path.as_os_str().as_bytes(), "there is no such source"))?;
+    refuse_kernel_files(&found)?;
+    let typed = found.path.clone();
+    match found.stat.kind() {
+        Kind::Dir => Ok((Root::describe(open_source(&found)?, found.path)?, typed, None)),
+        Kind::File => {
+            let (dir, name) = found.parent()?;
+            Ok((Root::describe(dir.fd, dir.path)?, typed, Some(name)))
+        }
+        Kind::Symlink | Kind::Special => Err(Error::refused(typed, "only files and directories can be copied yet")),
+    }
+}
+
+/// Opens the destination of a job whose source is no file system, making what is missing: its root, its path, whether
+/// it was there, and the name there of the one file that `single` names.
+pub fn open_dest_alone(
+    config: &Config,
+    single: Option<CString>,
+) -> Result<(Root, Vec<u8>, DestOrigin, Option<CString>)> {
+    let target = Target::find(posix(&config.dest)?)?;
+    refuse_kernel_files(&target.found)?;
+    let (target, name) = match single {
+        Some(name) => target.for_file(name).map(|(target, name)| (target, Some(name)))?,
+        None if target.found.stat.kind() != Kind::Dir => {
+            return Err(Error::refused(target.found.path, "is not a directory, but the source is"));
+        }
+        None => (target, None),
+    };
+    let path = match &name {
+        Some(name) => join(&target.path(), name),
+        None => target.path(),
+    };
+    let origin = if target.is_there() { DestOrigin::Found } else { DestOrigin::Made };
+    let parents_mode = 0o777 & !config.umask;
+    let last_mode = if name.is_some() { parents_mode } else { 0o700 };
+    let (fd, dest_path) = target.open(parents_mode, last_mode)?;
+    Ok((Root::describe(fd, dest_path)?, path, origin, name))
+}
+
 fn examine_tree(source: Found, dest: Target, config: &Config) -> Result<Examined> {
     if dest.found.stat.kind() != Kind::Dir {
         return Err(Error::refused(dest.found.path, "is not a directory, but the source is"));

@@ -139,7 +139,7 @@ impl<I: Interpreter> Shard<I> {
             (Ok(open), Ok(record)) => {
                 dir.touch();
                 self.errands.push(&dir, Name::default(), What::Reopened);
-                Some(self.errands.errand(dir, open, name, file_record(record), Ticket::Alone))
+                Some(self.errands.errand(dir, open, name, (file_record(record), None), Ticket::Alone))
             }
             (Err(error), _) | (_, Err(error)) => {
                 if !self.errands.stops(&error) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Part, Shard, Started, Task};
+use crate::catalog::Stamp;
 use crate::errand::Errand;
 use crate::error::{Errno, Result};
 use crate::large::{LargeFile, LargeTask};
@@ -48,7 +49,7 @@ impl<I: Interpreter> Shard<I> {
 
     pub(super) fn open_large(&mut self, errand: &Errand, stat: &Stat, group: Option<LinkKey>) -> Result<LargeFile> {
         let (job, caller, place) = (&*self.errands.job, &*self.errands.caller, &errand.place);
-        let object = Object { job, caller, place, stat, group };
+        let object = Object { job, caller, place, stat, stamp: Stamp::of(stat), group };
         LargeFile::open(&object, errand.record.as_ref(), errand.ticket, errand.attempt)
     }
 
@@ -96,7 +97,7 @@ impl<I: Interpreter> Shard<I> {
         result: std::result::Result<Answer, Errno>,
     ) -> (Lease, Ending) {
         let (job, caller, place) = (&*self.errands.job, &*self.errands.caller, &errand.place);
-        let object = Object { job, caller, place, stat, group };
+        let object = Object { job, caller, place, stat, stamp: Stamp::of(stat), group };
         match result {
             Ok(Answer::Count(count)) => {
                 let started = Instant::now();
@@ -124,7 +125,7 @@ impl<I: Interpreter> Shard<I> {
     pub(super) fn finish_large(&mut self, file: &LargeFile) -> Started {
         let Some(ending) = file.finish(&self.errands.job, &*self.errands.caller) else { return Started::Ended };
         let (ticket, attempt) = (file.ticket, file.attempt);
-        let errand = Errand { place: file.place.clone(), ticket, record: None, attempt, claimed: None };
+        let errand = Errand { place: file.place.clone(), ticket, record: None, attempt, claimed: None, listed: None };
         match self.errands.end(errand, file.group, ending) {
             Some(errand) => self.begin(errand),
             None => Started::Ended,

@@ -13,7 +13,7 @@
 
 mod named;
 
-use crate::catalog::{FileRecord, Stamp, Status};
+use crate::catalog::{Checksum, FileRecord, Stamp, Status};
 use crate::config::{Metadata, Naming, ReflinkChoice, SMALL_BYTES_MAX};
 use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::job::{Job, Place, Reflink};
@@ -63,6 +63,8 @@ pub struct Copied {
     pub group: Option<LinkKey>,
     /// Key of its ranges in the catalog; 0 for none.
     pub large_id: u64,
+    /// Checksum of its content where one was computed.
+    pub checksum: Option<Checksum>,
 }
 
 /// What makes a copied object final, once its data is durable (I2).
@@ -139,12 +141,12 @@ fn try_prepare(
     if let Plan::Skip(skip) = plan {
         return Ok(Prepared::Ended(Ending::Skipped(skip)));
     }
-    *group = match claim_group(job, place, &stat)? {
+    *group = match claim_inode(job, place, &stat)? {
         Grouping::Alone => None,
         Grouping::First(key) => Some(key),
         Grouping::Further(key) => return Ok(Prepared::Ended(Ending::Further(key, Stamp::of(&stat)))),
     };
-    let work = Work { job, caller, place, stat: &stat, group: *group };
+    let work = Work { job, caller, place, stat: &stat, stamp: Stamp::of(&stat), group: *group };
     if let Some(copied) = work.reseal(record)? {
         return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));
     }
@@ -189,7 +191,7 @@ pub fn source_error(job: &Job, place: &Place, verb: &'static str, errno: Errno) 
 }
 
 /// Whether an object has other names, and which of them is copied.
-enum Grouping {
+pub(crate) enum Grouping {
     /// One name only.
     Alone,
     /// Several names; this one is copied.
@@ -198,13 +200,19 @@ enum Grouping {
     Further(LinkKey),
 }
 
-fn claim_group(job: &Job, place: &Place, stat: &Stat) -> Result<Grouping> {
-    if stat.nlink <= 1 || job.links.is_given_up() {
+fn claim_inode(job: &Job, place: &Place, stat: &Stat) -> Result<Grouping> {
+    match stat.nlink {
+        0 | 1 => Ok(Grouping::Alone),
+        _ => claim_group(job, place, LinkKey { dev: stat.dev, ino: stat.ino }, &Stamp::of(stat)),
+    }
+}
+
+/// Claims a name for its group.
+pub(crate) fn claim_group(job: &Job, place: &Place, key: LinkKey, stamp: &Stamp) -> Result<Grouping> {
+    if job.links.is_given_up() {
         return Ok(Grouping::Alone);
     }
-    let key = LinkKey { dev: stat.dev, ino: stat.ino };
-    let claim =
-        job.links.claim(key, (place.dir.id, place.name.clone()), || job.recorded_first(key, &Stamp::of(stat)))?;
+    let claim = job.links.claim(key, (place.dir.id, place.name.clone()), || job.recorded_first(key, stamp))?;
     Ok(match claim {
         Claim::First => Grouping::First(key),
         Claim::Further => Grouping::Further(key),
@@ -233,6 +241,8 @@ pub struct Work<'a> {
     pub place: &'a Place,
     /// What the source was when it was decided on.
     pub stat: &'a Stat,
+    /// What is recorded of that state.
+    pub stamp: Stamp,
     /// Its group if it has several names.
     pub group: Option<LinkKey>,
 }
@@ -262,7 +272,7 @@ impl<'a> Work<'a> {
 
     fn copied(&self, dest: &Stat, seal: Seal, bytes: u64, count: Count) -> Copied {
         Copied {
-            stamp: Stamp::of(self.stat),
+            stamp: self.stamp,
             dest_ino: dest.ino,
             dest_dev: dest.dev,
             seal,
@@ -270,6 +280,7 @@ impl<'a> Work<'a> {
             count,
             group: self.group,
             large_id: 0,
+            checksum: None,
         }
     }
 
@@ -285,8 +296,8 @@ impl<'a> Work<'a> {
     /// whose seal is there but not the record of it: seal it again without copying, if the destination still holds the
     /// inode that was written (I1). A sealed file must not be written to again: a power cut could leave its seal on
     /// what is half overwritten (I2).
-    fn reseal(&self, record: Option<&FileRecord>) -> Result<Option<Copied>> {
-        let Some(record) = record.filter(|record| record.stamp == Stamp::of(self.stat)) else { return Ok(None) };
+    pub(crate) fn reseal(&self, record: Option<&FileRecord>) -> Result<Option<Copied>> {
+        let Some(record) = record.filter(|record| record.stamp == self.stamp) else { return Ok(None) };
         let granularity = self.job.granularity_nanos;
         let is_durable = |dest: &Stat| match record.status {
             Status::Done => record.batch > self.job.progress.completed_batch,
@@ -320,7 +331,7 @@ impl<'a> Work<'a> {
     }
 
     /// Takes what is at the destination if it is the source's copy already; puts owner and mode right.
-    fn adopt(&self) -> Result<Option<Copied>> {
+    pub(crate) fn adopt(&self) -> Result<Option<Copied>> {
         let name = &self.place.dest_name;
         let dest = match self.dest().stat(self.dest_dir(), name) {
             Ok(dest) => dest,

@@ -11,13 +11,17 @@ use crate::walk::DestDir;
 
 impl Work<'_> {
     pub(super) fn copy_symlink(&self) -> Result<Copied> {
-        let target = self.source_target()?;
-        let made = self.make_named(|name| self.dest().make_symlink(self.dest_dir(), name, &target))?;
+        self.make_symlink(&self.source_target()?)
+    }
+
+    /// A symlink with this target.
+    pub(crate) fn make_symlink(&self, target: &Name) -> Result<Copied> {
+        let made = self.make_named(|name| self.dest().make_symlink(self.dest_dir(), name, target))?;
         self.settle_by_name(made, Count::Symlinks)
     }
 
     /// A FIFO, socket or device node. `None`: it could not be made, which is counted as a loss.
-    pub(super) fn copy_special(&self) -> Result<Option<Copied>> {
+    pub(crate) fn copy_special(&self) -> Result<Option<Copied>> {
         let mode = match self.job.config.metadata {
             Metadata::Keep => self.stat.mode,
             Metadata::TimesOnly => self.stat.mode & !self.job.identity.umask,

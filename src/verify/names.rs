@@ -23,7 +23,7 @@ use crate::config::{Mounts, QUEUED_DIRS_MAX};
 use crate::error::Errno;
 use crate::filesystem::FileSystem;
 use crate::filter::Sort;
-use crate::listing::{BUFFER_BYTES, parse_entries};
+use crate::listing::{BUFFER_BYTES, parse};
 use crate::provider::posix::Posix;
 use crate::ring::{Handle, Interpreter, Kind, Name, Side, Stat};
 use crate::walk::{DirNode, DirPair, Entry, Work, path_steps};
@@ -121,7 +121,7 @@ impl<I: Interpreter> Auditor<I> {
                 let open = DirPair { source: audit.source.handle.clone(), dest: audit.dest.handle.clone() };
                 let entry = match &audit.catalog {
                     Some(_) => self.recorded(&dir, None).map_or(None, |mut records| records.pop_front()),
-                    None => Some(Entry { name, kind: libc::DT_UNKNOWN, ino: 0, record: None }),
+                    None => Some(Entry { name, kind: libc::DT_UNKNOWN, ino: 0, record: None, stamp: None }),
                 };
                 let content = entry.and_then(|entry| self.meet(&dir, &open, entry).1);
                 audit.walker.complete();
@@ -154,7 +154,8 @@ impl<I: Interpreter> Auditor<I> {
         let listed = audit.choice.names_in(&path).filter(|_| audit.catalog.is_none());
         let at_end = listed.is_some();
         let names = listed.unwrap_or_default().into_iter().filter_map(|name| Name::new(name).ok());
-        let entries = names.map(|name| Entry { name, kind: libc::DT_UNKNOWN, ino: 0, record: None }).collect();
+        let entries =
+            names.map(|name| Entry { name, kind: libc::DT_UNKNOWN, ino: 0, record: None, stamp: None }).collect();
         let buffer = if audit.catalog.is_some() { Vec::new() } else { vec![0; BUFFER_BYTES] };
         self.names.push(Names { dir, open, entries, buffer, at_end, found: 0 });
     }
@@ -203,7 +204,7 @@ impl<I: Interpreter> Auditor<I> {
                 let filled = posix.read_dir(&names.open.source, &mut names.buffer);
                 let filled = filled.map_err(|errno| (Side::Source, errno))?;
                 names.at_end = filled == 0;
-                parse_entries(&names.buffer[..filled], &mut names.entries);
+                parse(&names.buffer[..filled], &mut names.entries);
             }
         }
         Ok(names.entries.pop_front())
@@ -267,7 +268,7 @@ impl<I: Interpreter> Auditor<I> {
                 if filled == 0 {
                     break;
                 }
-                parse_entries(&buffer[..filled], &mut entries);
+                parse(&buffer[..filled], &mut entries);
                 count += entries.len() as u64;
                 entries.drain(..).filter(|_| !is_counting).for_each(|entry| self.ask_source(dir, open, &entry));
             }
@@ -521,5 +522,5 @@ impl<I: Interpreter> Auditor<I> {
 
 fn entry(name: Name, record: Record) -> Entry {
     let kind = if matches!(record, Record::Dir(_)) { libc::DT_DIR } else { libc::DT_UNKNOWN };
-    Entry { name, kind, ino: 0, record: Some(record) }
+    Entry { name, kind, ino: 0, record: Some(record), stamp: None }
 }

@@ -9,6 +9,7 @@ pub mod compare;
 pub mod fixture;
 pub mod mutate;
 pub mod run;
+pub mod s3;
 pub mod tree;
 
 pub use compare::Comparison;

@@ -9,6 +9,8 @@
 //! The main thread sleeps on a bell: a batch is due, only the catalog has work left, nothing is left, or a stop was
 //! asked for.
 
+mod ends;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -19,6 +21,7 @@ use crossbeam_deque::{Injector, Worker};
 use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit};
 
+use self::ends::Ends;
 use crate::bell::Bell;
 use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
@@ -32,6 +35,7 @@ use crate::filesystem::FileSystem;
 use crate::filter::Choice;
 use crate::gate::Gate;
 use crate::job::{Job, JobRoot, Past, Reflink, read_choice};
+use crate::lane;
 use crate::large::LargeFile;
 use crate::links::LinkMap;
 use crate::outcome::Intake;
@@ -46,7 +50,7 @@ use crate::resume;
 use crate::ring::syscalls::Kernel;
 use crate::ring::uring::{Ring, RingFacts};
 use crate::ring::{Caller, FixedBuffers, Side};
-use crate::roots::{self, DestOrigin, Root, Roots};
+use crate::roots::{DestOrigin, Root, Roots};
 use crate::shard::{Parts, Shard, ShardReport};
 use crate::stop::Stop;
 use crate::walk::{DestDir, Walker, Work};
@@ -68,10 +72,10 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
         console.note(&format!("gfast: io_uring is not available, plain system calls are used: {reason}"));
     }
     let choice = read_choice(&config.filter, config.files_from.as_deref())?;
-    let examined = roots::examine(config)?;
-    let names = (examined.source_path().to_vec(), examined.dest_path().to_vec());
-    let roots = examined.open()?;
-    make_root_durable(&roots)?;
+    let Ends { roots, names, source, dest } = ends::open(config)?;
+    if dest.is_none() {
+        make_root_durable(&roots)?;
+    }
     let identity = identity_of(config, &choice, &names, &roots);
     let catalog = Arc::new(Catalog::open(&config.state_dir, &identity, false)?);
     let kind = resume::kind(&catalog)?;
@@ -82,8 +86,13 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let shards = shard_count(engine, streams);
     let bell = Arc::new(Bell::default());
     let (walker, workers) = Walker::new(shards, bell.clone());
-    let job = make_job(config, &roots, catalog, kind, (walker, shards, engine), console)?;
-    let job = Arc::new(Job { choice, ..job });
+    let mut job = make_job(config, &roots, catalog, kind, (walker, shards, engine), console)?;
+    job.choice = choice;
+    (job.source.bucket, job.dest.bucket) = (source, dest);
+    if job.dest.bucket.is_some() {
+        job.superblocks.get_mut().clear();
+    }
+    let job = Arc::new(job);
     let setup = Setup { job, bell, engine, shards, started };
     let outcome = setup.run(kind, &roots, workers, stop)?;
     Ok(setup.summary(kind, &names, outcome, fallback))
@@ -180,7 +189,8 @@ pub(crate) fn make_job(
     console: Arc<Console>,
 ) -> Result<Job> {
     let header = catalog.header();
-    let root = |root: &Root| JobRoot { handle: root.handle.clone(), path: root.path.clone(), stat: root.stat };
+    let root =
+        |root: &Root| JobRoot { handle: root.handle.clone(), path: root.path.clone(), stat: root.stat, bucket: None };
     let (source, dest) = (root(&roots.source), root(&roots.dest));
     let is_untrusted = !roots.dest.file_system.trusts_syncfs();
     let refused = if config.reflink == ReflinkChoice::Never { Reflink::Refused } else { Reflink::Untried };
@@ -240,6 +250,9 @@ pub(crate) fn granularity_nanos(file_system: FileSystem) -> u32 {
 /// Clears the way at the destination's root, which is nobody's child, and tells what is known of it.
 pub(crate) fn prepare_root(job: &Job, roots: &Roots, caller: &dyn Caller) -> Result<DestDir> {
     let (dest, root) = (Posix::new(caller, Side::Dest), &job.dest);
+    if root.bucket.is_some() {
+        return Ok(if roots.dest_origin == DestOrigin::Made { DestDir::Created } else { DestDir::Existing });
+    }
     let failed = |errno| Error::os("prepare", &root.path, errno);
     if dest.has_default_acl(&root.handle).map_err(failed)? {
         return Ok(DestDir::ExistingWithAcl);
@@ -302,9 +315,13 @@ impl Setup {
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let mut shards = Vec::new();
-            let help = Arc::new(Injector::new());
+            let (help, help_in_lanes) = (Arc::new(Injector::new()), Arc::new(Injector::new()));
             for (index, worker) in workers.into_iter().enumerate() {
-                shards.push(self.spawn(scope, index, (worker, help.clone()), &intake, &counters[index])?);
+                let counters = &counters[index];
+                shards.push(match job.is_remote() {
+                    true => self.spawn_lane(scope, index, (worker, help_in_lanes.clone()), &intake, counters)?,
+                    false => self.spawn(scope, index, (worker, help.clone()), &intake, counters)?,
+                });
             }
             let ticker = scope.spawn(|| self.tick(&counters, stop, &is_over));
             let end = self.conduct(&mut conductor);
@@ -356,6 +373,34 @@ impl Setup {
                     }
                 },
                 Engine::Sync => Some((Shard::new(parts, kernel).run().1, None, arena_bytes)),
+            }
+        });
+        spawned.map_err(|error| Error::refused("threads", format!("cannot be started: {error}")))
+    }
+
+    /// A lane's thread. A runtime or client that cannot be made ends the job.
+    fn spawn_lane<'scope>(
+        &self,
+        scope: &'scope Scope<'scope, '_>,
+        index: usize,
+        (worker, help): (Worker<Work>, Arc<Injector<Arc<lane::Parts>>>),
+        intake: &Arc<Intake>,
+        counters: &Arc<Counters>,
+    ) -> Result<ScopedJoinHandle<'scope, Option<ShardEnd>>> {
+        let (job, lanes, has_ring) = (self.job.clone(), self.shards, self.engine == Engine::Uring);
+        let (intake, counters) = (intake.clone(), counters.clone());
+        let arena = FixedBuffers::new(1, 4096, 4096)?;
+        let thread = std::thread::Builder::new().name(format!("lane-{index}"));
+        let spawned = thread.spawn_scoped(scope, move || {
+            let caller: Arc<dyn Caller> = Arc::new(Kernel::new(arena.arena().clone()));
+            let parts =
+                lane::LaneParts { index, lanes, job: job.clone(), intake, caller, worker, help, counters, has_ring };
+            match lane::run(parts) {
+                Ok(latency) => Some((ShardReport { latency }, None, 0)),
+                Err(error) => {
+                    job.end_with(error);
+                    None
+                }
             }
         });
         spawned.map_err(|error| Error::refused("threads", format!("cannot be started: {error}")))

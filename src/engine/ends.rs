@@ -1,0 +1,180 @@
+//! Both ends of a job, open: two file systems, or a bucket on either side.
+//!
+//! A bucket's root is /dev/null with the bucket's name for a path: nothing can be looked up in it by mistake. Whether
+//! the bucket is there, and answers to these credentials, is known before anything is touched.
+
+use std::ffi::CString;
+use std::sync::Arc;
+
+use crate::config::{Config, S3Options};
+use crate::error::{Error, Result};
+use crate::filesystem::FileSystem;
+use crate::job::{BucketRoot, KeyNames};
+use crate::location::Location;
+use crate::provider::s3::{Bucket, Client, From, Key, keys};
+use crate::ring::{Side, Stat, Time};
+use crate::roots::{self, DestOrigin, Root, Roots, SingleFile};
+
+/// Both ends of a job.
+pub(super) struct Ends {
+    /// Their roots.
+    pub roots: Roots,
+    /// Names of source and destination, as the catalog keeps them.
+    pub names: (Vec<u8>, Vec<u8>),
+    /// The source's bucket, if it is one.
+    pub source: Option<BucketRoot>,
+    /// The destination's bucket, if it is one.
+    pub dest: Option<BucketRoot>,
+}
+
+/// A bucket end: where it begins, and the one object it is about if it is about one.
+struct BucketEnd {
+    /// Where keys begin.
+    root: BucketRoot,
+    /// As typed, without what does not count.
+    name: Vec<u8>,
+    /// The object's name below the root.
+    single: Option<CString>,
+    /// Whether nothing is there yet.
+    is_empty: bool,
+}
+
+/// Opens both ends. Refused (exit 2) before anything is touched: what cannot be reached, and what would copy a tree
+/// into itself.
+pub(super) fn open(config: &Config) -> Result<Ends> {
+    match (&config.source, &config.dest) {
+        (Location::Posix(_), Location::Posix(_)) => {
+            let examined = roots::examine(config)?;
+            let names = (examined.source_path(), examined.dest_path());
+            Ok(Ends { roots: examined.open()?, names, source: None, dest: None })
+        }
+        (Location::Posix(_), Location::S3 { bucket, prefix }) => open_up(config, bucket, prefix),
+        (Location::S3 { bucket, prefix }, Location::Posix(_)) => open_down(config, bucket, prefix),
+        (Location::S3 { bucket, prefix }, Location::S3 { bucket: to, prefix: to_prefix }) => {
+            open_across(config, (bucket, prefix), (to, to_prefix))
+        }
+    }
+}
+
+fn open_up(config: &Config, bucket: &str, prefix: &[u8]) -> Result<Ends> {
+    let (source, source_path, file) = roots::open_source_alone(config)?;
+    let mut dest = block_on(open_bucket(bucket, prefix, &config.dest_s3, Side::Dest, KeyNames::Posix))?;
+    let single = file.map(|source_name| {
+        // A name without a slash at its end is the object's own.
+        let dest_name = split_key(&mut dest.root, prefix).unwrap_or_else(|| source_name.clone());
+        SingleFile { source_name, dest_name }
+    });
+    let names = (source_path, dest.name);
+    let dest_origin = if dest.is_empty { DestOrigin::Made } else { DestOrigin::Found };
+    let roots = Roots { source, dest: bucket_root(&names.1)?, dest_origin, single };
+    Ok(Ends { roots, names, source: None, dest: Some(dest.root) })
+}
+
+fn open_down(config: &Config, bucket: &str, prefix: &[u8]) -> Result<Ends> {
+    let source = block_on(async {
+        let mut end = open_bucket(bucket, prefix, &config.source_s3, Side::Source, KeyNames::Posix).await?;
+        find_source(&mut end, prefix).await?;
+        Ok(end)
+    })?;
+    let (dest, dest_path, dest_origin, dest_name) = roots::open_dest_alone(config, source.single.clone())?;
+    let single = source.single.zip(dest_name).map(|(source_name, dest_name)| SingleFile { source_name, dest_name });
+    let names = (source.name, dest_path);
+    let roots = Roots { source: bucket_root(&names.0)?, dest, dest_origin, single };
+    Ok(Ends { roots, names, source: Some(source.root), dest: None })
+}
+
+fn open_across(config: &Config, from: (&str, &[u8]), to: (&str, &[u8])) -> Result<Ends> {
+    let (source, mut dest) = block_on(async {
+        let mut source = open_bucket(from.0, from.1, &config.source_s3, Side::Source, KeyNames::Pieces).await?;
+        find_source(&mut source, from.1).await?;
+        let dest = open_bucket(to.0, to.1, &config.dest_s3, Side::Dest, KeyNames::Pieces).await?;
+        Ok((source, dest))
+    })?;
+    let single = source.single.clone().map(|source_name| {
+        let dest_name = split_key(&mut dest.root, to.1).unwrap_or_else(|| source_name.clone());
+        SingleFile { source_name, dest_name }
+    });
+    let is_one_bucket = from.0 == to.0 && source.root.bucket.is_same_account(&dest.root.bucket);
+    let (a, b) = (&source.root.prefix, &dest.root.prefix);
+    let is_inside = a.starts_with(b.as_str()) || b.starts_with(a.as_str());
+    let is_itself = single.as_ref().is_none_or(|single| single.source_name == single.dest_name && a == b);
+    if is_one_bucket && is_inside && is_itself {
+        return Err(Error::refused(dest.name, "the destination is, lies in, or holds the source"));
+    }
+    let names = (source.name, dest.name);
+    let dest_origin = if dest.is_empty { DestOrigin::Made } else { DestOrigin::Found };
+    let roots = Roots { source: bucket_root(&names.0)?, dest: bucket_root(&names.1)?, dest_origin, single };
+    Ok(Ends { roots, names, source: Some(source.root), dest: Some(dest.root) })
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::refused("s3", format!("no runtime can be started: {error}")))?;
+    runtime.block_on(work)
+}
+
+async fn open_bucket(name: &str, typed: &[u8], options: &S3Options, side: Side, names: KeyNames) -> Result<BucketEnd> {
+    let display = [format!("s3://{name}/").as_bytes(), typed].concat();
+    let refused = |why: &'static str| Error::refused(&display, why);
+    let typed = std::str::from_utf8(typed).map_err(|_| refused("the prefix is not UTF-8, as all keys are"))?;
+    if typed.starts_with('/') || typed.split('/').any(|part| part == "." || part == "..") {
+        return Err(refused("no key can begin like this: a component is empty at its start, `.` or `..`"));
+    }
+    let prefix = if typed.is_empty() || typed.ends_with('/') { typed.to_owned() } else { format!("{typed}/") };
+    let bucket = Arc::new(Bucket::open(name, options, side).await?);
+    let name = format!("s3://{name}/{prefix}").into_bytes();
+    let mut end = BucketEnd { root: BucketRoot { bucket, prefix, names }, name, single: None, is_empty: false };
+    if side == Side::Dest {
+        let page = Client::new(end.root.bucket.clone())?.list(&end.root.prefix, &From::Start).await?;
+        end.is_empty = page.objects.is_empty() && page.prefixes.is_empty();
+    }
+    Ok(end)
+}
+
+/// Whether the source is one object or what lies below a prefix; refuses what is not there.
+async fn find_source(end: &mut BucketEnd, typed: &[u8]) -> Result<()> {
+    let client = Client::new(end.root.bucket.clone())?;
+    let typed = String::from_utf8_lossy(typed).into_owned();
+    let key = Key::new(typed.clone()).ok().filter(|_| !typed.ends_with('/'));
+    if let Some(key) = key
+        && client.head(&key).await?.is_some()
+    {
+        end.single = split_key(&mut end.root, typed.as_bytes());
+        return Ok(());
+    }
+    let page = client.list(&end.root.prefix, &From::Start).await?;
+    match page.objects.is_empty() && page.prefixes.is_empty() {
+        true => Err(Error::refused(&end.name, "there is no object of this name and none below it")),
+        false => Ok(()),
+    }
+}
+
+/// Makes the parent of a key the root; the key's last component as a name. `None` for a key that ends in a slash.
+fn split_key(root: &mut BucketRoot, typed: &[u8]) -> Option<CString> {
+    let typed = std::str::from_utf8(typed).ok()?;
+    let at = typed.rfind('/').map_or(0, |slash| slash + 1);
+    let (prefix, component) = typed.split_at(at);
+    if component.is_empty() {
+        return None;
+    }
+    let name = match root.names {
+        KeyNames::Posix => CString::new(keys::name_of(component)?).ok()?,
+        KeyNames::Pieces => CString::new(component).ok()?,
+    };
+    root.prefix = prefix.to_owned();
+    Some(name)
+}
+
+/// What stands for a bucket where a directory is expected.
+fn bucket_root(name: &[u8]) -> Result<Root> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty());
+    let null = null.map_err(|errno| Error::os("open", "/dev/null", errno))?;
+    Ok(Root {
+        handle: Arc::new(null),
+        path: name.to_vec(),
+        stat: Stat::default(),
+        birth: Time::default(),
+        file_system: FileSystem::Other,
+    })
+}

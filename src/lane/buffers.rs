@@ -1,0 +1,153 @@
+//! The memory of one lane: whole parts, under a byte budget (I4).
+//!
+//! A [`Buffer`] is acquired before its bytes are asked for, goes to the kernel or the HTTP client as it is, and comes
+//! back when the last of them is done with it: a retry of a request shares it. What the buffers of a lane hold
+//! together, in use or kept for the next part, never exceeds the budget.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Unit of the budget: a semaphore counts in 32 bits.
+const UNIT_BYTES: usize = 4096;
+/// Buffers below this are left to the allocator.
+const KEPT_BYTES_MIN: usize = 1 << 20;
+
+/// The budget, and buffers that wait to be used again.
+#[derive(Debug)]
+pub(super) struct Pool {
+    /// Free units.
+    budget: Arc<Semaphore>,
+    /// All units.
+    units: usize,
+    /// Buffers not in use.
+    kept: Mutex<Vec<Vec<u8>>>,
+}
+
+/// Memory for up to the bytes it was acquired for.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    /// Filled from its start.
+    bytes: Vec<u8>,
+    /// Its part of the budget.
+    _permit: OwnedSemaphorePermit,
+    /// Where it goes back to.
+    pool: Arc<Pool>,
+}
+
+impl Pool {
+    /// A pool of `budget_bytes`.
+    pub fn new(budget_bytes: usize) -> Arc<Pool> {
+        let units = (budget_bytes / UNIT_BYTES).max(1);
+        Arc::new(Pool { budget: Arc::new(Semaphore::new(units)), units, kept: Mutex::new(Vec::new()) })
+    }
+
+    /// An empty buffer for `len` bytes, once the budget allows it. More than the whole budget is cut to it: the buffer
+    /// still has its size, and is alone.
+    pub async fn acquire(self: &Arc<Pool>, len: usize) -> Buffer {
+        let units = len.div_ceil(UNIT_BYTES).clamp(1, self.units);
+        let permit = self.budget.clone().acquire_many_owned(units as u32).await;
+        let permit = permit.expect("I4: the budget is never closed");
+        Buffer { bytes: self.take(len), _permit: permit, pool: self.clone() }
+    }
+
+    /// A kept buffer that is large enough, else a new one; what is kept gives way to it.
+    fn take(&self, len: usize) -> Vec<u8> {
+        if len < KEPT_BYTES_MIN {
+            return Vec::with_capacity(len);
+        }
+        let mut kept = self.kept.lock();
+        if let Some(at) = kept.iter().position(|bytes| bytes.capacity() >= len) {
+            return kept.swap_remove(at);
+        }
+        let free = self.budget.available_permits() * UNIT_BYTES;
+        let mut held: usize = kept.iter().map(Vec::capacity).sum();
+        while held > free {
+            match kept.pop() {
+                Some(bytes) => held -= bytes.capacity(),
+                None => break,
+            }
+        }
+        Vec::with_capacity(len)
+    }
+}
+
+impl Buffer {
+    /// What is in it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Appends bytes; the caller keeps within what it acquired.
+    pub fn append(&mut self, bytes: &[u8]) {
+        assert!(self.bytes.len() + bytes.len() <= self.bytes.capacity(), "I4: a buffer holds what it was acquired for");
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Lends the memory to an operation; [`Buffer::put_back`] ends the loan.
+    pub fn lend(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Ends a loan.
+    pub fn put_back(&mut self, bytes: Vec<u8>) {
+        self.bytes = bytes;
+    }
+
+    /// The bytes as a body that requests can share. The buffer goes back to its pool with the last of them.
+    pub fn into_body(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        if bytes.capacity() >= KEPT_BYTES_MIN {
+            bytes.clear();
+            self.pool.kept.lock().push(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_bounds_what_is_out_and_a_buffer_is_used_again() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let pool = Pool::new(4 << 20);
+            let mut first = pool.acquire(3 << 20).await;
+            first.append(&[7; 100]);
+            let address = first.bytes().as_ptr();
+            let mut waiting = std::pin::pin!(pool.acquire(2 << 20));
+            let is_out = futures_poll(waiting.as_mut()).await;
+            assert!(is_out, "three and two are more than four");
+            let body = first.into_body();
+            let (one, other) = (body.clone(), body);
+            drop(one);
+            assert!(futures_poll(waiting.as_mut()).await, "a request still holds it");
+            assert_eq!(&other[..], &[7; 100]);
+            drop(other);
+            let second = waiting.await;
+            assert_eq!((second.bytes().len(), second.bytes().as_ptr()), (0, address));
+            drop(second);
+            drop(pool.acquire(64 << 20).await);
+        });
+    }
+
+    /// Polls once; true if it is not ready.
+    async fn futures_poll<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
+        std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context).is_pending())).await
+    }
+}

@@ -1,0 +1,134 @@
+//! A lane's file operations: tokio-uring where the kernel allows it, else a pool of threads.
+//!
+//! The one place that knows tokio-uring. An operation is never dropped before it is done (I3): nothing here is put into
+//! a select or a timeout, and a lane waits for all its tasks before its runtime ends.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+
+use super::buffers::Buffer;
+use crate::error::Errno;
+use crate::ring::Handle;
+
+/// Who does a lane's reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Disk {
+    /// A ring of the lane's own.
+    Ring,
+    /// tokio's pool of blocking threads.
+    Threads,
+}
+
+/// An open file of one lane.
+#[derive(Clone)]
+pub(super) enum LaneFile {
+    /// On the ring.
+    Ring(Rc<tokio_uring::fs::File>),
+    /// For a thread of the pool.
+    Threads(std::sync::Arc<File>),
+}
+
+impl Disk {
+    /// A file of this lane's own over an open file: the descriptor is duplicated.
+    pub fn open(self, handle: &Handle) -> Result<LaneFile, Errno> {
+        let file = File::from(rustix::io::fcntl_dupfd_cloexec(&**handle, 0)?);
+        Ok(match self {
+            Disk::Ring => LaneFile::Ring(Rc::new(tokio_uring::fs::File::from_std(file))),
+            Disk::Threads => LaneFile::Threads(std::sync::Arc::new(file)),
+        })
+    }
+}
+
+impl LaneFile {
+    /// Reads `len` bytes at `offset` into the empty `buffer`; fewer only at the end of the file. Ends: every turn reads
+    /// at least a byte.
+    pub async fn read(&self, buffer: &mut Buffer, offset: u64, len: usize) -> Result<(), Errno> {
+        while buffer.bytes().len() < len {
+            let start = buffer.bytes().len();
+            let (read, bytes) = self.read_once(buffer.lend(), start, len - start, offset + start as u64).await;
+            buffer.put_back(bytes);
+            match read {
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_once(
+        &self,
+        bytes: Vec<u8>,
+        start: usize,
+        len: usize,
+        offset: u64,
+    ) -> (Result<usize, Errno>, Vec<u8>) {
+        use tokio_uring::buf::BoundedBuf;
+        match self {
+            LaneFile::Ring(file) => {
+                let (read, slice) = file.read_at(bytes.slice(start..start + len), offset).await;
+                (read.map_err(errno_of), slice.into_inner())
+            }
+            LaneFile::Threads(file) => {
+                let file = file.clone();
+                blocking(bytes, move |bytes| {
+                    bytes.resize(start + len, 0);
+                    let read = file.read_at(&mut bytes[start..], offset).map_err(errno_of);
+                    bytes.truncate(start + read.unwrap_or(0));
+                    read
+                })
+                .await
+            }
+        }
+    }
+
+    /// Writes all of `buffer` at `offset`. Ends: every turn writes at least a byte.
+    pub async fn write(&self, buffer: &mut Buffer, offset: u64) -> Result<(), Errno> {
+        let mut written = 0;
+        while written < buffer.bytes().len() {
+            let (count, bytes) = self.write_once(buffer.lend(), written, offset + written as u64).await;
+            buffer.put_back(bytes);
+            match count {
+                Ok(0) => return Err(Errno::IO),
+                Ok(count) => written += count,
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_once(&self, bytes: Vec<u8>, start: usize, offset: u64) -> (Result<usize, Errno>, Vec<u8>) {
+        use tokio_uring::buf::BoundedBuf;
+        match self {
+            LaneFile::Ring(file) => {
+                let (written, slice) = file.write_at(bytes.slice(start..), offset).submit().await;
+                (written.map_err(errno_of), slice.into_inner())
+            }
+            LaneFile::Threads(file) => {
+                let file = file.clone();
+                blocking(bytes, move |bytes| file.write_at(&bytes[start..], offset).map_err(errno_of)).await
+            }
+        }
+    }
+}
+
+/// Runs `work` on a thread of the pool, lending it `bytes`.
+async fn blocking<T: Send + 'static>(
+    mut bytes: Vec<u8>,
+    work: impl FnOnce(&mut Vec<u8>) -> T + Send + 'static,
+) -> (T, Vec<u8>) {
+    let done = tokio::task::spawn_blocking(move || {
+        let result = work(&mut bytes);
+        (result, bytes)
+    });
+    match done.await {
+        Ok(done) => done,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}
+
+fn errno_of(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}

@@ -1,0 +1,285 @@
+//! From a bucket into a file system: one object, from its listing to a closed, not yet sealed, file.
+//!
+//! ```text
+//! listed state -> plan -> GET: up to one part whole, CRC64 against the object's checksum, then create and write
+//!                         more: HEAD, then ranged GETs (large.rs)
+//! ```
+//! What the object was made from (a symlink, a device node, a further hard link) stands in its metadata. Creating,
+//! owner, mode and the seal are those of a local copy (transfer/, seal.rs).
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use super::large::corrupt;
+use super::listing::stamp_of;
+use super::upload::LINKS_ATTRIBUTE;
+use super::{Carried, Lane, link_key};
+use crate::catalog::{Checksum, Proof, Stamp, Status};
+use crate::config::SpecialBits;
+use crate::digest::crc64;
+use crate::errand::Errand;
+use crate::error::{Cause, Error, Result};
+use crate::job::Place;
+use crate::links::LinkKey;
+use crate::plan::{self, Plan};
+use crate::provider::s3::{self, Key, Object, attributes};
+use crate::report::Count;
+use crate::ring::{Kind, Name, Side, Stat};
+use crate::transfer::{Ending, Grouping, Work, claim_group};
+use crate::walk::DestDir;
+
+/// One object on its way down.
+pub(super) struct Download<'a> {
+    /// Its errand.
+    pub errand: &'a Errand,
+    /// The object's key.
+    pub key: Key,
+    /// The object.
+    pub object: Object,
+    /// The file it was, or will be.
+    pub stat: Stat,
+    /// What is recorded of it.
+    pub stamp: Stamp,
+    /// Its group if it has several names.
+    pub group: Option<LinkKey>,
+}
+
+impl Download<'_> {
+    /// What the local engine's steps need.
+    pub fn work<'w>(&'w self, lane: &'w Lane) -> Work<'w> {
+        Work {
+            job: lane.job(),
+            caller: &*lane.errands.caller,
+            place: &self.errand.place,
+            stat: &self.stat,
+            stamp: self.stamp,
+            group: self.group,
+        }
+    }
+
+    /// What is proved of the file by the checksum of what came.
+    pub fn checksum(&self, crc64: u64) -> Checksum {
+        let proof = if self.object.crc64 == Some(crc64) { Proof::Server } else { Proof::Length };
+        Checksum { crc64, proof }
+    }
+}
+
+impl Lane {
+    pub(super) async fn download(self: &Rc<Lane>, errand: &Errand, group: &mut Option<LinkKey>) -> Carried {
+        let place = &errand.place;
+        let key = self.source_key(place)?;
+        let listed = match errand.listed {
+            Some(listed) => listed,
+            None => match self.source().head(&key).await? {
+                Some(object) => stamp_of(object.size, object.modified, &object.etag),
+                None => return Ok(Some(Ending::Vanished)),
+            },
+        };
+        let plan = self.decide(errand, &listed);
+        if let Plan::Skip(skip) = plan {
+            return Ok(Some(Ending::Skipped(skip)));
+        }
+        let is_sealed_before = errand.record.as_ref().is_some_and(|record| record.status == Status::Done);
+        let is_large = listed.size > self.whole_bytes();
+        // Nothing of the body is wanted before it is known that it is needed.
+        if is_large || is_sealed_before || plan == Plan::Compare {
+            let Some(object) = self.source().head(&key).await? else { return Ok(Some(Ending::Vanished)) };
+            let download = self.describe(errand, key.clone(), object);
+            if let Some(ending) = self.there_before(&download, plan)? {
+                return Ok(Some(ending));
+            }
+            if is_large && download.stat.kind() == Kind::File {
+                let download = Download { group: self.claim_first(&download)?, ..download };
+                *group = download.group;
+                place.dir.touch();
+                return self.download_parts(download).await;
+            }
+        }
+        self.download_whole(errand, key, group).await.map(Some)
+    }
+
+    /// The key of a name in the source.
+    pub(super) fn source_key(&self, place: &Place) -> Result<Key> {
+        let root = self.job().source.bucket.as_ref().expect("I8: the way says that the source is a bucket");
+        let key = root.key(&place.dir, &place.name);
+        key.map_err(|why| Error::refused_object(place.path(self.job(), Side::Source), why))
+    }
+
+    /// The decision about an object in its listed state.
+    pub(super) fn decide(&self, errand: &Errand, listed: &Stamp) -> Plan {
+        let Stamp { size, mtime, ctime, ino } = *listed;
+        let seen = Stat { mode: libc::S_IFREG, size, mtime, ctime, ino, ..Stat::default() };
+        let is_fresh = errand.place.dir.dest() == DestDir::Created;
+        plan::decide(&seen, errand.record.as_ref(), &self.job().progress, is_fresh)
+    }
+
+    /// The file that an object stands for.
+    fn describe<'e>(&self, errand: &'e Errand, key: Key, object: Object) -> Download<'e> {
+        let posix = attributes::decode(&object.attributes);
+        let identity = &self.job().identity;
+        let mode = posix.mode.unwrap_or(libc::S_IFREG | 0o666 & !identity.umask);
+        let special = if self.job().config.special_bits == SpecialBits::Restore { 0 } else { 0o6000 };
+        let mtime = posix.mtime.unwrap_or(object.modified);
+        let stat = Stat {
+            mode: mode & !special,
+            nlink: 1,
+            uid: posix.uid.unwrap_or(identity.uid),
+            gid: posix.gid.unwrap_or(identity.gid),
+            rdev: posix.rdev.unwrap_or(0),
+            size: object.size,
+            blocks: object.size.div_ceil(512),
+            atime: posix.atime.unwrap_or(mtime),
+            mtime,
+            ..Stat::default()
+        };
+        let stamp = stamp_of(object.size, object.modified, &object.etag);
+        Download { errand, key, object, stat, stamp, group: None }
+    }
+
+    /// A file that is there already, by its record or by its seal.
+    fn there_before(&self, download: &Download<'_>, plan: Plan) -> Result<Option<Ending>> {
+        let work = download.work(self);
+        if let Some(copied) = work.reseal(download.errand.record.as_ref())? {
+            return Ok(Some(Ending::Copied(Box::new(copied))));
+        }
+        let is_file =
+            download.stat.kind() == Kind::File && attributes::decode(&download.object.attributes).link.is_none();
+        if plan == Plan::Compare
+            && is_file
+            && self.job().syncs()
+            && let Some(copied) = work.adopt()?
+        {
+            return Ok(Some(Ending::Copied(Box::new(copied))));
+        }
+        Ok(None)
+    }
+
+    /// Claims the group of an object that others are links to.
+    fn claim_first(&self, download: &Download<'_>) -> Result<Option<LinkKey>> {
+        if !download.object.attributes.contains_key(LINKS_ATTRIBUTE) {
+            return Ok(None);
+        }
+        let key = link_key(download.key.as_str());
+        match claim_group(self.job(), &download.errand.place, key, &download.stamp)? {
+            Grouping::First(key) => Ok(Some(key)),
+            Grouping::Alone | Grouping::Further(_) => Ok(None),
+        }
+    }
+
+    async fn download_whole(&self, errand: &Errand, key: Key, group: &mut Option<LinkKey>) -> Result<Ending> {
+        let mut body = self.source().get(&key, None, None).await?;
+        let object = std::mem::take(&mut body.object);
+        let mut download = self.describe(errand, key, object);
+        if let Some(first) = attributes::decode(&download.object.attributes).link {
+            drop(body);
+            return self.download_link(download, first, group).await;
+        }
+        download.group = self.claim_first(&download)?;
+        *group = download.group;
+        let content = self.receive(&download, body).await?;
+        self.place(&download, content).await
+    }
+
+    /// A further hard link: it waits for its first. One whose first has not come by the end of the pass (it lies outside
+    /// of what is restored, or failed) gets the content of the object it links to, and is the first of the others.
+    async fn download_link(&self, link: Download<'_>, first: String, group: &mut Option<LinkKey>) -> Result<Ending> {
+        let key = link_key(&first);
+        if !self.job().is_resealed.load(Ordering::Relaxed) {
+            return Ok(Ending::Further(key, link.stamp));
+        }
+        let place = &link.errand.place;
+        match claim_group(self.job(), place, key, &link.stamp)? {
+            Grouping::Further(key) => return Ok(Ending::Further(key, link.stamp)),
+            Grouping::First(key) => *group = Some(key),
+            Grouping::Alone => {}
+        }
+        let first = Key::new(first).map_err(|why| self.refused(place, why))?;
+        let mut body = self.source().get(&first, None, None).await?;
+        let object = std::mem::take(&mut body.object);
+        let target = self.describe(link.errand, first, object);
+        let target = Download { stamp: link.stamp, group: *group, ..target };
+        let content = self.receive(&target, body).await?;
+        self.place(&target, content).await
+    }
+
+    /// The content of an object, compared with its checksum.
+    async fn receive(&self, download: &Download<'_>, mut body: s3::Download) -> Result<super::buffers::Buffer> {
+        let size = download.object.size as usize;
+        let mut buffer = self.pool.acquire(size).await;
+        // Ends: the body does, or it is longer than it may be.
+        while let Some(chunk) = body.chunk().await? {
+            if buffer.bytes().len() + chunk.len() > size {
+                return Err(corrupt(&download.key));
+            }
+            buffer.append(&chunk);
+        }
+        let is_right =
+            buffer.bytes().len() == size && download.object.crc64.is_none_or(|told| told == crc64(buffer.bytes()));
+        if is_right { Ok(buffer) } else { Err(corrupt(&download.key)) }
+    }
+
+    /// Makes what an object stands for at the destination.
+    async fn place(&self, download: &Download<'_>, mut content: super::buffers::Buffer) -> Result<Ending> {
+        let work = download.work(self);
+        let place = &download.errand.place;
+        place.dir.touch();
+        let crc64 = crc64(content.bytes());
+        let mut copied = match download.stat.kind() {
+            Kind::Symlink => {
+                let target = Name::new(content.bytes());
+                let target = target.map_err(|_| self.refused(place, "its target holds a NUL"))?;
+                work.make_symlink(&target)?
+            }
+            Kind::Special => match work.copy_special()? {
+                Some(copied) => copied,
+                None => return Ok(Ending::Skipped(plan::Skip::Unchanged)),
+            },
+            Kind::Dir => return Err(self.refused(place, "its metadata calls it a directory, its key does not")),
+            Kind::File => {
+                let size = download.object.size;
+                self.plan_bytes(size);
+                let file = work.create()?;
+                if size > 0
+                    && let Err(error) = self.write_file(place, &file.handle, &mut content).await
+                {
+                    work.remove(file.temp.as_ref());
+                    return Err(error);
+                }
+                work.finish(file, size, Count::FilesCopied)?
+            }
+        };
+        copied.checksum = Some(download.checksum(crc64));
+        Ok(Ending::Copied(Box::new(copied)))
+    }
+
+    async fn write_file(
+        &self,
+        place: &Place,
+        handle: &crate::ring::Handle,
+        content: &mut super::buffers::Buffer,
+    ) -> Result<()> {
+        let failed = |errno| place.error(self.job(), Side::Dest, "write", errno);
+        let file = self.disk.open(handle).map_err(failed)?;
+        file.write(content, 0).await.map_err(failed)
+    }
+
+    fn refused(&self, place: &Place, why: &'static str) -> Error {
+        Error::refused_object(place.path(self.job(), Side::Source), why)
+    }
+
+    /// Reads an object of the destination back and compares it with what was sent.
+    pub(super) async fn read_back(&self, key: &Key, sent: u64, etag: &str) -> Result<()> {
+        let mut body = self.dest().get(key, None, (!etag.is_empty()).then_some(etag)).await?;
+        let mut digest = crc64fast_nvme::Digest::new();
+        while let Some(chunk) = body.chunk().await? {
+            digest.write(&chunk);
+        }
+        match digest.sum64() == sent {
+            true => Ok(()),
+            false => {
+                let cause = Cause::Transfer("the object that was stored is not what was sent".to_owned());
+                Err(Error { verb: "read back", object: key.as_str().as_bytes().to_vec(), cause })
+            }
+        }
+    }
+}

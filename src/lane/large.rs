@@ -1,0 +1,334 @@
+//! Large objects: begun or continued, handed to the parts, completed or given up.
+//!
+//! The catalog knows a large object as soon as it is begun: its upload's id, or its file's inode, and every part that is
+//! where it should be, with its checksum. A resume asks the server (ListParts) or the file system what is really there,
+//! and takes a part for done only if both agree.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::download::Download;
+use super::listing::stamp_of;
+use super::parts::{Parts, Progress, Route};
+use super::relay::Relay;
+use super::upload::Upload;
+use super::{Carried, Lane, hash};
+use crate::catalog::{self, FileRecord, Range, Stamp, Status};
+use crate::config::{PART_BYTES_LARGE, PART_BYTES_MIN, PARTS_MAX};
+use crate::errand::Errand;
+use crate::error::{Cause, Class, Errno, Error, Result};
+use crate::large::find_leftover;
+use crate::outcome::What;
+use crate::provider::posix::Posix;
+use crate::provider::s3::{Key, Part};
+use crate::report::{Count, LossSet};
+use crate::ring::{Access, Side};
+use crate::transfer::{Ending, NewFile, source_error, stat_source};
+
+/// An upload under way: key of its ranges, what it is, what is done of it.
+struct Begun {
+    /// Key of its ranges in the catalog.
+    large_id: u64,
+    /// The upload.
+    upload: catalog::Upload,
+    /// By index: parts that are there.
+    settled: Vec<bool>,
+    /// What they come to.
+    progress: Progress,
+}
+
+/// Bytes of the parts of an object: few enough of them, whatever its size.
+fn part_bytes(size: u64, wanted: Option<u64>) -> u64 {
+    let usual = if size >= 1 << 30 { PART_BYTES_LARGE } else { PART_BYTES_MIN };
+    wanted.unwrap_or(usual).max(size.div_ceil(PARTS_MAX)).next_multiple_of(1 << 20)
+}
+
+impl Lane {
+    pub(super) async fn upload_parts(self: &Rc<Lane>, upload: Upload<'_>) -> Carried {
+        let (job, place) = (self.job(), &upload.errand.place);
+        let stamp = Stamp::of(&upload.stat);
+        let posix = Posix::new(&*self.errands.caller, Side::Source);
+        let opened = posix.open(&place.open.source, &place.name, Access::Read);
+        let file = opened.map_err(|errno| source_error(job, place, "open", errno))?;
+        let begun = self.begin_upload(upload.errand, &upload.key, stamp, &upload.attributes).await?;
+        let id = begun.upload.id.clone();
+        let route = Route::Up { file, key: upload.key.clone(), upload: id.clone() };
+        let parts = self.run_parts(upload.errand, route, stamp.size, begun).await;
+        let after = stat_source(job, &*self.errands.caller, place);
+        if let Some(ending) = self.unfinished(&parts) {
+            return self.give_up_upload(&upload.key, &id, parts.large_id, ending).await;
+        }
+        if !after.is_ok_and(|after| upload.stat.is_unchanged_in(&after)) {
+            return self.give_up_upload(&upload.key, &id, parts.large_id, Some(Ending::Changed)).await;
+        }
+        let (list, crc64) = finished(&parts);
+        let crc64 = crc64.expect("I7: every part of a file passes through a lane");
+        let stored = self.dest().complete_upload(&upload.key, &id, &list, crc64).await?;
+        let checksum = self.proven(&upload.key, crc64, &stored).await?;
+        let mut copied = self.copied(&upload, hash(&stored.etag), 0, Some(checksum));
+        copied.large_id = parts.large_id;
+        Ok(Some(Ending::Copied(Box::new(copied))))
+    }
+
+    pub(super) async fn relay_parts(self: &Rc<Lane>, relay: Relay<'_>) -> Carried {
+        let stamp = stamp_of(relay.object.size, relay.object.modified, &relay.object.etag);
+        let begun = self.begin_upload(relay.errand, &relay.key, stamp, &relay.attributes).await?;
+        let id = begun.upload.id.clone();
+        let route = Route::Across {
+            source_key: relay.source_key.clone(),
+            etag: relay.object.etag.clone(),
+            key: relay.key.clone(),
+            upload: id.clone(),
+            is_server_side: relay.is_server_side,
+        };
+        let parts = self.run_parts(relay.errand, route, stamp.size, begun).await;
+        if let Some(ending) = self.unfinished(&parts) {
+            return self.give_up_upload(&relay.key, &id, parts.large_id, ending).await;
+        }
+        let (list, crc64) = finished(&parts);
+        if let (Some(seen), Some(told)) = (crc64, relay.object.crc64)
+            && seen != told
+        {
+            let ending = Ending::Failed(corrupt(&relay.source_key));
+            return self.give_up_upload(&relay.key, &id, parts.large_id, Some(ending)).await;
+        }
+        let crc64 = crc64.or(relay.object.crc64);
+        let stored = self.dest().complete_upload(&relay.key, &id, &list, crc64.unwrap_or(0)).await?;
+        let mut copied = self.relayed(&relay, stamp, crc64, &stored, 0).await?;
+        copied.large_id = parts.large_id;
+        Ok(Some(Ending::Copied(Box::new(copied))))
+    }
+
+    /// Continues the upload that the catalog knows, or begins one.
+    async fn begin_upload(
+        &self,
+        errand: &Errand,
+        key: &Key,
+        stamp: Stamp,
+        attributes: &[(String, String)],
+    ) -> Result<Begun> {
+        if let Some(begun) = self.upload_before(errand, key, stamp).await? {
+            return Ok(begun);
+        }
+        let part_bytes = part_bytes(stamp.size, self.job().config.part_bytes);
+        let id = self.dest().create_upload(key, attributes).await?;
+        let upload = catalog::Upload { id, part_bytes };
+        let large_id = self.job().new_id();
+        self.push_begun(errand, stamp, large_id, 0);
+        let (dir, name) = (&errand.place.dir, errand.place.name.clone());
+        self.errands.push(dir, name, What::Uploading(large_id, upload.clone()));
+        Ok(Begun { large_id, upload, settled: Vec::new(), progress: Progress::default() })
+    }
+
+    fn push_begun(&self, errand: &Errand, stamp: Stamp, large_id: u64, dest_ino: u64) {
+        let record = FileRecord {
+            status: Status::InProgress,
+            batch: 0,
+            stamp,
+            dest_ino,
+            large_id,
+            failure: None,
+            checksum: None,
+            losses: LossSet::default(),
+        };
+        self.errands.push(&errand.place.dir, errand.place.name.clone(), What::Begun(record));
+    }
+
+    /// What an interrupted run left of this object's upload. One of another state of the source is aborted.
+    async fn upload_before(&self, errand: &Errand, key: &Key, stamp: Stamp) -> Result<Option<Begun>> {
+        let in_progress = |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0;
+        let Some(record) = errand.record.as_ref().filter(in_progress) else { return Ok(None) };
+        let reader = self.job().catalog.reader()?;
+        let (upload, ranges) = (reader.upload(record.large_id)?, reader.ranges(record.large_id)?);
+        drop(reader);
+        let Some(upload) = upload else { return Ok(None) };
+        if record.stamp != stamp {
+            self.dest().abort_upload(key, &upload.id).await?;
+            self.abandon(errand, record.large_id);
+            return Ok(None);
+        }
+        let Some(listed) = self.dest().list_parts(key, &upload.id).await? else {
+            self.abandon(errand, record.large_id);
+            return Ok(None);
+        };
+        let count = stamp.size.div_ceil(upload.part_bytes);
+        let (mut settled, mut progress) = (vec![false; count as usize], Progress::default());
+        for part in listed {
+            let Some(range) = ranges.iter().find(|range| is_recorded(range, &part, upload.part_bytes)) else {
+                continue;
+            };
+            let (Some(crc64), Some(slot)) = (range.crc64.or(Some(0)), settled.get_mut(part.number as usize - 1)) else {
+                continue;
+            };
+            if std::mem::replace(slot, true) {
+                continue;
+            }
+            if let Some(crc64) = range.crc64 {
+                progress.assembly.add(range.offset, range.len, crc64);
+                progress.digested += range.len;
+            }
+            progress.parts.push(Part { crc64, ..part });
+            progress.done += 1;
+        }
+        self.push_begun(errand, stamp, record.large_id, 0);
+        Ok(Some(Begun { large_id: record.large_id, upload, settled, progress }))
+    }
+
+    /// Forgets the ranges and the upload of an attempt that nothing will continue.
+    fn abandon(&self, errand: &Errand, large_id: u64) {
+        self.errands.push(&errand.place.dir, errand.place.name.clone(), What::Abandoned(large_id));
+    }
+
+    async fn run_parts(self: &Rc<Lane>, errand: &Errand, route: Route, size: u64, begun: Begun) -> Arc<Parts> {
+        let Begun { large_id, upload, settled, progress } = begun;
+        self.plan_bytes(size.saturating_sub(progress.done * upload.part_bytes));
+        let sizes = (size, upload.part_bytes);
+        let parts = Parts::new(errand.place.clone(), route, sizes, large_id, (settled, progress));
+        self.work_on(&parts).await;
+        parts
+    }
+
+    /// `None` if all parts are done. Else how the object ends: `Some(None)` when the job was stopped.
+    fn unfinished(&self, parts: &Parts) -> Option<Option<Ending>> {
+        let mut progress = parts.progress.lock();
+        match progress.trouble.take() {
+            Some(ending) => Some(Some(ending)),
+            None if progress.done == parts.count() => None,
+            None => Some(None),
+        }
+    }
+
+    /// An upload that will not be completed by this run: aborted, unless a resume goes on with it.
+    async fn give_up_upload(&self, key: &Key, id: &str, large_id: u64, ending: Option<Ending>) -> Carried {
+        let is_resumable = match &ending {
+            None => true,
+            Some(Ending::Failed(error)) => error.class() == Class::Fatal,
+            Some(_) => false,
+        };
+        if !is_resumable {
+            self.dest().abort_upload(key, id).await?;
+            // Its ranges go with the record of the failure, or with the next attempt's success.
+            let _ = large_id;
+        }
+        Ok(ending)
+    }
+
+    pub(super) async fn download_parts(self: &Rc<Lane>, download: Download<'_>) -> Carried {
+        let (job, work, object) = (self.job(), download.work(self), &download.object);
+        let bytes = part_bytes(object.size, job.config.part_bytes);
+        let (file, large_id, ranges) = match find_leftover(&work, download.errand.record.as_ref())? {
+            Some(leftover) => (leftover.file, leftover.id, leftover.ranges),
+            None => (work.create()?, job.new_id(), Vec::new()),
+        };
+        if let Err(error) = self.allocate(&download, &file) {
+            work.remove(file.temp.as_ref());
+            return Err(error);
+        }
+        self.push_begun(download.errand, download.stamp, large_id, file.made.ino);
+        let count = object.size.div_ceil(bytes);
+        let (mut settled, mut progress) = (vec![false; count as usize], Progress::default());
+        for range in ranges.iter().filter(|range| is_part(range, bytes, object.size)) {
+            let Some(crc64) = range.crc64 else { continue };
+            settled[(range.offset / bytes) as usize] = true;
+            progress.assembly.add(range.offset, range.len, crc64);
+            progress.digested += range.len;
+            progress.done += 1;
+        }
+        self.plan_bytes(object.size - progress.digested);
+        let route = Route::Down { key: download.key.clone(), etag: object.etag.clone(), file: file.handle.clone() };
+        let place = download.errand.place.clone();
+        let parts = Parts::new(place, route, (object.size, bytes), large_id, (settled, progress));
+        self.work_on(&parts).await;
+        // A full destination gets its space back; any other stop leaves the file for the resume.
+        let unfinished = match self.unfinished(&parts) {
+            Some(None) => Some(job.fatal.lock().clone().map(Ending::Failed)),
+            unfinished => unfinished,
+        };
+        if let Some(ending) = unfinished {
+            if ending.is_some() {
+                work.remove(file.temp.as_ref());
+            }
+            return Ok(ending);
+        }
+        let crc64 = finished(&parts).1.expect("I7: every part of a file passes through a lane");
+        // The route holds the file, too: closing it is what tells of errors on some file systems.
+        drop(parts);
+        if object.crc64.is_some_and(|told| told != crc64) {
+            work.remove(file.temp.as_ref());
+            self.abandon(download.errand, large_id);
+            return Err(corrupt(&download.key));
+        }
+        let mut copied = work.finish(file, 0, Count::FilesCopied)?;
+        copied.large_id = large_id;
+        copied.checksum = Some(download.checksum(crc64));
+        Ok(Some(Ending::Copied(Box::new(copied))))
+    }
+
+    /// Gives a new file its size, and its space where the file system can.
+    fn allocate(&self, download: &Download<'_>, file: &NewFile) -> Result<()> {
+        let dest = Posix::new(&*self.errands.caller, Side::Dest);
+        let size = download.object.size;
+        if file.made.size == size {
+            return Ok(());
+        }
+        match dest.allocate(&file.handle, size) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(errno) => Err(download.errand.place.error(self.job(), Side::Dest, "allocate", errno)),
+        }
+    }
+}
+
+/// The parts in order, and the checksum of the whole if all of it passed through lanes.
+fn finished(parts: &Parts) -> (Vec<Part>, Option<u64>) {
+    let mut progress = parts.progress.lock();
+    let mut list = std::mem::take(&mut progress.parts);
+    list.sort_by_key(|part| part.number);
+    let crc64 = (progress.digested == parts.size).then(|| progress.assembly.finish(parts.size));
+    (list, crc64)
+}
+
+/// Whether a recorded range is this part of the upload, with this content.
+fn is_recorded(range: &Range, part: &Part, part_bytes: u64) -> bool {
+    let is_place = part.number > 0 && range.offset == u64::from(part.number - 1) * part_bytes;
+    let is_content = part.crc64 == 0 || range.crc64.is_none_or(|crc64| crc64 == part.crc64);
+    is_place && range.len == part.len && range.etag == Some(hash(&part.etag)) && is_content
+}
+
+/// Whether a recorded range is exactly one part.
+fn is_part(range: &Range, part_bytes: u64, size: u64) -> bool {
+    range.offset.is_multiple_of(part_bytes) && range.offset < size && range.len == part_bytes.min(size - range.offset)
+}
+
+/// The bytes of an object are not those its checksum is of.
+pub(super) fn corrupt(key: &Key) -> Error {
+    let cause = Cause::Transfer("its content is not what its checksum says".to_owned());
+    Error { verb: "read", object: key.as_str().as_bytes().to_vec(), cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_few_enough_and_whole_mebibytes() {
+        assert_eq!(part_bytes(20 << 20, None), 8 << 20);
+        assert_eq!(part_bytes(1 << 30, None), 16 << 20);
+        assert_eq!(part_bytes(64 << 20, Some(5 << 20)), 5 << 20);
+        let huge = 5u64 << 40;
+        assert!(huge.div_ceil(part_bytes(huge, Some(5 << 20))) <= 10_000);
+    }
+
+    #[test]
+    fn a_part_counts_only_if_catalog_and_server_agree() {
+        let part = Part { number: 2, etag: "x".into(), len: 10, crc64: 7 };
+        let range = Range { offset: 10, len: 10, crc64: Some(7), etag: Some(hash("x")) };
+        assert!(is_recorded(&range, &part, 10));
+        assert!(is_recorded(&range, &Part { crc64: 0, ..part.clone() }, 10), "the server tells no checksum");
+        assert!(!is_recorded(&Range { etag: Some(hash("y")), ..range }, &part, 10));
+        assert!(!is_recorded(&Range { crc64: Some(8), ..range }, &part, 10));
+        assert!(!is_recorded(&Range { len: 9, ..range }, &part, 10));
+        assert!(!is_recorded(&range, &Part { number: 1, ..part }, 10));
+        assert!(is_part(&Range { offset: 20, len: 5, ..range }, 10, 25) && !is_part(&range, 8, 25));
+    }
+}

@@ -1,0 +1,369 @@
+//! Directories of a lane's job: of a file system on the way up, of a bucket on the other ways.
+//!
+//! A bucket's directory is what its keys below a prefix and up to the next slash say: one listing with a delimiter,
+//! page by page, several directories at a time. Names are handed on in slices, each looked up in the catalog as one
+//! run; a listing waits when its lane has enough of them (I4). What no file system can hold is refused here, per name
+//! (I8).
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::{Lane, Way, hash};
+use crate::catalog::{DirStamp, Stamp};
+use crate::config::Mounts;
+use crate::error::{Cause, Errno, Error, Result};
+use crate::job::{BucketRoot, Job, KeyNames};
+use crate::listing::{leave_out, look_up, make_dest, parse};
+use crate::provider::posix::Posix;
+use crate::provider::s3::{From, Key, Listed, Object, attributes, keys};
+use crate::report::Count;
+use crate::ring::{Handle, Name, Side};
+use crate::walk::{DestDir, DirNode, DirPair, Entry};
+
+/// Bytes of one getdents buffer.
+const BUFFER_BYTES: usize = 64 << 10;
+/// Names of one slice.
+const SLICE_ENTRIES: usize = 256;
+/// Longest name of a file system, in bytes.
+const NAME_BYTES_MAX: usize = 255;
+
+/// How a listing ended.
+enum Listing {
+    /// All names were handed on.
+    Done,
+    /// The job was stopped before: the directory stays unlisted.
+    Stopped,
+}
+
+/// One thing a page lists below its directory.
+struct Item {
+    /// What follows the directory's key, without the slash of a prefix.
+    component: String,
+    /// The object; `None` for a prefix.
+    object: Option<Listed>,
+}
+
+impl Lane {
+    /// Lists a directory and hands its names on.
+    pub(super) async fn list(self: &Rc<Lane>, dir: Arc<DirNode>) {
+        self.errands.counters.add(Count::EntriesWalked, dir.parent.is_none() as u64);
+        let listed = match self.way {
+            Way::Up => self.list_files(&dir).await,
+            Way::Down | Way::Across => self.list_keys(&dir).await,
+        };
+        match listed {
+            Ok(Listing::Done) => self.errands.release_dir(&dir),
+            Ok(Listing::Stopped) => {}
+            Err(error) => self.errands.fail_dir(&dir, error),
+        }
+    }
+
+    /// Notes what is known of the destination of a directory that this run has not listed.
+    pub(super) fn look_at_dest(&self, dir: &DirNode, open: &DirPair) -> Result<()> {
+        if self.way == Way::Down {
+            return crate::listing::look_at_dest(self.job(), &*self.errands.caller, dir, open);
+        }
+        if dir.dest() == DestDir::Unknown {
+            dir.set_dest(DestDir::Existing);
+        }
+        Ok(())
+    }
+
+    async fn list_files(&self, dir: &Arc<DirNode>) -> Result<Listing> {
+        let Some(open) = self.open_source(dir)? else { return Ok(Listing::Done) };
+        self.inherit_dest(dir);
+        self.touch_if_changed(dir)?;
+        let job = self.job();
+        let is_other_mount = dir.stamp().is_some_and(|stamp| stamp.dev != job.source.stat.dev);
+        if is_other_mount && job.config.mounts == Mounts::Stay {
+            return Ok(Listing::Done);
+        }
+        let pair = DirPair { source: open.clone(), dest: job.dest.handle.clone() };
+        let posix = Posix::new(&*self.errands.caller, Side::Source);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        // Ends: each turn reads on in the directory, or is at its end.
+        loop {
+            let filled = posix.read_dir(&open, &mut buffer);
+            let filled = filled.map_err(|errno| job.dir_error(Side::Source, dir, "list", errno))?;
+            if filled == 0 {
+                return Ok(Listing::Done);
+            }
+            let mut entries = VecDeque::new();
+            parse(&buffer[..filled], &mut entries);
+            if self.hand_on(dir, &pair, entries).await? {
+                return Ok(Listing::Stopped);
+            }
+        }
+    }
+
+    /// Opens a source directory and notes its state; `None` if it is left out.
+    fn open_source(&self, dir: &Arc<DirNode>) -> Result<Option<Handle>> {
+        let (job, caller) = (self.job(), &*self.errands.caller);
+        let posix = Posix::new(caller, Side::Source);
+        let failed = |verb, errno| match errno {
+            Errno::NOENT | Errno::STALE => Error { verb, object: job.path(Side::Source, dir), cause: Cause::Vanished },
+            errno => job.dir_error(Side::Source, dir, verb, errno),
+        };
+        let Some(parent) = &dir.parent else {
+            let handle = job.source.handle.clone();
+            dir.set_stamp(DirStamp::of(&posix.stat_handle(&handle).map_err(|errno| failed("stat", errno))?));
+            return Ok(Some(handle));
+        };
+        let at = self.open_dir(parent)?.source;
+        let opened = posix.open_dir(&at, &dir.name);
+        if let Err(errno @ (Errno::ACCESS | Errno::PERM)) = opened {
+            // It is made at the destination all the same, with its own metadata.
+            dir.set_stamp(DirStamp::of(&posix.stat(&at, &dir.name).map_err(|errno| failed("stat", errno))?));
+            dir.touch();
+            return Err(failed("open", errno));
+        }
+        let handle = opened.map_err(|errno| failed("open", errno))?;
+        let stat = posix.stat_handle(&handle).map_err(|errno| failed("stat", errno))?;
+        if let Some(reason) = leave_out(job, dir, &handle, &stat)? {
+            job.note_left_out(dir, reason);
+            return Ok(None);
+        }
+        dir.set_stamp(DirStamp::of(&stat));
+        self.cache.borrow_mut().insert(dir, handle.clone());
+        Ok(Some(handle))
+    }
+
+    fn touch_if_changed(&self, dir: &DirNode) -> Result<()> {
+        if !self.errands.is_as_recorded(dir)? {
+            dir.touch();
+        }
+        Ok(())
+    }
+
+    /// Looks names up and offers them in slices; true if the job was stopped.
+    async fn hand_on(&self, dir: &Arc<DirNode>, open: &DirPair, mut entries: VecDeque<Entry>) -> Result<bool> {
+        look_up(self.job(), dir.id, &mut entries)?;
+        // Ends: every turn takes names away.
+        while !entries.is_empty() && !self.job().walker.is_stopped() {
+            let rest = entries.split_off(entries.len().min(SLICE_ENTRIES));
+            self.offer(dir, open, std::mem::replace(&mut entries, rest)).await;
+        }
+        Ok(self.job().walker.is_stopped())
+    }
+
+    async fn list_keys(&self, dir: &Arc<DirNode>) -> Result<Listing> {
+        let open = self.open_dest(dir)?;
+        let root = self.job().source.bucket.as_ref().expect("I8: the way says that the source is a bucket");
+        let prefix = root.dir_key(dir);
+        if prefix.starts_with('/') {
+            let why = "some servers take a key with a leading slash for the one without it";
+            return Err(Error::refused_object(self.job().path(Side::Source, dir), why));
+        }
+        let (mut from, mut held) = (From::Start, Vec::new());
+        // Ends: each page goes on behind the one before.
+        loop {
+            let page = self.source().list(&prefix, &from).await?;
+            let mut entries = VecDeque::new();
+            for item in items(&prefix, page.objects, page.prefixes) {
+                self.sort_in(dir, root, item, &mut held, &mut entries).await?;
+            }
+            if page.next.is_none() {
+                entries.extend(held.drain(..).map(|(_, entry)| entry));
+            }
+            if self.hand_on(dir, &open, entries).await? {
+                return Ok(Listing::Stopped);
+            }
+            match page.next {
+                Some(token) => from = From::Token(token),
+                None => break,
+            }
+        }
+        if self.way == Way::Down && dir.stamp().is_none() {
+            dir.set_stamp(unknown_dir(self.job()));
+        }
+        if self.way == Way::Down {
+            self.touch_if_changed(dir)?;
+        }
+        Ok(Listing::Done)
+    }
+
+    /// The destination's directory, made if it is missing.
+    fn open_dest(&self, dir: &Arc<DirNode>) -> Result<DirPair> {
+        let Some(parent) = dir.parent.as_ref().filter(|_| self.way == Way::Down) else {
+            self.inherit_dest(dir);
+            return self.open_dir(dir);
+        };
+        let at = self.open_dir(parent)?;
+        self.look_at_dest(parent, &at)?;
+        let (dest, state) = make_dest(self.job(), &*self.errands.caller, &at, dir)?;
+        dir.set_dest(state);
+        self.cache.borrow_mut().insert(dir, dest.clone());
+        self.errands.note_made(dir);
+        Ok(DirPair { source: at.source, dest })
+    }
+
+    fn inherit_dest(&self, dir: &DirNode) {
+        if let Some(parent) = &dir.parent {
+            let state = if parent.dest() == DestDir::Created { DestDir::Created } else { DestDir::Existing };
+            dir.set_dest(state);
+        }
+    }
+
+    /// Puts one listed thing among the directory's entries, or refuses it. `held` keeps objects back that a later
+    /// prefix may clash with: those whose key the listing is still below.
+    async fn sort_in(
+        &self,
+        dir: &Arc<DirNode>,
+        root: &BucketRoot,
+        item: Item,
+        held: &mut Vec<(String, Entry)>,
+        entries: &mut VecDeque<Entry>,
+    ) -> Result<()> {
+        if item.component.is_empty() && self.way == Way::Down && item.object.is_some() {
+            return self.read_marker(dir, &item).await;
+        }
+        let name = match root.names {
+            KeyNames::Pieces => piece_name(&item),
+            KeyNames::Posix => posix_name(&item.component),
+        };
+        let name = match name {
+            Ok(name) => name,
+            Err(why) => {
+                self.refuse(dir, &item.component, why);
+                return Ok(());
+            }
+        };
+        let kind = if item.object.is_some() { libc::DT_REG } else { libc::DT_DIR };
+        let stamp = item.object.as_ref().map(|object| stamp_of(object.size, object.modified, &object.etag));
+        let entry = Entry { name, kind, ino: 0, record: None, stamp };
+        if root.names == KeyNames::Pieces {
+            entries.push_back(entry);
+            return Ok(());
+        }
+        // Keys come in order: what the next one does not begin with, none that follows does.
+        while held.last().is_some_and(|(component, _)| !item.component.starts_with(component.as_str())) {
+            entries.extend(held.pop().map(|(_, entry)| entry));
+        }
+        if item.object.is_none() {
+            if held.last().is_some_and(|(component, _)| *component == item.component) {
+                held.pop();
+                let why = "its key is also the beginning of others: a file and a directory of one name";
+                self.refuse(dir, &item.component, why);
+            }
+            entries.push_back(entry);
+        } else {
+            held.push((item.component, entry));
+        }
+        Ok(())
+    }
+
+    /// The object whose key is the directory's own says what the directory is like.
+    async fn read_marker(&self, dir: &DirNode, item: &Item) -> Result<()> {
+        let Some(listed) = &item.object else { return Ok(()) };
+        if listed.size > 0 {
+            self.job().console.note(&format!(
+                "gfast: left out {}: it has content, and its key is a directory's",
+                crate::error::escape(&self.job().path(Side::Source, dir))
+            ));
+        }
+        let Ok(key) = Key::new(listed.key.clone()) else { return Ok(()) };
+        if let Some(object) = self.source().head(&key).await? {
+            dir.set_stamp(dir_stamp(self.job(), &object));
+        }
+        Ok(())
+    }
+
+    /// Records a thing whose key no name can stand for.
+    fn refuse(&self, dir: &Arc<DirNode>, component: &str, why: &'static str) {
+        let Ok(name) = Name::new(component.replace('\0', "\\0")) else { return };
+        let name = if name.is_empty() { c"/".to_owned() } else { name };
+        let object = crate::error::join(&self.job().path(Side::Source, dir), &name);
+        self.errands.counters.add(Count::EntriesWalked, 1);
+        self.errands.push_failure(dir, name, Error::refused_object(object, why), 1, None);
+    }
+}
+
+/// The things of one page in the order of their keys.
+fn items(prefix: &str, objects: Vec<Listed>, prefixes: Vec<String>) -> Vec<Item> {
+    let below = |key: &str| key.strip_prefix(prefix).map(str::to_owned);
+    let objects = objects.into_iter().filter_map(|object| {
+        let component = below(&object.key)?;
+        Some((object.key.clone(), Item { component, object: Some(object) }))
+    });
+    let prefixes = prefixes.into_iter().filter_map(|key| {
+        let component = below(key.strip_suffix('/')?)?;
+        Some((key, Item { component, object: None }))
+    });
+    let mut items: Vec<(String, Item)> = objects.chain(prefixes).collect();
+    items.sort_by(|(a, _), (b, _)| a.cmp(b));
+    items.into_iter().map(|(_, item)| item).collect()
+}
+
+/// The name of a file system for a component of a key, or why there is none (I8).
+fn posix_name(component: &str) -> std::result::Result<Name, &'static str> {
+    let name = keys::name_of(component).ok_or("its key holds control characters")?;
+    match name.as_slice() {
+        b"" => Err("a component of its key is empty"),
+        b"." | b".." => Err("a component of its key is `.` or `..`"),
+        name if name.len() > NAME_BYTES_MAX => Err("a component of its key is longer than 255 bytes"),
+        _ => Name::new(name).map_err(|_| "its key holds a NUL"),
+    }
+}
+
+/// The piece of a key as a name: see [`KeyNames::Pieces`].
+fn piece_name(item: &Item) -> std::result::Result<Name, &'static str> {
+    let piece = match (&item.object, item.component.as_str()) {
+        (_, "." | "..") => return Err("a component of its key is `.` or `..`"),
+        (Some(_), "") => ".".to_owned(),
+        (Some(_), component) => component.to_owned(),
+        (None, component) => format!("{component}/"),
+    };
+    Name::new(piece).map_err(|_| "its key holds a NUL")
+}
+
+/// What is recorded of an object of a bucket: any change of it changes this.
+pub(super) fn stamp_of(size: u64, modified: crate::ring::Time, etag: &str) -> Stamp {
+    Stamp { size, mtime: modified, ctime: modified, ino: hash(etag) }
+}
+
+/// A directory as its marker describes it.
+fn dir_stamp(job: &Job, object: &Object) -> DirStamp {
+    let posix = attributes::decode(&object.attributes);
+    let unknown = unknown_dir(job);
+    DirStamp {
+        mode: libc::S_IFDIR | posix.mode.map_or(unknown.mode, |mode| mode & 0o7777),
+        uid: posix.uid.unwrap_or(unknown.uid),
+        gid: posix.gid.unwrap_or(unknown.gid),
+        atime: posix.atime.or(posix.mtime).unwrap_or(object.modified),
+        mtime: posix.mtime.unwrap_or(object.modified),
+        ctime: object.modified,
+        ino: hash(&object.etag).max(1),
+        dev: 0,
+    }
+}
+
+/// A directory of which nothing is known: inode 0 says that it has no times to be set.
+fn unknown_dir(job: &Job) -> DirStamp {
+    let mode = libc::S_IFDIR | 0o777 & !job.identity.umask;
+    DirStamp { mode, uid: job.identity.uid, gid: job.identity.gid, ..DirStamp::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_file_system_holds_are_refused() {
+        for component in ["", ".", "..", "a\nb", "a\0", &"n".repeat(256)] {
+            assert!(posix_name(component).is_err(), "{component:?}");
+        }
+        assert_eq!(posix_name("a%FFb").unwrap().as_bytes(), b"a\xffb");
+        assert_eq!(posix_name("...").unwrap().as_bytes(), b"...");
+    }
+
+    #[test]
+    fn a_page_is_in_the_order_of_its_keys_and_pieces_tell_prefix_and_object_apart() {
+        let listed = |key: &str| Listed { key: key.into(), size: 1, etag: "e".into(), modified: Default::default() };
+        let objects = vec![listed("p/b"), listed("p/"), listed("p/a"), listed("q/x")];
+        let items = items("p/", objects, vec!["p/a/".into(), "p//".into()]);
+        let names: Vec<String> =
+            items.iter().map(|item| piece_name(item).unwrap().to_string_lossy().into_owned()).collect();
+        assert_eq!(names, [".", "/", "a", "a/", "b"]);
+    }
+}

@@ -1,0 +1,433 @@
+//! A lane: one thread, one runtime, and the objects that pass through it to or from S3.
+//!
+//! ```text
+//! loop     names from slices of listings, work from the walker, while streams and the intake allow
+//! task     one listing (listing.rs) or one object (upload.rs, download.rs, relay.rs), asynchronous
+//! parts    a large object cut in parts, by the tasks of all lanes (parts.rs)
+//! ```
+//!
+//! What a shard is for two file systems, a lane is where a bucket is on either side; walker, catalog, checkpoints and
+//! outcomes are the same. File operations go to tokio-uring's ring on this thread (disk.rs), requests to the HTTP
+//! client beside it; metadata is asked by plain system calls. Memory is bounded by bytes before streams bound it
+//! (buffers.rs). When the walker is stopped a lane starts nothing, waits for all its tasks, and ends: no operation is
+//! ever dropped (I3).
+
+mod buffers;
+mod disk;
+mod download;
+mod large;
+mod listing;
+mod parts;
+pub(crate) mod publish;
+mod relay;
+mod upload;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_deque::{Injector, Steal, Worker};
+use tokio::sync::Notify;
+
+use crate::config::{LANE_BYTES, LISTINGS_PER_LANE, SLICES_PER_LANE, UNSTABLE_ATTEMPTS_MAX};
+use crate::errand::{Errand, Errands, file_record};
+use crate::error::{Class, Error, Result};
+use crate::job::{Job, Ticket};
+use crate::links::LinkKey;
+use crate::listing::open_side;
+use crate::outcome::{Intake, What};
+use crate::provider::s3::Client;
+use crate::report::{Counters, Latency};
+use crate::ring::{Caller, Handle, Name, Side};
+use crate::transfer::{Ending, ending_of};
+use crate::walk::{DirCache, DirNode, DirPair, Entry, Work};
+use buffers::Pool;
+use disk::Disk;
+pub(crate) use parts::Parts;
+
+/// Time after which a lane with nothing to do looks for work of other lanes.
+const IDLE: Duration = Duration::from_millis(5);
+
+/// Which way the data goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// From a file system into a bucket.
+    Up,
+    /// From a bucket into a file system.
+    Down,
+    /// From a bucket into a bucket.
+    Across,
+}
+
+/// Names of a directory that wait for their turn.
+struct Slice {
+    /// The directory.
+    dir: Arc<DirNode>,
+    /// Its sides, as far as they are directories.
+    open: DirPair,
+    /// The names.
+    entries: VecDeque<Entry>,
+}
+
+/// One lane.
+pub(crate) struct Lane {
+    /// What it does with names.
+    errands: Errands,
+    /// How many lanes there are.
+    lanes: usize,
+    /// Which way the data goes.
+    way: Way,
+    /// Asks the source's bucket.
+    source: Option<Client>,
+    /// Asks the destination's bucket.
+    dest: Option<Client>,
+    /// Who reads and writes files.
+    disk: Disk,
+    /// Memory for parts.
+    pool: Arc<Pool>,
+    /// Large objects to help with, of all lanes.
+    help: Arc<Injector<Arc<Parts>>>,
+    /// Its open directories, of the side that has any.
+    cache: RefCell<DirCache<Handle>>,
+    /// Names that wait.
+    slices: RefCell<VecDeque<Slice>>,
+    /// A name taken from the walker before there was a stream for it.
+    waiting: RefCell<Option<Errand>>,
+    /// Listings under way.
+    listings: Cell<usize>,
+    /// Objects under way, and parts of other lanes' objects.
+    active: Cell<usize>,
+    /// Told when a task has ended, or names were added.
+    news: Notify,
+    /// Told when a slice was used up.
+    room: Notify,
+    /// What it measured.
+    latency: RefCell<Latency>,
+}
+
+/// What a lane is made of.
+pub(crate) struct LaneParts {
+    /// Its number.
+    pub index: usize,
+    /// How many there are.
+    pub lanes: usize,
+    /// The job.
+    pub job: Arc<Job>,
+    /// Where outcomes go.
+    pub intake: Arc<Intake>,
+    /// Answers straight-line work.
+    pub caller: Arc<dyn Caller>,
+    /// Its own queue.
+    pub worker: Worker<Work>,
+    /// Large objects to help with, of all lanes.
+    pub help: Arc<Injector<Arc<Parts>>>,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+    /// Whether files are read and written by a ring.
+    pub has_ring: bool,
+}
+
+/// Runs a lane on this thread until the walker is stopped and everything under way is back.
+pub(crate) fn run(parts: LaneParts) -> Result<Latency> {
+    match parts.has_ring {
+        true => {
+            let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(cannot_start)?;
+            runtime.block_on(Lane::new(parts, Disk::Ring)?.run())
+        }
+        false => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot_start)?;
+            let local = tokio::task::LocalSet::new();
+            runtime.block_on(local.run_until(Lane::new(parts, Disk::Threads)?.run()))
+        }
+    }
+}
+
+fn cannot_start(error: std::io::Error) -> Error {
+    Error::refused("lane", format!("its runtime cannot be started: {error}"))
+}
+
+impl Lane {
+    fn new(parts: LaneParts, disk: Disk) -> Result<Rc<Lane>> {
+        let LaneParts { index, lanes, job, intake, caller, worker, help, counters, has_ring: _ } = parts;
+        let client =
+            |root: &crate::job::JobRoot| root.bucket.as_ref().map(|b| Client::new(b.bucket.clone())).transpose();
+        let (source, dest) = (client(&job.source)?, client(&job.dest)?);
+        let way = match (&source, &dest) {
+            (None, _) => Way::Up,
+            (Some(_), None) => Way::Down,
+            (Some(_), Some(_)) => Way::Across,
+        };
+        let root = if way == Way::Up { job.source.handle.clone() } else { job.dest.handle.clone() };
+        Ok(Rc::new(Lane {
+            lanes,
+            way,
+            source,
+            dest,
+            disk,
+            pool: Pool::new(LANE_BYTES / lanes),
+            help,
+            cache: RefCell::new(DirCache::new(root, job.cached_dirs)),
+            slices: RefCell::default(),
+            waiting: RefCell::default(),
+            listings: Cell::new(0),
+            active: Cell::new(0),
+            news: Notify::new(),
+            room: Notify::new(),
+            latency: RefCell::default(),
+            errands: Errands { index, job, intake, caller, worker, counters },
+        }))
+    }
+
+    async fn run(self: Rc<Lane>) -> Result<Latency> {
+        loop {
+            self.fill();
+            let is_idle = self.active.get() == 0 && self.listings.get() == 0;
+            if is_idle && self.job().walker.is_stopped() {
+                return Ok(self.latency.take());
+            }
+            let _rest = (is_idle && self.slices.borrow().is_empty()).then(|| self.job().walker.rest());
+            // Timing out drops a wait for news, and no operation.
+            let _ = tokio::time::timeout(IDLE, self.news.notified()).await;
+        }
+    }
+
+    fn job(&self) -> &Job {
+        &self.errands.job
+    }
+
+    fn source(&self) -> &Client {
+        self.source.as_ref().expect("I8: the way says that the source is a bucket")
+    }
+
+    fn dest(&self) -> &Client {
+        self.dest.as_ref().expect("I8: the way says that the destination is a bucket")
+    }
+
+    /// Streams this lane may use: its part of them, or all when another lane has nothing to do.
+    fn share(&self) -> usize {
+        let limit = self.job().gate.limit() as usize;
+        match self.job().walker.is_hungry() {
+            true => limit,
+            false => limit.div_ceil(self.lanes),
+        }
+    }
+
+    /// Starts what can be started. Ends: every turn starts something or finds nothing.
+    fn fill(self: &Rc<Self>) {
+        while !self.job().walker.is_stopped() && !self.errands.intake.is_full() {
+            if self.waiting.borrow().is_none() {
+                *self.waiting.borrow_mut() = self.next_name();
+            }
+            let is_started = match self.waiting.borrow_mut().take() {
+                Some(errand) if self.active.get() < self.share() && self.job().gate.try_acquire() => {
+                    self.start(errand);
+                    true
+                }
+                Some(errand) => {
+                    *self.waiting.borrow_mut() = Some(errand);
+                    false
+                }
+                None => self.take_work(),
+            };
+            if !is_started {
+                return;
+            }
+        }
+    }
+
+    /// The next name of the slices at hand. Ends: every turn uses up a name.
+    fn next_name(&self) -> Option<Errand> {
+        loop {
+            let mut slices = self.slices.borrow_mut();
+            let slice = slices.front_mut()?;
+            let (dir, open) = (slice.dir.clone(), slice.open.clone());
+            match slice.entries.pop_front() {
+                Some(entry) => {
+                    if self.job().walker.is_hungry() && slice.entries.len() >= SHARED_ENTRIES_MIN {
+                        let half = slice.entries.split_off(slice.entries.len() / 2);
+                        dir.hold();
+                        self.job().walker.share(&self.errands.worker, Work::Slice(dir.clone(), half));
+                    }
+                    drop(slices);
+                    if let Some(errand) = self.errands.meet(dir, open, entry) {
+                        return Some(errand);
+                    }
+                }
+                None => {
+                    slices.pop_front();
+                    drop(slices);
+                    self.room.notify_waiters();
+                    self.errands.release_dir(&dir);
+                    self.job().walker.complete();
+                }
+            }
+        }
+    }
+
+    /// Takes a work item; false if there was none, or no room for what it might be.
+    fn take_work(self: &Rc<Self>) -> bool {
+        if self.active.get() < self.share()
+            && let Steal::Success(parts) = self.help.steal()
+        {
+            self.spawn_object(Lane::help_with, parts);
+            return true;
+        }
+        if self.listings.get() >= LISTINGS_PER_LANE {
+            return false;
+        }
+        match self.job().walker.take(&self.errands.worker) {
+            None => return false,
+            Some(Work::List(dir)) => self.spawn_listing(dir),
+            Some(Work::Slice(dir, entries)) => match self.open_dir(&dir) {
+                Ok(open) => self.slices.borrow_mut().push_back(Slice { dir, open, entries }),
+                Err(error) => {
+                    self.errands.fail_dir(&dir, error);
+                    self.job().walker.complete();
+                }
+            },
+            Some(Work::File(dir, name)) => *self.waiting.borrow_mut() = self.single(dir, name),
+        }
+        true
+    }
+
+    /// Queues names of a directory, once there is room for them.
+    async fn offer(&self, dir: &Arc<DirNode>, open: &DirPair, entries: VecDeque<Entry>) {
+        while self.slices.borrow().len() >= SLICES_PER_LANE && !self.job().walker.is_stopped() {
+            let _ = tokio::time::timeout(IDLE, self.room.notified()).await;
+        }
+        if entries.is_empty() {
+            return;
+        }
+        dir.hold();
+        // Counted like a slice of the walker's: it is completed like one.
+        self.job().walker.expect_help();
+        self.slices.borrow_mut().push_back(Slice { dir: dir.clone(), open: open.clone(), entries });
+        self.news.notify_one();
+    }
+
+    fn spawn_listing(self: &Rc<Self>, dir: Arc<DirNode>) {
+        self.listings.set(self.listings.get() + 1);
+        let lane = self.clone();
+        tokio::task::spawn_local(async move {
+            lane.list(dir).await;
+            lane.listings.set(lane.listings.get() - 1);
+            lane.news.notify_one();
+        });
+    }
+
+    fn spawn_object<T: 'static, F: Future<Output = ()>>(
+        self: &Rc<Self>,
+        work: impl FnOnce(Rc<Lane>, T) -> F + 'static,
+        what: T,
+    ) {
+        self.active.set(self.active.get() + 1);
+        let lane = self.clone();
+        tokio::task::spawn_local(async move {
+            work(lane.clone(), what).await;
+            lane.active.set(lane.active.get() - 1);
+            lane.news.notify_one();
+        });
+    }
+
+    fn start(self: &Rc<Self>, errand: Errand) {
+        self.spawn_object(Lane::carry, errand);
+    }
+
+    /// One object, to its outcome. Ends: each further turn is a further attempt, and their number is bounded.
+    async fn carry(self: Rc<Lane>, mut errand: Errand) {
+        loop {
+            let mut group = None;
+            let started = Instant::now();
+            let ending = match self.way {
+                Way::Up => self.upload(&errand, &mut group).await,
+                Way::Down => self.download(&errand, &mut group).await,
+                Way::Across => self.relay(&errand).await,
+            };
+            let mut latency = self.latency.borrow_mut();
+            match self.way {
+                Way::Up => latency.dest.record(started.elapsed()),
+                Way::Down | Way::Across => latency.source.record(started.elapsed()),
+            }
+            drop(latency);
+            if let Some(left) = errand.claimed.take().filter(|claimed| group != Some(*claimed)) {
+                self.errands.push(&errand.place.dir, errand.place.name.clone(), What::Left(left));
+            }
+            let ending = match ending {
+                // What arrived is not what was sent: the object is read once more.
+                Err(error) if error.class() == Class::Retry && errand.attempt < UNSTABLE_ATTEMPTS_MAX => {
+                    errand.attempt += 1;
+                    errand.claimed = group;
+                    continue;
+                }
+                Err(error) => ending_of(error),
+                Ok(Some(ending)) => ending,
+                Ok(None) => break,
+            };
+            match self.errands.end(errand, group, ending) {
+                Some(again) => errand = again,
+                None => break,
+            }
+        }
+        self.job().gate.release();
+    }
+
+    /// Counts the bytes of an object that is to be copied.
+    fn plan_bytes(&self, bytes: u64) {
+        self.errands.counters.add(crate::report::Count::BytesPlanned, bytes);
+    }
+
+    /// The sides of a directory, as far as they are directories.
+    fn open_dir(&self, dir: &Arc<DirNode>) -> Result<DirPair> {
+        let job = self.job();
+        let (source, dest) = (job.source.handle.clone(), job.dest.handle.clone());
+        let side = match self.way {
+            Way::Up => Side::Source,
+            Way::Down => Side::Dest,
+            Way::Across => return Ok(DirPair { source, dest }),
+        };
+        let handle = open_side(job, &*self.errands.caller, side, &mut self.cache.borrow_mut(), dir)?;
+        Ok(match side {
+            Side::Source => DirPair { source: handle, dest },
+            Side::Dest => DirPair { source, dest: handle },
+        })
+    }
+
+    /// A name handed back by a checkpoint or left by an interrupted run.
+    fn single(&self, dir: Arc<DirNode>, name: Name) -> Option<Errand> {
+        let opened = self.open_dir(&dir).and_then(|open| self.look_at_dest(&dir, &open).map(|()| open));
+        let record = self.job().catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
+        match (opened, record) {
+            (Ok(open), Ok(record)) => {
+                dir.touch();
+                self.errands.push(&dir, Name::default(), What::Reopened);
+                Some(self.errands.errand(dir, open, name, (file_record(record), None), Ticket::Alone))
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                if !self.errands.stops(&error) {
+                    let group = self.errands.group_of(&dir, &name);
+                    self.errands.push_failure(&dir, name, error, 1, group);
+                    self.job().walker.complete();
+                }
+                None
+            }
+        }
+    }
+}
+
+/// What an object's way comes to; `None`: the job was stopped, and the rest is for a resume.
+type Carried = Result<Option<Ending>>;
+
+/// Names of a slice that are worth sharing with an idle lane.
+const SHARED_ENTRIES_MIN: usize = 8;
+
+/// A number for a text that no other text of the job will have: FNV-1a, 64 bits. Compared for equality only.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// The group of the objects that are links to `key`.
+fn link_key(key: &str) -> LinkKey {
+    LinkKey::in_bucket(hash(key))
+}

@@ -1,0 +1,104 @@
+//! Objects that checkpoints store in a bucket: further hard links, and what directories are like.
+//!
+//! They have no content; all they say stands in their metadata. The checkpoints' thread is not a lane: it has a runtime
+//! and a client of its own, and stores many at a time.
+
+use std::sync::Arc;
+
+use super::hash;
+use crate::catalog::DirStamp;
+use crate::config::{Metadata, PUBLISH_DEPTH};
+use crate::error::{Error, Result};
+use crate::job::Job;
+use crate::provider::s3::{Client, Key, attributes};
+use crate::ring::{Name, Side, Stat};
+use crate::walk::DirNode;
+
+/// One object to be stored.
+pub(crate) struct Publication {
+    /// Its key.
+    key: Key,
+    /// Its metadata.
+    attributes: Vec<(String, String)>,
+}
+
+/// Stores what checkpoints have to store.
+pub(crate) struct Publisher {
+    /// Where requests wait.
+    runtime: tokio::runtime::Runtime,
+    /// Asks the bucket.
+    client: Arc<Client>,
+}
+
+impl Publisher {
+    /// For `job`, if its destination is a bucket.
+    pub fn new(job: &Job) -> Result<Option<Publisher>> {
+        let Some(root) = &job.dest.bucket else { return Ok(None) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(super::cannot_start)?;
+        let client = Arc::new(Client::new(root.bucket.clone())?);
+        Ok(Some(Publisher { runtime, client }))
+    }
+
+    /// Stores all of them, several at a time; what became of each: the hash of its ETag. Ends: each has its bounded
+    /// number of attempts.
+    pub fn publish(&self, publications: Vec<Result<Publication>>) -> Vec<Result<u64>> {
+        let local = tokio::task::LocalSet::new();
+        let depth = Arc::new(tokio::sync::Semaphore::new(PUBLISH_DEPTH));
+        local.block_on(&self.runtime, async {
+            let tasks: Vec<_> = publications
+                .into_iter()
+                .map(|publication| {
+                    let (client, depth) = (self.client.clone(), depth.clone());
+                    tokio::task::spawn_local(async move {
+                        let Publication { key, attributes } = publication?;
+                        let _permit = depth.acquire().await;
+                        let stored = client.put(&key, bytes::Bytes::new(), 0, &attributes).await?;
+                        Ok(hash(&stored.etag))
+                    })
+                })
+                .collect();
+            let mut results = Vec::with_capacity(tasks.len());
+            for task in tasks {
+                results.push(match task.await {
+                    Ok(result) => result,
+                    Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+                });
+            }
+            results
+        })
+    }
+}
+
+/// The object of a further name of a file: it says which object holds the content.
+pub(crate) fn link(job: &Job, first: (&DirNode, &Name), dir: &DirNode, name: &Name) -> Result<Publication> {
+    let root = job.dest.bucket.as_ref().expect("I8: only a bucket's checkpoints publish");
+    let refused = |why| Error::refused_object(crate::error::join(&job.path(Side::Dest, dir), name), why);
+    let first = root.key(first.0, first.1).map_err(refused)?;
+    let key = root.key(dir, name).map_err(refused)?;
+    let mut attributes = vec![attributes::link_pair(first.as_str())];
+    if crate::provider::s3::keys::encode_name(name.as_bytes()).1 {
+        attributes.push(attributes::name_pair(name.as_bytes()));
+    }
+    Ok(Publication { key, attributes })
+}
+
+/// The object whose key is a directory's: it says what the directory is like. `None` for the root of a whole bucket,
+/// which has no key.
+pub(crate) fn marker(job: &Job, dir: &DirNode, stamp: &DirStamp) -> Result<Option<Publication>> {
+    let root = job.dest.bucket.as_ref().expect("I8: only a bucket's checkpoints publish");
+    let key = root.dir_key(dir);
+    if key.is_empty() {
+        return Ok(None);
+    }
+    let key = Key::new(key).map_err(|why| Error::refused_object(job.path(Side::Dest, dir), why))?;
+    let DirStamp { mode, uid, gid, atime, mtime, .. } = *stamp;
+    let stat = Stat { mode, uid, gid, atime, mtime, ..Stat::default() };
+    let is_escaped = crate::provider::s3::keys::encode_name(dir.name.as_bytes()).1;
+    let raw_name = is_escaped.then(|| dir.name.as_bytes());
+    let mut attributes = attributes::encode(&stat, raw_name, None);
+    if job.config.metadata == Metadata::TimesOnly {
+        attributes.retain(|(name, _)| !matches!(name.as_str(), "file-owner" | "file-group" | "file-permissions"));
+    }
+    Ok(Some(Publication { key, attributes }))
+}

@@ -1,0 +1,195 @@
+//! From a file system into a bucket: one object, from its name to the server's answer.
+//!
+//! ```text
+//! stat -> plan -> attributes -> up to one part: read whole, CRC64, stat again, PUT with the checksum
+//!                               more: multipart upload (large.rs), stat again before it is completed
+//! symlink: its target is the body.  FIFO, socket, device node: no body.  Hard link after the first: the checkpoint's
+//! ```
+//! What the server has answered for is durable, so an object needs no seal; the catalog calls it Completed with the
+//! next checkpoint.
+
+use super::{Carried, Lane, hash};
+use crate::catalog::{Checksum, Proof, Stamp, Status};
+use crate::config::Metadata;
+use crate::digest::crc64;
+use crate::errand::Errand;
+use crate::error::{Error, Result};
+use crate::job::Place;
+use crate::links::LinkKey;
+use crate::plan::{self, Plan};
+use crate::provider::posix::Posix;
+use crate::provider::s3::{Key, Stored, attributes};
+use crate::report::Count;
+use crate::ring::{Access, Kind, Side, Stat};
+use crate::transfer::{Copied, Ending, Grouping, Seal, claim_group, source_error, stat_source};
+use crate::walk::DestDir;
+
+/// Attribute of the first of several hard links: how many names the file had.
+pub(super) const LINKS_ATTRIBUTE: &str = "gfast-links";
+
+/// One file on its way up.
+pub(super) struct Upload<'a> {
+    /// Its errand.
+    pub errand: &'a Errand,
+    /// The file's state.
+    pub stat: Stat,
+    /// The object.
+    pub key: Key,
+    /// What the object says of the file.
+    pub attributes: Vec<(String, String)>,
+    /// Its group if it has several names.
+    pub group: Option<LinkKey>,
+}
+
+impl Lane {
+    pub(super) async fn upload(self: &std::rc::Rc<Lane>, errand: &Errand, group: &mut Option<LinkKey>) -> Carried {
+        let (job, place) = (self.job(), &errand.place);
+        let stat = stat_source(job, &*self.errands.caller, place)?;
+        if stat.kind() == Kind::Dir {
+            return Ok(Some(Ending::IsDir));
+        }
+        let is_fresh = place.dir.dest() == DestDir::Created;
+        let plan = plan::decide(&stat, errand.record.as_ref(), &job.progress, is_fresh);
+        if let Plan::Skip(skip) = plan {
+            return Ok(Some(Ending::Skipped(skip)));
+        }
+        *group = match stat.nlink {
+            0 | 1 => None,
+            _ => {
+                let key = LinkKey { dev: stat.dev, ino: stat.ino };
+                match claim_group(job, place, key, &Stamp::of(&stat))? {
+                    Grouping::Alone => None,
+                    Grouping::First(key) => Some(key),
+                    Grouping::Further(key) => return Ok(Some(Ending::Further(key, Stamp::of(&stat)))),
+                }
+            }
+        };
+        let key = self.dest_key(place)?;
+        let attributes = self.attributes(place, &stat);
+        let upload = Upload { errand, stat, key, attributes, group: *group };
+        if let Some(ending) = self.stored_before(&upload, plan).await? {
+            return Ok(Some(ending));
+        }
+        place.dir.touch();
+        if stat.kind() == Kind::File && stat.size > self.whole_bytes() {
+            return self.upload_parts(upload).await;
+        }
+        self.upload_whole(upload).await.map(Some)
+    }
+
+    /// The key of a name at the destination.
+    pub(super) fn dest_key(&self, place: &Place) -> Result<Key> {
+        let root = self.job().dest.bucket.as_ref().expect("I8: the way says that the destination is a bucket");
+        let key = root.key(&place.dir, &place.dest_name);
+        key.map_err(|why| Error::refused_object(place.path(self.job(), Side::Dest), why))
+    }
+
+    /// What an object says of the file it holds.
+    fn attributes(&self, place: &Place, stat: &Stat) -> Vec<(String, String)> {
+        let is_escaped = crate::provider::s3::keys::encode_name(place.dest_name.as_bytes()).1;
+        let raw_name = is_escaped.then(|| place.dest_name.as_bytes());
+        let mut pairs = attributes::encode(stat, raw_name, None);
+        if self.job().config.metadata == Metadata::TimesOnly {
+            pairs.retain(|(name, _)| !matches!(name.as_str(), "file-owner" | "file-group" | "file-permissions"));
+        }
+        if stat.nlink > 1 && stat.kind() == Kind::File {
+            pairs.push((LINKS_ATTRIBUTE.to_owned(), stat.nlink.to_string()));
+        }
+        pairs
+    }
+
+    /// An object that is there already: as an interrupted run recorded it, or as its attributes say.
+    async fn stored_before(&self, upload: &Upload<'_>, plan: Plan) -> Result<Option<Ending>> {
+        let record = upload.errand.record.as_ref();
+        let stamp = Stamp::of(&upload.stat);
+        if let Some(record) = record.filter(|r| r.status == Status::Done && r.stamp == stamp) {
+            let mut copied = self.copied(upload, record.dest_ino, 0, record.checksum);
+            copied.large_id = record.large_id;
+            return Ok(Some(Ending::Copied(Box::new(copied))));
+        }
+        if plan != Plan::Compare || upload.stat.kind() != Kind::File {
+            return Ok(None);
+        }
+        let Some(object) = self.dest().head(&upload.key).await? else { return Ok(None) };
+        let posix = attributes::decode(&object.attributes);
+        let expected = attributes::decode(&upload.attributes.iter().cloned().collect());
+        if object.size != upload.stat.size || posix.mtime != Some(upload.stat.mtime) || posix.mode != expected.mode {
+            return Ok(None);
+        }
+        if (posix.uid, posix.gid, posix.link) != (expected.uid, expected.gid, None) {
+            return Ok(None);
+        }
+        let checksum = object.crc64.map(|crc64| Checksum { crc64, proof: Proof::Server });
+        let mut copied = self.copied(upload, hash(&object.etag), 0, checksum);
+        copied.count = Count::Adopted;
+        Ok(Some(Ending::Copied(Box::new(copied))))
+    }
+
+    /// Most bytes of an object that goes in one request.
+    pub(super) fn whole_bytes(&self) -> u64 {
+        self.job().config.part_bytes.unwrap_or(crate::config::WHOLE_BYTES)
+    }
+
+    async fn upload_whole(&self, upload: Upload<'_>) -> Result<Ending> {
+        let (job, place, stat) = (self.job(), &upload.errand.place, &upload.stat);
+        self.plan_bytes(if stat.kind() == Kind::File { stat.size } else { 0 });
+        let room = if stat.kind() == Kind::Symlink { libc::PATH_MAX as u64 } else { stat.size };
+        let mut buffer = self.pool.acquire(room as usize).await;
+        let posix = Posix::new(&*self.errands.caller, Side::Source);
+        match stat.kind() {
+            Kind::File if stat.size > 0 => {
+                let opened = posix.open(&place.open.source, &place.name, Access::Read);
+                let handle = opened.map_err(|errno| source_error(job, place, "open", errno))?;
+                let failed = |errno| source_error(job, place, "read", errno);
+                let file = self.disk.open(&handle).map_err(failed)?;
+                file.read(&mut buffer, 0, stat.size as usize).await.map_err(failed)?;
+            }
+            Kind::Symlink => {
+                let target = posix.read_link(&place.open.source, &place.name);
+                buffer.append(target.map_err(|errno| source_error(job, place, "read link", errno))?.as_bytes());
+            }
+            _ => {}
+        }
+        let after = stat_source(job, &*self.errands.caller, place)?;
+        let is_whole = stat.kind() != Kind::File || buffer.bytes().len() as u64 == stat.size;
+        if !is_whole || !stat.is_unchanged_in(&after) {
+            return Ok(Ending::Changed);
+        }
+        let bytes = if stat.kind() == Kind::File { stat.size } else { 0 };
+        let crc64 = crc64(buffer.bytes());
+        let stored = self.dest().put(&upload.key, buffer.into_body(), crc64, &upload.attributes).await?;
+        let checksum = self.proven(&upload.key, crc64, &stored).await?;
+        Ok(Ending::Copied(Box::new(self.copied(&upload, hash(&stored.etag), bytes, Some(checksum)))))
+    }
+
+    /// What is proved of an object that was stored: by the server, or under `--checksum` by reading it back.
+    pub(super) async fn proven(&self, key: &Key, crc64: u64, stored: &Stored) -> Result<Checksum> {
+        let proof = match stored.is_checked {
+            true => Proof::Server,
+            false if self.job().config.checksum == crate::config::ChecksumPolicy::Keep => {
+                self.read_back(key, crc64, &stored.etag).await?;
+                Proof::ReadBack
+            }
+            false => Proof::Length,
+        };
+        Ok(Checksum { crc64, proof })
+    }
+
+    pub(super) fn copied(&self, upload: &Upload<'_>, dest_ino: u64, bytes: u64, checksum: Option<Checksum>) -> Copied {
+        Copied {
+            stamp: Stamp::of(&upload.stat),
+            dest_ino,
+            dest_dev: 0,
+            seal: Seal::None,
+            bytes,
+            count: match upload.stat.kind() {
+                Kind::Symlink => Count::Symlinks,
+                Kind::Special => Count::Specials,
+                _ => Count::FilesCopied,
+            },
+            group: upload.group,
+            large_id: 0,
+            checksum,
+        }
+    }
+}

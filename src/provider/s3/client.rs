@@ -1,0 +1,272 @@
+//! [`Client`]: one lane's connections to a bucket, and the requests about whole objects.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, LAST_MODIFIED};
+use rusty_s3::Method;
+
+use super::bucket::Escapes;
+use super::request::{self, Answer, Request, failure};
+use super::retry::Patience;
+use super::{Bucket, From, Key, Object, Page, Stored, times, xml};
+use crate::error::{Cause, Error, Result};
+
+/// The header that carries a CRC64/NVME, both ways.
+pub(super) const CRC64_HEADER: &str = "x-amz-checksum-crc64nvme";
+/// What user metadata begins with as a header.
+const ATTRIBUTE_PREFIX: &str = "x-amz-meta-";
+
+/// One lane's connections to a bucket. Every method signs, sends, and sends again what may succeed then (see
+/// [`super::retry`]); its error is final: [`Cause::Remote`] where the server refused, [`Cause::Network`] where it never
+/// answered.
+pub struct Client {
+    /// What is shared with the other lanes.
+    pub(super) bucket: Arc<Bucket>,
+    /// The connections.
+    pub(super) http: reqwest::Client,
+}
+
+impl Client {
+    /// A client without connections yet: they are made as requests need them.
+    pub fn new(bucket: Arc<Bucket>) -> Result<Client> {
+        let http = bucket.connect()?;
+        Ok(Client { bucket, http })
+    }
+
+    /// The bucket it talks to.
+    pub fn bucket(&self) -> &Arc<Bucket> {
+        &self.bucket
+    }
+
+    /// One page of what begins with `prefix`, grouped at the next `/`. Up to 1,000 names.
+    pub async fn list(&self, prefix: &str, from: &From) -> Result<Page> {
+        let request = list_request(prefix).query("delimiter", "/").query("encoding-type", "url");
+        let request = match from {
+            From::Start => request,
+            From::Token(token) => request.query("continuation-token", token),
+            From::After(key) => request.query("start-after", key),
+        };
+        let answer = self.fetch(&request).await?;
+        let mut listing = xml::listing(&answer.body).map_err(|_| self.unreadable(&request))?;
+        if listing.is_escaped && self.keeps_escapes(&listing.page).await? {
+            listing.unescape();
+        }
+        // A server that tells the same page for ever would be read for ever.
+        let is_repeated = matches!((from, &listing.page.next), (From::Token(token), Some(next)) if token == next);
+        if is_repeated { Err(self.unreadable(&request)) } else { Ok(listing.page) }
+    }
+
+    /// What an object is; `None` where there is none.
+    pub async fn head(&self, key: &Key) -> Result<Option<Object>> {
+        let request = Request::new("look at", Method::Head, Some(key)).signed("x-amz-checksum-mode", "ENABLED");
+        match self.fetch(&request).await {
+            Ok(answer) => Ok(Some(object(&answer.headers))),
+            Err(Error { cause: Cause::Remote { status: 404, .. }, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores an object in one request. `crc64` is its content's.
+    pub async fn put(&self, key: &Key, body: Bytes, crc64: u64, attributes: &[(String, String)]) -> Result<Stored> {
+        let request = |sends_checksum: bool| {
+            let request = Request::new("write", Method::Put, Some(key)).body(body.clone()).attributes(attributes);
+            let request = self.with_storage_class(request);
+            if sends_checksum { request.signed(CRC64_HEADER, xml::encode_crc64(crc64)) } else { request }
+        };
+        let is_sent = self.bucket.takes_checksums();
+        let answer = match self.upload(&request(is_sent), self.may_write(key)).await {
+            Err(error) if is_sent && self.refuses_checksums(&error) => {
+                self.upload(&request(false), self.may_write(key)).await?
+            }
+            answer => answer?,
+        };
+        let is_checked =
+            self.is_checked(&answer, crc64).map_err(|cause| failure(&self.bucket, &request(true), cause))?;
+        self.bucket.note_checksums(is_checked);
+        Ok(Stored { etag: etag(&answer.headers), is_checked })
+    }
+
+    /// Copies an object of the same account on the server: up to 5 GiB, the version `etag` only. `attributes` replace its
+    /// metadata; `None` keeps it. [`Stored::is_checked`] is false: nothing was compared here.
+    pub async fn copy(
+        &self,
+        source: &Bucket,
+        source_key: &Key,
+        etag: &str,
+        key: &Key,
+        attributes: Option<&[(String, String)]>,
+    ) -> Result<Stored> {
+        let request = Request::new("copy to", Method::Put, Some(key)).slow();
+        let request = copy_source(self.with_storage_class(request), source, source_key, etag);
+        let request = match attributes {
+            Some(attributes) => request.signed("x-amz-metadata-directive", "REPLACE").attributes(attributes),
+            None => request,
+        };
+        let answer = self.fetch(&request).await.map_err(of_source)?;
+        let made = xml::made(&answer.body).map_err(|_| self.unreadable(&request))?;
+        Ok(Stored { etag: made.etag, is_checked: false })
+    }
+
+    /// Removes an object; that there is none is fine.
+    pub async fn delete(&self, key: &Key) -> Result<()> {
+        match self.fetch(&Request::new("delete", Method::Delete, Some(key))).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_missing(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends until there is an answer, with the patience of a job.
+    pub(super) async fn fetch(&self, request: &Request<'_>) -> Result<Answer> {
+        request::fetch(&self.bucket, &self.http, request, Patience::JOB).await
+    }
+
+    /// Sends a body. A server that refuses while the body is still coming cuts the connection, and its answer is lost
+    /// with it; so when that has happened a few times, `may_upload` asks without a body whether it is a refusal.
+    pub(super) async fn upload(
+        &self,
+        request: &Request<'_>,
+        may_upload: impl Future<Output = Result<()>>,
+    ) -> Result<Answer> {
+        const CUT: Patience = Patience { waits_max: 3, ..Patience::JOB };
+        match request::fetch(&self.bucket, &self.http, request, CUT).await {
+            Err(Error { cause: Cause::Network(_), .. }) => {
+                may_upload.await?;
+                self.fetch(request).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Whether an object may be written: a multipart upload needs the same permission, and leaves nothing behind.
+    async fn may_write(&self, key: &Key) -> Result<()> {
+        match Box::pin(self.create_upload(key, &[])).await {
+            Ok(upload) => self.abort_upload(key, &upload).await,
+            Err(Error { cause: Cause::Remote { status: 405 | 501, .. }, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn with_storage_class<'a>(&self, request: Request<'a>) -> Request<'a> {
+        match self.bucket.storage_class() {
+            Some(class) => request.signed("x-amz-storage-class", class),
+            None => request,
+        }
+    }
+
+    /// Whether an answer confirms the checksum that was sent. One that tells another is not believed to have stored
+    /// what was sent.
+    fn is_checked(&self, answer: &Answer, crc64: u64) -> std::result::Result<bool, Cause> {
+        match text(&answer.headers, CRC64_HEADER).and_then(xml::decode_crc64) {
+            Some(told) if told == crc64 => Ok(true),
+            Some(_) => Err(Cause::Transfer("the server stored another checksum than was sent".to_owned())),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether the server refused because it does not know the checksum; from then on none is sent.
+    pub(super) fn refuses_checksums(&self, error: &Error) -> bool {
+        const CODES: [&str; 4] = ["InvalidRequest", "InvalidArgument", "NotImplemented", "InvalidHeader"];
+        let Cause::Remote { status: 400 | 501, code } = &error.cause else { return false };
+        let is_refused = CODES.contains(&code.as_str()) && self.bucket.checksums() != super::Checksums::Stored;
+        if is_refused {
+            self.bucket.stop_checksums();
+        }
+        is_refused
+    }
+
+    /// An answer that cannot be read is the server's fault with this object.
+    pub(super) fn unreadable(&self, request: &Request<'_>) -> Error {
+        failure(&self.bucket, request, Cause::Remote { status: 200, code: "UnreadableAnswer".to_owned() })
+    }
+
+    /// Whether a page that calls itself URL-encoded is. Some servers repeat the claim and send names as they are; then
+    /// `a+b` is not `a b`. The first name that shows a difference is asked for in both readings.
+    async fn keeps_escapes(&self, page: &Page) -> Result<bool> {
+        if self.bucket.escapes() != Escapes::Unknown {
+            return Ok(self.bucket.escapes() == Escapes::Kept);
+        }
+        let names = || page.objects.iter().map(|object| &object.key).chain(&page.prefixes);
+        let is_plain = |name: &String| name.bytes().any(|byte| byte <= b' ' || byte >= 0x7f);
+        let Some(name) = names().find(|name| name.contains(['+', '%'])) else { return Ok(true) };
+        let escapes = match xml::percent_decode(name, xml::Plus::Space) {
+            _ if names().any(is_plain) => Escapes::Claimed,
+            None => Escapes::Claimed,
+            Some(plain) => match (self.is_listed(&plain).await?, self.is_listed(name).await?) {
+                (false, true) => Escapes::Claimed,
+                (true, false) => Escapes::Kept,
+                _ => return Ok(true),
+            },
+        };
+        self.bucket.note_escapes(escapes);
+        Ok(escapes == Escapes::Kept)
+    }
+
+    /// Whether anything begins with `prefix`.
+    async fn is_listed(&self, prefix: &str) -> Result<bool> {
+        let request = list_request(prefix).query("max-keys", "1").query("encoding-type", "url");
+        let answer = self.fetch(&request).await?;
+        let listing = xml::listing(&answer.body).map_err(|_| self.unreadable(&request))?;
+        Ok(!listing.page.objects.is_empty())
+    }
+}
+
+fn list_request<'a>(prefix: &str) -> Request<'a> {
+    let request = Request::new("list", Method::Get, None).query("list-type", "2");
+    if prefix.is_empty() { request } else { request.query("prefix", prefix) }
+}
+
+/// A request that copies from `source_key`, the version `etag` only.
+pub(super) fn copy_source<'a>(request: Request<'a>, source: &Bucket, source_key: &Key, etag: &str) -> Request<'a> {
+    let request = request.signed("x-amz-copy-source", source.copy_source(source_key));
+    match etag {
+        "" => request,
+        etag => request.signed("x-amz-copy-source-if-match", format!("\"{etag}\"")),
+    }
+}
+
+/// What an error of a copy means for the source object.
+pub(super) fn of_source(mut error: Error) -> Error {
+    if let Cause::Remote { status, code } = &error.cause {
+        match (*status, code.as_str()) {
+            (_, "NoSuchKey") => error.cause = Cause::Vanished,
+            (412, _) => error.cause = Cause::Unstable { attempts: 1 },
+            _ => {}
+        }
+    }
+    error
+}
+
+/// Whether the answer was that there is no such object or upload.
+pub(super) fn is_missing(error: &Error) -> bool {
+    matches!(&error.cause, Cause::Remote { status: 404, code } if code != "NoSuchBucket")
+}
+
+/// A header as text.
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The entity tag of an answer.
+pub(super) fn etag(headers: &HeaderMap) -> String {
+    text(headers, "etag").map(xml::etag).unwrap_or_default()
+}
+
+/// An object by its headers; the size is the answer's length.
+pub(super) fn object(headers: &HeaderMap) -> Object {
+    let attribute = |(name, value): (&reqwest::header::HeaderName, &reqwest::header::HeaderValue)| {
+        // Header names arrive in any case; the library has made them lower already.
+        let name = name.as_str().strip_prefix(ATTRIBUTE_PREFIX)?;
+        Some((name.to_owned(), value.to_str().ok()?.to_owned()))
+    };
+    let attributes: BTreeMap<String, String> = headers.iter().filter_map(attribute).collect();
+    Object {
+        size: text(headers, CONTENT_LENGTH.as_str()).and_then(|value| value.parse().ok()).unwrap_or(0),
+        etag: etag(headers),
+        modified: text(headers, LAST_MODIFIED.as_str()).and_then(times::parse).unwrap_or_default(),
+        crc64: text(headers, CRC64_HEADER).and_then(xml::decode_crc64),
+        attributes,
+    }
+}

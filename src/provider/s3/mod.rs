@@ -1,0 +1,137 @@
+//! S3 as one end of a job: what the lanes ask of it.
+//!
+//! ```text
+//! lane ---> Client (one a lane: its own connections)      client.rs  multipart.rs  download.rs
+//!             |  every call: sign, send, classify, wait, again      request.rs  retry.rs
+//!             v
+//!           Bucket (one an end of the job, shared)         bucket.rs
+//!             |- where: endpoint, addressing, region       settings.rs
+//!             |- who: credentials, refreshed               credentials.rs
+//!             '- how much at once: throttle                throttle.rs
+//! ```
+//! Requests are presigned URLs (UNSIGNED-PAYLOAD: no SHA-256 over the data), each attempt signed anew; integrity comes
+//! from CRC64/NVME, which travels as a signed header and is checked by servers that know it. Answers are read
+//! tolerantly ([`xml`]), because servers differ in everything but the names of the elements.
+//!
+//! All of it runs on the lane's current-thread runtime; nothing here starts a thread, and every future may be dropped.
+//!
+//! I8: only a [`Key`] can be sent, and no `Key` holds a segment that a URL would resolve away. I10: a presigned URL
+//! never leaves request.rs.
+
+pub mod attributes;
+mod body;
+mod bucket;
+mod client;
+mod credentials;
+mod download;
+pub mod keys;
+mod multipart;
+mod refusal;
+mod request;
+pub mod retry;
+mod settings;
+pub mod throttle;
+mod times;
+pub mod xml;
+
+use std::collections::BTreeMap;
+
+pub use bucket::Bucket;
+pub use client::Client;
+pub use download::Download;
+pub use keys::Key;
+pub use settings::Variables;
+
+use crate::ring::Time;
+
+/// What a server does with the CRC64/NVME that is sent to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksums {
+    /// No answer has shown it yet.
+    Unknown,
+    /// Stored with the object, compared by the server, and told again.
+    Stored,
+    /// Ignored: the object has to be read back to be sure.
+    Ignored,
+}
+
+/// Where a listing goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum From {
+    /// At the first key.
+    Start,
+    /// Where the page ended that told this token.
+    Token(String),
+    /// After this key, whole.
+    After(String),
+}
+
+/// One page of a listing: the keys of one "directory".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Objects, in the server's order.
+    pub objects: Vec<Listed>,
+    /// Prefixes below, whole, each with its trailing `/`.
+    pub prefixes: Vec<String>,
+    /// The token of the next page; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// An object as a listing tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key, whole.
+    pub key: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Entity tag, without quotes.
+    pub etag: String,
+    /// When it was stored.
+    pub modified: Time,
+}
+
+/// An object as HEAD and GET tell it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Object {
+    /// Size of the whole object in bytes.
+    pub size: u64,
+    /// Entity tag, without quotes.
+    pub etag: String,
+    /// When it was stored.
+    pub modified: Time,
+    /// CRC64/NVME of the whole object, where the server knows it.
+    pub crc64: Option<u64>,
+    /// User metadata by name: lower case, without `x-amz-meta-`.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// What a finished upload is known to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Entity tag, without quotes; empty where the server tells none.
+    pub etag: String,
+    /// Whether the server compared and kept the CRC64/NVME that was sent.
+    pub is_checked: bool,
+}
+
+/// One part of a multipart upload that the server has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// 1..=10,000.
+    pub number: u32,
+    /// Entity tag, without quotes.
+    pub etag: String,
+    /// Length in bytes.
+    pub len: u64,
+    /// CRC64/NVME of its bytes; 0 where the server tells none.
+    pub crc64: u64,
+}
+
+/// A run of bytes of an object; never empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRange {
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes, at least 1.
+    pub len: u64,
+}

@@ -1,0 +1,286 @@
+//! Multipart uploads: begun, filled part by part in any order, put together, or given up.
+//!
+//! Each part carries its own CRC64/NVME and the whole carries the combined one (type FULL_OBJECT), so the server can
+//! refuse what was damaged. An upload is known by its id alone; whoever holds that can go on with it after a crash.
+
+use bytes::Bytes;
+use rusty_s3::Method;
+
+use super::client::{CRC64_HEADER, Client, copy_source, etag, is_missing, of_source, text};
+use super::request::{Answer, Request, failure};
+use super::{Bucket, ByteRange, Key, Object, Part, Stored, xml};
+use crate::error::{Cause, Error, Result};
+
+/// Pages of uploads that are read: a hundred thousand uploads under way.
+const UPLOAD_PAGES_MAX: usize = 100;
+/// Pages of parts that are read: an upload has 10,000 parts, and servers tell 1,000 at a time, the worst of them 100.
+const PART_PAGES_MAX: usize = 200;
+/// How often an upload is given up again while parts still turn up in it.
+const ABORTS_MAX: u32 = 3;
+/// What the clocks of server and client may differ by where it was not measured, in seconds.
+const CLOCK_SLACK_SECS: i64 = 60;
+
+impl Client {
+    /// Begins an upload and tells its id.
+    pub async fn create_upload(&self, key: &Key, attributes: &[(String, String)]) -> Result<String> {
+        let request = |sends_checksums: bool| {
+            let request = Request::new("begin to write", Method::Post, Some(key)).query("uploads", "");
+            let request = self.with_storage_class(request).attributes(attributes);
+            match sends_checksums {
+                true => {
+                    request.signed("x-amz-checksum-algorithm", "CRC64NVME").signed("x-amz-checksum-type", "FULL_OBJECT")
+                }
+                false => request,
+            }
+        };
+        let is_sent = self.bucket.takes_checksums();
+        let answer = match self.fetch(&request(is_sent)).await {
+            Err(error) if is_sent && self.refuses_checksums(&error) => self.fetch(&request(false)).await?,
+            answer => answer?,
+        };
+        xml::upload_id(&answer.body).map_err(|_| self.unreadable(&request(is_sent)))
+    }
+
+    /// Stores part `number` (1..=10,000); `crc64` is its content's. Sent again it replaces itself.
+    pub async fn put_part(&self, key: &Key, upload: &str, number: u32, body: Bytes, crc64: u64) -> Result<Part> {
+        let len = body.len() as u64;
+        let request = part_request("write a part of", key, upload, number).body(body);
+        let request = match self.bucket.takes_checksums() {
+            true => request.signed(CRC64_HEADER, xml::encode_crc64(crc64)),
+            false => request,
+        };
+        let answer = self.upload(&request, self.may_go_on(key, upload)).await?;
+        let fail = |cause| Err(failure(&self.bucket, &request, cause));
+        match text(&answer.headers, CRC64_HEADER).and_then(xml::decode_crc64) {
+            Some(told) if told != crc64 => {
+                return fail(Cause::Transfer("the server stored another checksum than was sent".to_owned()));
+            }
+            _ => {}
+        }
+        match etag(&answer.headers) {
+            // An upload cannot be completed without it.
+            etag if etag.is_empty() => fail(Cause::Remote { status: 200, code: "NoETag".to_owned() }),
+            etag => Ok(Part { number, etag, len, crc64 }),
+        }
+    }
+
+    /// Copies `range` of an object of the same account as part `number`, the version `etag` only. The part's `crc64` is 0
+    /// where the server tells none.
+    #[expect(clippy::too_many_arguments, reason = "both ends of the copy are named by two or three words each")]
+    pub async fn copy_part(
+        &self,
+        source: &Bucket,
+        source_key: &Key,
+        etag: &str,
+        range: ByteRange,
+        key: &Key,
+        upload: &str,
+        number: u32,
+    ) -> Result<Part> {
+        let ByteRange { offset, len } = range;
+        let request = part_request("copy a part to", key, upload, number).slow();
+        let request = copy_source(request, source, source_key, etag);
+        let request = request.signed("x-amz-copy-source-range", format!("bytes={offset}-{}", offset + len - 1));
+        let answer = self.fetch(&request).await.map_err(of_source)?;
+        let made = xml::made(&answer.body).map_err(|_| self.unreadable(&request))?;
+        if made.etag.is_empty() {
+            return Err(failure(&self.bucket, &request, Cause::Remote { status: 200, code: "NoETag".to_owned() }));
+        }
+        Ok(Part { number, etag: made.etag, len, crc64: made.crc64.unwrap_or(0) })
+    }
+
+    /// Puts the parts together, in the order of their numbers. `crc64` is the whole content's; 0 where it is not known.
+    ///
+    /// An answer may be lost after the server has done it; asked again it knows no such upload. Then the object itself
+    /// is looked at.
+    pub async fn complete_upload(&self, key: &Key, upload: &str, parts: &[Part], crc64: u64) -> Result<Stored> {
+        let mut sorted: Vec<&Part> = parts.iter().collect();
+        sorted.sort_by_key(|part| part.number);
+        let request = Request::new("finish", Method::Post, Some(key)).query("uploadId", upload);
+        let request = request.body(Bytes::from(xml::complete(&sorted))).slow();
+        let request = match crc64 != 0 && self.bucket.takes_checksums() {
+            true => request.signed(CRC64_HEADER, xml::encode_crc64(crc64)).signed("x-amz-checksum-type", "FULL_OBJECT"),
+            false => request,
+        };
+        let whole = Whole { size: parts.iter().map(|part| part.len).sum(), count: parts.len(), crc64 };
+        let started = self.bucket.now().as_second();
+        match self.fetch(&request).await {
+            Ok(answer) => self.completed(key, &request, &answer, whole).await,
+            Err(error) if is_forgotten(&error) => match self.head(key).await? {
+                Some(object) if whole.is_in(&object, started) => Ok(whole.stored(object)),
+                _ => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives an upload up and frees its parts; that it is gone already is fine. A part that was still on its way may
+    /// land after the upload was given up, so it is looked for once more.
+    pub async fn abort_upload(&self, key: &Key, upload: &str) -> Result<()> {
+        for _ in 0..ABORTS_MAX {
+            match self.fetch(&Request::new("give up", Method::Delete, Some(key)).query("uploadId", upload)).await {
+                Ok(_) => {}
+                Err(error) if is_missing(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            if self.list_parts(key, upload).await?.is_none_or(|parts| parts.is_empty()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The parts an upload has, by number; `None` where the upload is gone. A server that cannot tell has none: they are
+    /// sent again.
+    pub async fn list_parts(&self, key: &Key, upload: &str) -> Result<Option<Vec<Part>>> {
+        let (mut parts, mut next) = (Vec::new(), None::<String>);
+        for _ in 0..PART_PAGES_MAX {
+            let request = Request::new("list the parts of", Method::Get, Some(key)).query("uploadId", upload);
+            let request = match &next {
+                Some(marker) => request.query("part-number-marker", marker),
+                None => request,
+            };
+            let answer = match self.fetch(&request).await {
+                Ok(answer) => answer,
+                Err(error) if is_missing(&error) => return Ok(None),
+                Err(Error { cause: Cause::Remote { status: 405 | 501, .. }, .. }) => return Ok(Some(Vec::new())),
+                Err(error) => return Err(error),
+            };
+            let page = xml::parts(&answer.body).map_err(|_| self.unreadable(&request))?;
+            parts.extend(page.parts);
+            if page.next.is_none() || page.next == next {
+                break;
+            }
+            next = page.next;
+        }
+        parts.retain(|part: &Part| part.number != 0);
+        parts.sort_by_key(|part| part.number);
+        parts.dedup_by_key(|part| part.number);
+        Ok(Some(parts))
+    }
+
+    /// Key and id of every upload under way below `prefix`. A server that cannot tell has none.
+    pub async fn list_uploads(&self, prefix: &str) -> Result<Vec<(String, String)>> {
+        let (mut uploads, mut next) = (Vec::new(), None::<(String, String)>);
+        for _ in 0..UPLOAD_PAGES_MAX {
+            let request = Request::new("list the uploads of", Method::Get, None).query("uploads", "");
+            let request = if prefix.is_empty() { request } else { request.query("prefix", prefix) };
+            let request = match &next {
+                Some((key, upload)) => request.query("key-marker", key).query("upload-id-marker", upload),
+                None => request,
+            };
+            let answer = match self.fetch(&request).await {
+                Ok(answer) => answer,
+                Err(Error { cause: Cause::Remote { status: 405 | 501, .. }, .. }) => break,
+                Err(error) => return Err(error),
+            };
+            let page = xml::uploads(&answer.body).map_err(|_| self.unreadable(&request))?;
+            uploads.extend(page.uploads);
+            if page.next.is_none() || page.next == next {
+                break;
+            }
+            next = page.next;
+        }
+        Ok(uploads)
+    }
+
+    /// Whether an upload still takes parts.
+    async fn may_go_on(&self, key: &Key, upload: &str) -> Result<()> {
+        match self.list_parts(key, upload).await? {
+            Some(_) => Ok(()),
+            None => {
+                let request = Request::new("write a part of", Method::Put, Some(key));
+                let cause = Cause::Remote { status: 404, code: "NoSuchUpload".to_owned() };
+                Err(failure(&self.bucket, &request, cause))
+            }
+        }
+    }
+
+    /// What a successful answer to Complete has proved. Servers that know the checksum but do not tell it here are asked
+    /// for the object.
+    async fn completed(&self, key: &Key, request: &Request<'_>, answer: &Answer, whole: Whole) -> Result<Stored> {
+        let made = xml::made(&answer.body).unwrap_or_default();
+        let told = made.crc64.or_else(|| text(&answer.headers, CRC64_HEADER).and_then(xml::decode_crc64));
+        let is_silent = told.is_none() && whole.crc64 != 0 && self.bucket.takes_checksums();
+        let (etag, told) = match is_silent || made.etag.is_empty() {
+            true => match self.head(key).await? {
+                Some(object) if object.size != whole.size => {
+                    let cause = Cause::Transfer("the object that was put together has another size".to_owned());
+                    return Err(failure(&self.bucket, request, cause));
+                }
+                Some(object) => (object.etag, object.crc64),
+                None => return Err(failure(&self.bucket, request, Cause::Vanished)),
+            },
+            false => (made.etag, told),
+        };
+        if told.is_some_and(|told| whole.crc64 != 0 && told != whole.crc64) {
+            let cause = Cause::Transfer("the server stored another checksum than was sent".to_owned());
+            return Err(failure(&self.bucket, request, cause));
+        }
+        let is_checked = told.is_some() && whole.crc64 != 0;
+        self.bucket.note_checksums(is_checked);
+        Ok(Stored { etag, is_checked })
+    }
+}
+
+/// What the parts make.
+#[derive(Clone, Copy, Debug)]
+struct Whole {
+    /// Bytes of all parts.
+    size: u64,
+    /// Number of parts.
+    count: usize,
+    /// CRC64/NVME of the whole; 0 where it is not known.
+    crc64: u64,
+}
+
+impl Whole {
+    /// Whether an object is what an upload that was completed at `started` (seconds since 1970) or later made. Without a
+    /// checksum: the size, the number of parts as S3 writes it in entity tags, and the time.
+    fn is_in(&self, object: &Object, started: i64) -> bool {
+        let has_count = || object.etag.rsplit_once('-').is_some_and(|(_, count)| count == self.count.to_string());
+        let is_new = object.modified.secs >= started - CLOCK_SLACK_SECS;
+        let is_same = match object.crc64 {
+            Some(crc64) if self.crc64 != 0 => crc64 == self.crc64,
+            _ => has_count() && is_new,
+        };
+        object.size == self.size && is_same
+    }
+
+    fn stored(&self, object: Object) -> Stored {
+        let is_checked = self.crc64 != 0 && object.crc64 == Some(self.crc64);
+        Stored { etag: object.etag, is_checked }
+    }
+}
+
+/// Whether an error can be that of an upload that was completed before: servers say it in three ways.
+fn is_forgotten(error: &Error) -> bool {
+    matches!(&error.cause, Cause::Remote { status: 403 | 404, code } if code != "NoSuchBucket")
+        || matches!(&error.cause, Cause::Remote { code, .. } if code == "NoSuchUpload")
+}
+
+fn part_request<'a>(verb: &'static str, key: &'a Key, upload: &str, number: u32) -> Request<'a> {
+    let request = Request::new(verb, Method::Put, Some(key));
+    request.query("partNumber", number.to_string()).query("uploadId", upload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::Time;
+
+    #[test]
+    fn an_object_is_known_again_by_checksum_or_by_size_parts_and_time() {
+        let whole = Whole { size: 10, count: 3, crc64: 7 };
+        let object = |crc64, etag: &str, secs| {
+            let modified = Time { secs, nanos: 0 };
+            Object { size: 10, etag: etag.to_owned(), modified, crc64, ..Object::default() }
+        };
+        assert!(whole.is_in(&object(Some(7), "x", 0), 1000));
+        assert!(!whole.is_in(&object(Some(8), "x-3", 1000), 1000));
+        assert!(whole.is_in(&object(None, "x-3", 990), 1000));
+        assert!(!whole.is_in(&object(None, "x-2", 1000), 1000));
+        assert!(!whole.is_in(&object(None, "x-3", 900), 1000));
+        assert!(!whole.is_in(&Object { size: 11, ..object(Some(7), "x-3", 1000) }, 1000));
+    }
+}

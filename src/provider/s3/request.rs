@@ -1,0 +1,404 @@
+//! One request until it is answered: signed, sent, judged, and where that helps sent again.
+//!
+//! ```text
+//! wait for the throttle -> sign -> send -> answer: 2xx -------------------> done
+//!        ^                          |        '- error, or <Error> in a 200 -+
+//!        |                          '- no answer, or a stall --------------+|
+//!        '--- wait, renew keys, set the clock, move to the region <--- judge
+//! ```
+//! A stall is 30 s without progress, whatever the size: a body is handed over in slices, and each slice taken counts.
+//!
+//! I10: the signed URL lives in [`Exchange::attempt`] and nowhere else. Errors of reqwest hold it; [`describe`] is the
+//! only way from one of them to a text.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Body, Response, Url};
+use rusty_s3::Method;
+
+use super::body::{Slices, read_whole};
+use super::bucket::Place;
+use super::credentials::Keys;
+use super::retry::{self, Attempts, Pace, Patience, Verdict};
+use super::throttle::Throttle;
+use super::{Bucket, Key, refusal::Refusal, xml};
+use crate::error::{Cause, Error, Result};
+
+/// No progress for this long is a stall.
+pub(super) const STALL: Duration = Duration::from_secs(30);
+/// How often one request may be corrected by what an answer says: region, clock, keys.
+const CORRECTIONS_MAX: u32 = 4;
+/// Clocks further apart than this are set; servers bear 15 minutes.
+const CLOCK_SECS_MAX: i64 = 300;
+
+/// What is asked.
+pub(super) struct Request<'a> {
+    /// For messages: "write".
+    pub verb: &'static str,
+    /// The HTTP method.
+    pub method: Method,
+    /// The object; `None` asks the bucket.
+    pub key: Option<&'a Key>,
+    /// Parameters of the URL.
+    pub query: Vec<(String, String)>,
+    /// Headers that are signed: every `x-amz-*` must be.
+    pub signed: Vec<(String, String)>,
+    /// Headers that need not be.
+    pub plain: Vec<(&'static str, String)>,
+    /// What is sent along; sharing its memory with the caller.
+    pub body: Bytes,
+    /// How long the server may think once it has everything.
+    pub answer_time: Duration,
+    /// What a success looks like.
+    pub success: Success,
+}
+
+/// What a success looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Success {
+    /// A status of 2xx.
+    Status,
+    /// A status of 2xx and a body that is no `<Error>`: some operations begin their answer before they know.
+    Body,
+}
+
+/// A whole answer.
+pub(super) struct Answer {
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// A place under the throttle; given back when dropped.
+pub(super) struct Permit(Arc<Throttle>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// Why an attempt failed.
+enum Trouble {
+    /// An error was answered.
+    Answered(Box<Refusal>),
+    /// There was no answer, or it broke off.
+    Network(String),
+}
+
+impl<'a> Request<'a> {
+    /// A request without parameters or body.
+    pub fn new(verb: &'static str, method: Method, key: Option<&'a Key>) -> Request<'a> {
+        Request {
+            verb,
+            method,
+            key,
+            query: Vec::new(),
+            signed: Vec::new(),
+            plain: Vec::new(),
+            body: Bytes::new(),
+            answer_time: STALL,
+            success: Success::Status,
+        }
+    }
+
+    /// With a parameter.
+    pub fn query(mut self, name: &str, value: impl Into<String>) -> Request<'a> {
+        self.query.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// With a signed header.
+    pub fn signed(mut self, name: &str, value: impl Into<String>) -> Request<'a> {
+        self.signed.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// With user metadata.
+    pub fn attributes(mut self, attributes: &[(String, String)]) -> Request<'a> {
+        let headers = attributes.iter().map(|(name, value)| (format!("x-amz-meta-{name}"), value.clone()));
+        self.signed.extend(headers);
+        self
+    }
+
+    /// With a header that is not signed.
+    pub fn plain(mut self, name: &'static str, value: impl Into<String>) -> Request<'a> {
+        self.plain.push((name, value.into()));
+        self
+    }
+
+    /// With a body. The server may take a minute to store it.
+    pub fn body(mut self, body: Bytes) -> Request<'a> {
+        self.body = body;
+        self.answer_time = STALL * 2;
+        self
+    }
+
+    /// Of the sort whose answer begins before the server knows: minutes, and an error in the body.
+    pub fn slow(mut self) -> Request<'a> {
+        self.answer_time = STALL * 10;
+        self.success = Success::Body;
+        self
+    }
+
+    fn headers(&self) -> std::result::Result<HeaderMap, Cause> {
+        let unsuited = |_| Cause::Protected("it has an attribute that no HTTP header can carry");
+        let mut headers = HeaderMap::new();
+        let plain = self.plain.iter().map(|(name, value)| (*name, value));
+        for (name, value) in self.signed.iter().map(|(name, value)| (name.as_str(), value)).chain(plain) {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unsuited(()))?;
+            headers.insert(name, HeaderValue::from_str(value).map_err(|_| unsuited(()))?);
+        }
+        Ok(headers)
+    }
+}
+
+/// Sends until there is a whole answer.
+pub(super) async fn fetch(
+    bucket: &Bucket,
+    http: &reqwest::Client,
+    request: &Request<'_>,
+    patience: Patience,
+) -> Result<Answer> {
+    let mut exchange = Exchange::begin(bucket, http, request, patience)?;
+    // Ends: `settle` counts attempts and time.
+    loop {
+        let trouble = match exchange.attempt().await {
+            Ok((response, permit)) => match exchange.read(response).await {
+                Ok(answer) => return Ok(answer),
+                Err(trouble) => {
+                    drop(permit);
+                    trouble
+                }
+            },
+            Err(trouble) => trouble,
+        };
+        exchange.settle(trouble).await?;
+    }
+}
+
+/// Sends until a successful answer begins; its body is the caller's to read, under the permit.
+pub(super) async fn open(
+    bucket: &Bucket,
+    http: &reqwest::Client,
+    request: &Request<'_>,
+    patience: Patience,
+) -> Result<(Response, Permit)> {
+    let mut exchange = Exchange::begin(bucket, http, request, patience)?;
+    // Ends: `settle` counts attempts and time.
+    loop {
+        match exchange.attempt().await {
+            Ok(answered) => return Ok(answered),
+            Err(trouble) => exchange.settle(trouble).await?,
+        }
+    }
+}
+
+/// What reqwest says is wrong, without the URL it happened at (I10): the innermost cause, which names the system's error.
+pub(super) fn describe(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut innermost: &dyn std::error::Error = &error;
+    // Ends: causes form a chain.
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    let kind = match () {
+        () if error.is_timeout() && error.is_connect() => return "the connection was not accepted in time".to_owned(),
+        () if error.is_connect() => "no connection",
+        () if error.is_body() || error.is_decode() => "the answer broke off",
+        () => "the connection failed",
+    };
+    format!("{kind}: {innermost}")
+}
+
+/// What an attempt was signed with; corrections compare with it, since another lane may have made them already.
+struct Signature {
+    /// Where it went.
+    place: Arc<Place>,
+    /// Who asked.
+    keys: Arc<Keys>,
+    /// When, by the server's clock as it was known, in seconds since 1970.
+    time: i64,
+}
+
+/// One request on its way.
+struct Exchange<'a> {
+    /// Whom it is for.
+    bucket: &'a Bucket,
+    /// The lane's connections.
+    http: &'a reqwest::Client,
+    /// What is asked.
+    request: &'a Request<'a>,
+    /// Its headers, the same on every attempt.
+    headers: HeaderMap,
+    /// Attempts so far.
+    attempts: Attempts,
+    /// When the first began.
+    started: Instant,
+    /// Corrections so far.
+    corrections: u32,
+    /// What the last attempt was signed with.
+    signature: Option<Signature>,
+}
+
+impl<'a> Exchange<'a> {
+    fn begin(
+        bucket: &'a Bucket,
+        http: &'a reqwest::Client,
+        request: &'a Request<'a>,
+        patience: Patience,
+    ) -> Result<Exchange<'a>> {
+        let headers = request.headers().map_err(|cause| failure(bucket, request, cause))?;
+        let seed = std::ptr::from_ref(request) as u64 ^ jiff::Timestamp::now().as_nanosecond() as u64;
+        let attempts = Attempts::new(patience, seed);
+        let started = Instant::now();
+        Ok(Exchange { bucket, http, request, headers, attempts, started, corrections: 0, signature: None })
+    }
+
+    /// Signs and sends once; waits for the answer's head.
+    async fn attempt(&mut self) -> std::result::Result<(Response, Permit), Trouble> {
+        self.bucket.throttle().acquire().await;
+        let permit = Permit(self.bucket.throttle().clone());
+        let (place, keys) = (self.bucket.place(), self.bucket.keys().await);
+        let url = self.bucket.sign(&place, &keys, self.request);
+        self.signature = Some(Signature { place, keys, time: self.bucket.now().as_second() });
+        let (request, progress) = self.assemble(url);
+        let mut sending = pin!(self.http.execute(request));
+        let len = self.request.body.len() as u64;
+        let mut seen = progress.load(Ordering::Relaxed).min(len);
+        // Ends: each turn but the last has seen more of the body taken.
+        let response = loop {
+            let time = if seen == len { self.request.answer_time } else { STALL };
+            match tokio::time::timeout(time, &mut sending).await {
+                Ok(Ok(response)) => break response,
+                Ok(Err(error)) => return Err(Trouble::Network(describe(error))),
+                Err(_) => {
+                    let now = progress.load(Ordering::Relaxed);
+                    if now == seen {
+                        return Err(Trouble::Network(format!("nothing happened for {} s", time.as_secs())));
+                    }
+                    seen = now;
+                }
+            }
+        };
+        if response.status().is_success() {
+            self.bucket.throttle().on_answered();
+            return Ok((response, permit));
+        }
+        Err(Trouble::Answered(Box::new(Refusal::read(response).await)))
+    }
+
+    /// The request as reqwest takes it, and the count of its body's bytes taken so far.
+    fn assemble(&self, url: Url) -> (reqwest::Request, Arc<AtomicU64>) {
+        let method = match self.request.method {
+            Method::Head => reqwest::Method::HEAD,
+            Method::Get => reqwest::Method::GET,
+            Method::Post => reqwest::Method::POST,
+            Method::Put => reqwest::Method::PUT,
+            Method::Delete => reqwest::Method::DELETE,
+        };
+        let has_body = matches!(self.request.method, Method::Put | Method::Post);
+        let mut request = reqwest::Request::new(method, url);
+        *request.headers_mut() = self.headers.clone();
+        let body = self.request.body.clone();
+        let progress = Arc::new(AtomicU64::new(0));
+        if Slices::suit(&body) {
+            *request.body_mut() = Some(Body::wrap(Slices::new(body, progress.clone())));
+        } else if has_body {
+            progress.store(body.len() as u64, Ordering::Relaxed);
+            // Without it an empty PUT has no length at all, which servers refuse.
+            request.headers_mut().insert(reqwest::header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+            *request.body_mut() = Some(Body::from(body));
+        }
+        (request, progress)
+    }
+
+    /// Reads a whole answer.
+    async fn read(&self, response: Response) -> std::result::Result<Answer, Trouble> {
+        let headers = response.headers().clone();
+        let status = response.status().as_u16();
+        let body = read_whole(response).await.map_err(Trouble::Network)?;
+        if self.request.success == Success::Body
+            && let Some(failure) = xml::failure(&body)
+        {
+            return Err(Trouble::Answered(Box::new(Refusal::new(status, &headers, Some(failure)))));
+        }
+        Ok(Answer { headers, body })
+    }
+
+    /// Does what lets the next attempt succeed, or gives the request up.
+    async fn settle(&mut self, trouble: Trouble) -> Result<()> {
+        let (pace, retry_after) = match &trouble {
+            Trouble::Network(_) => (Pace::Network, None),
+            Trouble::Answered(refusal) => match self.judge(refusal) {
+                Verdict::Again(pace) => (pace, refusal.retry_after),
+                Verdict::Fail => return Err(self.fail(trouble)),
+                verdict if self.correct(verdict, refusal).await => return Ok(()),
+                _ => return Err(self.fail(trouble)),
+            },
+        };
+        if pace == Pace::Throttle {
+            self.bucket.throttle().on_throttled();
+        }
+        match self.attempts.wait(pace, self.started.elapsed(), retry_after) {
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => return Err(self.fail(trouble)),
+        }
+        Ok(())
+    }
+
+    /// Corrects what the refusal was about. Whether another attempt differs from the last.
+    async fn correct(&mut self, verdict: Verdict, refusal: &Refusal) -> bool {
+        self.corrections += 1;
+        let Some(signature) = &self.signature else { return false };
+        if self.corrections > CORRECTIONS_MAX {
+            return false;
+        }
+        match (verdict, &refusal.region, refusal.date) {
+            (Verdict::Region, Some(region), _) => self.bucket.move_to(region, &signature.place),
+            (Verdict::Clock, _, Some(date)) if (date - signature.time).abs() > CLOCK_SECS_MAX => {
+                self.bucket.set_clock(date);
+                true
+            }
+            (Verdict::Credentials, ..) => self.bucket.renew(&signature.keys).await,
+            _ => false,
+        }
+    }
+
+    /// The meaning of a refusal. Answers to HEAD name no error: what they may mean is read off their headers.
+    fn judge(&self, refusal: &Refusal) -> Verdict {
+        let verdict = retry::verdict(refusal.status, &refusal.code);
+        if verdict != Verdict::Fail {
+            return verdict;
+        }
+        let Some(signature) = &self.signature else { return Verdict::Fail };
+        let is_elsewhere = refusal.region.as_ref().is_some_and(|region| *region != signature.place.region);
+        let is_skewed = |date: i64| (date - signature.time).abs() > CLOCK_SECS_MAX;
+        match (refusal.status, refusal.is_named) {
+            (400 | 403, _) if is_elsewhere => Verdict::Region,
+            (403, false) if refusal.date.is_some_and(is_skewed) => Verdict::Clock,
+            (400, false) if signature.keys.token.is_some() => Verdict::Credentials,
+            _ => Verdict::Fail,
+        }
+    }
+
+    fn fail(&self, trouble: Trouble) -> Error {
+        let cause = match trouble {
+            Trouble::Answered(refusal) => Cause::Remote { status: refusal.status, code: refusal.code },
+            Trouble::Network(what) => Cause::Network(what),
+        };
+        failure(self.bucket, self.request, cause)
+    }
+}
+
+/// The error of a request, by the object's name.
+pub(super) fn failure(bucket: &Bucket, request: &Request<'_>, cause: Cause) -> Error {
+    let key = request.key.map_or("", Key::as_str);
+    Error { verb: request.verb, object: format!("s3://{}/{key}", bucket.name()).into_bytes(), cause }
+}
