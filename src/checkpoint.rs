@@ -355,9 +355,12 @@ impl Checkpointer {
         attempts: u32,
         group: Option<LinkKey>,
     ) -> Result<()> {
-        self.job.say(error, attempts);
-        let is_unstable = matches!(error.cause, Cause::Unstable { .. });
-        self.counters.add(if is_unstable { Count::Unstable } else { Count::Failed }, 1);
+        // A name that `--delete` is about to clear the way for is recorded as failed, and not counted before its next try.
+        if !self.job.clashes.lock().contains(&(dir.id, name.clone())) {
+            self.job.say(error, attempts);
+            let is_unstable = matches!(error.cause, Cause::Unstable { .. });
+            self.counters.add(if is_unstable { Count::Unstable } else { Count::Failed }, 1);
+        }
         let errno = match error.cause {
             Cause::Os(errno) => errno.raw_os_error() as u16,
             _ => 0,

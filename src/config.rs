@@ -127,6 +127,8 @@ pub struct Config {
     pub checksum: ChecksumPolicy,
     /// Whether set-id bits come back from a bucket's metadata.
     pub special_bits: SpecialBits,
+    /// Whether what the source no longer has goes from the destination, and how much of it at most.
+    pub delete: Option<Deletes>,
     /// Where the summary and the progress go.
     pub output: Output,
     /// The umask gfast was started with. The process itself runs with 0; this one decides the modes that are left to
@@ -134,6 +136,15 @@ pub struct Config {
     pub umask: u32,
     /// The command as typed, program name first: typed again it resumes the job.
     pub command: Vec<OsString>,
+}
+
+/// How much may be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deletes {
+    /// At most this many names, directories included.
+    pub max: Option<u64>,
+    /// Whether even if the source is empty or a part of it cannot be listed.
+    pub is_forced: bool,
 }
 
 /// Whether owner and mode are carried over.

@@ -2,7 +2,7 @@
 //!
 //! Everything here is either fixed for the run or an atomic; the only locks are off the common path.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -158,6 +158,9 @@ pub struct Job {
     pub failures: Failures,
     /// Losses, said once each.
     pub losses: Losses,
+    /// Names of directories at the destination that are in the way of what is none in the source, until `--delete` has
+    /// cleared the way.
+    pub clashes: Mutex<HashSet<(DirId, Name)>>,
     /// Losses of objects whose outcome is not recorded yet.
     pub lost: Mutex<HashMap<(DirId, Name), LossSet>>,
     /// Blocks of one large file in flight on one shard: a ring overlaps them, a thread of system calls does not.
@@ -168,6 +171,8 @@ pub struct Job {
     pub next_id: AtomicU64,
     /// Raised once every entry that was to be sealed again has been tried: what is still unsealed is out of reach.
     pub is_resealed: AtomicBool,
+    /// Raised once `--delete` has been here.
+    pub is_cleared: AtomicBool,
     /// What ended the job early.
     pub fatal: Mutex<Option<Error>>,
     /// Whether FICLONE works between the roots: see [`Reflink`].
@@ -262,6 +267,16 @@ impl Job {
         match lost.is_empty() {
             true => LossSet::default(),
             false => lost.remove(&(dir, name.clone())).unwrap_or_default(),
+        }
+    }
+
+    /// Notes that a directory that holds something is in the way of a name. There is room for as many (I4); any further
+    /// one fails.
+    pub fn note_clash(&self, place: &Place) {
+        const CLASHES_MAX: usize = 65_536;
+        let mut clashes = self.clashes.lock();
+        if self.config.delete.is_some() && !self.is_cleared.load(Ordering::Relaxed) && clashes.len() < CLASHES_MAX {
+            clashes.insert((place.dir.id, place.name.clone()));
         }
     }
 

@@ -37,6 +37,7 @@
 //! outcome.rs           what shards tell the checkpoints
 //! seal.rs              what makes a durable object final
 //! checkpoint.rs        a batch: durable, sealed, recorded
+//! delete.rs            what the source no longer has goes from the destination
 //! finish.rs            the end of a pass: directories, last commit
 //! resume.rs            where a run begins
 //! errand.rs            names on their way to an outcome
@@ -79,6 +80,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod conduct;
 pub mod config;
+pub(crate) mod delete;
 pub mod digest;
 pub mod engine;
 pub(crate) mod errand;

@@ -141,6 +141,15 @@ struct Arguments {
     /// take set-id bits from S3 metadata
     #[argh(switch)]
     special_bits: bool,
+    /// remove what the source no longer has, at the end
+    #[argh(switch)]
+    delete: bool,
+    /// with --delete: remove at most this many names, exit 25
+    #[argh(option, arg_name = "count", from_str_fn(values::max_delete))]
+    max_delete: Option<u64>,
+    /// as --delete, even if the source is empty or not all listed
+    #[argh(switch)]
+    force_delete: bool,
     /// errors only; no progress, no summary when all went well
     #[argh(switch)]
     quiet: bool,
@@ -225,6 +234,13 @@ impl Arguments {
         let source = location("--source", self.source)?;
         let dest = location("--dest", self.dest)?;
         let is_remote = [&source, &dest].iter().any(|end| matches!(end, Location::S3 { .. }));
+        let is_bucket = |location: &Location| matches!(location, Location::S3 { .. });
+        if (self.delete || self.force_delete) && (is_bucket(&source) || is_bucket(&dest)) {
+            return Err(Error::usage("--delete works between file systems only"));
+        }
+        if self.max_delete.is_some() && !self.delete && !self.force_delete {
+            return Err(Error::usage("--max-delete needs --delete"));
+        }
         if self.state_dir.is_empty() {
             return Err(Error::usage("--state-dir is empty"));
         }
@@ -249,6 +265,8 @@ impl Arguments {
             checkpoint_interval: self.checkpoint_interval,
             checkpoint_bytes: self.checkpoint_bytes,
             mounts: if self.one_file_system { Mounts::Stay } else { Mounts::Cross },
+            delete: (self.delete || self.force_delete)
+                .then_some(Deletes { max: self.max_delete, is_forced: self.force_delete }),
             filter: Filter::new(self.rule),
             files_from: self.files_from.map(PathBuf::from),
             source_s3: S3Options {

@@ -96,6 +96,11 @@ pub(super) fn format(text: &str) -> Result<Format, String> {
     choose(text, &[("text", Format::Text), ("ndjson", Format::Ndjson), ("csv", Format::Csv)])
 }
 
+/// `--max-delete`.
+pub(super) fn max_delete(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "a number of names".to_owned())
+}
+
 /// `--sample`.
 pub(super) fn percent(text: &str) -> Result<f64, String> {
     let percent = text.strip_suffix('%').unwrap_or(text).parse::<f64>().ok();

@@ -225,6 +225,8 @@ pub(crate) fn make_job(
         failures: Failures::new(console.clone()),
         losses: Losses::new(console.clone()),
         lost: Mutex::default(),
+        clashes: Mutex::default(),
+        is_cleared: AtomicBool::new(false),
         console,
         file_depth: if engine == Engine::Uring { FILE_DEPTH } else { 1 },
         cached_dirs: dir_cache_capacity(shards),

@@ -116,6 +116,7 @@ impl Summary {
         end.and(occurred(Count::Failed, ExitCode::Failed))
             .and(occurred(Count::Vanished, ExitCode::Vanished))
             .and(occurred(Count::Unstable, ExitCode::Vanished))
+            .and(occurred(Count::DeletesWithheld, ExitCode::DeleteCap))
     }
 
     /// For people: a headline and one line per subject.
@@ -387,6 +388,7 @@ mod tests {
         assert_eq!(code(End::Finished, &[]), 0);
         assert_eq!(code(End::Finished, &[(Count::Unstable, 1)]), 24);
         assert_eq!(code(End::Finished, &[(Count::Vanished, 1), (Count::Failed, 1)]), 23);
+        assert_eq!(code(End::Finished, &[(Count::DeletesWithheld, 1), (Count::Failed, 1)]), 25);
         assert_eq!(code(End::Interrupted, &[(Count::Failed, 1)]), 20);
         assert_eq!(code(full(), &[(Count::Failed, 1)]), 11);
     }
@@ -398,8 +400,8 @@ mod tests {
             r#"{"schema":1,"run":"resume","pass":2,"end":"finished","error":null,"source":"/s\\xff","dest":"/d","#,
             r#""entries_walked":0,"directories":0,"copied":4,"cloned":0,"unchanged":0,"metadata_only":0,"#,
             r#""adopted":0,"hard_links":0,"#,
-            r#""symlinks":0,"special_files":0,"failed":0,"vanished":1,"unstable":0,"removed":0,"bytes_planned":0,"#,
-            r#""bytes_skipped":0,"bytes":2048,"bytes_durable":0,"submissions":0,"enters":0,"losses":{"owner":3},"#,
+            r#""symlinks":0,"special_files":0,"failed":0,"vanished":1,"unstable":0,"removed":0,"deletes_withheld":0,"#,
+            r#""bytes_planned":0,"bytes_skipped":0,"bytes":2048,"bytes_durable":0,"submissions":0,"enters":0,"losses":{"owner":3},"#,
             r#""elapsed_s":2.000,"bytes_per_s":1024.000,"files_per_s":2.000,"streams":32,"engine":"sync","#,
             r#""engine_fallback":"io_uring is disabled","ring_flags":null,"registered_buffer_bytes":0,"#,
             r#""buffer_bytes":1048576,"submissions_per_enter":0.000,"latency":{"source":{"count":1,"p50_ns":100,"#,

@@ -202,7 +202,8 @@ fn make_audit(
 ) -> Audit {
     let is_kept = |identity: &JobIdentity| !identity.options.starts_with(b"metadata=TimesOnly");
     let is_recorded = ends.catalog.as_ref().is_none_or(|(_, identity)| is_kept(identity));
-    let root = |root: &Root| JobRoot { handle: root.handle.clone(), path: root.path.clone(), stat: root.stat, bucket: None };
+    let root =
+        |root: &Root| JobRoot { handle: root.handle.clone(), path: root.path.clone(), stat: root.stat, bucket: None };
     let state_dir = std::fs::metadata(&request.state_dir).ok();
     let state_dir =
         state_dir.map(|dir| (std::os::unix::fs::MetadataExt::dev(&dir), std::os::unix::fs::MetadataExt::ino(&dir)));
