@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::catalog::{
-    Batch, Checksum, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Record, Row, Stamp,
-    Status,
+    Batch, Checksum, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Proof, Record, Row,
+    Stamp, Status,
 };
 use crate::config::SyncPolicy;
 use crate::error::{Cause, Class, Errno, Error, Result};
@@ -310,6 +310,13 @@ impl Checkpointer {
 
     fn copied(&mut self, draft: &mut Draft, dir: &DirNode, name: Name, copied: Copied) {
         self.counters.add(copied.count, 1);
+        let proved = copied.checksum.and_then(|checksum| match checksum.proof {
+            Proof::Server => Some(Count::ProvedByServer),
+            Proof::ReadBack => Some(Count::ProvedByReading),
+            Proof::Length => Some(Count::ProvedByLength),
+            Proof::Written => None,
+        });
+        proved.into_iter().for_each(|count| self.counters.add(count, 1));
         if copied.large_id != 0 {
             draft.rows.push(Row::DropRanges { large_id: copied.large_id });
         }

@@ -131,9 +131,13 @@ async fn open_bucket(name: &str, typed: &[u8], options: &S3Options, side: Side, 
     Ok(end)
 }
 
-/// Whether the source is one object or what lies below a prefix; refuses what is not there.
+/// Whether the source is what lies below a prefix or, if nothing does, one object; refuses what is not there.
 async fn find_source(end: &mut BucketEnd, typed: &[u8]) -> Result<()> {
     let client = Client::new(end.root.bucket.clone())?;
+    let page = client.list(&end.root.prefix, &From::Start).await?;
+    if !(page.objects.is_empty() && page.prefixes.is_empty()) {
+        return Ok(());
+    }
     let typed = String::from_utf8_lossy(typed).into_owned();
     let key = Key::new(typed.clone()).ok().filter(|_| !typed.ends_with('/'));
     if let Some(key) = key
@@ -142,11 +146,7 @@ async fn find_source(end: &mut BucketEnd, typed: &[u8]) -> Result<()> {
         end.single = split_key(&mut end.root, typed.as_bytes());
         return Ok(());
     }
-    let page = client.list(&end.root.prefix, &From::Start).await?;
-    match page.objects.is_empty() && page.prefixes.is_empty() {
-        true => Err(Error::refused(&end.name, "there is no object of this name and none below it")),
-        false => Ok(()),
-    }
+    Err(Error::refused(&end.name, "there is no object of this name and none below it"))
 }
 
 /// Makes the parent of a key the root; the key's last component as a name. `None` for a key that ends in a slash.

@@ -43,8 +43,8 @@ use crate::plan::Progress as Standing;
 use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
 use crate::report::{
-    Console, Count, Counters, Durability, End, EngineUsed, ExitCode, Failures, Latency, Losses, Moment, Progress, Run,
-    Summary, Totals, Walk, shell_command,
+    Console, Count, Counters, Durability, End, EngineUsed, ExitCode, Failures, Keeper, Latency, Losses, Moment,
+    Progress, Run, Summary, Totals, Walk, shell_command,
 };
 use crate::resume;
 use crate::ring::syscalls::Kernel;
@@ -489,13 +489,18 @@ impl Setup {
             elapsed: self.started.elapsed(),
             streams: job.gate.limit(),
             engine: match outcome.facts {
+                None if job.is_remote() => EngineUsed::Lanes { fallback },
                 Some(facts) => EngineUsed::Uring { flags: facts.flags.to_owned() },
                 None => EngineUsed::Sync { fallback },
             },
             registered_bytes: outcome.registered_bytes,
             arena_bytes: outcome.arena_bytes,
             latency: outcome.latency,
-            durability: Durability { asked: job.config.sync, used },
+            durability: Durability {
+                asked: job.config.sync,
+                used,
+                keeper: if job.dest.bucket.is_some() { Keeper::Server } else { Keeper::FileSystem },
+            },
         }
     }
 }

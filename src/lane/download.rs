@@ -132,7 +132,8 @@ impl Lane {
             mtime,
             ..Stat::default()
         };
-        let stamp = stamp_of(object.size, object.modified, &object.etag);
+        // What was listed: a change since then shows in the next listing.
+        let stamp = errand.listed.unwrap_or_else(|| stamp_of(object.size, object.modified, &object.etag));
         Download { errand, key, object, stat, stamp, group: None }
     }
 

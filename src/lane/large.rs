@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::download::Download;
-use super::listing::stamp_of;
 use super::parts::{Parts, Progress, Route};
 use super::relay::Relay;
 use super::upload::Upload;
@@ -71,7 +70,7 @@ impl Lane {
     }
 
     pub(super) async fn relay_parts(self: &Rc<Lane>, relay: Relay<'_>) -> Carried {
-        let stamp = stamp_of(relay.object.size, relay.object.modified, &relay.object.etag);
+        let stamp = relay.stamp;
         let begun = self.begin_upload(relay.errand, &relay.key, stamp, &relay.attributes).await?;
         let id = begun.upload.id.clone();
         let route = Route::Across {

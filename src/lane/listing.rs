@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use super::{Lane, Way, hash};
 use crate::catalog::{DirStamp, Stamp};
-use crate::config::Mounts;
+use crate::config::{Mounts, SpecialBits};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::job::{BucketRoot, Job, KeyNames};
 use crate::listing::{leave_out, look_up, make_dest, parse};
 use crate::provider::posix::Posix;
 use crate::provider::s3::{From, Key, Listed, Object, attributes, keys};
 use crate::report::Count;
-use crate::ring::{Handle, Name, Side};
+use crate::ring::{Handle, Name, Side, Time};
 use crate::walk::{DestDir, DirNode, DirPair, Entry};
 
 /// Bytes of one getdents buffer.
@@ -317,8 +317,10 @@ fn piece_name(item: &Item) -> std::result::Result<Name, &'static str> {
     Name::new(piece).map_err(|_| "its key holds a NUL")
 }
 
-/// What is recorded of an object of a bucket: any change of it changes this.
-pub(super) fn stamp_of(size: u64, modified: crate::ring::Time, etag: &str) -> Stamp {
+/// What is recorded of an object of a bucket: any change of it changes this. Whole seconds, for HEAD tells no more than
+/// that and a listing may.
+pub(super) fn stamp_of(size: u64, modified: Time, etag: &str) -> Stamp {
+    let modified = Time { nanos: 0, ..modified };
     Stamp { size, mtime: modified, ctime: modified, ino: hash(etag) }
 }
 
@@ -326,8 +328,9 @@ pub(super) fn stamp_of(size: u64, modified: crate::ring::Time, etag: &str) -> St
 fn dir_stamp(job: &Job, object: &Object) -> DirStamp {
     let posix = attributes::decode(&object.attributes);
     let unknown = unknown_dir(job);
+    let special = if job.config.special_bits == SpecialBits::Restore { 0 } else { 0o6000 };
     DirStamp {
-        mode: libc::S_IFDIR | posix.mode.map_or(unknown.mode, |mode| mode & 0o7777),
+        mode: libc::S_IFDIR | posix.mode.map_or(unknown.mode, |mode| mode & 0o7777 & !special),
         uid: posix.uid.unwrap_or(unknown.uid),
         gid: posix.gid.unwrap_or(unknown.gid),
         atime: posix.atime.or(posix.mtime).unwrap_or(object.modified),

@@ -220,7 +220,8 @@ impl Lane {
             if self.waiting.borrow().is_none() {
                 *self.waiting.borrow_mut() = self.next_name();
             }
-            let is_started = match self.waiting.borrow_mut().take() {
+            let waiting = self.waiting.take();
+            let is_started = match waiting {
                 Some(errand) if self.active.get() < self.share() && self.job().gate.try_acquire() => {
                     self.start(errand);
                     true

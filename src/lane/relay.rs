@@ -29,6 +29,8 @@ pub(super) struct Relay<'a> {
     pub key: Key,
     /// What is read.
     pub object: Object,
+    /// What is recorded of it.
+    pub stamp: Stamp,
     /// Its metadata at the destination.
     pub attributes: Vec<(String, String)>,
     /// Whether the server copies by itself.
@@ -47,13 +49,13 @@ impl Lane {
             }
         }
         let Some(object) = self.source().head(&source_key).await? else { return Ok(Some(Ending::Vanished)) };
-        let stamp = stamp_of(object.size, object.modified, &object.etag);
+        let stamp = errand.listed.unwrap_or_else(|| stamp_of(object.size, object.modified, &object.etag));
         let plan = self.decide(errand, &stamp);
         if let Plan::Skip(skip) = plan {
             return Ok(Some(Ending::Skipped(skip)));
         }
         let attributes = self.turned(&object);
-        let relay = Relay { errand, source_key, key, object, attributes, is_server_side };
+        let relay = Relay { errand, source_key, key, object, stamp, attributes, is_server_side };
         if let Some(ending) = self.relayed_before(&relay, stamp, plan).await? {
             return Ok(Some(ending));
         }

@@ -10,7 +10,7 @@
 
 use super::{Carried, Lane, hash};
 use crate::catalog::{Checksum, Proof, Stamp, Status};
-use crate::config::Metadata;
+use crate::config::{ChecksumPolicy, Metadata};
 use crate::digest::crc64;
 use crate::errand::Errand;
 use crate::error::{Error, Result};
@@ -164,15 +164,19 @@ impl Lane {
 
     /// What is proved of an object that was stored: by the server, or under `--checksum` by reading it back.
     pub(super) async fn proven(&self, key: &Key, crc64: u64, stored: &Stored) -> Result<Checksum> {
-        let proof = match stored.is_checked {
-            true => Proof::Server,
-            false if self.job().config.checksum == crate::config::ChecksumPolicy::Keep => {
-                self.read_back(key, crc64, &stored.etag).await?;
-                Proof::ReadBack
-            }
-            false => Proof::Length,
-        };
-        Ok(Checksum { crc64, proof })
+        let proof = |proof| Ok(Checksum { crc64, proof });
+        if stored.is_checked {
+            return proof(Proof::Server);
+        }
+        if self.job().config.checksum == ChecksumPolicy::Free {
+            return proof(Proof::Length);
+        }
+        // A server that copied by itself has said nothing yet.
+        if self.dest().head(key).await?.is_some_and(|object| object.crc64 == Some(crc64)) {
+            return proof(Proof::Server);
+        }
+        self.read_back(key, crc64, &stored.etag).await?;
+        proof(Proof::ReadBack)
     }
 
     pub(super) fn copied(&self, upload: &Upload<'_>, dest_ino: u64, bytes: u64, checksum: Option<Checksum>) -> Copied {

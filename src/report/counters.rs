@@ -48,10 +48,16 @@ pub enum Count {
     Submissions,
     /// Calls of io_uring_enter that carried submissions.
     Enters,
+    /// Objects whose checksum a server compared.
+    ProvedByServer,
+    /// Objects that were read back.
+    ProvedByReading,
+    /// Objects of which nothing but the length was compared.
+    ProvedByLength,
 }
 
 /// Number of [`Count`]s.
-const COUNTS: usize = Count::Enters as usize + 1;
+const COUNTS: usize = Count::ProvedByLength as usize + 1;
 
 impl Count {
     /// All of them, in the order of their indexes.
@@ -77,6 +83,9 @@ impl Count {
         Count::BytesDurable,
         Count::Submissions,
         Count::Enters,
+        Count::ProvedByServer,
+        Count::ProvedByReading,
+        Count::ProvedByLength,
     ];
 
     /// What can become of an entry.
@@ -119,6 +128,9 @@ impl Count {
             Count::BytesDurable => "bytes_durable",
             Count::Submissions => "submissions",
             Count::Enters => "enters",
+            Count::ProvedByServer => "proved_by_server",
+            Count::ProvedByReading => "proved_by_reading",
+            Count::ProvedByLength => "proved_by_length",
         }
     }
 }

@@ -29,4 +29,4 @@ pub(crate) use json::Object;
 pub use latency::{Latency, SideLatency};
 pub use losses::{Loss, LossSet, Losses};
 pub use progress::{Moment, Progress, Walk};
-pub use summary::{Durability, End, EngineUsed, Run, SCHEMA, Summary};
+pub use summary::{Durability, End, EngineUsed, Keeper, Run, SCHEMA, Summary};

@@ -50,6 +50,11 @@ pub enum EngineUsed {
         /// Set-up flags the kernel accepted.
         flags: String,
     },
+    /// Lanes between file systems and S3.
+    Lanes {
+        /// Why files are not on a ring; `None` when they are, or were not asked to be.
+        fallback: Option<String>,
+    },
     /// Plain system calls.
     Sync {
         /// Why not the ring; `None` when it was asked for.
@@ -64,6 +69,17 @@ pub struct Durability {
     pub asked: SyncPolicy,
     /// What was done: `File` where syncfs of the destination cannot be trusted.
     pub used: SyncPolicy,
+    /// Who makes it durable.
+    pub keeper: Keeper,
+}
+
+/// Who makes data durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeper {
+    /// The destination's file system, asked to.
+    FileSystem,
+    /// A server, by the time it answers.
+    Server,
 }
 
 /// Everything a run can say of itself.
@@ -132,6 +148,7 @@ impl Summary {
             self.latency_line(),
             field("engine", &self.engine_text()),
             field("durability", self.durability.text()),
+            field("integrity", &self.integrity_text()),
             field("state", &escape(&self.state)),
         ];
         let label = match (&self.end, code) {
@@ -196,6 +213,18 @@ impl Summary {
         field("errors", &format!("{failed} failed, {vanished} vanished, {unstable} unstable"))
     }
 
+    /// How far it is proved that the destination holds what was read.
+    fn integrity_text(&self) -> String {
+        let shown = [
+            (Count::ProvedByServer, "compared by the server (CRC64/NVME)"),
+            (Count::ProvedByReading, "read back"),
+            (Count::ProvedByLength, "by length only"),
+        ];
+        let occurred = shown.iter().filter(|&&(count, _)| self.totals.get(count) > 0);
+        let texts: Vec<String> = occurred.map(|&(count, name)| format!("{} {name}", self.totals.get(count))).collect();
+        if texts.is_empty() { "no checksums asked for".to_owned() } else { texts.join(", ") }
+    }
+
     fn losses_text(&self) -> String {
         if self.losses.is_empty() {
             return "none".to_owned();
@@ -228,6 +257,8 @@ impl Summary {
                     "uring, {registered} of {arena} buffers registered, {each:.1} submissions an enter, flags {flags}"
                 )
             }
+            EngineUsed::Lanes { fallback: None } => "lanes, files on tokio-uring".to_owned(),
+            EngineUsed::Lanes { fallback: Some(why) } => format!("lanes, files on threads, not uring: {why}"),
             EngineUsed::Sync { fallback: None } => format!("sync, {arena} buffers"),
             EngineUsed::Sync { fallback: Some(why) } => format!("sync, {arena} buffers, not uring: {why}"),
         }
@@ -298,6 +329,7 @@ impl Summary {
     fn put_engine(&self, object: &mut Object) {
         let (engine, fallback, flags) = match &self.engine {
             EngineUsed::Uring { flags } => ("uring", None, Some(flags.as_str())),
+            EngineUsed::Lanes { fallback } => ("lanes", fallback.as_deref(), None),
             EngineUsed::Sync { fallback } => ("sync", fallback.as_deref(), None),
         };
         object.text("engine", engine);
@@ -312,6 +344,9 @@ impl Summary {
 impl Durability {
     /// What the policy gives, for people.
     fn text(&self) -> &'static str {
+        if self.keeper == Keeper::Server {
+            return "server: durable when the server has answered";
+        }
         match (self.asked, self.used) {
             (_, SyncPolicy::Batch) => "batch: durable at each checkpoint (syncfs)",
             (SyncPolicy::Batch, SyncPolicy::File) => "file: fsync of each file, for syncfs cannot be trusted here",
@@ -377,7 +412,7 @@ mod tests {
             registered_bytes: 0,
             arena_bytes: 1 << 20,
             latency,
-            durability: Durability { asked: SyncPolicy::Batch, used: SyncPolicy::File },
+            durability: Durability { asked: SyncPolicy::Batch, used: SyncPolicy::File, keeper: Keeper::FileSystem },
         }
     }
 

@@ -15,7 +15,8 @@ use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
 use crate::config::{
-    Config, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts, Naming, Output, ReflinkChoice, SyncPolicy,
+    ChecksumPolicy, Config, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts, Naming, Output, ReflinkChoice,
+    S3Options, SpecialBits, SyncPolicy,
 };
 use crate::engine;
 use crate::error::{Error, Result, escape};
@@ -400,6 +401,11 @@ fn config(style: &Style) -> Config {
         checkpoint_interval: Duration::ZERO,
         checkpoint_bytes: style.checkpoint_bytes,
         mounts: Mounts::Cross,
+        source_s3: S3Options::default(),
+        dest_s3: S3Options::default(),
+        part_bytes: None,
+        checksum: ChecksumPolicy::Free,
+        special_bits: SpecialBits::Leave,
         output: Output::Quiet,
         umask: 0o022,
         command: Vec::new(),

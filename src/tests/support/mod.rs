@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports, reason = "every test file is a crate of its own and uses a part of this module")]
 
 pub mod compare;
+pub mod fault;
 pub mod fixture;
 pub mod mutate;
 pub mod run;

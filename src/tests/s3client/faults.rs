@@ -1,0 +1,291 @@
+//! Servers that stumble, lie, refuse and hang up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use gfast::config::S3Options;
+use gfast::digest::crc64;
+use gfast::error::{Cause, Class, Error};
+use gfast::provider::s3::xml::encode_crc64;
+use gfast::provider::s3::{Bucket, ByteRange, Checksums, Client, From, Part};
+use gfast::ring::Side;
+
+use super::scripted::{Asked, Reply, Scripted};
+use super::{BUCKET, block, key, read, variables};
+
+/// The secret of all requests here: nothing may tell it.
+const SECRET: &str = "canary-of-the-fault-server";
+
+fn answer(status: &'static str, body: &str) -> Reply {
+    Reply::Answer(status, Vec::new(), body.as_bytes().to_vec())
+}
+
+fn error(status: &'static str, code: &str) -> Reply {
+    answer(status, &format!("<Error><Code>{code}</Code><Message>canary-message</Message></Error>"))
+}
+
+/// Starts a server that has a bucket and answers everything else by `script`, and opens a client to it.
+fn start(script: impl Fn(&Asked, bool) -> Option<Reply> + Send + Sync + 'static) -> (Scripted, Client) {
+    let server = Scripted::start(move |asked, is_read| match asked.line.starts_with("HEAD /bucket/?") {
+        true => Some(answer("200 OK", "")),
+        false => script(asked, is_read),
+    });
+    let client = block(async {
+        let bucket = open(&server.endpoint).await.unwrap();
+        Client::new(Arc::new(bucket)).unwrap()
+    });
+    (server, client)
+}
+
+async fn open(endpoint: &str) -> Result<Bucket, Error> {
+    let options = S3Options { endpoint_url: Some(endpoint.to_owned()), ..S3Options::default() };
+    Bucket::open_with(BUCKET, &options, Side::Source, &variables("AKIAFAULT", SECRET)).await
+}
+
+fn remote(status: u16, code: &str) -> Cause {
+    Cause::Remote { status, code: code.to_owned() }
+}
+
+#[test]
+fn throttled_broken_and_cut_requests_are_sent_again() {
+    let turns = AtomicUsize::new(0);
+    let content = Bytes::from(vec![7; 3 << 20]);
+    let expected = content.clone();
+    let (_server, client) = start(move |asked, is_read| {
+        if !is_read {
+            return None;
+        }
+        assert!(asked.body == expected, "every attempt sends the whole body");
+        assert_eq!(asked.headers["x-amz-checksum-crc64nvme"], encode_crc64(crc64(&asked.body)));
+        let reply = match turns.fetch_add(1, Ordering::Relaxed) {
+            0 => error("503 Slow Down", "SlowDown"),
+            1 => Reply::Cut,
+            2 => error("500 Internal Server Error", "InternalError"),
+            3 => answer("502 Bad Gateway", "<html>no XML"),
+            4 => error("400 Bad Request", "BadDigest"),
+            _ => answer("200 OK", ""),
+        };
+        Some(reply)
+    });
+    let stored = block(client.put(&key("k"), content.clone(), crc64(&content), &[])).unwrap();
+    assert!(!stored.is_checked);
+    assert_eq!(client.bucket().checksums(), Checksums::Ignored);
+}
+
+#[test]
+fn damage_is_sent_again_once_and_refusals_are_not() {
+    let (server, client) = start(|asked, _| match asked.line.contains("damaged") {
+        true => Some(error("400 Bad Request", "BadDigest")),
+        false => Some(error("403 Forbidden", "AccessDenied")),
+    });
+    let before = server.count.load(Ordering::Relaxed);
+    let error = block(client.put(&key("damaged"), Bytes::new(), 0, &[])).unwrap_err();
+    assert_eq!((&error.cause, error.class()), (&remote(400, "BadDigest"), Class::Object));
+    assert_eq!(server.count.load(Ordering::Relaxed) - before, 2);
+    let error = block(client.put(&key("denied"), Bytes::new(), 0, &[])).unwrap_err();
+    assert_eq!((&error.cause, error.class()), (&remote(403, "AccessDenied"), Class::Object));
+    assert_eq!(server.count.load(Ordering::Relaxed) - before, 3);
+}
+
+#[test]
+fn a_refusal_in_the_middle_of_a_body_is_told_as_what_it_is() {
+    let (_server, client) = start(|_, _| Some(error("403 Forbidden", "AccessDenied")));
+    let content = Bytes::from(vec![1; 32 << 20]);
+    let error = block(client.put(&key("k"), content.clone(), 1, &[])).unwrap_err();
+    assert_eq!(error.cause, remote(403, "AccessDenied"));
+    let error = block(client.put_part(&key("k"), "upload", 1, content, 1)).unwrap_err();
+    assert_eq!(error.cause, remote(403, "AccessDenied"));
+}
+
+#[test]
+fn an_error_inside_a_success_is_an_error() {
+    let turns = AtomicUsize::new(0);
+    let made = "<CompleteMultipartUploadResult><ETag>\"e-1\"</ETag><ChecksumCRC64NVME>AAAAAAAAAAk=</ChecksumCRC64NVME>\
+        </CompleteMultipartUploadResult>";
+    let (_server, client) = start(move |_, is_read| match (is_read, turns.load(Ordering::Relaxed)) {
+        (false, _) => None,
+        (true, 0) => {
+            turns.fetch_add(1, Ordering::Relaxed);
+            Some(error("200 OK", "InternalError"))
+        }
+        (true, _) => Some(answer("200 OK", &format!("  \n  <?xml version=\"1.0\"?>\n{made}"))),
+    });
+    let parts = [Part { number: 1, etag: "e".to_owned(), len: 5, crc64: 9 }];
+    let stored = block(client.complete_upload(&key("k"), "u", &parts, 9)).unwrap();
+    assert!(stored.is_checked && stored.etag == "e-1");
+    let error = block(client.complete_upload(&key("k"), "u", &parts, 8)).unwrap_err();
+    assert_eq!(error.class(), Class::Retry, "{error}");
+}
+
+#[test]
+fn a_completion_whose_answer_was_lost_is_found_again() {
+    let turns = AtomicUsize::new(0);
+    let (_server, client) = start(move |asked, is_read| {
+        if asked.line.starts_with("HEAD ") {
+            let headers = vec![
+                ("content-length", "5".to_owned()),
+                ("etag", "\"x-1\"".to_owned()),
+                ("x-amz-checksum-crc64nvme", encode_crc64(9)),
+            ];
+            return Some(Reply::Answer("200 OK", headers, Vec::new()));
+        }
+        match is_read {
+            false => None,
+            true if turns.fetch_add(1, Ordering::Relaxed) == 0 => Some(Reply::Cut),
+            true => Some(error("404 Not Found", "NoSuchUpload")),
+        }
+    });
+    let parts = [Part { number: 1, etag: "e".to_owned(), len: 5, crc64: 9 }];
+    let stored = block(client.complete_upload(&key("k"), "u", &parts, 9)).unwrap();
+    assert!(stored.is_checked && stored.etag == "x-1");
+    let error = block(client.complete_upload(&key("k"), "u", &parts, 10)).unwrap_err();
+    assert_eq!(error.cause, remote(404, "NoSuchUpload"));
+}
+
+#[test]
+fn a_body_that_ends_early_may_be_asked_for_again() {
+    let (_server, client) = start(|_, _| Some(Reply::Short(100, vec![1; 40])));
+    let error = block(async { read(client.get(&key("k"), None, None).await.unwrap()).await }).unwrap_err();
+    assert_eq!(error.class(), Class::Retry, "{error}");
+    assert!(matches!(error.cause, Cause::Transfer(_)));
+}
+
+#[test]
+fn answers_about_something_else_are_not_taken() {
+    let (_server, client) = start(|asked, _| {
+        let range = if asked.line.contains("other-range") { "bytes 1-5/100" } else { "bytes 0-4/100" };
+        let headers = vec![("etag", "\"new\"".to_owned()), ("content-range", range.to_owned())];
+        Some(Reply::Answer("200 OK", headers, vec![0; 5]))
+    });
+    let range = Some(ByteRange { offset: 0, len: 5 });
+    block(async {
+        let error = client.get(&key("k"), range, Some("old")).await.err().unwrap();
+        assert_eq!(error.cause, Cause::Unstable { attempts: 1 });
+        let error = client.get(&key("other-range"), range, None).await.err().unwrap();
+        assert_eq!((error.class(), error.cause), (Class::Object, remote(200, "OtherContentRange")));
+        let download = client.get(&key("k"), range, Some("new")).await.unwrap();
+        assert_eq!((download.object.size, read(download).await.unwrap().len()), (100, 5));
+    });
+}
+
+#[test]
+fn the_bucket_s_region_is_followed() {
+    let server = Scripted::start(|asked, _| match asked.line.contains("eu-west-3") {
+        true => Some(answer("200 OK", "")),
+        false => {
+            let region = vec![("x-amz-bucket-region", "eu-west-3".to_owned())];
+            Some(Reply::Answer("301 Moved Permanently", region, Vec::new()))
+        }
+    });
+    block(open(&server.endpoint)).unwrap();
+    assert_eq!(server.count.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_clock_that_is_off_is_set_by_the_server_s() {
+    let server = Scripted::start(|asked, _| match asked.line.contains("X-Amz-Date=2033051") {
+        true => Some(answer("200 OK", "")),
+        false => {
+            let date = vec![("date", "Wed, 18 May 2033 03:33:20 GMT".to_owned())];
+            Some(Reply::Answer("403 Forbidden", date, Vec::new()))
+        }
+    });
+    block(open(&server.endpoint)).unwrap();
+    assert_eq!(server.count.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_server_that_refuses_checksums_gets_none() {
+    let (_server, client) = start(|asked, _| {
+        let has_checksum = asked.headers.keys().any(|name| name.starts_with("x-amz-checksum"));
+        match (has_checksum, asked.line.contains("?uploads")) {
+            (true, _) => Some(error("400 Bad Request", "InvalidArgument")),
+            (false, true) => Some(answer("200 OK", "<R><UploadId>u</UploadId></R>")),
+            (false, false) => Some(Reply::Answer("200 OK", vec![("etag", "\"e\"".to_owned())], Vec::new())),
+        }
+    });
+    block(async {
+        assert_eq!(client.create_upload(&key("k"), &[]).await.unwrap(), "u");
+        assert_eq!(client.bucket().checksums(), Checksums::Ignored);
+        assert_eq!(client.put_part(&key("k"), "u", 1, Bytes::from_static(b"x"), 1).await.unwrap().etag, "e");
+        assert!(!client.put(&key("k"), Bytes::from_static(b"x"), 1, &[]).await.unwrap().is_checked);
+    });
+}
+
+#[test]
+fn a_listing_that_turns_in_a_circle_or_ends_early_is_an_error() {
+    let (_server, client) = start(|asked, _| match asked.line.contains("prefix=cut") {
+        true => Some(answer("200 OK", "<R><Contents><Key>k</Key>")),
+        false => {
+            let page = "<R><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken></R>";
+            Some(answer("200 OK", page))
+        }
+    });
+    block(async {
+        assert_eq!(client.list("", &From::Start).await.unwrap().next.as_deref(), Some("t"));
+        let again = client.list("", &From::Token("t".to_owned())).await.unwrap_err();
+        assert_eq!(again.cause, remote(200, "UnreadableAnswer"));
+        assert!(client.list("cut", &From::Start).await.is_err());
+    });
+}
+
+#[test]
+fn credentials_that_are_refused_end_the_job() {
+    for code in ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket"] {
+        let (_server, client) = start(move |_, _| Some(error("403 Forbidden", code)));
+        let error = block(client.put(&key("k"), Bytes::new(), 0, &[])).unwrap_err();
+        assert_eq!((error.class(), &error.cause), (Class::Fatal, &remote(403, code)));
+    }
+}
+
+#[test]
+fn an_endpoint_without_a_server_is_refused_soon() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let started = Instant::now();
+    let error = block(open(&endpoint)).err().unwrap();
+    assert!(error.to_string().contains("cannot be reached") && error.to_string().contains("refused"), "{error}");
+    assert!(started.elapsed().as_secs() < 10);
+    for endpoint in ["ftp://x", "http://", "http://user:canary@host"] {
+        let error = block(open(endpoint)).err().unwrap();
+        assert!(!error.to_string().contains("canary"), "{error}");
+    }
+}
+
+/// Every way to fail, and no text of it holds what signs a request or what a server says beyond the error's name.
+#[test]
+fn no_error_tells_a_secret() {
+    let turns = AtomicUsize::new(0);
+    let (_server, client) = start(move |asked, _| match turns.fetch_add(1, Ordering::Relaxed) % 4 {
+        0 => Some(error("403 Forbidden", "AccessDenied")),
+        1 => Some(error("404 Not Found", "X-Amz-Signature=canary")),
+        2 => Some(answer("409 Conflict", &asked.line)),
+        _ => Some(Reply::Short(10, b"canary".to_vec())),
+    });
+    let mut texts = Vec::new();
+    block(async {
+        let source = open(&_server.endpoint).await.unwrap();
+        for _ in 0..4 {
+            let mut note = |error: Option<Error>| texts.extend(error.map(|error| format!("{error} {error:?}")));
+            let content = Bytes::from_static(b"x");
+            note(client.put(&key("k"), content.clone(), 1, &[]).await.err());
+            note(client.put_part(&key("k"), "u", 1, content, 1).await.err());
+            note(client.create_upload(&key("k"), &[]).await.err());
+            note(client.list("p", &From::Start).await.err());
+            note(client.copy(&source, &key("s"), "e", &key("k"), None).await.err());
+            match client.get(&key("k"), None, None).await {
+                Ok(download) => note(read(download).await.err()),
+                Err(error) => note(Some(error)),
+            }
+        }
+    });
+    assert!(texts.len() >= 16, "{texts:#?}");
+    for text in texts {
+        for secret in [SECRET, "canary", "Signature", "X-Amz", "Credential"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+}
