@@ -8,9 +8,11 @@ use std::sync::atomic::Ordering;
 
 use crate::catalog;
 use crate::checkpoint::Checkpointer;
+use crate::config::Retry;
 use crate::delete;
 use crate::error::{Error, Result};
 use crate::job::Job;
+use crate::links::LinkName;
 use crate::report::{Count, Counters, End, Totals};
 use crate::resume;
 use crate::stop::Stop;
@@ -33,6 +35,16 @@ pub struct Conductor {
     rounds: u32,
     /// Whether what the source no longer has is gone.
     is_cleared: bool,
+    /// How far a run that only tries what failed has come.
+    retried: Retried,
+}
+
+/// How far the failed entries of the catalog are queued.
+enum Retried {
+    /// Up to this one.
+    Until(Option<LinkName>),
+    /// All of them, or the run is of another kind.
+    All,
 }
 
 /// What a step came to.
@@ -49,7 +61,11 @@ pub enum Step {
 impl Conductor {
     /// A run of `job` whose outcomes `checkpointer` takes in.
     pub fn new(job: Arc<Job>, checkpointer: Checkpointer, counters: Vec<Arc<Counters>>, stop: Stop) -> Conductor {
-        Conductor { job, checkpointer, counters, stop, rounds: 0, is_cleared: false }
+        let retried = match job.config.retry {
+            Retry::FailedOnly => Retried::Until(None),
+            Retry::WithAll => Retried::All,
+        };
+        Conductor { job, checkpointer, counters, stop, rounds: 0, is_cleared: false, retried }
     }
 
     /// Does what is to be done now. `is_time` says that the interval between checkpoints is over.
@@ -81,12 +97,25 @@ impl Conductor {
         if !self.job.walker.is_done() || self.bring_back()? {
             return Ok(Step::Checkpointed);
         }
+        if let Retried::Until(after) = &mut self.retried {
+            self.retried = match resume::retry_failed(&self.job, after.take())? {
+                Some(last) => Retried::Until(Some(last)),
+                None => Retried::All,
+            };
+            return Ok(Step::Checkpointed);
+        }
         if !std::mem::replace(&mut self.is_cleared, true) && self.clear()? {
             return Ok(Step::Checkpointed);
         }
         let totals = Totals::of(&self.counters);
-        let (entries, bytes) = (totals.get(Count::EntriesWalked), totals.get(Count::BytesPlanned));
-        self.checkpointer.finish_pass(catalog::Totals { entries, bytes })?;
+        let totals = match self.job.config.retry {
+            Retry::FailedOnly => self.job.catalog.header().totals,
+            Retry::WithAll => {
+                let (entries, bytes) = (totals.get(Count::EntriesWalked), totals.get(Count::BytesPlanned));
+                catalog::Totals { entries, bytes }
+            }
+        };
+        self.checkpointer.finish_pass(totals)?;
         Ok(Step::Ended(End::Finished))
     }
 

@@ -127,6 +127,8 @@ pub struct Config {
     pub checksum: ChecksumPolicy,
     /// Whether set-id bits come back from a bucket's metadata.
     pub special_bits: SpecialBits,
+    /// Whether only what failed is tried again.
+    pub retry: Retry,
     /// Whether what the source no longer has goes from the destination, and how much of it at most.
     pub delete: Option<Deletes>,
     /// Where the summary and the progress go.
@@ -136,6 +138,15 @@ pub struct Config {
     pub umask: u32,
     /// The command as typed, program name first: typed again it resumes the job.
     pub command: Vec<OsString>,
+}
+
+/// When what failed is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// With the rest, as the source is walked.
+    WithAll,
+    /// By itself; nothing else is looked at.
+    FailedOnly,
 }
 
 /// How much may be deleted.

@@ -141,6 +141,9 @@ struct Arguments {
     /// take set-id bits from S3 metadata
     #[argh(switch)]
     special_bits: bool,
+    /// try only what failed in the last pass
+    #[argh(switch)]
+    retry_failed: bool,
     /// remove what the source no longer has, at the end
     #[argh(switch)]
     delete: bool,
@@ -238,6 +241,9 @@ impl Arguments {
         if (self.delete || self.force_delete) && (is_bucket(&source) || is_bucket(&dest)) {
             return Err(Error::usage("--delete works between file systems only"));
         }
+        if self.retry_failed && (self.delete || self.force_delete) {
+            return Err(Error::usage("--retry-failed looks at nothing else, so it cannot --delete"));
+        }
         if self.max_delete.is_some() && !self.delete && !self.force_delete {
             return Err(Error::usage("--max-delete needs --delete"));
         }
@@ -265,6 +271,7 @@ impl Arguments {
             checkpoint_interval: self.checkpoint_interval,
             checkpoint_bytes: self.checkpoint_bytes,
             mounts: if self.one_file_system { Mounts::Stay } else { Mounts::Cross },
+            retry: if self.retry_failed { Retry::FailedOnly } else { Retry::WithAll },
             delete: (self.delete || self.force_delete)
                 .then_some(Deletes { max: self.max_delete, is_forced: self.force_delete }),
             filter: Filter::new(self.rule),

@@ -27,8 +27,8 @@ use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
 use crate::config::{
-    ARENA_BYTES_MAX, Config, DIR_CACHE_PER_SHARD, EngineChoice, FILE_DEPTH, Metadata, ReflinkChoice, SMALL_BYTES_MAX,
-    STOP_TIME_MAX, SyncPolicy,
+    ARENA_BYTES_MAX, Config, DIR_CACHE_PER_SHARD, EngineChoice, FILE_DEPTH, Metadata, ReflinkChoice, Retry,
+    SMALL_BYTES_MAX, STOP_TIME_MAX, SyncPolicy,
 };
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
@@ -38,6 +38,7 @@ use crate::job::{Job, JobRoot, Past, Reflink, read_choice};
 use crate::lane;
 use crate::large::LargeFile;
 use crate::links::LinkMap;
+use crate::location::Location;
 use crate::outcome::Intake;
 use crate::plan::Progress as Standing;
 use crate::provider::metadata::Identity;
@@ -72,13 +73,16 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
         console.note(&format!("gfast: io_uring is not available, plain system calls are used: {reason}"));
     }
     let choice = read_choice(&config.filter, config.files_from.as_deref())?;
+    if config.retry == Retry::FailedOnly {
+        refuse_first_run(config)?;
+    }
     let Ends { roots, names, source, dest } = ends::open(config)?;
     if dest.is_none() {
         make_root_durable(&roots)?;
     }
     let identity = identity_of(config, &choice, &names, &roots);
     let catalog = Arc::new(Catalog::open(&config.state_dir, &identity, false)?);
-    let kind = resume::kind(&catalog)?;
+    let kind = resume::kind(&catalog, config.retry)?;
     resume::begin(&catalog, kind)?;
 
     let streams = affordable_streams(config, &console);
@@ -96,6 +100,14 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let setup = Setup { job, bell, engine, shards, started };
     let outcome = setup.run(kind, &roots, workers, stop)?;
     Ok(setup.summary(kind, &names, outcome, fallback))
+}
+
+/// A job that never ran has nothing to be tried again: refused before its state or its destination is made.
+fn refuse_first_run(config: &Config) -> Result<()> {
+    let Location::Posix(dest) = &config.dest else { return Ok(()) };
+    let path = std::fs::canonicalize(dest);
+    let path = path.map_err(|error| Error::refused(dest.as_os_str().as_encoded_bytes(), error.to_string()))?;
+    Catalog::open_recorded(&config.state_dir, Some(path.as_os_str().as_encoded_bytes())).map(drop)
 }
 
 /// Open files are what streams are made of: as many as the administrator allows, not as few as shells start with.
@@ -208,7 +220,7 @@ pub(crate) fn make_job(
         past: match kind {
             resume::Kind::First => Past::Nothing,
             resume::Kind::NextPass => Past::Finished,
-            resume::Kind::Resume => Past::Interrupted,
+            resume::Kind::Resume | resume::Kind::Retry => Past::Interrupted,
         },
         progress: Standing {
             pass_start_batch: header.pass_start_batch,
@@ -476,7 +488,7 @@ impl Setup {
         Summary {
             run: match kind {
                 resume::Kind::First => Run::Copy,
-                resume::Kind::Resume => Run::Resume { pass },
+                resume::Kind::Resume | resume::Kind::Retry => Run::Resume { pass },
                 resume::Kind::NextPass => Run::Pass { pass },
             },
             end: outcome.end,

@@ -208,8 +208,6 @@ fn nothing_outside_goes_while_directories_are_swapped_for_symlinks() {
             let _ = fs::remove_dir_all(scene.scratch.path().join("aside"));
             assert_eq!(names(&outside), expected);
         }
-        scene.job(engine).arg("-delete").run().expect(0);
-        assert_eq!(names(&scene.dest), names(&scene.source));
     }
 }
 
@@ -223,4 +221,42 @@ fn a_deep_tree_goes_with_few_open_directories() {
     command.arg("-source").arg(&scene.source).arg("-dest").arg(&scene.dest);
     must(command.arg("-state-dir").arg(scene.scratch.path().join("state")).arg("-delete"));
     assert!(!scene.dest.join("chain").exists());
+}
+
+#[test]
+fn only_what_failed_is_tried_again() {
+    if !rustix::process::geteuid().is_root() {
+        support::fixture::skip("only_what_failed_is_tried_again", "not root");
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let uid = 12_345;
+        write(&scene.source.join("secret"), "x");
+        write(&scene.source.join("closed/x"), "x");
+        must(Command::new("chown").args(["-R", "12345:12345"]).arg(scene.scratch.path()));
+        for name in ["secret", "closed"] {
+            must(Command::new("chown").arg("0:0").arg(scene.source.join(name)));
+            set_mode(&scene.source.join(name), 0o700);
+        }
+        let job = scene.job(engine).user(uid);
+        job.clone().arg("-retry-failed").run().expect(2);
+        assert!(!scene.scratch.path().join("state").exists());
+        job.run().expect(23);
+        job.clone().arg("-retry-failed").arg("-delete").run().expect(1);
+        let outcome = job.clone().arg("-retry-failed").run().expect(23);
+        assert_eq!((outcome.number("failed"), outcome.number("copied")), (2, 0), "{outcome}");
+        must(Command::new("chown").args(["-R", "12345:12345"]).arg(&scene.source));
+        fs::write(scene.source.join("keep"), "changed since").unwrap();
+        let outcome = job.clone().arg("-retry-failed").run().expect(0);
+        assert_eq!((outcome.number("failed"), outcome.number("copied")), (0, 2), "{outcome}");
+        assert_eq!(fs::read(scene.dest.join("closed/x")).unwrap(), b"x");
+        assert_eq!(fs::read(scene.dest.join("keep")).unwrap(), b"keep", "nothing else is looked at");
+        let outcome = job.clone().arg("-retry-failed").run().expect(0);
+        assert_eq!((outcome.number("copied"), outcome.number("entries_walked")), (0, 0), "{outcome}");
+        let outcome = job.arg("-delete").run().expect(0);
+        // The new owner counts as a change of all three.
+        assert_eq!(outcome.number("copied"), 3, "{outcome}");
+        Comparison::new(&scene.source, &scene.dest).assert_same();
+    }
 }
