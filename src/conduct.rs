@@ -119,7 +119,8 @@ impl Conductor {
         Ok(Step::Ended(End::Finished))
     }
 
-    /// Removes what the source no longer has. True if names whose way is free now go round again, or the run is to stop.
+    /// Removes what the source no longer has. True if names whose way is free now go round again, or the run is to
+    /// stop.
     fn clear(&mut self) -> Result<bool> {
         self.job.is_cleared.store(true, Ordering::Relaxed);
         let clashes: Vec<_> = std::mem::take(&mut *self.job.clashes.lock()).into_iter().collect();

@@ -69,7 +69,7 @@ impl World {
                 let ino = self.ino(side, dir)?;
                 Ok(Answer::Flag(self.disk(side).node(ino).attrs.has_default_acl))
             }
-            Op::SyncFile { file } => {
+            Op::SyncFile { file } | Op::DropCache { file } => {
                 let ino = self.ino(side, file)?;
                 if matches!(self.disk(side).kind(ino), Kind::Special) {
                     return Err(Errno::INVAL);
