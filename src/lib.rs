@@ -48,6 +48,7 @@
 //! shard/objects.rs     what becomes of them
 //! conduct.rs           the decisions of a run, apart from the waiting
 //! verify/*.rs          both sides compared on the same walker and rings
+//! rehearsal.rs         what a run would do, and why: nothing is changed
 //! ledger/*.rs          what a job did to every object, as a report of lines that vouch for each other
 //! engine/mod.rs        one run, from the checks to the summary
 //! engine/ends.rs       both ends of a job, file systems or buckets
@@ -99,6 +100,7 @@ pub mod location;
 pub mod outcome;
 pub mod plan;
 pub mod provider;
+pub mod rehearsal;
 pub mod report;
 pub mod resume;
 pub mod ring;

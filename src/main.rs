@@ -25,6 +25,7 @@ fn main() -> Status {
         (_, Parsed::Trouble(error)) => trouble(&error),
         (_, Parsed::Verify(request)) => return verify(&request, &stop),
         (_, Parsed::Report(request)) => report(&request),
+        (_, Parsed::Rehearse(config)) => rehearse(&config, &stop),
         (_, Parsed::Run(config)) => run(&Config { umask: umask.bits(), ..*config }, &stop),
     };
     Status::from(code.code())
@@ -82,6 +83,12 @@ fn verify(request: &Request, stop: &Stop) -> Status {
         Err(error) => trouble(&error).code(),
     };
     Status::from(code)
+}
+
+/// Says what a job would do.
+fn rehearse(config: &Config, stop: &Stop) -> ExitCode {
+    let mut stdout = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+    gfast::rehearsal::run(config, stop, &mut stdout).unwrap_or_else(|error| fail(&error))
 }
 
 /// Writes or checks a report.

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::header::boot_id;
-use super::identity::{Difference, JobIdentity};
+use super::identity::{self, Difference, JobIdentity};
 use crate::error::{Errno, Error, Result};
 use crate::filesystem::FileSystem;
 
@@ -76,6 +76,21 @@ impl Folder {
             }
             Err(error) => Err(Error::os("stat", bytes_of(&path), errno_of(&error))),
         }
+    }
+
+    /// Finds and locks the folder of the job between these paths, if there is one. Makes nothing.
+    pub fn find_existing(state_dir: &Path, source: &[u8], dest: &[u8]) -> Result<Option<(Folder, u64)>> {
+        let path = state_dir.join(identity::folder_name(source, dest));
+        match fs::symlink_metadata(&path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::os("stat", bytes_of(&path), errno_of(&error))),
+        }
+        let metadata = check_is_ours(&open_dir(state_dir)?, state_dir)?;
+        let folder = Folder::lock(path, (metadata.dev(), metadata.ino()))?;
+        let parsed = JobIdentity::parse(&read_job_file(&folder.path)?);
+        let (job_id, _) = parsed.map_err(|damage| folder.damaged(damage.0))?;
+        Ok(Some((folder, job_id)))
     }
 
     /// Finds and locks the folder of a job that ran before: the one with this destination, or the only one. Makes

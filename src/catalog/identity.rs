@@ -66,10 +66,7 @@ pub(super) enum Difference {
 impl JobIdentity {
     /// Name of the job's folder: the same paths always lead to the same one.
     pub(super) fn folder_name(&self) -> String {
-        let mut paths = self.source.clone();
-        paths.push(0);
-        paths.extend_from_slice(&self.dest);
-        format!("job-{:016x}", super::key::fnv128(&paths) as u64)
+        folder_name(&self.source, &self.dest)
     }
 
     /// The job file's text.
@@ -143,6 +140,12 @@ impl JobIdentity {
         ];
         checks.into_iter().find(|(differs, _)| *differs).map(|(_, difference)| difference)
     }
+}
+
+/// Name of the folder of the job between two paths.
+pub(super) fn folder_name(source: &[u8], dest: &[u8]) -> String {
+    let paths = [source, &[0], dest].concat();
+    format!("job-{:016x}", super::key::fnv128(&paths) as u64)
 }
 
 fn root_text(root: &RootId) -> String {

@@ -207,6 +207,12 @@ impl Catalog {
         Ok((Catalog::open_in(folder, job_id)?, identity))
     }
 
+    /// Opens the catalog of the job between these paths, if there is one, to read it. Makes nothing.
+    pub fn find(state_dir: &Path, source: &[u8], dest: &[u8]) -> Result<Option<Catalog>> {
+        let Some((folder, job_id)) = Folder::find_existing(state_dir, source, dest)? else { return Ok(None) };
+        Catalog::open_in(folder, job_id).map(Some)
+    }
+
     fn open_in(folder: Folder, job_id: u64) -> Result<Catalog> {
         check_data(&folder)?;
         folder.fill_lock_file()?;

@@ -141,6 +141,9 @@ struct Arguments {
     /// take set-id bits from S3 metadata
     #[argh(switch)]
     special_bits: bool,
+    /// print what would be done and why; change nothing
+    #[argh(switch)]
+    dry_run: bool,
     /// try only what failed in the last pass
     #[argh(switch)]
     retry_failed: bool,
@@ -176,6 +179,8 @@ struct Arguments {
 pub enum Parsed {
     /// A job.
     Run(Box<Config>),
+    /// A job that is only to be told.
+    Rehearse(Box<Config>),
     /// A comparison.
     Verify(Box<Request>),
     /// A report to be written or checked.
@@ -204,7 +209,10 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
             (parsed.and_then(|read| read.map_or_else(Ok, request)), Parsed::Err)
         }
         _ => {
-            let config = |arguments: Arguments| arguments.resolve(command).map(Box::new).map(Parsed::Run);
+            let config = |arguments: Arguments| {
+                let parsed = if arguments.dry_run { Parsed::Rehearse } else { Parsed::Run };
+                arguments.resolve(command).map(Box::new).map(parsed)
+            };
             (read::<Arguments>(&["gfast"], words).and_then(|read| read.map_or_else(Ok, config)), Parsed::Err)
         }
     };
@@ -243,6 +251,9 @@ impl Arguments {
         }
         if self.retry_failed && (self.delete || self.force_delete) {
             return Err(Error::usage("--retry-failed looks at nothing else, so it cannot --delete"));
+        }
+        if self.dry_run && (self.retry_failed || is_bucket(&source) || is_bucket(&dest)) {
+            return Err(Error::usage("--dry-run tells of whole passes between file systems only"));
         }
         if self.max_delete.is_some() && !self.delete && !self.force_delete {
             return Err(Error::usage("--max-delete needs --delete"));

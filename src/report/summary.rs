@@ -201,6 +201,7 @@ impl Summary {
             (Count::Symlinks, "symlinks"),
             (Count::Specials, "special files"),
             (Count::Removed, "removed"),
+            (Count::DeletesWithheld, "deletes withheld"),
         ];
         let occurred = shown.iter().filter(|&&(count, _)| count == Count::Unchanged || self.totals.get(count) > 0);
         let texts: Vec<String> = occurred.map(|&(count, name)| format!("{} {name}", self.totals.get(count))).collect();

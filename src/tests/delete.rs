@@ -260,3 +260,62 @@ fn only_what_failed_is_tried_again() {
         Comparison::new(&scene.source, &scene.dest).assert_same();
     }
 }
+
+/// What a dry run says of each path: "copy new", "skip unchanged".
+fn rehearse(job: &Job, code: i32) -> std::collections::BTreeMap<String, String> {
+    let outcome = job.clone().arg("-dry-run").run().expect(code);
+    let lines = outcome.stdout.lines().map(|line| {
+        let (verb, reason, path) = (&line[..8], &line[9..29], &line[30..]);
+        (path.to_owned(), format!("{} {}", verb.trim(), reason.trim()))
+    });
+    lines.collect()
+}
+
+#[test]
+fn a_dry_run_says_what_the_run_then_does() {
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let state = scene.scratch.path().join("state");
+        let job = scene.job(engine).arg("-delete").arg("-exclude=*.o");
+        write(&scene.source.join("left.o"), "x");
+        write(&scene.dest.join("left.o"), "y");
+        write(&scene.dest.join("gone/saved.o"), "y");
+        let before = names(&scene.dest);
+        let said = rehearse(&job, 0);
+        assert!(!state.exists() && names(&scene.dest) == before, "nothing is changed");
+        let expected = [
+            ("keep", "copy new"),
+            ("d/keep", "copy new"),
+            ("d/e", "make new directory"),
+            ("d/e/keep", "copy new"),
+            ("extra", "delete not in the source"),
+            ("d/extra", "delete not in the source"),
+            ("gone/a/b/c", "delete not in the source"),
+            ("gone/a/b", "delete not in the source"),
+            ("gone/a", "delete not in the source"),
+            ("gone/x", "delete not in the source"),
+        ];
+        let has = |said: &std::collections::BTreeMap<String, String>, path: &str| said.get(path).cloned();
+        for (path, what) in expected {
+            assert_eq!(has(&said, path).as_deref(), Some(what), "{path}: {said:#?}");
+        }
+        assert!(
+            !said.contains_key("left.o") && !said.contains_key("gone/saved.o") && !said.contains_key("gone"),
+            "{said:#?}"
+        );
+        let outcome = job.run().expect(0);
+        assert_eq!((outcome.number("copied"), outcome.number("removed")), (3, 6), "{outcome}");
+        fs::write(scene.source.join("keep"), "changed").unwrap();
+        write(&scene.dest.join("later"), "x");
+        let catalog = must(Command::new("sh").arg("-c").arg("cat \"$1\"/job-*/data.mdb | cksum").arg("sh").arg(&state));
+        let said = rehearse(&job, 0);
+        assert_eq!(has(&said, "keep").as_deref(), Some("copy changed"));
+        assert_eq!(has(&said, "d/keep").as_deref(), Some("skip unchanged"));
+        assert_eq!(has(&said, "later").as_deref(), Some("delete not in the source"));
+        let after = must(Command::new("sh").arg("-c").arg("cat \"$1\"/job-*/data.mdb | cksum").arg("sh").arg(&state));
+        assert_eq!(catalog, after, "the catalog stays as it is");
+        rehearse(&job.clone().arg("-max-delete=0"), 25);
+        job.run().expect(0);
+        Comparison::new(&scene.source.join("d"), &scene.dest.join("d")).assert_same();
+    }
+}

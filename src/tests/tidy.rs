@@ -33,7 +33,7 @@ const RANKS: [&[&str]; 12] = [
     ],
     &["shard"],
     &["engine"],
-    &["verify", "ledger"],
+    &["verify", "ledger", "rehearsal"],
     &["control", "tune"],
     &["cli", "tui"],
 ];
