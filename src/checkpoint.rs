@@ -27,7 +27,7 @@ use crate::outcome::{Intake, Outcome, What};
 use crate::provider::posix::Posix;
 use crate::report::{Count, Counters, Loss};
 use crate::ring::{Caller, Handle, Kind, Name, Side};
-use crate::seal::{Sealer, seal_all};
+use crate::seal::{Sealer, on_all};
 use crate::transfer::Copied;
 use crate::walk::{DirNode, Work};
 
@@ -42,7 +42,7 @@ pub struct Checkpointer {
     /// Counts what it finishes.
     pub(crate) counters: Arc<Counters>,
     /// Seal what is durable, one on each thread; the first also keeps this thread's directories open.
-    sealers: Vec<Sealer>,
+    pub(crate) sealers: Vec<Sealer>,
     /// Stores what a checkpoint has to store in a bucket.
     pub(crate) publisher: Option<Publisher>,
     /// The header of the last commit.
@@ -138,9 +138,9 @@ impl Checkpointer {
         for (dir, name, id) in std::mem::take(&mut self.found_early) {
             self.found(&mut draft, &dir, name, id)?;
         }
-        let mut unsealed = seal_all(&mut self.sealers, &outcomes);
-        for (index, outcome) in outcomes.into_iter().enumerate() {
-            self.take_in(&mut draft, outcome, unsealed.remove(&index))?;
+        let unsealed = on_all(&mut self.sealers, &outcomes, Sealer::seal_outcome);
+        for (outcome, unsealed) in outcomes.into_iter().zip(unsealed) {
+            self.take_in(&mut draft, outcome, unsealed)?;
         }
         self.settle_groups(&mut draft)?;
         self.commit(draft)?;
@@ -244,6 +244,7 @@ impl Checkpointer {
             },
             What::Further(key, stamp) => draft.further.push(Further { key, dir, name, stamp }),
             What::Begun(record) => {
+                draft.rows.extend(self.replaced_ranges(&dir, &name, record.large_id)?);
                 let record = Record::File(FileRecord { batch: draft.number, ..record });
                 draft.rows.push(Row::PutEntry { dir: dir.id, name, record });
             }
@@ -261,6 +262,16 @@ impl Checkpointer {
             What::Reopened => self.reopened(draft, &dir)?,
         }
         Ok(())
+    }
+
+    /// What was recorded of an earlier attempt at a large file that is begun anew. Parts of an upload are for whoever
+    /// ends that upload.
+    fn replaced_ranges(&self, dir: &DirNode, name: &Name, large_id: u64) -> Result<Option<Row>> {
+        let reader = self.job.catalog.reader()?;
+        let Some(Record::File(former)) = reader.entry(dir.id, name)? else { return Ok(None) };
+        let is_replaced = former.large_id != 0 && former.large_id != large_id;
+        let is_ranges = is_replaced && reader.upload(former.large_id)?.is_none();
+        Ok(is_ranges.then_some(Row::DropRanges { large_id: former.large_id }))
     }
 
     /// A directory to be listed. What an earlier pass recorded of it stays, so that it is not finished again for
@@ -500,10 +511,13 @@ impl Checkpointer {
 
     fn linked(&self, draft: &mut Draft, first: &SealedFirst, further: Further, dest_ino: u64) {
         self.counters.add(Count::Linked, 1);
-        let Further { key, dir, name, .. } = further;
+        let Further { key, dir, name, stamp } = further;
         draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
         draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
-        self.record_done(draft, dir.id, name, dest_ino, (first.stamp, first.checksum));
+        // A bucket's link is an object of its own; one that waited in the catalog shows its state in the next listing.
+        let is_own = key.is_in_bucket() && stamp != Stamp::default();
+        let stamp = if is_own { stamp } else { first.stamp };
+        self.record_done(draft, dir.id, name, dest_ino, (stamp, first.checksum));
     }
 
     fn link_failed(&self, draft: &mut Draft, further: Further, error: &Error) -> Result<()> {

@@ -52,6 +52,8 @@ pub const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 pub const QUEUED_DIRS_MAX: usize = scaled(16_384, 4);
 /// Open directory pairs each shard keeps at hand.
 pub const DIR_CACHE_PER_SHARD: usize = scaled(256, 4);
+/// Open directory pairs over all shards, however many.
+pub const DIR_CACHE_TOTAL: usize = 4096;
 
 /// Bytes of the buffers of all lanes of an S3 job together.
 pub const LANE_BYTES: usize = 192 << 20;

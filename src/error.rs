@@ -126,9 +126,9 @@ fn class_of_code(code: &str) -> Class {
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => {
             Class::Fatal
         }
-        "NoSuchBucket" | "RequestTimeTooSkewed" | "AccountProblem" | "QuotaExceeded" | "InsufficientCapacity" => {
-            Class::Fatal
-        }
+        "NoSuchBucket" | "RequestTimeTooSkewed" | "AccountProblem" => Class::Fatal,
+        // The destination is full, in the words of radosgw, MinIO and HTTP.
+        "QuotaExceeded" | "InsufficientCapacity" | "XMinioStorageFull" | "InsufficientStorage" => Class::Fatal,
         _ => Class::Object,
     }
 }

@@ -34,6 +34,15 @@ pub enum FileSystem {
     Other,
 }
 
+/// How far away the answers come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// This machine's kernel: microseconds, or a disk's latency.
+    Local,
+    /// Another machine, or a user-space daemon: milliseconds for every operation.
+    Remote,
+}
+
 impl FileSystem {
     /// The kind of file system that `file` lives on.
     pub fn of(file: impl AsFd) -> Result<FileSystem> {

@@ -6,6 +6,8 @@
 //! child's number is always higher than its parent's. So the end needs no memory that grows with the tree, and an
 //! interrupted end goes on where it stopped.
 
+use std::sync::Arc;
+
 use crate::catalog::{Batch, DirId, DirStamp, DirState, Header, JobStatus, Row, Totals};
 use crate::checkpoint::Checkpointer;
 use crate::config::{LossPolicy, Metadata, scaled};
@@ -14,10 +16,13 @@ use crate::lane::publish;
 use crate::provider::metadata;
 use crate::report::{Count, Loss};
 use crate::ring::Side;
+use crate::seal::{Sealer, on_all};
 use crate::walk::DirNode;
 
 /// Directories finished between two commits.
 const PAGE: usize = scaled(16_384, 3);
+/// Ranges of abandoned attempts that are looked at when a pass ends.
+const ABANDONED_MAX: usize = 16_384;
 
 impl Checkpointer {
     /// Finishes the directories, makes everything durable, and records the pass as finished. To be called after the
@@ -32,7 +37,10 @@ impl Checkpointer {
             let mut rows = Vec::with_capacity(page.len());
             match self.publisher {
                 Some(_) => self.publish_dirs(page.into_iter().map(|(id, _)| id).collect(), &mut rows)?,
-                None => page.into_iter().try_for_each(|(id, _)| self.finish_dir(id, &mut rows))?,
+                None => self.finish_dirs(page.into_iter().map(|(id, _)| id).collect(), &mut rows)?,
+            }
+            if is_last {
+                rows.extend(self.abandoned_ranges()?);
             }
             self.sync()?;
             let header = self.finished_header(is_last, totals);
@@ -46,6 +54,13 @@ impl Checkpointer {
         }
     }
 
+    /// At the end of a pass no file is in progress: ranges that are still recorded are of attempts that a changed
+    /// source or an error ended. What exceeds one look at them waits for the end of the next pass.
+    fn abandoned_ranges(&self) -> Result<Vec<Row>> {
+        let ids = self.job.catalog.reader()?.ranged(ABANDONED_MAX)?;
+        Ok(ids.into_iter().map(|large_id| Row::DropRanges { large_id }).collect())
+    }
+
     /// The sync just made covers the seals of the last batch: all its records are Completed.
     fn finished_header(&self, is_last: bool, totals: Totals) -> Header {
         let status = if is_last { JobStatus::Finished } else { JobStatus::Running };
@@ -53,22 +68,32 @@ impl Checkpointer {
         Header { status, totals, completed_batch: self.header.durable_batch, ..self.header.clone() }
     }
 
-    fn finish_dir(&mut self, id: DirId, rows: &mut Vec<Row>) -> Result<()> {
-        let record = self.job.catalog.reader()?.dir(id)?;
-        let Some(stamp) = record.and_then(|record| record.stamp) else {
-            rows.push(Row::CloseDir { id });
-            return Ok(());
-        };
-        let dir = self.node(id)?;
-        match self.settle_dir(&dir, &stamp) {
-            Ok(()) => {
-                self.counters.add(Count::Dirs, 1);
-                rows.push(Row::CloseDir { id });
+    /// Finishes directories, those of one depth together: none above them is finished before, for that might shut the
+    /// way to them.
+    fn finish_dirs(&mut self, ids: Vec<DirId>, rows: &mut Vec<Row>) -> Result<()> {
+        let mut due = Vec::with_capacity(ids.len());
+        for id in ids {
+            let record = self.job.catalog.reader()?.dir(id)?;
+            match record.and_then(|record| record.stamp) {
+                Some(stamp) => due.push((self.node(id)?, stamp)),
+                None => rows.push(Row::CloseDir { id }),
             }
-            Err(error) => {
-                self.job.say(&error, 1);
-                self.counters.add(Count::Failed, 1);
-                // It stays in the index: the next pass lists it again and finishes it.
+        }
+        due.sort_by_key(|(dir, _)| std::cmp::Reverse(dir.depth));
+        for level in due.chunk_by(|(a, _), (b, _)| a.depth == b.depth) {
+            let settled = on_all(&mut self.sealers, level, |sealer, (dir, stamp)| sealer.settle_dir(dir, stamp));
+            for ((dir, _), settled) in level.iter().zip(settled) {
+                match settled {
+                    Ok(()) => {
+                        self.counters.add(Count::Dirs, 1);
+                        rows.push(Row::CloseDir { id: dir.id });
+                    }
+                    Err(error) => {
+                        self.job.say(&error, 1);
+                        self.counters.add(Count::Failed, 1);
+                        // It stays in the index: the next pass lists it again and finishes it.
+                    }
+                }
             }
         }
         Ok(())
@@ -113,8 +138,10 @@ impl Checkpointer {
         }
         Ok(())
     }
+}
 
-    fn settle_dir(&mut self, dir: &std::sync::Arc<DirNode>, stamp: &DirStamp) -> Result<()> {
+impl Sealer {
+    fn settle_dir(&mut self, dir: &Arc<DirNode>, stamp: &DirStamp) -> Result<()> {
         let job = self.job.clone();
         let handle = self.open(dir)?;
         let dest = self.dest();

@@ -41,6 +41,11 @@ impl Gate {
         false
     }
 
+    /// Whether no permit is free.
+    pub fn is_full(&self) -> bool {
+        self.used() >= self.limit()
+    }
+
     /// Gives a permit back.
     pub fn release(&self) {
         let before = self.used.fetch_sub(1, Ordering::Relaxed);
@@ -60,7 +65,7 @@ mod tests {
     #[test]
     fn the_limit_holds_when_raised_and_lowered() {
         let gate = Gate::new(2);
-        assert!(gate.try_acquire() && gate.try_acquire() && !gate.try_acquire());
+        assert!(gate.try_acquire() && !gate.is_full() && gate.try_acquire() && gate.is_full() && !gate.try_acquire());
         gate.set_limit(3);
         assert!(gate.try_acquire() && !gate.try_acquire());
         gate.set_limit(1);

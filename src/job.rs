@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::catalog::{BATCH_UNSEALED, Catalog, Checksum, DirId, DirState, FileRecord, Record, Stamp, Status};
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
+use crate::filesystem::Reach;
 use crate::filter::{Choice, Filter, Selection, Sort};
 use crate::gate::Gate;
 use crate::links::{LinkKey, LinkMap, LinkName};
@@ -165,6 +166,8 @@ pub struct Job {
     pub lost: Mutex<HashMap<(DirId, Name), LossSet>>,
     /// Blocks of one large file in flight on one shard: a ring overlaps them, a thread of system calls does not.
     pub file_depth: usize,
+    /// How far away the slower side is: work is cut smaller, and spread over more threads, where answers are slow.
+    pub reach: Reach,
     /// Directories that each shard, and the checkpoints, may keep open.
     pub cached_dirs: usize,
     /// The next directory or large-file id.

@@ -176,9 +176,9 @@ impl LargeFile {
         self.stat.size.div_ceil(self.chunk_bytes)
     }
 
-    /// Whether other shards should help.
-    pub fn is_shareable(&self) -> bool {
-        self.stat.size > SEGMENT_BYTES
+    /// How many other shards may help: none with a file of one segment, and never more than there are chunks.
+    pub fn helpers_max(&self) -> usize {
+        (self.chunks() - 1) as usize * usize::from(self.stat.size > SEGMENT_BYTES)
     }
 
     /// The next chunk that is not durable yet, as a range of bytes.
@@ -199,8 +199,7 @@ impl LargeFile {
 
     /// Joins another shard to the work; false when it is being finished already.
     fn join(&self) -> bool {
-        let joined = self.tasks.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n > 0).then_some(n + 1));
-        joined.is_ok()
+        self.tasks.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n > 0).then_some(n + 1)).is_ok()
     }
 
     /// Leaves; true for the last one, who finishes the file.
@@ -288,6 +287,7 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
         let made = dest.stat_handle(&handle).map_err(|errno| place.error(job, Side::Dest, "stat", errno))?;
         if made.ino == record.dest_ino {
             work.clear_acls(&handle)?;
+            work.remove_leftover(temp.as_ref());
             let ranges = job.catalog.reader()?.ranges(record.large_id)?;
             return Ok(Some(Leftover { file: NewFile { handle, temp, made }, id: record.large_id, ranges }));
         }

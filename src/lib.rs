@@ -50,6 +50,7 @@
 //! verify/*.rs          both sides compared on the same walker and rings
 //! rehearsal.rs         what a run would do, and why: nothing is changed
 //! ledger/*.rs          what a job did to every object, as a report of lines that vouch for each other
+//! crew.rs              who does the work: what answers, on how many threads, with how much memory
 //! engine/mod.rs        one run, from the checks to the summary
 //! engine/ends.rs       both ends of a job, file systems or buckets
 //! ```
@@ -81,6 +82,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod conduct;
 pub mod config;
+pub(crate) mod crew;
 pub(crate) mod delete;
 pub mod digest;
 pub mod engine;

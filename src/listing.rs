@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::catalog::{DirId, DirStamp};
 use crate::config::{Metadata, Mounts, scaled};
 use crate::error::{Cause, Errno, Error, Result};
-use crate::filesystem::FileSystem;
+use crate::filesystem::{FileSystem, Reach};
 use crate::job::{Job, Past};
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
@@ -98,10 +98,13 @@ impl Listing {
         Ok(self.entries.pop_front())
     }
 
-    /// Gives away the later half of the names at hand, if they are many.
-    pub fn split(&mut self) -> Option<VecDeque<Entry>> {
-        const WORTH_SHARING: usize = scaled(128, 4);
-        if self.entries.len() < WORTH_SHARING {
+    /// Gives away the later half of the names at hand, if they are worth opening the directory once more.
+    pub fn split(&mut self, reach: Reach) -> Option<VecDeque<Entry>> {
+        let worth_sharing = match reach {
+            Reach::Local => scaled(128, 4),
+            Reach::Remote => 4,
+        };
+        if self.entries.len() < worth_sharing {
             return None;
         }
         Some(self.entries.split_off(self.entries.len() / 2))

@@ -1,12 +1,12 @@
 //! Seals: the times that tell a finished file from one that is not (I2).
 //!
 //! Called only with what is durable (checkpoint.rs). Large batches are sealed on several threads: by then the shards
-//! may have nothing left to do, and the whole job waits.
+//! may have nothing left to do, and the whole job waits. Where answers are slow small ones are, too.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Errno, Error, Result, join};
+use crate::filesystem::Reach;
 use crate::job::Job;
 use crate::listing::open_side;
 use crate::outcome::{Outcome, What};
@@ -15,38 +15,50 @@ use crate::ring::{Caller, Handle, Name, Side, Time};
 use crate::transfer::{Copied, Seal};
 use crate::walk::{DirCache, DirNode};
 
-/// Outcomes that are worth a thread of their own.
-const OUTCOMES_PER_THREAD: usize = 1024;
+/// Items that are worth a thread of their own: where each takes microseconds, and where each takes milliseconds.
+const ITEMS_PER_THREAD: usize = 1024;
+const ITEMS_PER_THREAD_REMOTE: usize = 4;
 
-/// Sets seals, on one thread.
+/// Sets seals and finishes directories, on one thread.
 pub(crate) struct Sealer {
     /// The job.
-    job: Arc<Job>,
+    pub(crate) job: Arc<Job>,
     /// Answers its operations.
     caller: Arc<dyn Caller>,
     /// Open destination directories.
     cache: DirCache<Handle>,
 }
 
-/// Seals every copied object among `outcomes`; those that could not be are removed, and come back with the reason by
-/// their index.
-pub(crate) fn seal_all(sealers: &mut [Sealer], outcomes: &[Outcome]) -> HashMap<usize, Error> {
-    let threads = (outcomes.len() / OUTCOMES_PER_THREAD).clamp(1, sealers.len());
-    let share = outcomes.len().div_ceil(threads).max(1);
+/// Does `work` on each of `items`, on as many threads as are worth it; the results are in the order of the items.
+pub(crate) fn on_all<T: Sync, R: Send>(
+    sealers: &mut [Sealer],
+    items: &[T],
+    work: impl Fn(&mut Sealer, &T) -> R + Sync,
+) -> Vec<R> {
+    let per_thread = match sealers[0].job.reach {
+        Reach::Local => ITEMS_PER_THREAD,
+        Reach::Remote => ITEMS_PER_THREAD_REMOTE,
+    };
+    let threads = (items.len() / per_thread).clamp(1, sealers.len());
+    let share = items.len().div_ceil(threads).max(1);
+    let work = &work;
     std::thread::scope(|scope| {
-        let mut shares = sealers.iter_mut().zip(outcomes.chunks(share)).enumerate();
+        let mut shares = sealers.iter_mut().zip(items.chunks(share));
         let first = shares.next();
         let others: Vec<_> = shares
-            .map(|(index, (sealer, outcomes))| scope.spawn(move || sealer.seal_share(outcomes, index * share)))
+            .map(|(sealer, items)| scope.spawn(move || items.iter().map(|item| work(sealer, item)).collect::<Vec<R>>()))
             .collect();
-        let mut unsealed = first.map_or_else(HashMap::new, |(_, (sealer, outcomes))| sealer.seal_share(outcomes, 0));
+        let mut results = Vec::with_capacity(items.len());
+        if let Some((sealer, items)) = first {
+            results.extend(items.iter().map(|item| work(sealer, item)));
+        }
         for other in others {
             match other.join() {
-                Ok(more) => unsealed.extend(more),
+                Ok(more) => results.extend(more),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        unsealed
+        results
     })
 }
 
@@ -57,16 +69,13 @@ impl Sealer {
         Sealer { job, caller, cache }
     }
 
-    fn seal_share(&mut self, outcomes: &[Outcome], base: usize) -> HashMap<usize, Error> {
-        let mut unsealed = HashMap::new();
-        for (index, Outcome { dir, name, what }) in outcomes.iter().enumerate() {
-            let What::Copied(copied) = what else { continue };
-            if let Err(error) = self.seal(dir, name, copied) {
-                self.remove_unsealed(dir, name, copied);
-                unsealed.insert(base + index, error);
-            }
-        }
-        unsealed
+    /// Seals a copied object, and does nothing with any other outcome. One that could not be sealed is removed; the
+    /// reason comes back.
+    pub(crate) fn seal_outcome(&mut self, outcome: &Outcome) -> Option<Error> {
+        let Outcome { dir, name, what: What::Copied(copied) } = outcome else { return None };
+        let error = self.seal(dir, name, copied).err()?;
+        self.remove_unsealed(dir, name, copied);
+        Some(error)
     }
 
     /// Sets the seal on the inode that was written, and on no other (I2).
@@ -123,7 +132,7 @@ impl Sealer {
         open_side(&self.job, &*self.caller, Side::Dest, &mut self.cache, dir)
     }
 
-    fn dest(&self) -> Posix<'_> {
+    pub(crate) fn dest(&self) -> Posix<'_> {
         Posix::new(&*self.caller, Side::Dest)
     }
 }

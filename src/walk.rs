@@ -391,9 +391,11 @@ impl Walker {
         self.sleepers.store(count, Ordering::SeqCst);
     }
 
+    /// Wakes one sleeper for one new work item: many shards would only meet at it.
     fn notify(&self) {
         if self.sleepers.load(Ordering::SeqCst) > 0 {
-            self.wake_all();
+            let _guard = self.wake.0.lock();
+            self.wake.1.notify_one();
         }
     }
 

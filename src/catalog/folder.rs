@@ -250,8 +250,33 @@ fn refusal(difference: Difference) -> &'static str {
     }
 }
 
+/// Refuses a state directory on a network or FUSE file system, there already or to be made. Touches nothing.
+pub(super) fn refuse_remote(state_dir: &Path) -> Result<()> {
+    let whole = std::path::absolute(state_dir).map_err(|error| unusable(state_dir, &error))?;
+    for place in whole.ancestors() {
+        match File::options().read(true).custom_flags(libc::O_PATH).open(place) {
+            Ok(there) if FileSystem::of(&there)?.is_remote() => {
+                let why = "the state directory is on a network or FUSE file system, where LMDB loses data; \
+                           use a local --state-dir";
+                return Err(Error::refused(bytes_of(state_dir), why));
+            }
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(unusable(state_dir, &error)),
+        }
+    }
+    Ok(())
+}
+
+fn unusable(state_dir: &Path, error: &std::io::Error) -> Error {
+    Error::refused(bytes_of(state_dir), format!("the state directory cannot be used: {error}"))
+}
+
 /// Creates the state directory where it is missing and refuses one that others could tamper with.
 fn check_state_dir(state_dir: &Path, force_network: bool) -> Result<(u64, u64)> {
+    if !force_network {
+        refuse_remote(state_dir)?;
+    }
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
     match made {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
@@ -261,12 +286,6 @@ fn check_state_dir(state_dir: &Path, force_network: bool) -> Result<(u64, u64)> 
     }
     let dir = open_dir(state_dir)?;
     let metadata = check_is_ours(&dir, state_dir)?;
-    if !force_network && FileSystem::of(&dir)?.is_remote() {
-        return Err(Error::refused(
-            bytes_of(state_dir),
-            "the state directory is on a network or FUSE file system, where LMDB loses data; use a local --state-dir",
-        ));
-    }
     Ok((metadata.dev(), metadata.ino()))
 }
 

@@ -187,6 +187,12 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Refuses what [`Catalog::open`] would refuse wherever the job's roots are: a state directory on a network or FUSE
+    /// file system. Touches nothing.
+    pub fn check_place(state_dir: &Path) -> Result<()> {
+        folder::refuse_remote(state_dir)
+    }
+
     /// Opens the job's catalog in `state_dir`, or makes it. An existing one is not changed.
     ///
     /// Refused (exit 2), with nothing touched: a state directory that is a symlink, not ours, writable by others, or on

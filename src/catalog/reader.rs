@@ -135,6 +135,20 @@ impl<'c> Reader<'c> {
         Ok(ranges.into_iter().flatten().collect())
     }
 
+    /// Large files that have ranges and no upload, ascending: of the first `limit` ranges there are.
+    pub fn ranged(&self, limit: usize) -> Result<Vec<u64>> {
+        let mut found =
+            self.scan(Tree::Ranges, &Key::new(), None, limit, |rest, _| key::take_number(&mut Take(rest)))?;
+        found.dedup();
+        let mut ids = Vec::with_capacity(found.len());
+        for large_id in found {
+            if self.upload(large_id)?.is_none() {
+                ids.push(large_id);
+            }
+        }
+        Ok(ids)
+    }
+
     /// The upload that the ranges of a large file are parts of.
     pub fn upload(&self, large_id: u64) -> Result<Option<Upload>> {
         self.get(Tree::Ranges, &Key::new().number(large_id).number(UPLOAD_OFFSET), record::decode_upload)

@@ -26,10 +26,8 @@ use crate::bell::Bell;
 use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
-use crate::config::{
-    ARENA_BYTES_MAX, Config, DIR_CACHE_PER_SHARD, EngineChoice, FILE_DEPTH, Metadata, ReflinkChoice, Retry,
-    SMALL_BYTES_MAX, STOP_TIME_MAX, SyncPolicy,
-};
+use crate::config::{Config, FILE_DEPTH, Metadata, ReflinkChoice, Retry, STOP_TIME_MAX, SyncPolicy};
+use crate::crew::{self, Crew, Engine};
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
 use crate::filter::Choice;
@@ -56,26 +54,23 @@ use crate::shard::{Parts, Shard, ShardReport};
 use crate::stop::Stop;
 use crate::walk::{DestDir, Walker, Work};
 
-/// Least and most blocks of one shard's arena.
-const BLOCKS_RANGE: std::ops::RangeInclusive<usize> = 4..=24;
-/// Bytes of a small lease: most small files fit in one.
-const SMALL_LEASE_BYTES: usize = 64 << 10;
 /// Time between two looks at signals and progress.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Runs the job that `config` asks for, until it is done or `stop` is raised.
 pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let started = Instant::now();
-    let (engine, fallback) = choose_engine(config.engine)?;
+    let refused = crew::ring_refused(config.engine)?;
     raise_descriptor_limit();
     let console = Arc::new(Console::stderr(config.output));
-    if let Some(reason) = &fallback {
+    if let Some(reason) = &refused {
         console.note(&format!("gfast: io_uring is not available, plain system calls are used: {reason}"));
     }
     let choice = read_choice(&config.filter, config.files_from.as_deref())?;
     if config.retry == Retry::FailedOnly {
         refuse_first_run(config)?;
     }
+    Catalog::check_place(&config.state_dir)?;
     let Ends { roots, names, source, dest } = ends::open(config)?;
     if dest.is_none() {
         make_root_durable(&roots)?;
@@ -86,20 +81,22 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     resume::begin(&catalog, kind)?;
 
     let streams = affordable_streams(config, &console);
-    let config = &Config { streams, ..config.clone() };
-    let shards = shard_count(engine, streams);
+    let is_remote = source.is_some() || dest.is_some();
+    let slow = if is_remote { None } else { roots.slower() };
+    let crew = Crew::choose(config.engine, refused, slow, streams);
+    let config = &crew.fit(&Config { streams, ..config.clone() });
     let bell = Arc::new(Bell::default());
-    let (walker, workers) = Walker::new(shards, bell.clone());
-    let mut job = make_job(config, &roots, catalog, kind, (walker, shards, engine), console)?;
+    let (walker, workers) = Walker::new(crew.shards, bell.clone());
+    let mut job = make_job(config, &roots, catalog, kind, (walker, &crew), console)?;
     job.choice = choice;
     (job.source.bucket, job.dest.bucket) = (source, dest);
     if job.dest.bucket.is_some() {
         job.superblocks.get_mut().clear();
     }
     let job = Arc::new(job);
-    let setup = Setup { job, bell, engine, shards, started };
+    let setup = Setup { job, bell, crew, started };
     let outcome = setup.run(kind, &roots, workers, stop)?;
-    Ok(setup.summary(kind, &names, outcome, fallback))
+    Ok(setup.summary(kind, &names, outcome))
 }
 
 /// A job that never ran has nothing to be tried again: refused before its state or its destination is made.
@@ -117,10 +114,14 @@ pub(crate) fn raise_descriptor_limit() {
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
+pub(crate) fn descriptor_limit() -> u64 {
+    rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Streams as the descriptor limit allows them: each may hold two directories and four files of its own, and a few
 /// descriptors are the process's.
 fn affordable_streams(config: &Config, console: &Console) -> u32 {
-    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let limit = descriptor_limit();
     let affordable = u32::try_from(limit.saturating_sub(64) / 8).unwrap_or(u32::MAX).max(1);
     if affordable < config.streams {
         console.note(&format!(
@@ -129,14 +130,6 @@ fn affordable_streams(config: &Config, console: &Console) -> u32 {
         ));
     }
     config.streams.min(affordable)
-}
-
-/// Open directories each shard may keep at hand: what is left of half the descriptors the process may have, when the
-/// checkpoints have theirs.
-pub(crate) fn dir_cache_capacity(shards: usize) -> usize {
-    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let pairs = usize::try_from(limit / 4).unwrap_or(usize::MAX) / (shards + 1);
-    pairs.clamp(4, DIR_CACHE_PER_SHARD)
 }
 
 /// A destination root that was just made is made durable before a catalog names it: after a power cut the job would
@@ -149,35 +142,6 @@ fn make_root_durable(roots: &Roots) -> Result<()> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let parent = rustix::fs::openat(&roots.dest.handle, "..", flags, rustix::fs::Mode::empty()).map_err(failed)?;
     rustix::fs::fsync(&roots.dest.handle).and_then(|()| rustix::fs::fsync(parent)).map_err(failed)
-}
-
-/// What answers the operations, and why it is not the ring although that was preferred.
-pub(crate) fn choose_engine(choice: EngineChoice) -> Result<(Engine, Option<String>)> {
-    match (choice, choice != EngineChoice::Sync && Ring::probe().is_some()) {
-        (EngineChoice::Sync, _) => Ok((Engine::Sync, None)),
-        (EngineChoice::Auto | EngineChoice::Uring, false) => Ok((Engine::Uring, None)),
-        (EngineChoice::Auto, true) => Ok((Engine::Sync, Ring::probe())),
-        (EngineChoice::Uring, true) => Err(Error::refused("--engine uring", Ring::probe().unwrap_or_default())),
-    }
-}
-
-/// What answers the operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Engine {
-    /// One ring per shard.
-    Uring,
-    /// System calls on more shards.
-    Sync,
-}
-
-/// The ring keeps many operations in flight on one thread per core; plain system calls need more threads for that.
-pub(crate) fn shard_count(engine: Engine, streams: u32) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let wanted = match engine {
-        Engine::Uring => cores,
-        Engine::Sync => cores * 4,
-    };
-    wanted.min(streams as usize).max(1)
 }
 
 fn identity_of(config: &Config, choice: &Choice, names: &(Vec<u8>, Vec<u8>), roots: &Roots) -> JobIdentity {
@@ -197,7 +161,7 @@ pub(crate) fn make_job(
     roots: &Roots,
     catalog: Arc<Catalog>,
     kind: resume::Kind,
-    (walker, shards, engine): (Walker, usize, Engine),
+    (walker, crew): (Walker, &Crew),
     console: Arc<Console>,
 ) -> Result<Job> {
     let header = catalog.header();
@@ -240,8 +204,9 @@ pub(crate) fn make_job(
         clashes: Mutex::default(),
         is_cleared: AtomicBool::new(false),
         console,
-        file_depth: if engine == Engine::Uring { FILE_DEPTH } else { 1 },
-        cached_dirs: dir_cache_capacity(shards),
+        file_depth: crew.file_depth(),
+        reach: crew.reach,
+        cached_dirs: crew.cached_dirs(descriptor_limit()),
         next_id: AtomicU64::new(header.next_id),
         is_resealed: AtomicBool::new(false),
         fatal: Mutex::new(None),
@@ -288,10 +253,8 @@ struct Setup {
     job: Arc<Job>,
     /// Wakes the main thread.
     bell: Arc<Bell>,
-    /// What answers.
-    engine: Engine,
-    /// How many shards.
-    shards: usize,
+    /// Who does it.
+    crew: Crew,
     /// When the run began.
     started: Instant,
 }
@@ -300,6 +263,8 @@ struct Setup {
 struct Outcome {
     /// How it ended.
     end: End,
+    /// How many shards worked on it.
+    shards: usize,
     /// Everything that was counted.
     totals: Totals,
     /// What the shards measured.
@@ -318,12 +283,12 @@ type ShardEnd = (ShardReport, Option<RingFacts>, u64);
 impl Setup {
     fn run(&self, kind: resume::Kind, roots: &Roots, workers: Vec<Worker<Work>>, stop: &Stop) -> Result<Outcome> {
         let job = &self.job;
-        let counters: Vec<Arc<Counters>> = (0..=self.shards).map(|_| Arc::new(Counters::default())).collect();
-        let intake = Arc::new(Intake::new(self.shards, job.config.checkpoint_bytes, self.bell.clone()));
+        let counters: Vec<Arc<Counters>> = (0..=self.crew.shards).map(|_| Arc::new(Counters::default())).collect();
+        let intake = Arc::new(Intake::new(self.crew.shards, job.config.checkpoint_bytes, self.bell.clone()));
         let caller: Arc<dyn Caller> = Arc::new(Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone()));
-        let main = Arc::clone(&counters[self.shards]);
+        let main = Arc::clone(&counters[self.crew.shards]);
         let dest_root = prepare_root(job, roots, &*caller)?;
-        let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, self.shards)?;
+        let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, self.crew.shards)?;
         let mut conductor = Conductor::new(job.clone(), checkpointer, counters.clone(), stop.clone());
         resume::start(job, kind, dest_root)?;
         let is_over = AtomicBool::new(false);
@@ -332,10 +297,19 @@ impl Setup {
             let (help, help_in_lanes) = (Arc::new(Injector::new()), Arc::new(Injector::new()));
             for (index, worker) in workers.into_iter().enumerate() {
                 let counters = &counters[index];
-                shards.push(match job.is_remote() {
-                    true => self.spawn_lane(scope, index, (worker, help_in_lanes.clone()), &intake, counters)?,
-                    false => self.spawn(scope, index, (worker, help.clone()), &intake, counters)?,
-                });
+                let spawned = match job.is_remote() {
+                    true => self.spawn_lane(scope, index, (worker, help_in_lanes.clone()), &intake, counters),
+                    false => self.spawn(scope, index, (worker, help.clone()), &intake, counters),
+                };
+                match spawned {
+                    Ok(shard) => shards.push(shard),
+                    Err(error) if index == 0 => return Err(error),
+                    // The work of a shard is anybody's: those that are there do it.
+                    Err(error) => {
+                        job.console.note(&format!("gfast: {index} threads instead of {}: {error}", self.crew.shards));
+                        break;
+                    }
+                }
             }
             let ticker = scope.spawn(|| self.tick(&counters, stop, &is_over));
             let end = self.conduct(&mut conductor);
@@ -361,9 +335,9 @@ impl Setup {
         intake: &Arc<Intake>,
         counters: &Arc<Counters>,
     ) -> Result<ScopedJoinHandle<'scope, Option<ShardEnd>>> {
-        let (job, shards, engine) = (self.job.clone(), self.shards, self.engine);
+        let (job, shards, engine) = (self.job.clone(), self.crew.shards, self.crew.engine);
         let (intake, counters) = (intake.clone(), counters.clone());
-        let buffers = self.buffers()?;
+        let buffers = self.crew.buffers(job.config.block_bytes)?;
         let streams = job.config.streams as usize;
         let thread = std::thread::Builder::new().name(format!("shard-{index}"));
         let spawned = thread.spawn_scoped(scope, move || {
@@ -401,7 +375,7 @@ impl Setup {
         intake: &Arc<Intake>,
         counters: &Arc<Counters>,
     ) -> Result<ScopedJoinHandle<'scope, Option<ShardEnd>>> {
-        let (job, lanes, has_ring) = (self.job.clone(), self.shards, self.engine == Engine::Uring);
+        let (job, lanes, has_ring) = (self.job.clone(), self.crew.shards, self.crew.engine == Engine::Uring);
         let (intake, counters) = (intake.clone(), counters.clone());
         let arena = FixedBuffers::new(1, 4096, 4096)?;
         let thread = std::thread::Builder::new().name(format!("lane-{index}"));
@@ -418,12 +392,6 @@ impl Setup {
             }
         });
         spawned.map_err(|error| Error::refused("threads", format!("cannot be started: {error}")))
-    }
-
-    fn buffers(&self) -> Result<FixedBuffers> {
-        let block = self.job.config.block_bytes.max(SMALL_BYTES_MAX.min(self.job.config.block_bytes));
-        let blocks = (ARENA_BYTES_MAX / self.shards / block).clamp(*BLOCKS_RANGE.start(), *BLOCKS_RANGE.end());
-        FixedBuffers::new(blocks, block, SMALL_LEASE_BYTES.min(block))
     }
 
     /// Lets the conductor decide, and sleeps until there is something to decide.
@@ -475,13 +443,7 @@ impl Setup {
         std::process::exit(ExitCode::Interrupted.code().into());
     }
 
-    fn summary(
-        &self,
-        kind: resume::Kind,
-        names: &(Vec<u8>, Vec<u8>),
-        outcome: Outcome,
-        fallback: Option<String>,
-    ) -> Summary {
+    fn summary(&self, kind: resume::Kind, names: &(Vec<u8>, Vec<u8>), outcome: Outcome) -> Summary {
         let job = &self.job;
         let pass = job.catalog.header().pass;
         let used = if job.sync_each { SyncPolicy::File } else { job.config.sync };
@@ -500,10 +462,11 @@ impl Setup {
             losses: job.losses.counts(),
             elapsed: self.started.elapsed(),
             streams: job.gate.limit(),
+            threads: outcome.shards,
             engine: match outcome.facts {
-                None if job.is_remote() => EngineUsed::Lanes { fallback },
+                None if job.is_remote() => EngineUsed::Lanes { fallback: self.crew.reason.clone() },
                 Some(facts) => EngineUsed::Uring { flags: facts.flags.to_owned() },
-                None => EngineUsed::Sync { fallback },
+                None => EngineUsed::Sync { reason: self.crew.reason.clone() },
             },
             registered_bytes: outcome.registered_bytes,
             arena_bytes: outcome.arena_bytes,
@@ -520,11 +483,12 @@ impl Setup {
 fn gather(end: End, ends: Vec<ShardEnd>, counters: &[Arc<Counters>]) -> Outcome {
     let mut latency = Latency::default();
     let (mut registered_bytes, mut arena_bytes, mut facts) = (0, 0, None);
+    let shards = ends.len();
     for (report, ring, arena) in ends {
         latency.merge(&report.latency);
         arena_bytes += arena;
         registered_bytes += ring.as_ref().map_or(0, |ring| ring.registered_bytes as u64);
         facts = facts.or(ring);
     }
-    Outcome { end, totals: Totals::of(counters), latency, facts, registered_bytes, arena_bytes }
+    Outcome { end, shards, totals: Totals::of(counters), latency, facts, registered_bytes, arena_bytes }
 }

@@ -57,8 +57,8 @@ pub enum EngineUsed {
     },
     /// Plain system calls.
     Sync {
-        /// Why not the ring; `None` when it was asked for.
-        fallback: Option<String>,
+        /// Why not the ring; `None` when they were asked for.
+        reason: Option<String>,
     },
 }
 
@@ -105,6 +105,8 @@ pub struct Summary {
     pub elapsed: Duration,
     /// Streams at the end.
     pub streams: u32,
+    /// Threads that worked on them.
+    pub threads: usize,
     /// What answered the operations.
     pub engine: EngineUsed,
     /// Bytes of the buffers that are registered with the ring.
@@ -260,8 +262,12 @@ impl Summary {
             }
             EngineUsed::Lanes { fallback: None } => "lanes, files on tokio-uring".to_owned(),
             EngineUsed::Lanes { fallback: Some(why) } => format!("lanes, files on threads, not uring: {why}"),
-            EngineUsed::Sync { fallback: None } => format!("sync, {arena} buffers"),
-            EngineUsed::Sync { fallback: Some(why) } => format!("sync, {arena} buffers, not uring: {why}"),
+            EngineUsed::Sync { reason } => {
+                let threads =
+                    if self.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", self.threads) };
+                let why = reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+                format!("system calls on {threads}, {arena} buffers{why}")
+            }
         }
     }
 
@@ -331,10 +337,11 @@ impl Summary {
         let (engine, fallback, flags) = match &self.engine {
             EngineUsed::Uring { flags } => ("uring", None, Some(flags.as_str())),
             EngineUsed::Lanes { fallback } => ("lanes", fallback.as_deref(), None),
-            EngineUsed::Sync { fallback } => ("sync", fallback.as_deref(), None),
+            EngineUsed::Sync { reason } => ("sync", reason.as_deref(), None),
         };
         object.text("engine", engine);
         object.text_or_null("engine_fallback", fallback);
+        object.number("threads", self.threads as u64);
         object.text_or_null("ring_flags", flags);
         object.number("registered_buffer_bytes", self.registered_bytes);
         object.number("buffer_bytes", self.arena_bytes);
@@ -409,7 +416,8 @@ mod tests {
             losses: vec![(Loss::Owner, 3)],
             elapsed: Duration::from_secs(2),
             streams: 32,
-            engine: EngineUsed::Sync { fallback: Some("io_uring is disabled".to_owned()) },
+            threads: 8,
+            engine: EngineUsed::Sync { reason: Some("io_uring is disabled".to_owned()) },
             registered_bytes: 0,
             arena_bytes: 1 << 20,
             latency,
@@ -438,9 +446,9 @@ mod tests {
             r#""adopted":0,"hard_links":0,"#,
             r#""symlinks":0,"special_files":0,"failed":0,"vanished":1,"unstable":0,"removed":0,"deletes_withheld":0,"#,
             r#""bytes_planned":0,"bytes_skipped":0,"bytes":2048,"bytes_durable":0,"submissions":0,"enters":0,"#,
-            r#""losses":{"owner":3},"#,
+            r#""proved_by_server":0,"proved_by_reading":0,"proved_by_length":0,"losses":{"owner":3},"#,
             r#""elapsed_s":2.000,"bytes_per_s":1024.000,"files_per_s":2.000,"streams":32,"engine":"sync","#,
-            r#""engine_fallback":"io_uring is disabled","ring_flags":null,"registered_buffer_bytes":0,"#,
+            r#""engine_fallback":"io_uring is disabled","threads":8,"ring_flags":null,"registered_buffer_bytes":0,"#,
             r#""buffer_bytes":1048576,"submissions_per_enter":0.000,"latency":{"source":{"count":1,"p50_ns":100,"#,
             r#""p99_ns":100,"max_ns":100},"dest":{"count":0,"p50_ns":0,"p99_ns":0,"max_ns":0}},"sync":"file","#,
             r#""sync_asked":"batch","durability":"file: fsync of each file, for syncfs cannot be trusted here","#,
@@ -461,8 +469,9 @@ resumed pass 2 interrupted, resumable: /s\\xff -> /d
   losses     owner 3
   time       2.0 s, 0 B/s, 0 files/s, 32 streams
   latency    source p50 100 ns p99 100 ns, dest p50 0 ns p99 0 ns
-  engine     sync, 1.0 MiB buffers, not uring: io_uring is disabled
+  engine     system calls on 8 threads, 1.0 MiB buffers: io_uring is disabled
   durability file: fsync of each file, for syncfs cannot be trusted here
+  integrity  no checksums asked for
   state      /state/job
   resume     gfast -source /s -dest /d
   exit code  20

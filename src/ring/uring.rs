@@ -131,7 +131,10 @@ impl Ring {
     pub fn probe() -> Option<String> {
         match build(4, 8) {
             Ok(_) => None,
-            Err(errno) => Some(why_refused(errno)),
+            Err(errno) => {
+                let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+                Some(why_refused(errno, disabled.trim()))
+            }
         }
     }
 
@@ -456,9 +459,9 @@ fn register(ring: &IoUring, arena: &Arena, index: u32, start: usize, len: usize)
     unsafe { ring.submitter().register_buffers_update(index, &[iovec], None) }.is_ok()
 }
 
-fn why_refused(errno: Errno) -> String {
-    let sysctl = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
-    match (errno, sysctl.trim()) {
+/// Why io_uring_setup failed with `errno` where kernel.io_uring_disabled reads `disabled`, and what to do.
+fn why_refused(errno: Errno, disabled: &str) -> String {
+    match (errno, disabled) {
         (Errno::PERM, "2") => "io_uring is switched off (remedy: sysctl kernel.io_uring_disabled=0)".into(),
         (Errno::PERM, "1") => "io_uring is for privileged processes only (remedy: sysctl kernel.io_uring_disabled=0, \
              or add this user to the group in kernel.io_uring_group)"
@@ -475,5 +478,27 @@ fn why_refused(errno: Errno) -> String {
         }
         (Errno::NOMEM, _) => "io_uring was refused memory (remedy: raise `ulimit -l`)".into(),
         (errno, _) => format!("io_uring_setup failed: {}", std::io::Error::from(errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_names_its_cause_and_its_remedy() {
+        let cases = [
+            (Errno::PERM, "2", "switched off", "kernel.io_uring_disabled=0"),
+            (Errno::PERM, "1", "privileged processes only", "kernel.io_uring_group"),
+            (Errno::PERM, "0", "sandbox", "seccomp profile"),
+            (Errno::PERM, "", "sandbox", "seccomp profile"),
+            (Errno::NOSYS, "", "no io_uring", "Linux 5.15"),
+            (Errno::NOMEM, "0", "refused memory", "ulimit -l"),
+            (Errno::MFILE, "0", "io_uring_setup failed", "Too many open files"),
+        ];
+        for (errno, disabled, cause, remedy) in cases {
+            let why = why_refused(errno, disabled);
+            assert!(why.contains(cause) && why.contains(remedy) && !why.contains('\n'), "{errno:?} {disabled}: {why}");
+        }
     }
 }

@@ -79,6 +79,13 @@ pub struct Roots {
     pub single: Option<SingleFile>,
 }
 
+impl Roots {
+    /// The side, if one is, where every operation goes over a network or through a user-space daemon.
+    pub fn slower(&self) -> Option<&Root> {
+        [&self.source, &self.dest].into_iter().find(|side| side.file_system.is_remote())
+    }
+}
+
 /// Both ends of the job, looked at and found good; nothing is touched yet.
 #[derive(Debug)]
 pub struct Examined {

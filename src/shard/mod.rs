@@ -157,11 +157,19 @@ impl<I: Interpreter> Shard<I> {
         loop {
             match self.turn() {
                 Pulse::Busy => {}
-                Pulse::Idle if self.errands.intake.is_full() => std::thread::sleep(Duration::from_millis(1)),
+                Pulse::Idle if self.errands.intake.is_full() || self.errands.job.gate.is_full() => {
+                    std::thread::sleep(self.pause())
+                }
                 Pulse::Idle => self.errands.job.walker.sleep(IDLE),
                 Pulse::Over => return (self.interpreter, self.report),
             }
         }
+    }
+
+    /// How long a shard rests that has work and may not begin it: 1 ms, and longer where there are many shards, so that
+    /// the rest of them together cost no more than a small part of a core.
+    fn pause(&self) -> Duration {
+        Duration::from_micros(50 * self.shards as u64).clamp(Duration::from_millis(1), IDLE)
     }
 
     /// One turn of the loop. It waits for completions at most, never for work.
@@ -186,10 +194,11 @@ impl<I: Interpreter> Shard<I> {
         self.tasks.len() - self.free.len()
     }
 
-    /// Streams this shard may use: its part of them, or all when another shard has nothing to do.
+    /// Streams this shard may use: its part of them, or all when another shard has nothing to do. A thread of system
+    /// calls works on one object after the other: those it took would only be kept from the others.
     fn share(&self) -> usize {
         let limit = self.errands.job.gate.limit() as usize;
-        match self.errands.job.walker.is_hungry() {
+        match self.errands.job.file_depth > 1 && self.errands.job.walker.is_hungry() {
             true => limit,
             false => limit.div_ceil(self.shards),
         }

@@ -32,7 +32,7 @@ impl<I: Interpreter> Shard<I> {
                 Ok(Some(entry)) => {
                     let (dir, open) = (listing.dir.clone(), listing.open.clone());
                     if self.walker().is_hungry()
-                        && let Some(half) = listing.split()
+                        && let Some(half) = listing.split(self.errands.job.reach)
                     {
                         dir.hold();
                         self.walker().share(&self.errands.worker, Work::Slice(dir.clone(), half));

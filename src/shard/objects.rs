@@ -58,11 +58,9 @@ impl<I: Interpreter> Shard<I> {
         self.errands.counters.add(Count::BytesPlanned, file.stat.size - file.durable_bytes());
         errand.place.dir.touch();
         self.errands.push(&errand.place.dir, errand.place.name.clone(), What::Begun(file.record(0)));
-        if file.is_shareable() {
-            for _ in 1..self.shards {
-                self.help.push(file.clone());
-                self.walker().expect_help();
-            }
+        for _ in 0..file.helpers_max().min(self.shards - 1) {
+            self.help.push(file.clone());
+            self.walker().expect_help();
         }
         let index = self.insert(Task::Large(LargeTask::first(file), Part::Opener));
         self.drive(index);

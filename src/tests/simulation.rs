@@ -21,10 +21,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use check::{Claims, Verdict, claims_hold, outcome_is_true, seals_hold, trees_agree};
 use machine::{Machine, Order, Ran, Style};
 
+use crate::config::{DirectChoice, Naming};
 use crate::error::{Cause, Errno, Error};
 use crate::report::{Count, End};
 use crate::resume::Kind;
-use crate::ring::sim::{Disk, Random};
+use crate::ring::Side;
+use crate::ring::sim::{Disk, Failure, Random, Target, Verb};
 
 /// Seeds of the test in the gate.
 const SEEDS: u64 = 200;
@@ -223,4 +225,40 @@ fn without_the_sync_before_the_seal_seeds_break_invariants() {
     let failures = failures(number("GFAST_SEED", 1), SEEDS_UNSYNCED, false);
     let broken = failures.iter().filter(|(_, what)| what.starts_with("I1") || what.starts_with("I2")).count() as u64;
     assert!(broken * 5 >= SEEDS_UNSYNCED, "only {broken} of {SEEDS_UNSYNCED} seeds noticed: {failures:?}");
+}
+
+/// A leftover that cannot be opened is passed by, and the file begun anew under its temporary name. If that run is cut
+/// off before the catalog knows, the next one goes on with the leftover: the temporary file must not stay.
+#[test]
+fn a_leftover_that_was_passed_by_leaves_no_temporary_file() {
+    let style = Style { streams: 1, shards: 1, checkpoint_bytes: 1 << 30, ..Style::draw(&mut Random::new(1)) };
+    let style = Style { naming: Naming::InPlace, direct: DirectChoice::Never, block_bytes: 4096, ..style };
+    let crash_at = |seed, crash_at| {
+        let mut order = scene::calm(seed);
+        order.faults.crash_at = Some(crash_at);
+        order
+    };
+    let mut passed_by = 0;
+    for (first, second) in (20..90).step_by(6).flat_map(|first| (6..40).step_by(4).map(move |second| (first, second))) {
+        let mut source = Disk::new(1001);
+        source.add_file(b"large", &Random::new(first).bytes(150_000));
+        let machine = Machine::new(first * 1000 + second, source.clone(), Disk::new(1002), style);
+        let mut life = Life { before: source, machine, random: Random::new(second), log: Vec::new() };
+        let mut live = || -> Verdict {
+            let ran = life.run(crash_at(first, first))?;
+            life.judge(&ran)?;
+            let mut order = crash_at(second, second);
+            let target = Target::Name(b"large".to_vec());
+            order.faults.failures =
+                vec![Failure { side: Side::Dest, verb: Verb::Open, target, errno: Errno::IO, times: 2 }];
+            let ran = life.run(order)?;
+            life.judge(&ran)?;
+            passed_by += u32::from(life.machine.dest.dump().len() == 3);
+            life.calm_run()?;
+            life.end()
+        };
+        let lived = live();
+        assert_eq!(lived, Ok(()), "crashes at {first} and {second}:\n{}", life.log.join("\n"));
+    }
+    assert!(passed_by > 0, "no leftover was ever passed by");
 }

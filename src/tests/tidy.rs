@@ -32,7 +32,7 @@ const RANKS: [&[&str]; 12] = [
         "conduct",
     ],
     &["shard"],
-    &["engine"],
+    &["engine", "crew"],
     &["verify", "ledger", "rehearsal"],
     &["control", "tune"],
     &["cli", "tui"],

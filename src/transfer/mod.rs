@@ -311,9 +311,7 @@ impl<'a> Work<'a> {
         for (name, temp) in [(&self.place.dest_name, None), (&temp, Some(temp.clone()))] {
             match self.dest().stat(self.dest_dir(), name) {
                 Ok(dest) if dest.ino == record.dest_ino && dest.size == self.stat.size && is_durable(&dest) => {
-                    if temp.is_none() {
-                        self.remove_leftover();
-                    }
+                    self.remove_leftover(temp.as_ref());
                     let count = match self.stat.kind() {
                         Kind::Symlink => Count::Symlinks,
                         Kind::Special => Count::Specials,
@@ -360,7 +358,7 @@ impl<'a> Work<'a> {
         if (now.dev, now.ino) != (seen.dev, seen.ino) || self.stat.nlink != now.nlink {
             return Ok(None);
         }
-        self.remove_leftover();
+        self.remove_leftover(None);
         self.clear_acls(&file)?;
         self.keep_metadata(&file, &now)?;
         Ok(Some(self.copied(&now, self.seal(None), 0, Count::Adopted)))
@@ -425,7 +423,7 @@ impl<'a> Work<'a> {
     fn create_in_place(&self, mode: u32) -> Result<Option<Handle>> {
         match self.dest().create(self.dest_dir(), &self.place.dest_name, mode) {
             Ok(handle) => {
-                self.remove_leftover();
+                self.remove_leftover(None);
                 Ok(Some(handle))
             }
             Err(Errno::EXIST) if self.make_way()? => self.create_in_place(mode),
@@ -434,9 +432,10 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// What was to replace a file when the power went may still be there, and not be needed any more. Best effort.
-    fn remove_leftover(&self) {
-        if self.job.may_have_leftovers(&self.place.dir) {
+    /// What was to replace a file when the power went may still be there, and not be needed any more, unless it is what
+    /// is `kept`. Best effort.
+    pub fn remove_leftover(&self, kept: Option<&Name>) {
+        if kept.is_none() && self.job.may_have_leftovers(&self.place.dir) {
             let _ = self.dest().unlink(self.dest_dir(), &self.place.temp_name(self.job));
         }
     }

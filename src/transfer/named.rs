@@ -43,7 +43,7 @@ impl Work<'_> {
     fn make_named(&self, make: impl Fn(&Name) -> std::result::Result<(), Errno>) -> Result<Option<Name>> {
         match make(&self.place.dest_name) {
             Ok(()) => {
-                self.remove_leftover();
+                self.remove_leftover(None);
                 return Ok(None);
             }
             Err(Errno::EXIST) if self.make_way()? => return self.make_named(make),

@@ -32,10 +32,9 @@ pub use sample::Sampled;
 
 use crate::bell::Bell;
 use crate::catalog::{Catalog, DirId, JobIdentity};
-use crate::config::{ARENA_BYTES_MAX, EngineChoice, FILE_DEPTH, Metadata, Mounts, Output};
-use crate::engine::{
-    Engine, choose_engine, dir_cache_capacity, granularity_nanos, raise_descriptor_limit, shard_count,
-};
+use crate::config::{ARENA_BYTES_MAX, BLOCK_BYTES_RANGE, EngineChoice, FILE_DEPTH, Metadata, Mounts, Output};
+use crate::crew::{self, Crew, Engine};
+use crate::engine::{descriptor_limit, granularity_nanos, raise_descriptor_limit};
 use crate::error::{Cause, Error, Result};
 use crate::filter::{Choice, Filter};
 use crate::job::{JobRoot, read_choice};
@@ -127,18 +126,18 @@ impl Verdict {
 /// Compares as `request` asks, until it is done or `stop` is raised; differences go to stdout as they are found.
 pub fn run(request: &Request, stop: &Stop) -> Result<Verdict> {
     let started = Instant::now();
-    let (engine, fallback) = choose_engine(request.engine)?;
+    let refused = crew::ring_refused(request.engine)?;
     raise_descriptor_limit();
     let console = Arc::new(Console::stderr(if request.is_quiet { Output::Quiet } else { Output::Text }));
-    if let Some(reason) = &fallback {
+    if let Some(reason) = &refused {
         console.note(&format!("gfast: io_uring is not available, plain system calls are used: {reason}"));
     }
     let choice = read_choice(&request.filter, request.files_from.as_deref())?;
     let ends = Ends::open(request)?;
     let bell = Arc::new(Bell::default());
-    let shards = shard_count(engine, request.streams);
-    let (walker, workers) = Walker::new(shards, bell.clone());
-    let audit = Arc::new(make_audit(request, ends, choice, (walker, shards), console));
+    let crew = Crew::choose(request.engine, refused, ends.slower(), request.streams);
+    let (walker, workers) = Walker::new(crew.shards, bell.clone());
+    let audit = Arc::new(make_audit(request, ends, choice, (walker, &crew), console));
     let root = DirNode::root();
     match &audit.single {
         Some((name, _)) => audit.walker.inject(Work::File(root, name.clone())),
@@ -147,7 +146,7 @@ pub fn run(request: &Request, stop: &Stop) -> Result<Verdict> {
             audit.walker.inject(Work::List(root));
         }
     }
-    let is_interrupted = compare_all(request, engine, &audit, workers, &bell, stop)?;
+    let is_interrupted = compare_all(crew.engine, &audit, workers, &bell, stop)?;
     Ok(conclude(request, &audit, started, is_interrupted))
 }
 
@@ -160,6 +159,11 @@ struct Ends {
 }
 
 impl Ends {
+    /// A side where every operation takes milliseconds.
+    fn slower(&self) -> Option<&Root> {
+        [self.source.as_ref(), Some(&self.dest)].into_iter().flatten().find(|root| root.file_system.is_remote())
+    }
+
     fn open(request: &Request) -> Result<Ends> {
         let (dest, dest_name) = open_to_read(&request.dest)?;
         match &request.source {
@@ -197,7 +201,7 @@ fn make_audit(
     request: &Request,
     ends: Ends,
     choice: Choice,
-    (walker, shards): (Walker, usize),
+    (walker, crew): (Walker, &Crew),
     console: Arc<Console>,
 ) -> Audit {
     let is_kept = |identity: &JobIdentity| !identity.options.starts_with(b"metadata=TimesOnly");
@@ -230,23 +234,28 @@ fn make_audit(
         next_id: AtomicU64::new(DirId::ROOT.0 + 1),
         found: Mutex::new(HashMap::new()),
         tally: Tally::default(),
-        cached_dirs: dir_cache_capacity(shards),
-        shards,
-        depth: (request.streams as usize).div_ceil(shards),
-        block_bytes: request.block_bytes,
+        cached_dirs: crew.cached_dirs(descriptor_limit()),
+        shards: crew.shards,
+        depth: (request.streams as usize).div_ceil(crew.shards),
+        block_bytes: fitting_block(request.block_bytes, crew.shards),
     }
+}
+
+/// Bytes of a block, so that the least number of blocks of all threads keeps to the bound of memory (I4).
+fn fitting_block(asked: usize, shards: usize) -> usize {
+    let room = ARENA_BYTES_MAX / shards / BLOCKS_RANGE.start();
+    asked.min(1 << room.max(*BLOCK_BYTES_RANGE.start()).ilog2())
 }
 
 /// Runs the threads. True if they were stopped before their time.
 fn compare_all(
-    request: &Request,
     engine: Engine,
     audit: &Arc<Audit>,
     workers: Vec<Worker<Work>>,
     bell: &Bell,
     stop: &Stop,
 ) -> Result<bool> {
-    let block = request.block_bytes;
+    let block = audit.block_bytes;
     let blocks = (ARENA_BYTES_MAX / audit.shards / block).clamp(*BLOCKS_RANGE.start(), *BLOCKS_RANGE.end());
     std::thread::scope(|scope| {
         let mut threads = Vec::new();

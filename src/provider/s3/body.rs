@@ -12,8 +12,8 @@ use reqwest::Response;
 
 use super::request::{STALL, describe};
 
-/// Bodies above this size are handed over in slices of it. Measured cost of slices of 256 KiB against one piece: nothing
-/// that shows above the noise (0.033 against 0.031 s of user time a GiB).
+/// Bodies above this size are handed over in slices of it. Measured cost of slices of 256 KiB against one piece:
+/// nothing that shows above the noise (0.033 against 0.031 s of user time a GiB).
 const SLICE_BYTES: usize = 256 << 10;
 /// Longest answer that is read whole (I4): a page of 1,000 keys of 1,024 bytes, each escaped to three times its length,
 /// fits.

@@ -73,11 +73,18 @@ impl Bucket {
     /// Finds out all that is needed to reach the bucket, and asks it: wrong credentials, a missing bucket or a server
     /// that does not answer are refused here, in one line, before anything moves.
     pub async fn open(name: &str, options: &S3Options, side: Side) -> Result<Bucket> {
-        Bucket::open_with(name, options, side, &settings::process_variables()).await
+        Bucket::open_at(name, "", options, side, &settings::process_variables()).await
     }
 
-    /// The same with given variables for the process's own.
-    pub async fn open_with(name: &str, options: &S3Options, side: Side, variables: &Variables) -> Result<Bucket> {
+    /// The same for a job below `prefix`, which may be all that the account is allowed to list, and with given
+    /// variables for the process's own.
+    pub async fn open_at(
+        name: &str,
+        prefix: &str,
+        options: &S3Options,
+        side: Side,
+        variables: &Variables,
+    ) -> Result<Bucket> {
         let refused = |why: String| Error::refused(format!("s3://{name}"), why);
         let settings = Settings::load(options, variables);
         let place = Place::new(&settings, name, &settings.region.clone()).map_err(refused)?;
@@ -95,7 +102,7 @@ impl Bucket {
             settings,
         };
         let http = bucket.connect()?;
-        match bucket.ask_head(&http).await {
+        match bucket.ask(&http, prefix).await {
             Ok(()) => Ok(bucket),
             Err(error) => Err(refused(bucket.explain(&error.cause))),
         }
@@ -271,8 +278,9 @@ impl Bucket {
         format!("/{}/{}", self.name, &url.path()[base..])
     }
 
-    /// Asks for the bucket. HEAD has no body, so a refusal is asked about once more by a listing, which says why.
-    async fn ask_head(&self, http: &reqwest::Client) -> Result<()> {
+    /// Asks for the bucket. HEAD has no body and wants the right to list all of it, so a refusal is asked about once
+    /// more by a listing, which says why.
+    async fn ask(&self, http: &reqwest::Client, prefix: &str) -> Result<()> {
         let head = Request::new("open", Method::Head, None);
         let error = match request::fetch(self, http, &head, Patience::START).await {
             Ok(_) => return Ok(()),
@@ -283,6 +291,7 @@ impl Bucket {
             return Err(error);
         }
         let list = Request::new("open", Method::Get, None).query("list-type", "2").query("max-keys", "1");
+        let list = if prefix.is_empty() { list } else { list.query("prefix", prefix) };
         request::fetch(self, http, &list, Patience::START).await.map(|_| ())
     }
 

@@ -15,6 +15,8 @@ use crate::error::{Cause, Error, Result};
 
 /// The header that carries a CRC64/NVME, both ways.
 pub(super) const CRC64_HEADER: &str = "x-amz-checksum-crc64nvme";
+/// What the clocks of server and client may differ by where it was not measured, in seconds.
+pub(super) const CLOCK_SLACK_SECS: i64 = 60;
 /// What user metadata begins with as a header.
 const ATTRIBUTE_PREFIX: &str = "x-amz-meta-";
 
@@ -76,9 +78,14 @@ impl Client {
             if sends_checksum { request.signed(CRC64_HEADER, xml::encode_crc64(crc64)) } else { request }
         };
         let is_sent = self.bucket.takes_checksums();
+        let started = self.bucket.now().as_second();
         let answer = match self.upload(&request(is_sent), self.may_write(key)).await {
             Err(error) if is_sent && self.refuses_checksums(&error) => {
                 self.upload(&request(false), self.may_write(key)).await?
+            }
+            Err(error) if is_damage(&error) => {
+                self.discard(key, body.len() as u64, started).await;
+                return Err(error);
             }
             answer => answer?,
         };
@@ -88,8 +95,8 @@ impl Client {
         Ok(Stored { etag: etag(&answer.headers), is_checked })
     }
 
-    /// Copies an object of the same account on the server: up to 5 GiB, the version `etag` only. `attributes` replace its
-    /// metadata; `None` keeps it. [`Stored::is_checked`] is false: nothing was compared here.
+    /// Copies an object of the same account on the server: up to 5 GiB, the version `etag` only. `attributes` replace
+    /// its metadata; `None` keeps it. [`Stored::is_checked`] is false: nothing was compared here.
     pub async fn copy(
         &self,
         source: &Bucket,
@@ -130,13 +137,25 @@ impl Client {
         request: &Request<'_>,
         may_upload: impl Future<Output = Result<()>>,
     ) -> Result<Answer> {
-        const CUT: Patience = Patience { waits_max: 3, ..Patience::JOB };
+        const CUT: Patience = Patience { silent_max: 3, ..Patience::JOB };
         match request::fetch(&self.bucket, &self.http, request, CUT).await {
             Err(Error { cause: Cause::Network(_), .. }) => {
                 may_upload.await?;
                 self.fetch(request).await
             }
             answer => answer,
+        }
+    }
+
+    /// Removes what a server stored although it found it damaged (s3s-fs compares after it has renamed): it has the
+    /// size and the times of the source, and the next pass would take it for a copy (I2). What was there before stays:
+    /// it is older, or of another size. That this fails too changes nothing about the error it follows.
+    async fn discard(&self, key: &Key, size: u64, started: i64) {
+        if let Ok(Some(object)) = self.head(key).await
+            && object.size == size
+            && object.modified.secs >= started - CLOCK_SLACK_SECS
+        {
+            let _ = self.delete(key).await;
         }
     }
 
@@ -237,6 +256,12 @@ pub(super) fn of_source(mut error: Error) -> Error {
         }
     }
     error
+}
+
+/// Whether the server found what arrived to be other than what was sent.
+fn is_damage(error: &Error) -> bool {
+    const CODES: [&str; 3] = ["BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"];
+    matches!(&error.cause, Cause::Remote { code, .. } if CODES.contains(&code.as_str()))
 }
 
 /// Whether the answer was that there is no such object or upload.

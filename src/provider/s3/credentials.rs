@@ -1,9 +1,9 @@
 //! Who asks: the chain every AWS tool goes through, and keys asked for anew before they expire.
 //!
-//! Environment, shared files, SSO, web identity, a process of the profile, container, instance role: the chain itself is
-//! `reqsign-aws-core`; this file gives it files, processes, HTTP and time limits. The instance's metadata service comes
-//! last with 1 s a request, or a laptop would wait for an address that nobody answers. A profile that is named on the
-//! command line comes before keys in the environment.
+//! Environment, shared files, SSO, web identity, a process of the profile, container, instance role: the chain itself
+//! is `reqsign-aws-core`; this file gives it files, processes, HTTP and time limits. The instance's metadata service
+//! comes last with 1 s a request, or a laptop would wait for an address that nobody answers. A profile that is named on
+//! the command line comes before keys in the environment.
 //!
 //! I10: [`Keys`] cannot be printed, and of an error of the chain only its kind is shown.
 

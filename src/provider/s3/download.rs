@@ -62,8 +62,8 @@ impl Client {
 }
 
 impl Download {
-    /// The next bytes, in the pieces they arrive in; `None` when all have come. What breaks off, stalls for 30 s or ends
-    /// early is [`Cause::Transfer`], of class Retry: the rest may be asked for again.
+    /// The next bytes, in the pieces they arrive in; `None` when all have come. What breaks off, stalls for 30 s or
+    /// ends early is [`Cause::Transfer`], of class Retry: the rest may be asked for again.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         let fail = |what| Error { verb: "read", object: self.name.clone(), cause: Cause::Transfer(what) };
         match body::next(&mut self.response).await {

@@ -43,9 +43,9 @@ impl Key {
     }
 }
 
-/// A name of a file system as a component of a key, and whether it had to be escaped: a name that is not UTF-8, or holds
-/// control characters (XML cannot carry them), gets those bytes and every `%` as `%XX`; so does a name that would be
-/// taken for an escaped one. An escaped name travels along as `gfast-name` ([`name_attribute`]).
+/// A name of a file system as a component of a key, and whether it had to be escaped: a name that is not UTF-8, or
+/// holds control characters (XML cannot carry them), gets those bytes and every `%` as `%XX`; so does a name that would
+/// be taken for an escaped one. An escaped name travels along as `gfast-name` ([`name_attribute`]).
 ///
 /// Names and components that [`name_of`] takes correspond one to one: no two names have the same component.
 pub fn encode_name(name: &[u8]) -> (String, bool) {

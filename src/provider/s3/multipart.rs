@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use rusty_s3::Method;
 
-use super::client::{CRC64_HEADER, Client, copy_source, etag, is_missing, of_source, text};
+use super::client::{CLOCK_SLACK_SECS, CRC64_HEADER, Client, copy_source, etag, is_missing, of_source, text};
 use super::request::{Answer, Request, failure};
 use super::{Bucket, ByteRange, Key, Object, Part, Stored, xml};
 use crate::error::{Cause, Error, Result};
@@ -17,8 +17,6 @@ const UPLOAD_PAGES_MAX: usize = 100;
 const PART_PAGES_MAX: usize = 200;
 /// How often an upload is given up again while parts still turn up in it.
 const ABORTS_MAX: u32 = 3;
-/// What the clocks of server and client may differ by where it was not measured, in seconds.
-const CLOCK_SLACK_SECS: i64 = 60;
 
 impl Client {
     /// Begins an upload and tells its id.
@@ -64,8 +62,8 @@ impl Client {
         }
     }
 
-    /// Copies `range` of an object of the same account as part `number`, the version `etag` only. The part's `crc64` is 0
-    /// where the server tells none.
+    /// Copies `range` of an object of the same account as part `number`, the version `etag` only. The part's `crc64` is
+    /// 0 where the server tells none.
     #[expect(clippy::too_many_arguments, reason = "both ends of the copy are named by two or three words each")]
     pub async fn copy_part(
         &self,
@@ -130,8 +128,8 @@ impl Client {
         Ok(())
     }
 
-    /// The parts an upload has, by number; `None` where the upload is gone. A server that cannot tell has none: they are
-    /// sent again.
+    /// The parts an upload has, by number; `None` where the upload is gone. A server that cannot tell has none: they
+    /// are sent again.
     pub async fn list_parts(&self, key: &Key, upload: &str) -> Result<Option<Vec<Part>>> {
         let (mut parts, mut next) = (Vec::new(), None::<String>);
         for _ in 0..PART_PAGES_MAX {
@@ -196,8 +194,8 @@ impl Client {
         }
     }
 
-    /// What a successful answer to Complete has proved. Servers that know the checksum but do not tell it here are asked
-    /// for the object.
+    /// What a successful answer to Complete has proved. Servers that know the checksum but do not tell it here are
+    /// asked for the object.
     async fn completed(&self, key: &Key, request: &Request<'_>, answer: &Answer, whole: Whole) -> Result<Stored> {
         let made = xml::made(&answer.body).unwrap_or_default();
         let told = made.crc64.or_else(|| text(&answer.headers, CRC64_HEADER).and_then(xml::decode_crc64));
@@ -235,8 +233,8 @@ struct Whole {
 }
 
 impl Whole {
-    /// Whether an object is what an upload that was completed at `started` (seconds since 1970) or later made. Without a
-    /// checksum: the size, the number of parts as S3 writes it in entity tags, and the time.
+    /// Whether an object is what an upload that was completed at `started` (seconds since 1970) or later made. Without
+    /// a checksum: the size, the number of parts as S3 writes it in entity tags, and the time.
     fn is_in(&self, object: &Object, started: i64) -> bool {
         let has_count = || object.etag.rsplit_once('-').is_some_and(|(_, count)| count == self.count.to_string());
         let is_new = object.modified.secs >= started - CLOCK_SLACK_SECS;

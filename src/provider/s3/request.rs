@@ -200,7 +200,8 @@ pub(super) async fn open(
     }
 }
 
-/// What reqwest says is wrong, without the URL it happened at (I10): the innermost cause, which names the system's error.
+/// What reqwest says is wrong, without the URL it happened at (I10): the innermost cause, which names the system's
+/// error.
 pub(super) fn describe(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut innermost: &dyn std::error::Error = &error;

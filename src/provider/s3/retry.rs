@@ -4,8 +4,8 @@
 //! 408, 429 and 5xx are tried again; refusals are not. Waits are full jitter (AWS Architecture Blog, "Exponential
 //! Backoff And Jitter", 2015): uniform below a bound that doubles, so that the lanes do not come back all at once.
 //!
-//! What ends it: other errors get 8 attempts. Throttling and a network without an answer end by time, 5 minutes: at 30 %
-//! of answers 503, eight attempts would still lose one request in 15,000, and a switch that reboots takes a minute.
+//! What ends it: other errors get 8 attempts. Throttling and a network without an answer end by time, 5 minutes: at 30
+//! % of answers 503, eight attempts would still lose one request in 15,000, and a switch that reboots takes a minute.
 
 use std::time::Duration;
 
@@ -45,17 +45,21 @@ const WAIT_MAX: Duration = Duration::from_secs(20);
 pub struct Patience {
     /// Attempts at a request whose answers are errors.
     pub attempts_max: u32,
-    /// Attempts at a request that is throttled or gets no answer.
-    pub waits_max: u32,
+    /// Attempts at a request that is throttled.
+    pub throttled_max: u32,
+    /// Attempts at a request that gets no answer.
+    pub silent_max: u32,
     /// Time over all attempts.
     pub time_max: Duration,
 }
 
 impl Patience {
     /// While a job runs.
-    pub const JOB: Patience = Patience { attempts_max: 8, waits_max: 64, time_max: Duration::from_secs(300) };
+    pub const JOB: Patience =
+        Patience { attempts_max: 8, throttled_max: 64, silent_max: 64, time_max: Duration::from_secs(300) };
     /// Before it begins: somebody waits for the line that says what is wrong.
-    pub const START: Patience = Patience { attempts_max: 4, waits_max: 4, time_max: Duration::from_secs(15) };
+    pub const START: Patience =
+        Patience { attempts_max: 4, throttled_max: 4, silent_max: 4, time_max: Duration::from_secs(15) };
 }
 
 /// The meaning of an answer's status and S3's name for the error; an answer to HEAD has no name.
@@ -91,8 +95,8 @@ fn verdict_of_status(status: u16) -> Verdict {
 pub struct Attempts {
     /// How much may be tried.
     patience: Patience,
-    /// Attempts that have failed, by what ended them: errors, resends, waits.
-    failed: [u32; 3],
+    /// Attempts that have failed, by what ended them: errors, resends, throttling, silence.
+    failed: [u32; 4],
     /// State of the random numbers.
     random: u64,
 }
@@ -100,17 +104,17 @@ pub struct Attempts {
 impl Attempts {
     /// No attempt made yet; `seed` decides the waits.
     pub fn new(patience: Patience, seed: u64) -> Attempts {
-        Attempts { patience, failed: [0; 3], random: seed }
+        Attempts { patience, failed: [0; 4], random: seed }
     }
 
-    /// Takes note of a failed attempt, `elapsed` after the first one began. The wait before the next; `None` when it was
-    /// the last. `retry_after` is what the server asked for.
+    /// Takes note of a failed attempt, `elapsed` after the first one began. The wait before the next; `None` when it
+    /// was the last. `retry_after` is what the server asked for.
     pub fn wait(&mut self, pace: Pace, elapsed: Duration, retry_after: Option<Duration>) -> Option<Duration> {
         let (kind, attempts_max, base_ms) = match pace {
             Pace::Error => (0, self.patience.attempts_max, 100),
             Pace::Resend => (1, 2, 0),
-            Pace::Throttle => (2, self.patience.waits_max, 1000),
-            Pace::Network => (2, self.patience.waits_max, 100),
+            Pace::Throttle => (2, self.patience.throttled_max, 1000),
+            Pace::Network => (3, self.patience.silent_max, 100),
         };
         let exponent = self.failed[kind].min(16);
         self.failed[kind] += 1;

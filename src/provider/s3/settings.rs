@@ -1,5 +1,5 @@
-//! Where requests go and how they are addressed: options, environment and the shared configuration files of AWS, in this
-//! order. Pure, but for [`Settings::load`], which reads the files.
+//! Where requests go and how they are addressed: options, environment and the shared configuration files of AWS, in
+//! this order. Pure, but for [`Settings::load`], which reads the files.
 //!
 //! ```text
 //! endpoint   --endpoint-url > AWS_ENDPOINT_URL_S3 > AWS_ENDPOINT_URL > services section > profile > AWS's own
@@ -41,7 +41,7 @@ pub(super) struct Settings {
 pub type Variables = BTreeMap<String, String>;
 
 /// The process's variables; empty ones and those that are not UTF-8 count as not set, as in every AWS tool.
-pub(super) fn process_variables() -> Variables {
+pub fn process_variables() -> Variables {
     let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
     std::env::vars_os().filter_map(text).filter(|(_, value)| !value.trim().is_empty()).collect()
 }
@@ -155,9 +155,10 @@ fn parse(text: &str) -> Ini {
 mod tests {
     use super::*;
 
-    const CONFIG: &str = "[default]\nregion = eu-west-1\n# endpoint_url = http://no\n[profile \"work\"]\nregion=r1 ; why\n\
-        endpoint_url = https://work.example\ns3 =\n  addressing_style = virtual\n  endpoint_url = https://s3.work.example\n\
-        ca_bundle = /ca.pem\n[profile far]\nservices = lab\n[services lab]\nec2 =\n  endpoint_url = http://ec2\ns3 = \n\
+    const CONFIG: &str = "[default]\nregion = eu-west-1\n# endpoint_url = http://no\n\
+        [profile \"work\"]\nregion=r1 ; why\nendpoint_url = https://work.example\ns3 =\n\
+        \x20 addressing_style = virtual\n  endpoint_url = https://s3.work.example\nca_bundle = /ca.pem\n\
+        [profile far]\nservices = lab\n[services lab]\nec2 =\n  endpoint_url = http://ec2\ns3 = \n\
         \tendpoint_url = http://lab:9000/\n";
 
     fn resolve(options: S3Options, environment: &[(&str, &str)]) -> Settings {

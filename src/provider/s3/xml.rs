@@ -1,8 +1,9 @@
 //! What S3 servers answer and are sent in XML. Pure.
 //!
 //! Of six servers tried three break a strict reader: another root element, no namespace, missing fields, another order.
-//! So elements are known by their local name and place below the root, every field is optional, and what is not known is
-//! passed over. What is *not* forgiven is a document that ends early: a listing cut short would silently lose objects.
+//! So elements are known by their local name and place below the root, every field is optional, and what is not known
+//! is passed over. What is *not* forgiven is a document that ends early: a listing cut short would silently lose
+//! objects.
 //!
 //! Any bytes are read without panic (fuzz target `s3_xml`).
 

@@ -7,6 +7,7 @@ use crate::catalog::{Catalog, DirId, DirState, FileRecord, Header, Record, Stamp
 use crate::config::Metadata;
 use crate::error::{Result, escape};
 use crate::job::temp_name;
+use crate::report::Count;
 use crate::ring::sim::{Disk, Dump, Entry, EntryKind};
 use crate::ring::{Name, Stat};
 
@@ -21,6 +22,8 @@ pub struct Claims {
     pub files: BTreeMap<Vec<u8>, FileRecord>,
     /// What this pass calls failed; a directory by its own path.
     pub failed: BTreeSet<Vec<u8>>,
+    /// Large files that have ranges.
+    pub ranged: BTreeSet<u64>,
 }
 
 impl Claims {
@@ -49,7 +52,8 @@ impl Claims {
                 }
             }
         }
-        Ok(Claims { header, files, failed })
+        let ranged = reader.ranged(usize::MAX)?.into_iter().collect();
+        Ok(Claims { header, files, failed, ranged })
     }
 
     /// Whether `path` or a directory above it is among what failed.
@@ -176,8 +180,14 @@ pub fn outcome_is_true(machine: &Machine, claims: &Claims, ran: &Ran, before: &D
     // What failed in an interrupted run and then vanished from the source is not met again.
     let failed = claims.failed.iter().filter(|path| machine.source.stat_path(path).is_some());
     let failed: Vec<String> = failed.map(|path| escape(path)).collect();
-    if (ran.failures() > 0 && claims.failed.is_empty()) || (ran.failures() == 0 && !failed.is_empty()) {
+    // What failed in this run and had vanished when it was tried again is counted as both, and recorded no more.
+    let may_be_gone = ran.totals.get(Count::Vanished) > 0;
+    let is_unrecorded = ran.failures() > 0 && claims.failed.is_empty() && !may_be_gone;
+    if is_unrecorded || (ran.failures() == 0 && !failed.is_empty()) {
         return Err(format!("{} failures counted, but recorded: {failed:?}", ran.failures()));
+    }
+    if !claims.ranged.is_empty() {
+        return Err(format!("ranges of {:?} are recorded, and no file is in progress", claims.ranged));
     }
     let is_excused = |path: &[u8]| {
         let (then, now) = (before.stat_path(path), machine.source.stat_path(path));

@@ -18,9 +18,10 @@ use crate::config::{
     ChecksumPolicy, Config, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts, Naming, Output, ReflinkChoice,
     Retry, S3Options, SpecialBits, SyncPolicy,
 };
+use crate::crew::{Crew, Engine};
 use crate::engine;
 use crate::error::{Error, Result, escape};
-use crate::filesystem::FileSystem;
+use crate::filesystem::{FileSystem, Reach};
 use crate::filter::Filter;
 use crate::location::Location;
 use crate::outcome::Intake;
@@ -273,8 +274,8 @@ impl Machine {
         let (walker, workers) = Walker::new(style.shards, bell.clone());
         let console = Arc::new(Console::new(Screen::Log, Box::new(said)));
         let (roots, config) = (roots(&sim), config(&style));
-        let mut job =
-            engine::make_job(&config, &roots, catalog, kind, (walker, style.shards, engine::Engine::Uring), console)?;
+        let crew = Crew { engine: Engine::Uring, shards: style.shards, reach: Reach::Local, reason: None };
+        let mut job = engine::make_job(&config, &roots, catalog, kind, (walker, &crew), console)?;
         job.identity = Identity { uid: 0, gid: 0, umask: config.umask };
         let job = Arc::new(job);
         let intake = Arc::new(Intake::new(style.shards, config.checkpoint_bytes, bell));

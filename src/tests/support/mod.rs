@@ -11,11 +11,13 @@ pub mod fixture;
 pub mod mutate;
 pub mod run;
 pub mod s3;
+pub mod slow;
 pub mod tree;
 
 pub use compare::Comparison;
 pub use fixture::{Kind, Mount, Scratch};
 pub use run::{Engine, Job, Outcome, Running};
+pub use slow::SlowMount;
 
 /// A seeded generator (splitmix64): the same seed gives the same tree and the same kill moments.
 #[derive(Clone, Debug)]

@@ -27,6 +27,8 @@ pub enum Engine {
     Uring,
     /// System calls.
     Sync,
+    /// Whichever suits.
+    Auto,
 }
 
 /// A command line.
@@ -38,6 +40,7 @@ pub struct Job {
     engine: Engine,
     extra: Vec<OsString>,
     uid: Option<u32>,
+    wrapper: Option<PathBuf>,
 }
 
 /// A job under way.
@@ -92,6 +95,7 @@ impl Engine {
         match self {
             Engine::Uring => "uring",
             Engine::Sync => "sync",
+            Engine::Auto => "auto",
         }
     }
 }
@@ -100,7 +104,7 @@ impl Job {
     /// `gfast --source .. --dest .. --state-dir .. --json --engine ..`.
     pub fn new(source: impl Into<PathBuf>, dest: impl Into<PathBuf>, state: impl Into<PathBuf>, engine: Engine) -> Job {
         let (source, dest, state) = (source.into(), dest.into(), state.into());
-        Job { source, dest, state, engine, extra: Vec::new(), uid: None }
+        Job { source, dest, state, engine, extra: Vec::new(), uid: None, wrapper: None }
     }
 
     /// With one more argument.
@@ -112,6 +116,12 @@ impl Job {
     /// As an unprivileged user without groups. The binary is copied to `bin`, which that user must reach.
     pub fn user(mut self, uid: u32) -> Job {
         self.uid = Some(uid);
+        self
+    }
+
+    /// Run by `program`, whose arguments are the command line.
+    pub fn within(mut self, program: &Path) -> Job {
+        self.wrapper = Some(program.to_owned());
         self
     }
 
@@ -142,9 +152,14 @@ impl Job {
 
     fn command(&self, scratch: &Path) -> Command {
         let binary = std::env::var_os("GFAST").unwrap_or_else(|| env!("CARGO_BIN_EXE_gfast").into());
-        let mut command = match self.uid {
-            None => Command::new(binary),
-            Some(uid) => {
+        let mut command = match (self.uid, &self.wrapper) {
+            (None, None) => Command::new(binary),
+            (None, Some(wrapper)) => {
+                let mut command = Command::new(wrapper);
+                command.arg(binary);
+                command
+            }
+            (Some(uid), _) => {
                 // The build directory may be closed to other users.
                 let reachable = scratch.join("gfast");
                 // By another process: a descriptor open for writing that a fork elsewhere inherits makes it "busy".

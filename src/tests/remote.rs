@@ -1,0 +1,141 @@
+//! Slow mounts: where every operation takes milliseconds, the streams are threads and hide it.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use support::slow::can_mount_fuse;
+use support::{Comparison, Engine, Job, Outcome, Rng, Scratch, SlowMount, seed, tree};
+
+/// What each operation takes.
+const DELAY: Duration = Duration::from_millis(5);
+/// Directories of the tree, and files in each.
+const DIRS: u64 = 32;
+const FILES: u64 = 16;
+
+/// 512 files of up to 9,000 bytes in 32 directories.
+fn grow(at: &Path, seed: u64) {
+    let mut rng = Rng::new(seed);
+    for dir in 0..DIRS {
+        let dir = at.join(format!("dir-{dir}"));
+        fs::create_dir(&dir).unwrap();
+        for file in 0..FILES {
+            let mut bytes = vec![0; 1 + rng.below(9000) as usize];
+            rng.fill(&mut bytes);
+            fs::write(dir.join(format!("file-{file}")), bytes).unwrap();
+        }
+    }
+}
+
+/// Copies into a folder of its own below `dest`.
+fn copy(source: &Path, dest: &Path, state: &Path, streams: u64) -> Outcome {
+    let name = format!("copy-{streams}");
+    let job = Job::new(source, dest.join(&name), state.join(format!("state-{streams}")), Engine::Auto);
+    let outcome = job.arg("--streams").arg(streams.to_string()).run().expect(0);
+    assert_eq!((outcome.number("copied"), outcome.number("directories")), (DIRS * FILES, DIRS + 1), "{outcome}");
+    assert_eq!(outcome.number("threads"), streams, "{outcome}");
+    assert!(outcome.number("buffer_bytes") <= 128 << 20, "{outcome}");
+    assert!(outcome.says("\"engine\":\"sync\"") && outcome.says("is a network or FUSE mount"), "{outcome}");
+    outcome
+}
+
+#[track_caller]
+fn assert_hidden(alone: &Outcome, together: &Outcome) {
+    println!("1 stream {:?}, 32 streams {:?}", alone.elapsed, together.elapsed);
+    assert!(alone.elapsed > DELAY * (DIRS * FILES * 4) as u32, "too fast to be slow: {alone}");
+    assert!(together.elapsed * 10 <= alone.elapsed, "{:?} against {:?}", together.elapsed, alone.elapsed);
+}
+
+#[test]
+fn streams_hide_a_slow_source() {
+    let test = "streams_hide_a_slow_source";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    let (slow, dest) = (SlowMount::new(DELAY), Scratch::new());
+    grow(slow.folder(), seed(test, 71));
+    let [alone, together] = [1, 32].map(|streams| {
+        let outcome = copy(slow.path(), dest.path(), dest.path(), streams);
+        Comparison::new(slow.folder(), &dest.path().join(format!("copy-{streams}"))).assert_same();
+        outcome
+    });
+    assert_hidden(&alone, &together);
+}
+
+#[test]
+fn streams_hide_a_slow_destination() {
+    let test = "streams_hide_a_slow_destination";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    let (slow, other) = (SlowMount::new(DELAY), Scratch::new());
+    let source = other.path().join("tree");
+    fs::create_dir(&source).unwrap();
+    grow(&source, seed(test, 72));
+    let [alone, together] = [1, 32].map(|streams| {
+        let outcome = copy(&source, slow.path(), other.path(), streams);
+        Comparison::new(&source, &slow.folder().join(format!("copy-{streams}"))).assert_same();
+        outcome
+    });
+    assert_hidden(&alone, &together);
+}
+
+/// A file of many blocks, one directory that all threads share, symlinks and hard links: all of it arrives through any
+/// engine and any number of threads, and the next pass finds nothing to do.
+#[test]
+fn everything_arrives_through_a_user_space_daemon() {
+    let test = "everything_arrives_through_a_user_space_daemon";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    let (slow, other) = (SlowMount::new(Duration::from_micros(200)), Scratch::new());
+    let source = slow.folder().join("tree");
+    fs::create_dir_all(source.join("wide")).unwrap();
+    let at = tree::open_dir(&source);
+    let mut rng = Rng::new(seed(test, 73));
+    tree::regular(&mut rng, &at, c"large", (20 << 20) + 77);
+    tree::regular(&mut rng, &at, c"middle", 200 << 10);
+    for file in 0..300 {
+        fs::write(source.join(format!("wide/file-{file}")), vec![file as u8; file]).unwrap();
+    }
+    symlink("wide/file-1", source.join("link")).unwrap();
+    fs::hard_link(source.join("wide/file-2"), source.join("second-name")).unwrap();
+    let rings = Engine::all().contains(&Engine::Uring).then_some((Engine::Uring, "40"));
+    let threads = [(Engine::Sync, "1"), (Engine::Auto, "40"), (Engine::Auto, "1024")];
+    for (engine, streams) in rings.into_iter().chain(threads) {
+        let name = format!("{engine:?}-{streams}");
+        let inward = Job::new(slow.path().join("tree"), other.path().join(&name), other.path().join("state"), engine);
+        let outward = Job::new(&source, slow.path().join(&name), other.path().join("state"), engine);
+        let seen = [other.path().join(&name), slow.folder().join(&name)];
+        for (job, seen) in [inward, outward].into_iter().zip(seen) {
+            let job = job.arg("--streams").arg(streams);
+            let outcome = job.run().expect(0);
+            assert!(outcome.number("buffer_bytes") <= 128 << 20, "{outcome}");
+            Comparison::new(&source, &seen).assert_same();
+            let again = job.run().expect(0);
+            assert_eq!((again.number("copied"), again.number("hard_links")), (0, 0), "{again}");
+        }
+    }
+}
+
+/// LMDB corrupts on file systems that other machines, or a daemon, change beneath it.
+#[test]
+fn a_state_directory_on_a_slow_mount_is_refused() {
+    let test = "a_state_directory_on_a_slow_mount_is_refused";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    let (slow, other) = (SlowMount::new(Duration::ZERO), Scratch::new());
+    let (source, dest) = (other.path().join("source"), other.path().join("dest"));
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "content").unwrap();
+    for engine in Engine::all() {
+        let outcome = Job::new(&source, &dest, slow.path().join("state"), engine).run().expect(2);
+        assert!(outcome.says("network or FUSE file system") && outcome.says("use a local --state-dir"), "{outcome}");
+        assert!(!dest.exists(), "the destination was made");
+        assert_eq!(fs::read_dir(slow.folder()).unwrap().count(), 0, "the slow mount was touched");
+    }
+}
