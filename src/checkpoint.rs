@@ -373,8 +373,7 @@ impl Checkpointer {
         attempts: u32,
         group: Option<LinkKey>,
     ) -> Result<()> {
-        // A name that `--delete` is about to clear the way for is recorded as failed, and not counted before its next
-        // try.
+        // A name that `--delete` is about to clear the way for is recorded as failed, but counted by its next try.
         if !self.job.clashes.lock().contains(&(dir.id, name.clone())) {
             self.job.say(error, attempts);
             let is_unstable = matches!(error.cause, Cause::Unstable { .. });
