@@ -495,7 +495,7 @@ impl Checkpointer {
             Err(Error { cause: Cause::Os(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP)), .. }) => {
                 let path = crate::error::join(&self.job.path(Side::Dest, dir), name);
                 self.job.losses.record(Loss::HardLink, &path);
-                self.job.note_lost(dir.id, &name, Loss::HardLink);
+                self.job.note_lost(dir.id, name, Loss::HardLink);
                 match errno {
                     Errno::MLINK => self.job.links.promote(*key, (dir.id, name.clone())),
                     _ => self.job.links.give_up(),

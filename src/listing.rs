@@ -111,8 +111,8 @@ impl Listing {
     }
 }
 
-/// Parses `linux_dirent64` records (inode 8 bytes, offset 8, length of the record 2, type 1, name with its NUL) and puts
-/// the names in the order of their inodes.
+/// Parses `linux_dirent64` records (inode 8 bytes, offset 8, length of the record 2, type 1, name with its NUL) and
+/// puts the names in the order of their inodes.
 pub(crate) fn parse(filled: &[u8], entries: &mut VecDeque<Entry>) {
     let mut rest = filled;
     while rest.len() > NAME_AT {

@@ -376,7 +376,7 @@ pub fn decode_dir(body: &[u8]) -> Decoded<DirRecord> {
 
 /// Appends a range without its offset, which is in the key.
 pub fn encode_range(range: &Range, body: &mut Vec<u8>) {
-    let tag = u8::from(range.crc64.is_some()) * RANGE_CRC64 | u8::from(range.etag.is_some()) * RANGE_ETAG;
+    let tag = (u8::from(range.crc64.is_some()) * RANGE_CRC64) | (u8::from(range.etag.is_some()) * RANGE_ETAG);
     body.push(VERSION << 4 | tag);
     body.put_varint(range.len);
     [range.crc64, range.etag].into_iter().flatten().for_each(|value| body.extend_from_slice(&value.to_le_bytes()));

@@ -181,8 +181,9 @@ impl Lane {
         self.place(&download, content).await
     }
 
-    /// A further hard link: it waits for its first. One whose first has not come by the end of the pass (it lies outside
-    /// of what is restored, or failed) gets the content of the object it links to, and is the first of the others.
+    /// A further hard link: it waits for its first. One whose first has not come by the end of the pass (it lies
+    /// outside of what is restored, or failed) gets the content of the object it links to, and is the first of the
+    /// others.
     async fn download_link(&self, link: Download<'_>, first: String, group: &mut Option<LinkKey>) -> Result<Ending> {
         let key = link_key(&first);
         if !self.job().is_resealed.load(Ordering::Relaxed) {

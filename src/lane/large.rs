@@ -1,8 +1,8 @@
 //! Large objects: begun or continued, handed to the parts, completed or given up.
 //!
-//! The catalog knows a large object as soon as it is begun: its upload's id, or its file's inode, and every part that is
-//! where it should be, with its checksum. A resume asks the server (ListParts) or the file system what is really there,
-//! and takes a part for done only if both agree.
+//! The catalog knows a large object as soon as it is begun: its upload's id, or its file's inode, and every part that
+//! is where it should be, with its checksum. A resume asks the server (ListParts) or the file system what is really
+//! there, and takes a part for done only if both agree.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -55,10 +55,10 @@ impl Lane {
         let parts = self.run_parts(upload.errand, route, stamp.size, begun).await;
         let after = stat_source(job, &*self.errands.caller, place);
         if let Some(ending) = self.unfinished(&parts) {
-            return self.give_up_upload(&upload.key, &id, parts.large_id, ending).await;
+            return self.give_up_upload(upload.errand, (&upload.key, &id), parts.large_id, ending).await;
         }
         if !after.is_ok_and(|after| upload.stat.is_unchanged_in(&after)) {
-            return self.give_up_upload(&upload.key, &id, parts.large_id, Some(Ending::Changed)).await;
+            return self.give_up_upload(upload.errand, (&upload.key, &id), parts.large_id, Some(Ending::Changed)).await;
         }
         let (list, crc64) = finished(&parts);
         let crc64 = crc64.expect("I7: every part of a file passes through a lane");
@@ -82,14 +82,15 @@ impl Lane {
         };
         let parts = self.run_parts(relay.errand, route, stamp.size, begun).await;
         if let Some(ending) = self.unfinished(&parts) {
-            return self.give_up_upload(&relay.key, &id, parts.large_id, ending).await;
+            return self.give_up_upload(relay.errand, (&relay.key, &id), parts.large_id, ending).await;
         }
         let (list, crc64) = finished(&parts);
         if let (Some(seen), Some(told)) = (crc64, relay.object.crc64)
             && seen != told
         {
-            let ending = Ending::Failed(corrupt(&relay.source_key));
-            return self.give_up_upload(&relay.key, &id, parts.large_id, Some(ending)).await;
+            self.dest().abort_upload(&relay.key, &id).await?;
+            self.abandon(relay.errand, parts.large_id);
+            return Err(corrupt(&relay.source_key));
         }
         let crc64 = crc64.or(relay.object.crc64);
         let stored = self.dest().complete_upload(&relay.key, &id, &list, crc64.unwrap_or(0)).await?;
@@ -198,7 +199,13 @@ impl Lane {
     }
 
     /// An upload that will not be completed by this run: aborted, unless a resume goes on with it.
-    async fn give_up_upload(&self, key: &Key, id: &str, large_id: u64, ending: Option<Ending>) -> Carried {
+    async fn give_up_upload(
+        &self,
+        errand: &Errand,
+        (key, id): (&Key, &str),
+        large_id: u64,
+        ending: Option<Ending>,
+    ) -> Carried {
         let is_resumable = match &ending {
             None => true,
             Some(Ending::Failed(error)) => error.class() == Class::Fatal,
@@ -206,8 +213,7 @@ impl Lane {
         };
         if !is_resumable {
             self.dest().abort_upload(key, id).await?;
-            // Its ranges go with the record of the failure, or with the next attempt's success.
-            let _ = large_id;
+            self.abandon(errand, large_id);
         }
         Ok(ending)
     }

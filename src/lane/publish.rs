@@ -95,7 +95,7 @@ pub(crate) fn marker(job: &Job, dir: &DirNode, stamp: &DirStamp) -> Result<Optio
     let DirStamp { mode, uid, gid, atime, mtime, .. } = *stamp;
     let stat = Stat { mode, uid, gid, atime, mtime, ..Stat::default() };
     let is_escaped = crate::provider::s3::keys::encode_name(dir.name.as_bytes()).1;
-    let raw_name = is_escaped.then(|| dir.name.as_bytes());
+    let raw_name = is_escaped.then_some(dir.name.as_bytes());
     let mut attributes = attributes::encode(&stat, raw_name, None);
     if job.config.metadata == Metadata::TimesOnly {
         attributes.retain(|(name, _)| !matches!(name.as_str(), "file-owner" | "file-group" | "file-permissions"));

@@ -87,12 +87,12 @@ impl Lane {
     /// What an object says of the file it holds.
     fn attributes(&self, place: &Place, stat: &Stat) -> Vec<(String, String)> {
         let is_escaped = crate::provider::s3::keys::encode_name(place.dest_name.as_bytes()).1;
-        let raw_name = is_escaped.then(|| place.dest_name.as_bytes());
+        let raw_name = is_escaped.then_some(place.dest_name.as_bytes());
         let mut pairs = attributes::encode(stat, raw_name, None);
         if self.job().config.metadata == Metadata::TimesOnly {
             pairs.retain(|(name, _)| !matches!(name.as_str(), "file-owner" | "file-group" | "file-permissions"));
         }
-        if stat.nlink > 1 && stat.kind() == Kind::File {
+        if stat.nlink > 1 {
             pairs.push((LINKS_ATTRIBUTE.to_owned(), stat.nlink.to_string()));
         }
         pairs

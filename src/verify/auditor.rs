@@ -257,7 +257,7 @@ impl<I: Interpreter> Auditor<I> {
 
     fn complete(&mut self, completion: Completion) {
         let index = completion.token as usize / 2;
-        let side = if completion.token % 2 == 0 { Side::Source } else { Side::Dest };
+        let side = if completion.token.is_multiple_of(2) { Side::Source } else { Side::Dest };
         let Completion { op, result, .. } = completion;
         let unit = self.units[index].as_mut().expect("I3: a unit stays until its operations are back");
         let (lease, filled) = match result {

@@ -39,6 +39,7 @@ pub struct Job {
     state: PathBuf,
     engine: Engine,
     extra: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
     uid: Option<u32>,
     wrapper: Option<PathBuf>,
 }
@@ -104,12 +105,19 @@ impl Job {
     /// `gfast --source .. --dest .. --state-dir .. --json --engine ..`.
     pub fn new(source: impl Into<PathBuf>, dest: impl Into<PathBuf>, state: impl Into<PathBuf>, engine: Engine) -> Job {
         let (source, dest, state) = (source.into(), dest.into(), state.into());
-        Job { source, dest, state, engine, extra: Vec::new(), uid: None, wrapper: None }
+        let (extra, env) = (Vec::new(), Vec::new());
+        Job { source, dest, state, engine, extra, env, uid: None, wrapper: None }
     }
 
     /// With one more argument.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Job {
         self.extra.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// With a variable in its environment. The first one takes away those that AWS's tools read.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Job {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -174,6 +182,14 @@ impl Job {
         command.arg("--source").arg(&self.source).arg("--dest").arg(&self.dest);
         command.arg("--state-dir").arg(&self.state).args(["--engine", self.engine.name(), "--json"]);
         command.args(&self.extra);
+        if !self.env.is_empty() {
+            let inherited = std::env::vars_os().map(|(name, _)| name);
+            let aws = inherited.filter(|name| name.as_encoded_bytes().starts_with(b"AWS_"));
+            for name in aws {
+                command.env_remove(name);
+            }
+            command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        }
         command
     }
 }

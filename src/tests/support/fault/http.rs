@@ -146,7 +146,8 @@ pub fn percent_encode(text: &str) -> String {
     text.bytes().map(|byte| if is_plain(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
-/// `first-last` of `bytes=first-last`, `bytes=first-` or `bytes=-count`, within `size`; `None` if there is no such byte.
+/// `first-last` of `bytes=first-last`, `bytes=first-` or `bytes=-count`, within `size`; `None` if there is no such
+/// byte.
 pub fn range(header: &str, size: u64) -> Option<(u64, u64)> {
     let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
     let (first, last) = match (first.parse::<u64>().ok(), last.parse::<u64>().ok()) {

@@ -185,6 +185,11 @@ impl FaultServer {
         self.state().store.objects(bucket).remove(key);
     }
 
+    /// Ends all uploads, as a lifecycle rule does.
+    pub fn forget_uploads(&self) {
+        self.state().store.uploads.clear();
+    }
+
     /// The uploads that have not ended.
     pub fn uploads(&self) -> Vec<Upload> {
         self.state().store.uploads.values().cloned().collect()

@@ -347,7 +347,7 @@ impl Store {
 
     fn list_uploads(&self, request: &Request) -> Answer {
         let (bucket, prefix) = (request.bucket_and_key().0, request.word("prefix").unwrap_or(""));
-        let mut inner = "<IsTruncated>false</IsTruncated>".to_owned();
+        let mut inner = format!("{}<IsTruncated>false</IsTruncated>", encoding(request));
         for (id, upload) in &self.uploads {
             if upload.target.0 == bucket && upload.target.1.starts_with(prefix) {
                 let key = written(request, &upload.target.1);
@@ -400,7 +400,7 @@ impl Store {
             let token = escape(&format!("after-{}", percent_encode(&last)));
             inner += &format!("<NextContinuationToken>{token}</NextContinuationToken>");
         }
-        inner += &format!("<KeyCount>{count}</KeyCount><IsTruncated>{is_cut}</IsTruncated>");
+        inner += &format!("<KeyCount>{count}</KeyCount><IsTruncated>{is_cut}</IsTruncated>{}", encoding(request));
         Ok(Answer::xml("ListBucketResult", &inner))
     }
 
@@ -494,6 +494,11 @@ fn wanted_parts(document: &[u8]) -> Option<Vec<(u32, String)>> {
 
 fn page(request: &Request, word: &str, most: usize) -> usize {
     request.word(word).and_then(|text| text.parse().ok()).unwrap_or(most).min(most)
+}
+
+/// Says that keys are percent-encoded, if they are: clients decode them only then.
+fn encoding(request: &Request) -> &'static str {
+    if request.word("encoding-type") == Some("url") { "<EncodingType>url</EncodingType>" } else { "" }
 }
 
 /// A key as the client asked to have it written.

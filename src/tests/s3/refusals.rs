@@ -1,0 +1,205 @@
+//! What bad input gets: refused before anything moves, or the object's own failure, and never a secret in the answer.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::support::fault::{Fault, FaultServer, Kind, Rule, Terms};
+use super::support::s3::S3sFs;
+use super::support::{Comparison, Engine, Outcome, Rng};
+use super::{SECRET_KEY, Scene, fault_server, noise, plain_tree};
+
+/// One clear line, before anything moved: exit 2, nothing in the bucket.
+#[track_caller]
+fn refused(outcome: Outcome, words: &[&str]) {
+    let outcome = outcome.expect(2);
+    let errors: Vec<&str> = outcome.stderr.lines().filter(|line| line.contains("gfast:")).collect();
+    assert!(errors.len() == 1 && words.iter().all(|word| outcome.says(word)), "{words:?} expected: {outcome}");
+}
+
+fn small_scene(server: &FaultServer) -> Scene {
+    let scene = Scene::new(server, Engine::all()[0]);
+    noise(&scene.dir("tree").join("f"), &mut Rng::new(1), 100);
+    scene
+}
+
+#[test]
+fn wrong_credentials_are_refused() {
+    let server = fault_server(1);
+    let scene = small_scene(&server);
+    let wrong = |source: &str, dest: &str| scene.job(source, dest, "wrong").env("AWS_ACCESS_KEY_ID", "AKIAOTHER").run();
+    let tree = scene.join("tree");
+    refused(wrong(tree.to_str().unwrap(), "s3://b/p"), &["s3://b"]);
+    refused(wrong("s3://b/p", scene.join("back").to_str().unwrap()), &["s3://b"]);
+    assert!(server.keys("b").is_empty() && !scene.join("back").exists());
+    let dir = super::Scratch::new();
+    let real = S3sFs::start(dir.path());
+    real.bucket("bucket");
+    let scene = Scene::with(real.endpoint(), real.access_key(), "not-the-secret", scene.engine);
+    noise(&scene.dir("tree").join("f"), &mut Rng::new(1), 100);
+    refused(scene.job(scene.join("tree"), "s3://bucket/p", "state").run(), &["s3://bucket"]);
+}
+
+#[test]
+fn no_credentials_at_all_are_refused() {
+    let server = fault_server(1);
+    let scene = small_scene(&server);
+    let job = scene.job(scene.join("tree"), "s3://b/p", "state");
+    refused(job.env("AWS_ACCESS_KEY_ID", "").env("AWS_SECRET_ACCESS_KEY", "").run(), &["credentials"]);
+}
+
+#[test]
+fn a_missing_bucket_is_refused() {
+    let server = fault_server(1);
+    let scene = small_scene(&server);
+    refused(scene.job(scene.join("tree"), "s3://nosuch/p", "state").run(), &["nosuch"]);
+    refused(scene.job("s3://nosuch/p", scene.join("back"), "down").run(), &["nosuch"]);
+}
+
+#[test]
+fn an_unreachable_endpoint_is_refused() {
+    let server = fault_server(1);
+    let scene = small_scene(&server);
+    drop(server);
+    refused(scene.job(scene.join("tree"), "s3://b/p", "state").run(), &["s3://b"]);
+}
+
+#[test]
+fn the_bucket_s_region_is_followed() {
+    let server = fault_server(1);
+    server.set_terms(Terms { region: Some("eu-west-3".to_owned()), ..Terms::default() });
+    let scene = small_scene(&server);
+    scene.job(scene.join("tree"), "s3://b/p", "state").run().expect(0);
+    assert!(server.object("b", "p/f").is_some());
+}
+
+#[test]
+fn a_clock_that_is_wrong_is_put_right() {
+    let server = fault_server(1);
+    server.set_terms(Terms { clock_ahead_secs: 2 * 3600, ..Terms::default() });
+    let scene = small_scene(&server);
+    scene.job(scene.join("tree"), "s3://b/p", "state").run().expect(0);
+    assert!(server.object("b", "p/f").is_some());
+}
+
+#[test]
+fn a_key_over_1024_bytes_fails_its_object_alone() {
+    let server = fault_server(1);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let tree = scene.dir("tree");
+    let name = "n".repeat(250);
+    let deep = tree.join(&name).join(&name).join(&name).join(&name);
+    fs::create_dir_all(&deep).unwrap();
+    let mut rng = Rng::new(1);
+    noise(&deep.join("f".repeat(100)), &mut rng, 10);
+    noise(&deep.join("short"), &mut rng, 10);
+    noise(&tree.join("other"), &mut rng, 10);
+    let outcome = scene.job(&tree, "s3://b/p", "state").run().expect(23);
+    assert!(outcome.says("1024") || outcome.says("1,024"), "{outcome}");
+    let keys = server.keys("b");
+    assert!(keys.contains(&"p/other".to_owned()) && keys.iter().any(|key| key.ends_with("/short")), "{keys:?}");
+    assert!(keys.iter().all(|key| key.len() <= 1024));
+}
+
+/// Keys that name no POSIX path are refused one by one; the rest comes down and nothing is written outside.
+#[test]
+fn keys_that_lead_out_of_the_tree_are_refused() {
+    let server = fault_server(1);
+    let long = format!("p/long/{}", "n".repeat(256));
+    let bad = ["p/../escape", "p/a/../../escape", "p/./dot", "p/..", "p/a//b", "p//x", "p/nul\0l", &long, "p/clash"];
+    for key in bad {
+        server.put("b", key, "bad", &[]);
+    }
+    server.put("b", "p/clash/below", "fine or refused", &[]);
+    for key in ["p/good", "p/a/good", "p/...", "p/.hidden", "p/a b&<>\"'"] {
+        server.put("b", key, key.to_owned(), &[]);
+    }
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let (outside, back) = (scene.dir("outside"), scene.join("outside/back"));
+    fs::create_dir(&back).unwrap();
+    let outcome = scene.job("s3://b/p", &back, "down").run().expect(23);
+    for name in ["good", "a/good", "...", ".hidden", "a b&<>\"'"] {
+        let content = fs::read_to_string(back.join(name));
+        assert_eq!(content.unwrap_or_default(), format!("p/{name}"), "{name}: {outcome}");
+    }
+    let around: Vec<_> = fs::read_dir(&outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(around, ["back"], "written outside the destination");
+    assert!(!back.join("escape").exists() && !back.join("dot").exists() && !back.join("x").exists());
+    assert!(outcome.number("failed") >= 8, "{outcome}");
+    let again = scene.job("s3://b/p", &back, "down").run().expect(23);
+    assert!(again.number("failed") >= 8, "a repeated job refuses them again: {again}");
+}
+
+/// An object's metadata asks for no more than the job allows: set-id bits only with `--special-bits`.
+#[test]
+fn set_id_bits_come_down_only_when_asked_for() {
+    let server = fault_server(1);
+    let mtime = ("file-mtime", "1500000000000000000ns");
+    server.put("b", "p/su", "x", &[("file-permissions", "0104755"), ("file-owner", "0"), ("file-group", "0"), mtime]);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let mode = |name: &str| fs::metadata(scene.join(name).join("su")).unwrap().mode() & 0o7777;
+    scene.job("s3://b/p", scene.join("plain"), "plain").run().expect(0);
+    assert_eq!(mode("plain"), 0o755);
+    scene.job("s3://b/p", scene.join("special"), "special").arg("--special-bits").run().expect(0);
+    assert_eq!(mode("special"), 0o4755);
+}
+
+#[test]
+fn metadata_that_lies_does_no_harm() {
+    let server = fault_server(1);
+    let link = [("file-permissions", "0120777"), ("file-mtime", "999999999999999999999999ns"), ("file-owner", "-1")];
+    server.put("b", "p/link", "../../../../etc/passwd", &link);
+    server.put("b", "p/link/below", "x", &[]);
+    server.put("b", "p/name", "x", &[("gfast-name", "Li4vZXNjYXBl")]);
+    server.put("b", "p/hard", "", &[("gfast-link", "../../../etc/shadow")]);
+    server.put("b", "p/mode", "x", &[("file-permissions", "lots")]);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let (outside, back) = (scene.dir("outside"), scene.join("outside/back"));
+    let outcome = scene.job("s3://b/p", &back, "down").run().expect_one_of(&[0, 23]);
+    let around: Vec<_> = fs::read_dir(&outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(around, ["back"], "{outcome}");
+    assert!(!back.join("hard").exists() || fs::metadata(back.join("hard")).unwrap().len() == 0);
+}
+
+/// No secret in any output, log or state, whatever happens: good runs, failing requests, refused credentials.
+#[test]
+fn no_secret_is_ever_seen() {
+    let token = "canary-session-token-4711";
+    for rule in [
+        None,
+        Some(Rule::new(Fault::Refuse { status: 403, code: "AccessDenied" }).on(&[Kind::Put, Kind::PutPart])),
+        Some(Rule::new(Fault::ResetAnswer(0)).on(&[Kind::List, Kind::HeadBucket])),
+        Some(Rule::new(Fault::OkWithError("InternalError")).on(&[Kind::Complete, Kind::CreateUpload])),
+        Some(Rule::new(Fault::Refuse { status: 403, code: "SignatureDoesNotMatch" })),
+    ] {
+        let server = fault_server(1);
+        let scene = Scene::new(&server, Engine::all()[0]);
+        let tree = scene.dir("tree");
+        plain_tree(&tree, 1, 10, 6 << 20);
+        if let Some(rule) = rule {
+            server.script(rule.times(40));
+        }
+        let job = scene.job(&tree, "s3://b/p", "state").env("AWS_SESSION_TOKEN", token).env("RUST_BACKTRACE", "1");
+        let outcome = job.env("RUST_LOG", "trace").run();
+        let canaries = [SECRET_KEY, token, "X-Amz-Signature", "X-Amz-Credential"];
+        let encoded = SECRET_KEY.replace('/', "%2F").replace('+', "%2B");
+        for canary in canaries.into_iter().chain([encoded.as_str()]) {
+            assert!(!outcome.stdout.contains(canary) && !outcome.stderr.contains(canary), "{canary}: {outcome}");
+            assert!(!holds(&scene.join("state"), canary), "the state holds {canary}");
+        }
+        if outcome.code() == Some(0) {
+            scene.job("s3://b/p", scene.join("back"), "down").env("AWS_SESSION_TOKEN", token).run().expect(0);
+            Comparison::new(&tree, &scene.join("back")).assert_same();
+        }
+    }
+}
+
+/// Whether any file below `dir` holds `text`.
+fn holds(dir: &Path, text: &str) -> bool {
+    fs::read_dir(dir).into_iter().flatten().any(|entry| {
+        let path = entry.unwrap().path();
+        let stat = fs::symlink_metadata(&path).unwrap();
+        let is_in = |bytes: Vec<u8>| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        if stat.is_dir() { holds(&path, text) } else { stat.is_file() && is_in(fs::read(&path).unwrap()) }
+    })
+}

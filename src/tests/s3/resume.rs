@@ -1,0 +1,186 @@
+//! Kills at random moments, and what a resume costs in bytes at the server.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::support::fault::{Counts, Fault, FaultServer, Kind, Rule};
+use super::support::{Comparison, Engine, Job, Rng, number, seed};
+use super::{PART_BYTES, Scene, bytes_below, fault_server, noise, plain_tree};
+
+/// Kills of each direction; the soak raises it.
+const KILLS: u64 = 6;
+/// Bytes of the large file: a dozen parts.
+const LARGE: u64 = 12 * PART_BYTES + 77;
+/// Streams of the killed jobs.
+const STREAMS: u64 = 4;
+/// Bytes between two checkpoints of the killed jobs.
+const CHECKPOINT_BYTES: u64 = 2 * PART_BYTES;
+
+/// A tree and a server that takes its time, so that kills hit something.
+fn scene_of(server: &FaultServer, seed: u64) -> Scene {
+    let scene = Scene::new(server, Engine::all()[0]);
+    let tree = scene.dir("tree");
+    plain_tree(&tree, seed, 60, LARGE);
+    scene
+}
+
+fn patient(job: Job) -> Job {
+    let job = job.arg(format!("--streams={STREAMS}")).arg("--checkpoint-interval=0.2");
+    job.arg(format!("--checkpoint-bytes={CHECKPOINT_BYTES}"))
+}
+
+/// Kills `job` until it has been hit `kills` times after some more bytes each, then lets it end.
+fn killed(job: &Job, server: &FaultServer, rng: &mut Rng, moved: fn(&Counts) -> u64, whole: u64) -> u64 {
+    let kills = number("GFAST_S3_KILLS", KILLS);
+    let mut hit = 0;
+    for _ in 0..kills {
+        let goal = moved(&server.counts()) + rng.below(2 * whole / kills);
+        let running = job.start();
+        let is_running = running.run_until(|_| moved(&server.counts()) >= goal);
+        hit += u64::from(is_running);
+        let outcome = running.kill();
+        assert!(is_running || outcome.code() == Some(0), "{outcome}");
+    }
+    job.run().expect(0);
+    hit
+}
+
+/// Parts or objects in flight, in both directions of the pipe, and one checkpoint's work.
+fn cost_of_a_kill() -> u64 {
+    (STREAMS + 8) * PART_BYTES + CHECKPOINT_BYTES
+}
+
+#[test]
+fn killed_uploads_end_identical_and_cost_little() {
+    let test = "killed_uploads_end_identical_and_cost_little";
+    let server = fault_server(1);
+    let seed = seed(test, 21);
+    let scene = scene_of(&server, seed);
+    let whole = bytes_below(&scene.join("tree"));
+    server.script(Rule::new(Fault::StallMs(15)).on(&[Kind::Put, Kind::PutPart]));
+    let job = patient(scene.job(scene.join("tree"), "s3://b/p", "up"));
+    let hit = killed(&job, &server, &mut Rng::new(seed), |counts| counts.body_in, whole);
+    let sent = server.counts().body_in;
+    assert!(hit >= 2, "only {hit} kills hit a running job");
+    assert!(sent <= whole + hit * cost_of_a_kill() + 100_000, "{sent} bytes sent for {whole}, {hit} kills");
+    assert!(server.uploads().is_empty(), "an upload was left behind");
+    server.heal();
+    scene.job("s3://b/p", scene.join("back"), "down").run().expect(0);
+    Comparison::new(&scene.join("tree"), &scene.join("back")).assert_same();
+}
+
+#[test]
+fn killed_downloads_end_identical_and_cost_little() {
+    let test = "killed_downloads_end_identical_and_cost_little";
+    let server = fault_server(1);
+    let seed = seed(test, 22);
+    let scene = scene_of(&server, seed);
+    let whole = bytes_below(&scene.join("tree"));
+    scene.job(scene.join("tree"), "s3://b/p", "up").run().expect(0);
+    server.script(Rule::new(Fault::StallMs(15)).on(&[Kind::Get]));
+    server.reset_counts();
+    let job = patient(scene.job("s3://b/p", scene.join("back"), "down"));
+    let hit = killed(&job, &server, &mut Rng::new(seed), |counts| counts.body_out, whole);
+    let received = server.counts().body_out;
+    assert!(hit >= 2, "only {hit} kills hit a running job");
+    // Listings are bodies as well: some 100 KB a run.
+    let listings = (hit + 1) * 200_000;
+    let most = whole + hit * cost_of_a_kill() + listings;
+    assert!(received <= most, "{received} bytes received for {whole}, {hit} kills");
+    Comparison::new(&scene.join("tree"), &scene.join("back")).assert_same();
+}
+
+#[test]
+fn killed_copies_between_servers_end_identical() {
+    let (server, other) = (fault_server(1), fault_server(2));
+    let seed = seed("killed_copies_between_servers_end_identical", 23);
+    let scene = scene_of(&server, seed);
+    let whole = bytes_below(&scene.join("tree"));
+    scene.job(scene.join("tree"), "s3://b/p", "up").run().expect(0);
+    let there = Scene::new(&other, scene.engine);
+    other.script(Rule::new(Fault::StallMs(15)).on(&[Kind::Put, Kind::PutPart]));
+    let job = patient(there.job("s3://b/p", "s3://b/q", "across"));
+    let job = job.arg(format!("--source-endpoint-url={}", server.endpoint()));
+    let hit = killed(&job, &other, &mut Rng::new(seed), |counts| counts.body_in, whole);
+    assert!(hit >= 2, "only {hit} kills hit a running job");
+    assert!(other.uploads().is_empty(), "an upload was left behind");
+    let sent = other.counts().body_in;
+    assert!(sent <= whole + hit * cost_of_a_kill() + 100_000, "{sent} bytes sent for {whole}, {hit} kills");
+    other.heal();
+    there.job("s3://b/q", there.join("back"), "down").run().expect(0);
+    Comparison::new(&scene.join("tree"), &there.join("back")).assert_same();
+}
+
+/// SIGTERM: drained, exit 20, and the same command goes on without sending finished parts again.
+#[test]
+fn an_interrupted_upload_goes_on() {
+    let server = fault_server(1);
+    let scene = scene_of(&server, 7);
+    let whole = bytes_below(&scene.join("tree"));
+    server.script(Rule::new(Fault::StallMs(15)).on(&[Kind::Put, Kind::PutPart]));
+    let job = patient(scene.job(scene.join("tree"), "s3://b/p", "up"));
+    let running = job.start();
+    assert!(running.run_until(|_| server.counts().body_in > whole / 2), "ended too soon");
+    running.signal(Signal::TERM);
+    let outcome = running.wait().expect(20);
+    assert!(outcome.elapsed < Duration::from_secs(60), "{outcome}");
+    job.run().expect(0);
+    let sent = server.counts().body_in;
+    assert!(sent <= whole + CHECKPOINT_BYTES + 100_000, "{sent} bytes sent for {whole}: a drained job loses nothing");
+    assert!(server.uploads().is_empty());
+}
+
+/// The source changes while its upload waits for a resume: the old upload is aborted, the new content arrives.
+#[test]
+fn an_upload_of_a_changed_source_is_begun_again() {
+    let server = fault_server(1);
+    let scene = scene_of(&server, 8);
+    server.script(Rule::new(Fault::StallMs(50)).on(&[Kind::PutPart]));
+    let job = patient(scene.job(scene.join("tree"), "s3://b/p", "up"));
+    let running = job.start();
+    assert!(running.run_until(|_| server.counts().of(Kind::PutPart) >= 8), "ended too soon");
+    running.kill();
+    server.heal();
+    noise(&scene.join("tree/a/large"), &mut Rng::new(99), LARGE);
+    job.run().expect(0);
+    assert!(server.uploads().is_empty(), "the old upload was not aborted");
+    let arrived = server.object("b", "p/a/large").unwrap().body;
+    assert!(arrived == fs::read(scene.join("tree/a/large")).unwrap(), "a mixture of both versions");
+}
+
+/// The object changes while its download waits for a resume: nothing of the old one is left.
+#[test]
+fn a_download_of_a_changed_object_is_begun_again() {
+    let server = fault_server(1);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let mut content = vec![1; LARGE as usize];
+    server.put("b", "p/large", content.clone(), &[]);
+    server.script(Rule::new(Fault::StallMs(50)).on(&[Kind::Get]));
+    let job = patient(scene.job("s3://b/p", scene.join("back"), "down"));
+    let running = job.start();
+    assert!(running.run_until(|_| server.counts().of(Kind::Get) >= 8), "ended too soon");
+    running.kill();
+    content.fill(2);
+    server.put("b", "p/large", content.clone(), &[]);
+    server.heal();
+    job.run().expect(0);
+    assert!(fs::read(scene.join("back/large")).unwrap() == content, "a mixture of both versions");
+}
+
+/// The server has forgotten the upload (a lifecycle rule, an administrator): it is begun again, without an error.
+#[test]
+fn a_forgotten_upload_is_begun_again() {
+    let server = fault_server(1);
+    let scene = scene_of(&server, 9);
+    server.script(Rule::new(Fault::StallMs(50)).on(&[Kind::PutPart]));
+    let job = patient(scene.job(scene.join("tree"), "s3://b/p", "up"));
+    let running = job.start();
+    assert!(running.run_until(|_| server.counts().of(Kind::PutPart) >= 8), "ended too soon");
+    running.kill();
+    server.heal();
+    server.forget_uploads();
+    job.run().expect(0);
+    assert!(server.object("b", "p/a/large").unwrap().body == fs::read(scene.join("tree/a/large")).unwrap());
+}
