@@ -1,8 +1,8 @@
 //! Copies to, from and between buckets, as a user runs them: against s3s-fs, which checks signatures and checksums, and
 //! against the fault server, which counts and breaks.
 //!
-//! `s3/directions.rs` trees both ways and across; `s3/refusals.rs` what bad input gets; `s3/faults.rs` servers and wires
-//! that fail; `s3/resume.rs` kills and what they cost.
+//! `s3/directions.rs` trees both ways and across; `s3/refusals.rs` what bad input gets; `s3/faults.rs` servers and
+//! wires that fail; `s3/resume.rs` kills and what they cost.
 
 mod support;
 
