@@ -52,6 +52,8 @@ pub enum Cause {
     },
     /// No answer came from the network for as long as it was tried: what was seen last.
     Network(String),
+    /// The server answers, but never about this object: what was seen last.
+    Silence(String),
     /// Data broke off or was damaged on its way: the same bytes may be asked for or sent again.
     Transfer(String),
 }
@@ -112,6 +114,7 @@ impl Cause {
             Cause::Remote { code, .. } => class_of_code(code),
             // The whole budget of retries met no server: no other object will fare better now.
             Cause::Network(_) => Class::Fatal,
+            Cause::Silence(_) => Class::Object,
             // Whoever asks again counts the attempts.
             Cause::Transfer(_) => Class::Retry,
         }
@@ -164,6 +167,7 @@ impl fmt::Display for Cause {
             Cause::Loss(what) => write!(f, "the destination cannot keep its {what} (--strict)"),
             Cause::Remote { status, code } => write!(f, "the server answered {code} (HTTP {status})"),
             Cause::Network(what) => write!(f, "no answer from the server: {what}"),
+            Cause::Silence(what) => write!(f, "the server answers, but not about this: {what}"),
             Cause::Transfer(what) => f.write_str(what),
         }
     }

@@ -8,6 +8,9 @@ mod scripted;
 #[path = "s3client/faults.rs"]
 mod faults;
 
+#[path = "s3client/servers.rs"]
+mod servers;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -21,8 +21,8 @@ pub(super) const CLOCK_SLACK_SECS: i64 = 60;
 const ATTRIBUTE_PREFIX: &str = "x-amz-meta-";
 
 /// One lane's connections to a bucket. Every method signs, sends, and sends again what may succeed then (see
-/// [`super::retry`]); its error is final: [`Cause::Remote`] where the server refused, [`Cause::Network`] where it never
-/// answered.
+/// [`super::retry`]); its error is final: [`Cause::Remote`] where the server refused, [`Cause::Network`] where it does
+/// not answer at all, [`Cause::Silence`] where it does not answer about this object.
 pub struct Client {
     /// What is shared with the other lanes.
     pub(super) bucket: Arc<Bucket>,
@@ -139,7 +139,7 @@ impl Client {
     ) -> Result<Answer> {
         const CUT: Patience = Patience { silent_max: 3, ..Patience::JOB };
         match request::fetch(&self.bucket, &self.http, request, CUT).await {
-            Err(Error { cause: Cause::Network(_), .. }) => {
+            Err(Error { cause: Cause::Network(_) | Cause::Silence(_), .. }) => {
                 may_upload.await?;
                 self.fetch(request).await
             }
@@ -198,7 +198,7 @@ impl Client {
 
     /// An answer that cannot be read is the server's fault with this object.
     pub(super) fn unreadable(&self, request: &Request<'_>) -> Error {
-        failure(&self.bucket, request, Cause::Remote { status: 200, code: "UnreadableAnswer".to_owned() })
+        failure(&self.bucket, request, Cause::Protected("the server's answer cannot be read"))
     }
 
     /// Whether a page that calls itself URL-encoded is. Some servers repeat the claim and send names as they are; then

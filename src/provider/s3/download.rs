@@ -97,26 +97,27 @@ fn meaning(mut error: Error) -> Error {
 
 /// The size of the whole object and the length of this answer, which must be what was asked for.
 fn extent(headers: &HeaderMap, range: Option<ByteRange>) -> std::result::Result<(u64, u64), Cause> {
-    let odd = |code: &str| Cause::Remote { status: 200, code: code.to_owned() };
+    let odd = |why: &'static str| Cause::Protected(why);
     let len = text(headers, CONTENT_LENGTH.as_str()).and_then(|value| value.parse::<u64>().ok());
     let told = text(headers, CONTENT_RANGE.as_str());
     match (range, told) {
-        (None, None) => len.map(|len| (len, len)).ok_or_else(|| odd("NoContentLength")),
-        (None, Some(_)) => Err(odd("UnaskedRange")),
+        (None, None) => len.map(|len| (len, len)).ok_or_else(|| odd("the server does not tell how long it is")),
+        (None, Some(_)) => Err(odd("the server answered a part of it only")),
         (Some(range), Some(told)) => {
-            let (first, last, size) = content_range(told).ok_or_else(|| odd("UnreadableContentRange"))?;
+            let (first, last, size) =
+                content_range(told).ok_or_else(|| odd("the server's answer tells no range that can be read"))?;
             if (first, last) == (range.offset, range.offset + range.len - 1) && last < size {
                 Ok((size, range.len))
             } else if first == range.offset && last + 1 == size {
                 // Shorter than asked for: the object ends before the range does.
                 Err(Cause::Unstable { attempts: 1 })
             } else {
-                Err(odd("OtherContentRange"))
+                Err(odd("the server answered another range than was asked for"))
             }
         }
         // The whole object instead of a range is what was asked for only where the range is the whole.
         (Some(range), None) if range.offset == 0 && len == Some(range.len) => Ok((range.len, range.len)),
-        (Some(_), None) => Err(odd("NoContentRange")),
+        (Some(_), None) => Err(odd("the server does not answer ranges")),
     }
 }
 

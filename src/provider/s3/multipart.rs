@@ -15,6 +15,8 @@ use crate::error::{Cause, Error, Result};
 const UPLOAD_PAGES_MAX: usize = 100;
 /// Pages of parts that are read: an upload has 10,000 parts, and servers tell 1,000 at a time, the worst of them 100.
 const PART_PAGES_MAX: usize = 200;
+/// A part that cannot be named when its upload is completed.
+const NO_ETAG: Cause = Cause::Protected("the server tells no entity tag of a part of it");
 /// How often an upload is given up again while parts still turn up in it.
 const ABORTS_MAX: u32 = 3;
 
@@ -57,7 +59,7 @@ impl Client {
         }
         match etag(&answer.headers) {
             // An upload cannot be completed without it.
-            etag if etag.is_empty() => fail(Cause::Remote { status: 200, code: "NoETag".to_owned() }),
+            etag if etag.is_empty() => fail(NO_ETAG),
             etag => Ok(Part { number, etag, len, crc64 }),
         }
     }
@@ -82,7 +84,7 @@ impl Client {
         let answer = self.fetch(&request).await.map_err(of_source)?;
         let made = xml::made(&answer.body).map_err(|_| self.unreadable(&request))?;
         if made.etag.is_empty() {
-            return Err(failure(&self.bucket, &request, Cause::Remote { status: 200, code: "NoETag".to_owned() }));
+            return Err(failure(&self.bucket, &request, NO_ETAG));
         }
         Ok(Part { number, etag: made.etag, len, crc64: made.crc64.unwrap_or(0) })
     }

@@ -347,11 +347,22 @@ impl<'a> Exchange<'a> {
         if pace == Pace::Throttle {
             self.bucket.throttle().on_throttled();
         }
-        match self.attempts.wait(pace, self.started.elapsed(), retry_after) {
-            Some(wait) => tokio::time::sleep(wait).await,
-            None => return Err(self.fail(trouble)),
+        match (self.attempts.wait(pace, self.started.elapsed(), retry_after), trouble) {
+            (Some(wait), _) => tokio::time::sleep(wait).await,
+            (None, Trouble::Network(what)) if self.is_server_there().await => {
+                return Err(failure(self.bucket, self.request, Cause::Silence(what)));
+            }
+            (None, trouble) => return Err(self.fail(trouble)),
         }
         Ok(())
+    }
+
+    /// Whether the server answers a question about the bucket: then its silence is about the object, and the job can go
+    /// on without it (I5).
+    async fn is_server_there(&self) -> bool {
+        let head = Request::new("open", Method::Head, None);
+        let Ok(mut exchange) = Exchange::begin(self.bucket, self.http, &head, Patience::START) else { return false };
+        !matches!(exchange.attempt().await, Err(Trouble::Network(_)))
     }
 
     /// Corrects what the refusal was about. Whether another attempt differs from the last.
@@ -402,4 +413,55 @@ impl<'a> Exchange<'a> {
 pub(super) fn failure(bucket: &Bucket, request: &Request<'_>, cause: Cause) -> Error {
     let key = request.key.map_or("", Key::as_str);
     Error { verb: request.verb, object: format!("s3://{}/{key}", bucket.name()).into_bytes(), cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::S3Options;
+    use crate::error::Class;
+    use crate::ring::Side;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    /// Cuts every connection that asks for the key `cut`, and answers everything else.
+    fn serve(listener: TcpListener) {
+        for mut socket in listener.incoming().flatten() {
+            let mut head = [0; 4096];
+            let len = socket.read(&mut head).unwrap_or(0);
+            let line = String::from_utf8_lossy(&head[..len]).into_owned();
+            if !line.contains("/bucket/cut?") {
+                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            }
+            if line.contains("/bucket/end?") {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn silence_about_one_object_is_not_the_network_s() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint_url = Some(format!("http://{}", listener.local_addr().unwrap()));
+        let server = std::thread::spawn(move || serve(listener));
+        let options = S3Options { endpoint_url, ..S3Options::default() };
+        let pairs = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "s")];
+        let variables = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let bucket = Bucket::open_at("bucket", "", &options, Side::Dest, &variables).await.unwrap();
+            let http = bucket.connect().unwrap();
+            let patience = Patience { silent_max: 2, ..Patience::JOB };
+            let ask = async |name: &str| {
+                let key = Key::new(name.to_owned()).unwrap();
+                fetch(&bucket, &http, &Request::new("read", Method::Get, Some(&key)), patience).await.map(|_| ())
+            };
+            let silent = ask("cut").await.unwrap_err();
+            assert!(matches!(silent.cause, Cause::Silence(_)) && silent.class() == Class::Object, "{silent}");
+            ask("end").await.unwrap();
+            let gone = ask("more").await.unwrap_err();
+            assert!(matches!(gone.cause, Cause::Network(_)) && gone.class() == Class::Fatal, "{gone}");
+        });
+        server.join().unwrap();
+    }
 }

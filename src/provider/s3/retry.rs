@@ -195,6 +195,10 @@ mod tests {
             (elapsed, count) = (elapsed + wait, count + 1);
         }
         assert!(elapsed <= Patience::JOB.time_max && (15..64).contains(&count), "{elapsed:?} {count}");
+        let mut attempts = Attempts::new(Patience { silent_max: 2, ..Patience::JOB }, 4);
+        (0..5).for_each(|_| assert!(attempts.wait(Pace::Throttle, Duration::ZERO, None).is_some()));
+        assert!(attempts.wait(Pace::Network, Duration::ZERO, None).is_some(), "counted apart");
+        assert_eq!(attempts.wait(Pace::Network, Duration::ZERO, None), None);
         let asked = Duration::from_secs(60);
         let mut attempts = Attempts::new(Patience::JOB, 3);
         assert_eq!(attempts.wait(Pace::Throttle, Duration::ZERO, Some(asked)), Some(asked));
