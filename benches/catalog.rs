@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use gfast::catalog::*;
 use gfast::error::Result;
+use gfast::report::LossSet;
 use gfast::ring::{Name, Time};
 
 const DIRS: u64 = 10_000;
@@ -161,6 +162,7 @@ fn record(dir: u64, file: u64, batch: u64) -> FileRecord {
         large_id: 0,
         failure: None,
         checksum: None,
+        losses: LossSet::default(),
     }
 }
 

@@ -253,6 +253,7 @@ impl Checkpointer {
             What::Written(large_id, range) => draft.rows.push(Row::PutRange { large_id, range }),
             What::Failed { error, attempts, group } => self.failed(draft, &dir, name, &error, attempts, group)?,
             What::Vanished(group) => {
+                self.job.take_lost(dir.id, &name);
                 draft.orphans.extend(group);
                 draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
                 draft.rows.push(Row::DeleteEntry { dir: dir.id, name });
@@ -351,7 +352,9 @@ impl Checkpointer {
         (stamp, checksum): (Stamp, Option<Checksum>),
     ) {
         let status = if self.job.config.sync == SyncPolicy::None { Status::Written } else { Status::Done };
-        let record = FileRecord { status, batch: draft.number, stamp, dest_ino, large_id: 0, failure: None, checksum };
+        let losses = self.job.take_lost(dir, &name);
+        let batch = draft.number;
+        let record = FileRecord { status, batch, stamp, dest_ino, large_id: 0, failure: None, checksum, losses };
         draft.rows.push(Row::PutEntry { dir, name, record: Record::File(record) });
         draft.dirs.push(dir);
     }
@@ -370,9 +373,12 @@ impl Checkpointer {
         attempts: u32,
         group: Option<LinkKey>,
     ) -> Result<()> {
-        self.job.say(error, attempts);
-        let is_unstable = matches!(error.cause, Cause::Unstable { .. });
-        self.counters.add(if is_unstable { Count::Unstable } else { Count::Failed }, 1);
+        // A name that `--delete` is about to clear the way for is recorded as failed, but counted by its next try.
+        if !self.job.clashes.lock().contains(&(dir.id, name.clone())) {
+            self.job.say(error, attempts);
+            let is_unstable = matches!(error.cause, Cause::Unstable { .. });
+            self.counters.add(if is_unstable { Count::Unstable } else { Count::Failed }, 1);
+        }
         let errno = match error.cause {
             Cause::Os(errno) => errno.raw_os_error() as u16,
             _ => 0,
@@ -386,6 +392,7 @@ impl Checkpointer {
             large_id: 0,
             failure: Some(failure),
             checksum: None,
+            losses: self.job.take_lost(dir.id, &name),
         };
         draft.orphans.extend(group);
         draft.rows.push(Row::OpenFile { dir: dir.id, name: name.clone() });
@@ -488,6 +495,7 @@ impl Checkpointer {
             Err(Error { cause: Cause::Os(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP)), .. }) => {
                 let path = crate::error::join(&self.job.path(Side::Dest, dir), name);
                 self.job.losses.record(Loss::HardLink, &path);
+                self.job.note_lost(dir.id, name, Loss::HardLink);
                 match errno {
                     Errno::MLINK => self.job.links.promote(*key, (dir.id, name.clone())),
                     _ => self.job.links.give_up(),

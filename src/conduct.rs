@@ -8,8 +8,11 @@ use std::sync::atomic::Ordering;
 
 use crate::catalog;
 use crate::checkpoint::Checkpointer;
+use crate::config::Retry;
+use crate::delete;
 use crate::error::{Error, Result};
 use crate::job::Job;
+use crate::links::LinkName;
 use crate::report::{Count, Counters, End, Totals};
 use crate::resume;
 use crate::stop::Stop;
@@ -30,6 +33,18 @@ pub struct Conductor {
     stop: Stop,
     /// Rounds of names that were left over.
     rounds: u32,
+    /// Whether what the source no longer has is gone.
+    is_cleared: bool,
+    /// How far a run that only tries what failed has come.
+    retried: Retried,
+}
+
+/// How far the failed entries of the catalog are queued.
+enum Retried {
+    /// Up to this one.
+    Until(Option<LinkName>),
+    /// All of them, or the run is of another kind.
+    All,
 }
 
 /// What a step came to.
@@ -46,7 +61,11 @@ pub enum Step {
 impl Conductor {
     /// A run of `job` whose outcomes `checkpointer` takes in.
     pub fn new(job: Arc<Job>, checkpointer: Checkpointer, counters: Vec<Arc<Counters>>, stop: Stop) -> Conductor {
-        Conductor { job, checkpointer, counters, stop, rounds: 0 }
+        let retried = match job.config.retry {
+            Retry::FailedOnly => Retried::Until(None),
+            Retry::WithAll => Retried::All,
+        };
+        Conductor { job, checkpointer, counters, stop, rounds: 0, is_cleared: false, retried }
     }
 
     /// Does what is to be done now. `is_time` says that the interval between checkpoints is over.
@@ -78,10 +97,44 @@ impl Conductor {
         if !self.job.walker.is_done() || self.bring_back()? {
             return Ok(Step::Checkpointed);
         }
+        if let Retried::Until(after) = &mut self.retried {
+            self.retried = match resume::retry_failed(&self.job, after.take())? {
+                Some(last) => Retried::Until(Some(last)),
+                None => Retried::All,
+            };
+            return Ok(Step::Checkpointed);
+        }
+        if !std::mem::replace(&mut self.is_cleared, true) && self.clear()? {
+            return Ok(Step::Checkpointed);
+        }
         let totals = Totals::of(&self.counters);
-        let (entries, bytes) = (totals.get(Count::EntriesWalked), totals.get(Count::BytesPlanned));
-        self.checkpointer.finish_pass(catalog::Totals { entries, bytes })?;
+        let totals = match self.job.config.retry {
+            Retry::FailedOnly => self.job.catalog.header().totals,
+            Retry::WithAll => {
+                let (entries, bytes) = (totals.get(Count::EntriesWalked), totals.get(Count::BytesPlanned));
+                catalog::Totals { entries, bytes }
+            }
+        };
+        self.checkpointer.finish_pass(totals)?;
         Ok(Step::Ended(End::Finished))
+    }
+
+    /// Removes what the source no longer has. True if names whose way is free now go round again, or the run is to
+    /// stop.
+    fn clear(&mut self) -> Result<bool> {
+        self.job.is_cleared.store(true, Ordering::Relaxed);
+        let clashes: Vec<_> = std::mem::take(&mut *self.job.clashes.lock()).into_iter().collect();
+        let mut nodes = Vec::with_capacity(clashes.len());
+        for (dir, name) in clashes {
+            nodes.push((self.checkpointer.node(dir)?, name));
+        }
+        let (job, counters) = (self.job.clone(), self.checkpointer.counters.clone());
+        // The last of the counters is this thread's own.
+        let threads = self.counters.len().saturating_sub(1);
+        delete::run(&job, &*self.checkpointer.caller, &counters, (threads, &self.stop), &nodes)?;
+        let is_repeated = !nodes.is_empty();
+        nodes.into_iter().for_each(|(dir, name)| job.walker.inject(Work::File(dir, name)));
+        Ok(is_repeated || self.stop.is_requested() || job.fatal.lock().is_some())
     }
 
     /// Names that still wait for a first name go round again; true if there were any.

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::filter::Filter;
 use crate::location::Location;
 
 /// Streams (objects open at once) when none are asked for.
@@ -114,6 +115,10 @@ pub struct Config {
     pub checkpoint_bytes: u64,
     /// Whether mount points below the source are crossed.
     pub mounts: Mounts,
+    /// Which names are taken.
+    pub filter: Filter,
+    /// A file of NUL-separated paths; they and what lies below them are taken, nothing else. `-` is stdin.
+    pub files_from: Option<PathBuf>,
     /// How the source is reached, if it is a bucket.
     pub source_s3: S3Options,
     /// How the destination is reached, if it is one.
@@ -124,6 +129,10 @@ pub struct Config {
     pub checksum: ChecksumPolicy,
     /// Whether set-id bits come back from a bucket's metadata.
     pub special_bits: SpecialBits,
+    /// Whether only what failed is tried again.
+    pub retry: Retry,
+    /// Whether what the source no longer has goes from the destination, and how much of it at most.
+    pub delete: Option<Deletes>,
     /// Where the summary and the progress go.
     pub output: Output,
     /// The umask gfast was started with. The process itself runs with 0; this one decides the modes that are left to
@@ -131,6 +140,24 @@ pub struct Config {
     pub umask: u32,
     /// The command as typed, program name first: typed again it resumes the job.
     pub command: Vec<OsString>,
+}
+
+/// When what failed is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// With the rest, as the source is walked.
+    WithAll,
+    /// By itself; nothing else is looked at.
+    FailedOnly,
+}
+
+/// How much may be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deletes {
+    /// At most this many names, directories included.
+    pub max: Option<u64>,
+    /// Whether even if the source is empty or a part of it cannot be listed.
+    pub is_forced: bool,
 }
 
 /// Whether owner and mode are carried over.

@@ -11,6 +11,7 @@ use crossbeam_deque::Worker;
 use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Record, Stamp};
 use crate::config::UNSTABLE_ATTEMPTS_MAX;
 use crate::error::{Cause, Error, Result};
+use crate::filter::Sort;
 use crate::job::{Job, Past, Place, Ticket};
 use crate::links::LinkKey;
 use crate::outcome::{Intake, Outcome, What};
@@ -68,7 +69,10 @@ impl Errands {
     }
 
     /// Looks at a name of a listing: a directory is queued, an object that is done is counted, any other is an errand.
-    pub(crate) fn meet(&self, dir: Arc<DirNode>, open: DirPair, entry: Entry) -> Option<Errand> {
+    pub(crate) fn meet(&self, dir: Arc<DirNode>, open: DirPair, mut entry: Entry) -> Option<Errand> {
+        if !self.job.choice.is_everything() && !self.is_taken(&dir, &open, &mut entry) {
+            return None;
+        }
         self.counters.add(Count::EntriesWalked, 1);
         if entry.kind == libc::DT_DIR {
             if let Err(error) = self.find_dir(&dir, entry.name, entry.record) {
@@ -83,6 +87,18 @@ impl Errands {
         }
         dir.hold();
         Some(self.errand(dir, open, entry.name, (record, entry.stamp), Ticket::Listed))
+    }
+
+    /// Whether a name is part of the job. Where the listing does not tell what it is, the source is asked: some rules
+    /// are about directories only.
+    fn is_taken(&self, dir: &DirNode, open: &DirPair, entry: &mut Entry) -> bool {
+        if entry.kind == libc::DT_UNKNOWN {
+            let stat = Posix::new(&*self.caller, Side::Source).stat(&open.source, &entry.name);
+            // What cannot be described is met as an object, and fails or has vanished as one.
+            entry.kind = stat.map_or(libc::DT_UNKNOWN, |stat| (stat.mode >> 12) as u8);
+        }
+        let sort = if entry.kind == libc::DT_DIR { Sort::Dir } else { Sort::Other };
+        self.job.takes(dir, &entry.name, sort)
     }
 
     /// Queues a directory found in `dir`, unless this pass has seen to it already.
@@ -197,6 +213,7 @@ impl Errands {
             }
             Ending::Skipped(Skip::Done | Skip::Unchanged) => self.counters.add(Count::Unchanged, 1),
             Ending::Further(key, stamp) => self.push(&dir, name, What::Further(key, stamp)),
+            Ending::IsDir if !self.job.takes(&dir, &name, Sort::Dir) => {}
             Ending::IsDir => {
                 let record = self.job.catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
                 if let Err(error) = record.and_then(|record| self.find_dir(&dir, name, record)) {

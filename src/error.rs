@@ -203,6 +203,29 @@ pub fn escape(bytes: &[u8]) -> String {
     text
 }
 
+/// The bytes that [`escape`] made `text` of; `None` if it did not.
+pub fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, behind @ ..] = rest {
+        rest = behind;
+        match (first, behind) {
+            (b'\\', [b'\\', behind @ ..]) => {
+                bytes.push(b'\\');
+                rest = behind;
+            }
+            (b'\\', [b'x', high, low, behind @ ..]) => {
+                let digits = [*high, *low];
+                bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+                rest = behind;
+            }
+            (b'\\', _) => return None,
+            (byte, _) => bytes.push(*byte),
+        }
+    }
+    Some(bytes)
+}
+
 /// A directory's path with a name below it, both as bytes.
 pub fn join(dir: &[u8], name: &CStr) -> Vec<u8> {
     let mut path = Vec::with_capacity(dir.len() + 1 + name.count_bytes());

@@ -2,7 +2,9 @@
 //!
 //! Everything here is either fixed for the run or an atomic; the only locks are off the common path.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
@@ -12,12 +14,13 @@ use crate::catalog::{BATCH_UNSEALED, Catalog, Checksum, DirId, DirState, FileRec
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
 use crate::filesystem::Reach;
+use crate::filter::{Choice, Filter, Selection, Sort};
 use crate::gate::Gate;
 use crate::links::{LinkKey, LinkMap, LinkName};
 use crate::plan::Progress;
 use crate::provider::metadata::Identity;
 use crate::provider::s3::{Bucket, Key, keys};
-use crate::report::{Console, Failure, Failures, Loss, Losses};
+use crate::report::{Console, Failure, Failures, Loss, LossSet, Losses};
 use crate::ring::{Handle, Name, Side, Stat};
 use crate::walk::{DestDir, DirNode, DirPair, Walker};
 
@@ -103,6 +106,21 @@ impl BucketRoot {
     }
 }
 
+/// Reads what a job is about: its rules, and its list if it has one.
+pub fn read_choice(filter: &Filter, files_from: Option<&Path>) -> Result<Choice, Error> {
+    let filter = filter.clone();
+    let Some(path) = files_from else { return Ok(Choice { filter, list: None }) };
+    let name = path.as_os_str().as_encoded_bytes();
+    let mut text = Vec::new();
+    let read = match name {
+        b"-" => std::io::stdin().lock().read_to_end(&mut text).map(drop),
+        _ => std::fs::read(path).map(|bytes| text = bytes),
+    };
+    read.map_err(|error| Error::refused(name, format!("the list of files cannot be read: {error}")))?;
+    let list = Selection::parse(&text).map_err(|line| Error::refused(line, "a list of files may not hold `..`"))?;
+    Ok(Choice { filter, list: Some(list) })
+}
+
 /// Shared by all shards and the checkpoints of one run.
 pub struct Job {
     /// What was asked for.
@@ -115,6 +133,8 @@ pub struct Job {
     pub dest: JobRoot,
     /// For a job that copies one file: its name in the source root and in the destination root.
     pub single: Option<(Name, Name)>,
+    /// Which names it is about.
+    pub choice: Choice,
     /// The catalog.
     pub catalog: Arc<Catalog>,
     /// What the catalog held when the run began.
@@ -141,6 +161,11 @@ pub struct Job {
     pub failures: Failures,
     /// Losses, said once each.
     pub losses: Losses,
+    /// Names of directories at the destination that are in the way of what is none in the source, until `--delete` has
+    /// cleared the way.
+    pub clashes: Mutex<HashSet<(DirId, Name)>>,
+    /// Losses of objects whose outcome is not recorded yet.
+    pub lost: Mutex<HashMap<(DirId, Name), LossSet>>,
     /// Blocks of one large file in flight on one shard: a ring overlaps them, a thread of system calls does not.
     pub file_depth: usize,
     /// How far away the slower side is: work is cut smaller, and spread over more threads, where answers are slow.
@@ -151,6 +176,8 @@ pub struct Job {
     pub next_id: AtomicU64,
     /// Raised once every entry that was to be sealed again has been tried: what is still unsealed is out of reach.
     pub is_resealed: AtomicBool,
+    /// Raised once `--delete` has been here.
+    pub is_cleared: AtomicBool,
     /// What ended the job early.
     pub fatal: Mutex<Option<Error>>,
     /// Whether FICLONE works between the roots: see [`Reflink`].
@@ -225,11 +252,36 @@ impl Job {
         match self.config.losses {
             LossPolicy::Count => {
                 self.losses.record(loss, &place.path(self, Side::Dest));
+                self.note_lost(place.dir.id, &place.name, loss);
                 Ok(())
             }
             LossPolicy::Fail => {
                 Err(Error { verb: "copy", object: place.path(self, Side::Dest), cause: Cause::Loss(loss.name()) })
             }
+        }
+    }
+
+    /// Keeps a loss for the object's record. There are as many as outcomes that wait for a checkpoint (I4).
+    pub fn note_lost(&self, dir: DirId, name: &Name, loss: Loss) {
+        self.lost.lock().entry((dir, name.clone())).or_default().add(loss);
+    }
+
+    /// What an object has lost, for its record.
+    pub fn take_lost(&self, dir: DirId, name: &Name) -> LossSet {
+        let mut lost = self.lost.lock();
+        match lost.is_empty() {
+            true => LossSet::default(),
+            false => lost.remove(&(dir, name.clone())).unwrap_or_default(),
+        }
+    }
+
+    /// Notes that a directory that holds something is in the way of a name. There is room for as many (I4); any further
+    /// one fails.
+    pub fn note_clash(&self, place: &Place) {
+        const CLASHES_MAX: usize = 65_536;
+        let mut clashes = self.clashes.lock();
+        if self.config.delete.is_some() && !self.is_cleared.load(Ordering::Relaxed) && clashes.len() < CLASHES_MAX {
+            clashes.insert((place.dir.id, place.name.clone()));
         }
     }
 
@@ -264,6 +316,11 @@ impl Job {
         };
         let is_lost = record.batch == BATCH_UNSEALED && self.is_resealed.load(Ordering::Relaxed);
         Ok((is_right && !is_lost).then_some(((first.dir, first.name), record)))
+    }
+
+    /// Whether a name of `dir` is part of the job.
+    pub fn takes(&self, dir: &DirNode, name: &Name, sort: Sort) -> bool {
+        self.choice.is_everything() || self.choice.takes(&dir.path_of(name), sort)
     }
 
     /// Whether this pass has listed a directory. The entries of one that it has not come up in its listing, and must

@@ -22,7 +22,7 @@ use crate::error::{Errno, Error, Result};
 use crate::job::{Job, Place, Ticket};
 use crate::links::LinkKey;
 use crate::provider::posix::Posix;
-use crate::report::Count;
+use crate::report::{Count, LossSet};
 use crate::ring::{Access, Answer, Arena, Caller, Completion, FixedBuffers, Handle, Lease, Op, Side, Stat, WritePath};
 use crate::transfer::{Ending, NewFile, Work, ending_of, source_error};
 
@@ -222,9 +222,9 @@ impl LargeFile {
 
     /// The record of this file while it is in progress.
     pub fn record(&self, batch: u64) -> FileRecord {
-        let stamp = Stamp::of(&self.stat);
+        let (status, stamp, losses) = (Status::InProgress, Stamp::of(&self.stat), LossSet::default());
         let (dest_ino, large_id) = (self.dest_ino, self.id);
-        FileRecord { status: Status::InProgress, batch, stamp, dest_ino, large_id, failure: None, checksum: None }
+        FileRecord { status, batch, stamp, dest_ino, large_id, failure: None, checksum: None, losses }
     }
 
     /// Ends the file, as the last task to leave: `None` when the job was stopped and the rest is for a resume.

@@ -7,6 +7,7 @@
 //! cli/*.rs             arguments -> Config
 //! config.rs            what was asked for, resolved; every limit in one place
 //! location.rs          one side of a job, as named on the command line
+//! filter.rs            which names a job is about: include and exclude rules, lists of paths (pure)
 //! error.rs             Error {verb, object, cause} and what it means for the job
 //! digest.rs            CRC64/NVME, and putting the values of parts together
 //! filesystem.rs        kinds of file systems, and what each can be trusted with
@@ -36,6 +37,7 @@
 //! outcome.rs           what shards tell the checkpoints
 //! seal.rs              what makes a durable object final
 //! checkpoint.rs        a batch: durable, sealed, recorded
+//! delete.rs            what the source no longer has goes from the destination
 //! finish.rs            the end of a pass: directories, last commit
 //! resume.rs            where a run begins
 //! errand.rs            names on their way to an outcome
@@ -45,6 +47,9 @@
 //! shard/names.rs       where its objects come from
 //! shard/objects.rs     what becomes of them
 //! conduct.rs           the decisions of a run, apart from the waiting
+//! verify/*.rs          both sides compared on the same walker and rings
+//! rehearsal.rs         what a run would do, and why: nothing is changed
+//! ledger/*.rs          what a job did to every object, as a report of lines that vouch for each other
 //! crew.rs              who does the work: what answers, on how many threads, with how much memory
 //! engine/mod.rs        one run, from the checks to the summary
 //! engine/ends.rs       both ends of a job, file systems or buckets
@@ -78,22 +83,26 @@ pub mod cli;
 pub mod conduct;
 pub mod config;
 pub(crate) mod crew;
+pub(crate) mod delete;
 pub mod digest;
 pub mod engine;
 pub(crate) mod errand;
 pub mod error;
 pub mod filesystem;
+pub mod filter;
 pub mod finish;
 pub mod gate;
 pub mod job;
 pub(crate) mod lane;
 pub mod large;
+pub mod ledger;
 pub mod links;
 pub mod listing;
 pub mod location;
 pub mod outcome;
 pub mod plan;
 pub mod provider;
+pub mod rehearsal;
 pub mod report;
 pub mod resume;
 pub mod ring;
@@ -102,6 +111,7 @@ pub(crate) mod seal;
 pub mod shard;
 pub mod stop;
 pub mod transfer;
+pub mod verify;
 pub mod walk;
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
 use crate::walk::{DestDir, DirCache, DirNode, DirPair, Entry, path_steps};
 
 /// Bytes of one getdents buffer.
-const BUFFER_BYTES: usize = scaled(64 << 10, 1 << 10);
+pub(crate) const BUFFER_BYTES: usize = scaled(64 << 10, 1 << 10);
 
 /// A directory whose names are being handed out.
 #[derive(Debug)]
@@ -70,10 +70,14 @@ impl Listing {
         };
         dir.set_stamp(DirStamp::of(&stat));
         cache.insert(dir, open.clone());
-        let (entries, buffer) = (VecDeque::new(), vec![0; BUFFER_BYTES]);
+        let (entries, buffer) = (listed_entries(job, dir), vec![0; BUFFER_BYTES]);
         // A mount point that is not crossed is an empty directory.
-        let at_end = job.config.mounts == Mounts::Stay && stat.dev != job.source.stat.dev;
-        Ok(Opened::Listing(Box::new(Listing { dir: dir.clone(), open, entries, buffer, at_end })))
+        let is_other_mount = job.config.mounts == Mounts::Stay && stat.dev != job.source.stat.dev;
+        let at_end = is_other_mount || entries.is_some();
+        let entries = entries.filter(|_| !is_other_mount).unwrap_or_default();
+        let mut listing = Listing { dir: dir.clone(), open, entries, buffer, at_end };
+        look_up(job, dir.id, &mut listing.entries)?;
+        Ok(Opened::Listing(Box::new(listing)))
     }
 
     /// A listing of entries that another shard found.
@@ -137,6 +141,16 @@ pub(crate) fn look_up(job: &Job, dir: DirId, entries: &mut VecDeque<Entry>) -> R
         entry.record = reader.entry(dir, &entry.name)?;
     }
     Ok(())
+}
+
+/// The names of a directory of which the user's list names only a part: it need not be read.
+fn listed_entries(job: &Job, dir: &DirNode) -> Option<VecDeque<Entry>> {
+    job.choice.list.as_ref()?;
+    let path = dir.path();
+    let names = job.choice.names_in(&path)?.into_iter();
+    // No name of the list holds a NUL: it was read as what stands between them.
+    let names = names.filter_map(|name| Name::new(name).ok());
+    Some(names.map(|name| Entry { name, kind: libc::DT_UNKNOWN, ino: 0, record: None, stamp: None }).collect())
 }
 
 /// Offset of the name in a `linux_dirent64`.

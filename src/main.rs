@@ -10,6 +10,7 @@ use gfast::config::{Config, Output};
 use gfast::error::Error;
 use gfast::report::ExitCode;
 use gfast::stop::Stop;
+use gfast::verify::Request;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 
 fn main() -> Status {
@@ -21,6 +22,10 @@ fn main() -> Status {
         (Err(error), _) => fail(&error),
         (_, Parsed::Err(error)) => fail(&error),
         (_, Parsed::Print(text)) => print(&text, ExitCode::Done),
+        (_, Parsed::Trouble(error)) => trouble(&error),
+        (_, Parsed::Verify(request)) => return verify(&request, &stop),
+        (_, Parsed::Report(request)) => report(&request),
+        (_, Parsed::Rehearse(config)) => rehearse(&config, &stop),
         (_, Parsed::Run(config)) => run(&Config { umask: umask.bits(), ..*config }, &stop),
     };
     Status::from(code.code())
@@ -69,6 +74,37 @@ fn run(config: &Config, stop: &Stop) -> ExitCode {
         Output::Text | Output::Quiet => print(&summary.text(), code),
         Output::Json | Output::QuietJson => print(&summary.json(), code),
     }
+}
+
+/// Compares; all that is not "same" or "different" is 2.
+fn verify(request: &Request, stop: &Stop) -> Status {
+    let code = match gfast::verify::run(request, stop) {
+        Ok(verdict) => verdict.code(),
+        Err(error) => trouble(&error).code(),
+    };
+    Status::from(code)
+}
+
+/// Says what a job would do.
+fn rehearse(config: &Config, stop: &Stop) -> ExitCode {
+    let mut stdout = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+    gfast::rehearsal::run(config, stop, &mut stdout).unwrap_or_else(|error| fail(&error))
+}
+
+/// Writes or checks a report.
+fn report(request: &gfast::ledger::Request) -> ExitCode {
+    let mut stdout = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+    let written = gfast::ledger::run(request, &mut stdout);
+    let flushed = stdout.flush().map_err(|error| Error::refused("stdout", format!("cannot be written: {error}")));
+    match written.and(flushed) {
+        Ok(()) => ExitCode::Done,
+        Err(error) => fail(&error),
+    }
+}
+
+fn trouble(error: &Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "gfast: {error}");
+    ExitCode::Refused
 }
 
 /// Writes a result to stdout. A reader that has gone away wanted no more of it; a result that is lost otherwise is an

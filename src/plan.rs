@@ -101,7 +101,8 @@ pub fn is_sealed_copy(source: &Stat, dest: &Stat, granularity_nanos: u32) -> boo
     is_file && source.size == dest.size && same_time(source.mtime, dest.mtime, granularity_nanos)
 }
 
-fn same_time(a: Time, b: Time, granularity_nanos: u32) -> bool {
+/// Whether two times are one on a file system that keeps them to `granularity_nanos`.
+pub(crate) fn same_time(a: Time, b: Time, granularity_nanos: u32) -> bool {
     let coarse = |time: Time| (time.secs, time.nanos / granularity_nanos.max(1));
     coarse(a) == coarse(b)
 }
@@ -109,6 +110,7 @@ fn same_time(a: Time, b: Time, granularity_nanos: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::LossSet;
 
     const PROGRESS: Progress = Progress { pass_start_batch: 10, completed_batch: 12, boot_batch: 12 };
 
@@ -126,6 +128,7 @@ mod tests {
             large_id: 0,
             failure: None,
             checksum: None,
+            losses: LossSet::default(),
         }
     }
 

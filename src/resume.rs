@@ -9,9 +9,10 @@ use std::sync::Arc;
 use crate::catalog::{
     BATCH_UNSEALED, Batch, Catalog, DirId, DirRecord, DirState, FileRecord, Header, JobStatus, Record, Row, Status,
 };
-use crate::config::{QUEUED_DIRS_MAX, scaled};
+use crate::config::{QUEUED_DIRS_MAX, Retry, scaled};
 use crate::error::{Error, Result};
 use crate::job::Job;
+use crate::links::LinkName;
 use crate::ring::Name;
 use crate::walk::{DestDir, DirNode, Work};
 
@@ -29,17 +30,26 @@ pub enum Kind {
     Resume,
     /// A further pass over a finished job.
     NextPass,
+    /// What failed in a finished pass, and nothing else.
+    Retry,
 }
 
-/// What the catalog says this run is.
-pub fn kind(catalog: &Catalog) -> Result<Kind> {
-    let header = catalog.header();
-    if header.status == JobStatus::Finished {
-        return Ok(Kind::NextPass);
-    }
-    match catalog.reader()?.dir(DirId::ROOT)? {
-        Some(_) => Ok(Kind::Resume),
-        None => Ok(Kind::First),
+/// What the catalog says this run is. Only a finished pass has failures that can be tried by themselves: what an
+/// interrupted one has not come to would be taken for done.
+pub fn kind(catalog: &Catalog, what: Retry) -> Result<Kind> {
+    let is_finished = catalog.header().status == JobStatus::Finished;
+    match (catalog.reader()?.dir(DirId::ROOT)?, what) {
+        (Some(_), Retry::FailedOnly) if is_finished => Ok(Kind::Retry),
+        (root, Retry::FailedOnly) => {
+            let why = match root {
+                Some(_) => "the last run of this job was interrupted: run it without --retry-failed first",
+                None => "this job never ran: there is nothing to be tried again",
+            };
+            Err(Error::refused(catalog.path().as_os_str().as_encoded_bytes(), why))
+        }
+        (_, Retry::WithAll) if is_finished => Ok(Kind::NextPass),
+        (Some(_), Retry::WithAll) => Ok(Kind::Resume),
+        (None, Retry::WithAll) => Ok(Kind::First),
     }
 }
 
@@ -47,7 +57,7 @@ pub fn kind(catalog: &Catalog) -> Result<Kind> {
 pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
     let before = catalog.header().for_this_boot();
     let header = match kind {
-        Kind::Resume => return begin_resume(catalog),
+        Kind::Resume | Kind::Retry => return begin_resume(catalog),
         Kind::First => Header { pass_start_batch: 1, ..before },
         Kind::NextPass => Header {
             pass: before.pass + 1,
@@ -125,6 +135,10 @@ pub fn start(job: &Job, kind: Kind, dest_root: DestDir) -> Result<()> {
         job.walker.inject(Work::File(root, name.clone()));
         return Ok(());
     }
+    if kind == Kind::Retry {
+        // Round by round, as the conductor has them brought.
+        return Ok(());
+    }
     if kind != Kind::Resume {
         job.walker.inject(Work::List(root));
         return Ok(());
@@ -193,6 +207,32 @@ fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()
             }
         }
     }
+}
+
+/// Queues the next of the entries that failed, from behind `after` on, up to [`RETRIED_MAX`]; the last one looked at,
+/// or `None` if there are no more. To be called when nothing is queued, right after a checkpoint.
+pub fn retry_failed(job: &Job, mut after: Option<LinkName>) -> Result<Option<LinkName>> {
+    let reader = job.catalog.reader()?;
+    let (mut nodes, mut queued) = (HashMap::new(), 0);
+    // Ends: each page lies strictly behind the one before.
+    while queued < RETRIED_MAX {
+        let page = reader.open_files(after.as_ref(), PAGE)?;
+        let Some(last) = page.last() else { return Ok(None) };
+        after = Some(last.clone());
+        for (dir, name) in page {
+            // A directory that is listed again brings its names.
+            if !name.is_empty() && reader.is_open_file(dir, c"")? {
+                continue;
+            }
+            queued += 1;
+            let node = load_node(&job.catalog, dir, &mut nodes)?;
+            match name.is_empty() {
+                true => job.walker.inject(Work::List(node)),
+                false => job.walker.inject(Work::File(node, name)),
+            }
+        }
+    }
+    Ok(after)
 }
 
 /// A directory by its number, with its parents up to the root, from the catalog. `nodes` remembers those made in one

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::header::boot_id;
-use super::identity::{Difference, JobIdentity};
+use super::identity::{self, Difference, JobIdentity};
 use crate::error::{Errno, Error, Result};
 use crate::filesystem::FileSystem;
 
@@ -78,6 +78,59 @@ impl Folder {
         }
     }
 
+    /// Finds and locks the folder of the job between these paths, if there is one. Makes nothing.
+    pub fn find_existing(state_dir: &Path, source: &[u8], dest: &[u8]) -> Result<Option<(Folder, u64)>> {
+        let path = state_dir.join(identity::folder_name(source, dest));
+        match fs::symlink_metadata(&path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::os("stat", bytes_of(&path), errno_of(&error))),
+        }
+        let metadata = check_is_ours(&open_dir(state_dir)?, state_dir)?;
+        let folder = Folder::lock(path, (metadata.dev(), metadata.ino()))?;
+        let parsed = JobIdentity::parse(&read_job_file(&folder.path)?);
+        let (job_id, _) = parsed.map_err(|damage| folder.damaged(damage.0))?;
+        Ok(Some((folder, job_id)))
+    }
+
+    /// Finds and locks the folder of a job that ran before: the one with this destination, or the only one. Makes
+    /// nothing.
+    pub fn find_recorded(state_dir: &Path, dest: Option<&[u8]>) -> Result<(Folder, u64, JobIdentity)> {
+        let dir = open_dir(state_dir)?;
+        let metadata = check_is_ours(&dir, state_dir)?;
+        let listed =
+            fs::read_dir(state_dir).map_err(|error| Error::os("list", bytes_of(state_dir), errno_of(&error)))?;
+        let paths = listed.flatten().map(|entry| entry.path());
+        let is_job = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"job-"));
+        let mut jobs = Vec::new();
+        for path in paths.filter(is_job) {
+            let text = read_job_file(&path)?;
+            // One that is damaged is the business of who names it.
+            if let Ok((_, identity)) = JobIdentity::parse(&text) {
+                jobs.push((path, identity));
+            }
+        }
+        jobs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let known: Vec<String> = jobs.iter().map(|(_, identity)| identity.to_line()).collect();
+        jobs.retain(|(_, identity)| dest.is_none_or(|dest| identity.dest == dest));
+        match (jobs.len(), jobs.pop()) {
+            (1, Some((path, identity))) => {
+                let folder = Folder::lock(path, (metadata.dev(), metadata.ino()))?;
+                let job_id = folder.check_job(&identity)?;
+                Ok((folder, job_id, identity))
+            }
+            (0, _) if known.is_empty() => Err(Error::refused(bytes_of(state_dir), "no job is recorded there")),
+            (0, _) => Err(Error::refused(
+                bytes_of(state_dir),
+                format!("no such job is recorded there, only {}", known.join("; ")),
+            )),
+            _ => Err(Error::refused(
+                bytes_of(state_dir),
+                format!("several jobs are recorded there: {}", known.join("; ")),
+            )),
+        }
+    }
+
     fn lock(path: PathBuf, state_dev_ino: (u64, u64)) -> Result<Folder> {
         let dir = open_dir(&path)?;
         let metadata = check_is_ours(&dir, &path)?;
@@ -104,14 +157,7 @@ impl Folder {
 
     /// Compares the job file with the job that was asked for.
     fn check_job(&self, identity: &JobIdentity) -> Result<u64> {
-        let path = self.path.join("job");
-        let mut text = Vec::new();
-        match open_existing(&path) {
-            Ok(file) => file.take(JOB_FILE_BYTES_MAX).read_to_end(&mut text),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.damaged("its job file is missing")),
-            Err(error) => Err(error),
-        }
-        .map_err(|error| Error::os("read", bytes_of(&path), errno_of(&error)))?;
+        let text = read_job_file(&self.path)?;
         let answer = identity.compare(&text).map_err(|damage| self.damaged(damage.0))?;
         answer.map_err(|difference| Error::refused(bytes_of(&self.path), refusal(difference)))
     }
@@ -165,8 +211,25 @@ impl Folder {
 
     /// The refusal of a damaged catalog, with the way out.
     pub fn damaged(&self, what: &str) -> Error {
-        Error::refused(bytes_of(&self.path), format!("the catalog is damaged ({what}); {WAY_OUT}"))
+        damaged(&self.path, what)
     }
+}
+
+fn damaged(path: &Path, what: &str) -> Error {
+    Error::refused(bytes_of(path), format!("the catalog is damaged ({what}); {WAY_OUT}"))
+}
+
+/// The text of a job file.
+fn read_job_file(folder: &Path) -> Result<Vec<u8>> {
+    let path = folder.join("job");
+    let mut text = Vec::new();
+    let read = match open_existing(&path) {
+        Ok(file) => file.take(JOB_FILE_BYTES_MAX).read_to_end(&mut text),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(damaged(folder, "its job file is missing")),
+        Err(error) => Err(error),
+    };
+    read.map_err(|error| Error::os("read", bytes_of(&path), errno_of(&error)))?;
+    Ok(text)
 }
 
 const SAME_MOMENT: &str = "another process began this job at the same moment; run it again";

@@ -16,7 +16,7 @@
 use std::fmt::Write;
 
 use super::bytes::{Damage, Decoded};
-use crate::error::escape;
+use crate::error::{escape, unescape};
 use crate::ring::op::Time;
 
 /// Format of the whole catalog: the job file, the trees and their keys.
@@ -66,10 +66,7 @@ pub(super) enum Difference {
 impl JobIdentity {
     /// Name of the job's folder: the same paths always lead to the same one.
     pub(super) fn folder_name(&self) -> String {
-        let mut paths = self.source.clone();
-        paths.push(0);
-        paths.extend_from_slice(&self.dest);
-        format!("job-{:016x}", super::key::fnv128(&paths) as u64)
+        folder_name(&self.source, &self.dest)
     }
 
     /// The job file's text.
@@ -79,6 +76,11 @@ impl JobIdentity {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "crc={crc:08x}");
         text
+    }
+
+    /// The job in a line, for messages.
+    pub(super) fn to_line(&self) -> String {
+        format!("{} -> {}", escape(&self.source), escape(&self.dest))
     }
 
     fn lines(&self) -> String {
@@ -108,6 +110,24 @@ impl JobIdentity {
         Ok(self.difference(body).map_or(Ok(job_id), Err))
     }
 
+    /// The job of a job file's text, and its id.
+    pub(super) fn parse(text: &[u8]) -> Decoded<(u64, JobIdentity)> {
+        let text = std::str::from_utf8(text).map_err(|_| Damage("its job file is not text"))?;
+        let bytes = |name| value_of(text, name).and_then(unescape).ok_or(Damage("its job file names no roots"));
+        let root = |name| value_of(text, name).and_then(parse_root).ok_or(Damage("its job file names no roots"));
+        let identity = JobIdentity {
+            source: bytes("source")?,
+            dest: bytes("dest")?,
+            source_root: root("source_root")?,
+            dest_root: root("dest_root")?,
+            options: bytes("options")?,
+        };
+        match identity.compare(text.as_bytes())? {
+            Ok(job_id) => Ok((job_id, identity)),
+            Err(_) => Err(Damage("its job file is of another format")),
+        }
+    }
+
     fn difference(&self, theirs: &str) -> Option<Difference> {
         let ours = self.lines();
         let differs = |name| value_of(&ours, name) != value_of(theirs, name);
@@ -122,8 +142,21 @@ impl JobIdentity {
     }
 }
 
+/// Name of the folder of the job between two paths.
+pub(super) fn folder_name(source: &[u8], dest: &[u8]) -> String {
+    let paths = [source, &[0], dest].concat();
+    format!("job-{:016x}", super::key::fnv128(&paths) as u64)
+}
+
 fn root_text(root: &RootId) -> String {
     format!("{}:{}.{:09}:{}", root.ino, root.birth.secs, root.birth.nanos, root.dev)
+}
+
+fn parse_root(text: &str) -> Option<RootId> {
+    let parts: Vec<&str> = text.split([':', '.']).collect();
+    let [ino, secs, nanos, dev] = parts[..] else { return None };
+    let birth = Time { secs: secs.parse().ok()?, nanos: nanos.parse().ok()? };
+    Some(RootId { ino: ino.parse().ok()?, birth, dev: dev.parse().ok()? })
 }
 
 fn without_dev(root: &str) -> &str {
@@ -154,6 +187,7 @@ mod tests {
         let mut same = identity();
         same.source_root.dev = 99;
         assert_eq!(same.compare(identity().to_text(77).as_bytes()), Ok(Ok(77)));
+        assert_eq!(JobIdentity::parse(identity().to_text(77).as_bytes()), Ok((77, identity())));
     }
 
     #[test]

@@ -203,6 +203,23 @@ impl Catalog {
             Found::Job(folder, job_id) => (folder, job_id),
             Found::New(folder) => create(folder, identity)?,
         };
+        Catalog::open_in(folder, job_id)
+    }
+
+    /// Opens the catalog of a job that ran before, known by its destination or as the only one, to read it. Makes
+    /// nothing; refuses as [`Catalog::open`] does.
+    pub fn open_recorded(state_dir: &Path, dest: Option<&[u8]>) -> Result<(Catalog, JobIdentity)> {
+        let (folder, job_id, identity) = Folder::find_recorded(state_dir, dest)?;
+        Ok((Catalog::open_in(folder, job_id)?, identity))
+    }
+
+    /// Opens the catalog of the job between these paths, if there is one, to read it. Makes nothing.
+    pub fn find(state_dir: &Path, source: &[u8], dest: &[u8]) -> Result<Option<Catalog>> {
+        let Some((folder, job_id)) = Folder::find_existing(state_dir, source, dest)? else { return Ok(None) };
+        Catalog::open_in(folder, job_id).map(Some)
+    }
+
+    fn open_in(folder: Folder, job_id: u64) -> Result<Catalog> {
         check_data(&folder)?;
         folder.fill_lock_file()?;
         let store = Store::open(&folder.path)?;

@@ -3,7 +3,7 @@
 //! A file's record, the one of which there are millions (about 31 bytes with its CRC; numbers are varints):
 //! ```text
 //!   version << 4 | status   flags   batch   size   mtime   [ctime - mtime]   ino   [dest_ino]   [large_id]   [failure]
-//!   [proof   crc64]
+//!   [proof   crc64]   [losses]
 //! ```
 //! A time is its seconds from 2024 on, signed, and 4 bytes of nanoseconds unless they are 0. Every decoder here takes
 //! any bytes and answers a record or a [`Damage`]; each has a fuzz target.
@@ -12,6 +12,7 @@ use std::ffi::CStr;
 
 use super::bytes::{Damage, Decoded, Put, Take};
 use super::key;
+use crate::report::LossSet;
 use crate::ring::op::{Name, Stat, Time};
 
 /// Version of all values; a newer one is refused, never guessed at.
@@ -101,6 +102,8 @@ pub struct FileRecord {
     pub failure: Option<Failure>,
     /// Checksum of its content where one was computed.
     pub checksum: Option<Checksum>,
+    /// What of its metadata was not kept.
+    pub losses: LossSet,
 }
 
 /// The checksum of an object's content, and what it proves.
@@ -234,6 +237,7 @@ const DEST_INO: u8 = 8;
 const LARGE_ID: u8 = 16;
 const FAILURE: u8 = 32;
 const CHECKSUM: u8 = 64;
+const LOSSES: u8 = 128;
 
 const RANGE_CRC64: u8 = 1;
 const RANGE_ETAG: u8 = 2;
@@ -262,7 +266,8 @@ fn encode_file(file: &FileRecord, body: &mut Vec<u8>) {
         | flag(file.dest_ino != 0, DEST_INO)
         | flag(file.large_id != 0, LARGE_ID)
         | flag(file.failure.is_some(), FAILURE)
-        | flag(file.checksum.is_some(), CHECKSUM);
+        | flag(file.checksum.is_some(), CHECKSUM)
+        | flag(!file.losses.is_empty(), LOSSES);
     body.extend_from_slice(&[VERSION << 4 | status_tag(file.status), flags]);
     body.put_varint(file.batch);
     body.put_varint(size);
@@ -282,6 +287,9 @@ fn encode_file(file: &FileRecord, body: &mut Vec<u8>) {
         body.push(proof as u8);
         body.extend_from_slice(&crc64.to_le_bytes());
     }
+    if !file.losses.is_empty() {
+        body.push(file.losses.bits());
+    }
 }
 
 /// Reads an entry's record.
@@ -297,9 +305,6 @@ pub fn decode_record(body: &[u8]) -> Decoded<Record> {
 
 fn decode_file(status: Status, take: &mut Take<'_>) -> Decoded<FileRecord> {
     let flags = take.byte()?;
-    if flags & !(MTIME_NANOS | CTIME | CTIME_NANOS | DEST_INO | LARGE_ID | FAILURE | CHECKSUM) != 0 {
-        return Err(Damage("a record has unknown parts"));
-    }
     let batch = take.varint()?;
     let size = take.varint()?;
     let mtime = take_time(take, TIME_BASE_SECS, flags & MTIME_NANOS != 0)?;
@@ -312,7 +317,9 @@ fn decode_file(status: Status, take: &mut Take<'_>) -> Decoded<FileRecord> {
     let large_id = if flags & LARGE_ID != 0 { take.varint()? } else { 0 };
     let failure = if flags & FAILURE != 0 { Some(decode_failure(take)?) } else { None };
     let checksum = if flags & CHECKSUM != 0 { Some(decode_checksum(take)?) } else { None };
-    Ok(FileRecord { status, batch, stamp: Stamp { size, mtime, ctime, ino }, dest_ino, large_id, failure, checksum })
+    let losses = LossSet::from_bits(if flags & LOSSES != 0 { take.byte()? } else { 0 });
+    let stamp = Stamp { size, mtime, ctime, ino };
+    Ok(FileRecord { status, batch, stamp, dest_ino, large_id, failure, checksum, losses })
 }
 
 fn decode_checksum(take: &mut Take<'_>) -> Decoded<Checksum> {

@@ -8,7 +8,9 @@
 //! nor bytes that are not UTF-8 (measured with 0.1.19); `normalise` and `words` put that right in front of it.
 
 mod normalise;
+mod report;
 mod values;
+mod verify;
 mod words;
 
 use std::ffi::OsString;
@@ -19,7 +21,10 @@ use argh::{ArgsInfo, EarlyExit, FromArgs};
 
 use crate::config::*;
 use crate::error::{Error, Result, escape};
+use crate::filter::{Filter, Rule};
+use crate::ledger;
 use crate::location::Location;
+use crate::verify::Request;
 use normalise::Normalised;
 
 /// The command line as argh reads it and explains it.
@@ -31,6 +36,8 @@ use normalise::Normalised;
                    interrupted job, or copies what has changed since; it says which it does.",
     help_triggers("-h", "--help"),
     example = "{command_name} -source /data/old -dest /data/new -streams 32",
+    example = "{command_name} verify -source /data/old -dest /data/new",
+    note = "gfast verify compares, gfast report says what was done: see their --help.",
     note = "Options are written -name or --name, with their value as the next word or after '='.",
     note = "Sizes: K, M, G, T and KiB, MiB, GiB, TiB count in 1024, KB, MB, GB, TB in 1000.",
     error_code(0, "all done"),
@@ -93,6 +100,20 @@ struct Arguments {
     /// do not cross mount points below the source
     #[argh(switch)]
     one_file_system: bool,
+    /// take names that match, whatever a later --exclude says
+    #[argh(option, arg_name = "pattern")]
+    #[expect(dead_code, reason = "the normaliser turns it into a rule; it stands here for the help")]
+    include: Vec<String>,
+    /// leave out names that match, as rsync does; repeatable
+    #[argh(option, arg_name = "pattern")]
+    #[expect(dead_code, reason = "the normaliser turns it into a rule; it stands here for the help")]
+    exclude: Vec<String>,
+    /// both, in their order
+    #[argh(option, hidden_help, from_str_fn(values::rule))]
+    rule: Vec<Rule>,
+    /// take only these NUL-separated paths; - is stdin
+    #[argh(option, arg_name = "file", from_str_fn(words::decode_value))]
+    files_from: Option<OsString>,
     /// where S3 requests go, instead of AWS
     #[argh(option, arg_name = "url", from_str_fn(words::decode_text))]
     endpoint_url: Option<String>,
@@ -120,6 +141,21 @@ struct Arguments {
     /// take set-id bits from S3 metadata
     #[argh(switch)]
     special_bits: bool,
+    /// print what would be done and why; change nothing
+    #[argh(switch)]
+    dry_run: bool,
+    /// try only what failed in the last pass
+    #[argh(switch)]
+    retry_failed: bool,
+    /// remove what the source no longer has, at the end
+    #[argh(switch)]
+    delete: bool,
+    /// with --delete: remove at most this many names, exit 25
+    #[argh(option, arg_name = "count", from_str_fn(values::max_delete))]
+    max_delete: Option<u64>,
+    /// as --delete, even if the source is empty or not all listed
+    #[argh(switch)]
+    force_delete: bool,
     /// errors only; no progress, no summary when all went well
     #[argh(switch)]
     quiet: bool,
@@ -143,8 +179,16 @@ struct Arguments {
 pub enum Parsed {
     /// A job.
     Run(Box<Config>),
+    /// A job that is only to be told.
+    Rehearse(Box<Config>),
+    /// A comparison.
+    Verify(Box<Request>),
+    /// A report to be written or checked.
+    Report(Box<ledger::Request>),
     /// A text for stdout; exit 0.
     Print(String),
+    /// A command whose only code for errors is 2 cannot be understood.
+    Trouble(Error),
     /// It cannot be understood; exit 1.
     Err(Error),
 }
@@ -152,23 +196,40 @@ pub enum Parsed {
 /// Reads the command line, program name first. Touches nothing: no file system, no environment.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
     let command: Vec<OsString> = args.collect();
-    match parse_command(command) {
-        Ok(parsed) => parsed,
-        Err(error) => Parsed::Err(error),
-    }
+    let words: Vec<String> = command.iter().skip(1).map(words::encode).collect();
+    let (parsed, refused): (_, fn(Error) -> Parsed) = match words.split_first() {
+        Some((word, rest)) if word == "verify" => {
+            let parsed = read::<verify::Arguments>(&["gfast", "verify"], rest.to_vec());
+            let request = |arguments: verify::Arguments| arguments.resolve().map(Box::new).map(Parsed::Verify);
+            (parsed.and_then(|read| read.map_or_else(Ok, request)), Parsed::Trouble)
+        }
+        Some((word, rest)) if word == "report" => {
+            let parsed = read::<report::Arguments>(&["gfast", "report"], rest.to_vec());
+            let request = |arguments: report::Arguments| arguments.resolve().map(Box::new).map(Parsed::Report);
+            (parsed.and_then(|read| read.map_or_else(Ok, request)), Parsed::Err)
+        }
+        _ => {
+            let config = |arguments: Arguments| {
+                let parsed = if arguments.dry_run { Parsed::Rehearse } else { Parsed::Run };
+                arguments.resolve(command).map(Box::new).map(parsed)
+            };
+            (read::<Arguments>(&["gfast"], words).and_then(|read| read.map_or_else(Ok, config)), Parsed::Err)
+        }
+    };
+    parsed.unwrap_or_else(refused)
 }
 
-fn parse_command(command: Vec<OsString>) -> Result<Parsed> {
-    let words: Vec<String> = command.iter().skip(1).map(words::encode).collect();
-    let normalised = match normalise::normalise(words, &Arguments::get_args_info())? {
+/// Reads one command's words; the inner `Err` is a text that was asked for instead.
+fn read<A: ArgsInfo + FromArgs>(name: &[&str], words: Vec<String>) -> Result<std::result::Result<A, Parsed>> {
+    let normalised = match normalise::normalise(words, &A::get_args_info())? {
         Normalised::Help => vec!["--help".to_owned()],
-        Normalised::Version => return Ok(Parsed::Print(format!("gfast {}\n", env!("CARGO_PKG_VERSION")))),
+        Normalised::Version => return Ok(Err(Parsed::Print(format!("gfast {}\n", env!("CARGO_PKG_VERSION"))))),
         Normalised::Words(words) => words,
     };
     let words: Vec<&str> = normalised.iter().map(String::as_str).collect();
-    match Arguments::from_args(&["gfast"], &words) {
-        Ok(arguments) => arguments.resolve(command).map(|config| Parsed::Run(Box::new(config))),
-        Err(EarlyExit { output, status: Ok(()) }) => Ok(Parsed::Print(output)),
+    match A::from_args(name, &words) {
+        Ok(arguments) => Ok(Ok(arguments)),
+        Err(EarlyExit { output, status: Ok(()) }) => Ok(Err(Parsed::Print(output))),
         Err(EarlyExit { output, status: Err(()) }) => Err(Error::usage(one_line(&output))),
     }
 }
@@ -184,6 +245,19 @@ impl Arguments {
         let source = location("--source", self.source)?;
         let dest = location("--dest", self.dest)?;
         let is_remote = [&source, &dest].iter().any(|end| matches!(end, Location::S3 { .. }));
+        let is_bucket = |location: &Location| matches!(location, Location::S3 { .. });
+        if (self.delete || self.force_delete) && (is_bucket(&source) || is_bucket(&dest)) {
+            return Err(Error::usage("--delete works between file systems only"));
+        }
+        if self.retry_failed && (self.delete || self.force_delete) {
+            return Err(Error::usage("--retry-failed looks at nothing else, so it cannot --delete"));
+        }
+        if self.dry_run && (self.retry_failed || is_bucket(&source) || is_bucket(&dest)) {
+            return Err(Error::usage("--dry-run tells of whole passes between file systems only"));
+        }
+        if self.max_delete.is_some() && !self.delete && !self.force_delete {
+            return Err(Error::usage("--max-delete needs --delete"));
+        }
         if self.state_dir.is_empty() {
             return Err(Error::usage("--state-dir is empty"));
         }
@@ -208,6 +282,11 @@ impl Arguments {
             checkpoint_interval: self.checkpoint_interval,
             checkpoint_bytes: self.checkpoint_bytes,
             mounts: if self.one_file_system { Mounts::Stay } else { Mounts::Cross },
+            retry: if self.retry_failed { Retry::FailedOnly } else { Retry::WithAll },
+            delete: (self.delete || self.force_delete)
+                .then_some(Deletes { max: self.max_delete, is_forced: self.force_delete }),
+            filter: Filter::new(self.rule),
+            files_from: self.files_from.map(PathBuf::from),
             source_s3: S3Options {
                 endpoint_url: self.source_endpoint_url.or_else(|| self.endpoint_url.clone()),
                 region: self.source_region.or_else(|| self.region.clone()),

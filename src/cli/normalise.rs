@@ -10,6 +10,11 @@ use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality};
 use super::words;
 use crate::error::{Error, Result, escape};
 
+/// Options whose order among each other counts, and the mark before their values in the one list they become.
+const RULES: [(&str, &str); 2] = [("--include", "+"), ("--exclude", "-")];
+/// That list: an option that no user types.
+const RULE: &str = "--rule";
+
 /// What the words come to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Normalised {
@@ -45,7 +50,8 @@ pub(super) fn normalise(words: Vec<String>, command: &CommandInfoWithArgs) -> Re
             return Ok(Normalised::Version);
         }
         let is_first = seen.insert(flag.long);
-        normalised.push(flag.long.to_owned());
+        let rule = RULES.iter().find(|(long, _)| *long == flag.long);
+        normalised.push(rule.map_or(flag.long, |_| RULE).to_owned());
         match flag.kind {
             FlagInfoKind::Switch if joined.is_some() => {
                 return Err(Error::usage(format!("{} takes no value", flag.long)));
@@ -56,7 +62,11 @@ pub(super) fn normalise(words: Vec<String>, command: &CommandInfoWithArgs) -> Re
             }
             FlagInfoKind::Option { .. } => {
                 let value = joined.map(str::to_owned).or_else(|| words.next());
-                normalised.push(value.ok_or_else(|| Error::usage(format!("{} needs a value", flag.long)))?);
+                let value = value.ok_or_else(|| Error::usage(format!("{} needs a value", flag.long)))?;
+                if rule.is_some() && value.is_empty() {
+                    return Err(Error::usage(format!("{} is empty", flag.long)));
+                }
+                normalised.push(rule.map_or("", |(_, mark)| *mark).to_owned() + &value);
             }
         }
     }
@@ -75,7 +85,15 @@ fn split(word: &str) -> Option<(&str, Option<&str>)> {
 }
 
 fn find<'a>(name: &str, command: &'a CommandInfoWithArgs) -> Option<&'a FlagInfo<'static>> {
-    command.flags.iter().find(|flag| flag.long.strip_prefix("--") == Some(name))
+    command
+        .flags
+        .iter()
+        .find(|flag| !flag.hidden && (flag.long.strip_prefix("--") == Some(name) || is_short(flag, name)))
+}
+
+/// Whether a name is the one character an option is known by as well.
+fn is_short(flag: &FlagInfo<'_>, name: &str) -> bool {
+    flag.short.is_some_and(|short| name.chars().eq([short]))
 }
 
 fn unknown(word: &str) -> Error {
@@ -114,7 +132,13 @@ mod tests {
         level: Option<String>,
         /// a repeated option
         #[argh(option)]
-        rule: Vec<String>,
+        list: Vec<String>,
+        /// a rule
+        #[argh(option)]
+        include: Vec<String>,
+        /// a rule
+        #[argh(option)]
+        exclude: Vec<String>,
         /// a switch
         #[argh(switch)]
         fast: bool,
@@ -151,9 +175,16 @@ mod tests {
 
     #[test]
     fn repeated_options_are_refused_unless_they_form_a_list() {
-        assert_eq!(run("-rule a --rule=b").unwrap(), ["--rule", "a", "--rule", "b"]);
+        assert_eq!(run("-list a --list=b").unwrap(), ["--list", "a", "--list", "b"]);
         assert_eq!(run("-level 1 --level=2").unwrap_err(), "--level is given twice");
         assert!(run("-fast -fast").is_ok());
+    }
+
+    #[test]
+    fn rules_become_one_list_in_their_order() {
+        let expected = ["--rule", "-*.o", "--rule", "+-x", "--rule", "-="];
+        assert_eq!(run("-exclude *.o --include -x -exclude==").unwrap(), expected);
+        assert_eq!(run("--exclude=").unwrap_err(), "--exclude is empty");
     }
 
     #[test]

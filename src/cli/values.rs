@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use super::words;
 use crate::config::*;
+use crate::filter::{Action, Rule};
+use crate::ledger::Format;
 
 /// Units of sizes. Bare letters and the binary names count in 1024, as dd and rsync do; KB and its like in 1000.
 const UNITS: [(&str, u64); 13] = [
@@ -86,6 +89,32 @@ pub(super) fn reflink(text: &str) -> Result<ReflinkChoice, String> {
 /// `--sync`.
 pub(super) fn sync(text: &str) -> Result<SyncPolicy, String> {
     choose(text, &[("batch", SyncPolicy::Batch), ("file", SyncPolicy::File), ("none", SyncPolicy::None)])
+}
+
+/// `--format`.
+pub(super) fn format(text: &str) -> Result<Format, String> {
+    choose(text, &[("text", Format::Text), ("ndjson", Format::Ndjson), ("csv", Format::Csv)])
+}
+
+/// `--max-delete`.
+pub(super) fn max_delete(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "a number of names".to_owned())
+}
+
+/// `--sample`.
+pub(super) fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.strip_suffix('%').unwrap_or(text).parse::<f64>().ok();
+    let percent = percent.filter(|percent| *percent > 0.0 && *percent <= 100.0);
+    percent.ok_or_else(|| "a share of 100, above 0".to_owned())
+}
+
+/// An `--include` or `--exclude`, as the normaliser marks them: `+pattern`, `-pattern`.
+pub(super) fn rule(text: &str) -> Result<Rule, String> {
+    match text.split_at_checked(1) {
+        Some(("+", pattern)) => Rule::parse(Action::Include, &words::decode(pattern)),
+        Some((_, pattern)) => Rule::parse(Action::Exclude, &words::decode(pattern)),
+        None => Err("is empty".to_owned()),
+    }
 }
 
 fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {

@@ -26,15 +26,17 @@ use crate::bell::Bell;
 use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
-use crate::config::{Config, FILE_DEPTH, Metadata, ReflinkChoice, STOP_TIME_MAX, SyncPolicy};
+use crate::config::{Config, FILE_DEPTH, Metadata, ReflinkChoice, Retry, STOP_TIME_MAX, SyncPolicy};
 use crate::crew::{self, Crew, Engine};
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
+use crate::filter::Choice;
 use crate::gate::Gate;
-use crate::job::{Job, JobRoot, Past, Reflink};
+use crate::job::{Job, JobRoot, Past, Reflink, read_choice};
 use crate::lane;
 use crate::large::LargeFile;
 use crate::links::LinkMap;
+use crate::location::Location;
 use crate::outcome::Intake;
 use crate::plan::Progress as Standing;
 use crate::provider::metadata::Identity;
@@ -64,14 +66,18 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     if let Some(reason) = &refused {
         console.note(&format!("gfast: io_uring is not available, plain system calls are used: {reason}"));
     }
+    let choice = read_choice(&config.filter, config.files_from.as_deref())?;
+    if config.retry == Retry::FailedOnly {
+        refuse_first_run(config)?;
+    }
     Catalog::check_place(&config.state_dir)?;
     let Ends { roots, names, source, dest } = ends::open(config)?;
     if dest.is_none() {
         make_root_durable(&roots)?;
     }
-    let identity = identity_of(config, &names, &roots);
+    let identity = identity_of(config, &choice, &names, &roots);
     let catalog = Arc::new(Catalog::open(&config.state_dir, &identity, false)?);
-    let kind = resume::kind(&catalog)?;
+    let kind = resume::kind(&catalog, config.retry)?;
     resume::begin(&catalog, kind)?;
 
     let streams = affordable_streams(config, &console);
@@ -82,6 +88,7 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let bell = Arc::new(Bell::default());
     let (walker, workers) = Walker::new(crew.shards, bell.clone());
     let mut job = make_job(config, &roots, catalog, kind, (walker, &crew), console)?;
+    job.choice = choice;
     (job.source.bucket, job.dest.bucket) = (source, dest);
     if job.dest.bucket.is_some() {
         job.superblocks.get_mut().clear();
@@ -92,14 +99,22 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     Ok(setup.summary(kind, &names, outcome))
 }
 
+/// A job that never ran has nothing to be tried again: refused before its state or its destination is made.
+fn refuse_first_run(config: &Config) -> Result<()> {
+    let Location::Posix(dest) = &config.dest else { return Ok(()) };
+    let path = std::fs::canonicalize(dest);
+    let path = path.map_err(|error| Error::refused(dest.as_os_str().as_encoded_bytes(), error.to_string()))?;
+    Catalog::open_recorded(&config.state_dir, Some(path.as_os_str().as_encoded_bytes())).map(drop)
+}
+
 /// Open files are what streams are made of: as many as the administrator allows, not as few as shells start with.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     // Refused: the lower limit stays, and the directory caches are cut to it.
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-fn descriptor_limit() -> u64 {
+pub(crate) fn descriptor_limit() -> u64 {
     rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
@@ -129,14 +144,14 @@ fn make_root_durable(roots: &Roots) -> Result<()> {
     rustix::fs::fsync(&roots.dest.handle).and_then(|()| rustix::fs::fsync(parent)).map_err(failed)
 }
 
-fn identity_of(config: &Config, names: &(Vec<u8>, Vec<u8>), roots: &Roots) -> JobIdentity {
+fn identity_of(config: &Config, choice: &Choice, names: &(Vec<u8>, Vec<u8>), roots: &Roots) -> JobIdentity {
     let root_id = |root: &Root| RootId { ino: root.stat.ino, birth: root.birth, dev: root.stat.dev };
     JobIdentity {
         source: names.0.clone(),
         dest: names.1.clone(),
         source_root: root_id(&roots.source),
         dest_root: root_id(&roots.dest),
-        options: format!("metadata={:?} mounts={:?}", config.metadata, config.mounts).into_bytes(),
+        options: format!("metadata={:?} mounts={:?}{}", config.metadata, config.mounts, choice.to_text()).into_bytes(),
     }
 }
 
@@ -165,10 +180,11 @@ pub(crate) fn make_job(
         source,
         dest,
         single: roots.single.as_ref().map(|single| (single.source_name.clone(), single.dest_name.clone())),
+        choice: Choice::default(),
         past: match kind {
             resume::Kind::First => Past::Nothing,
             resume::Kind::NextPass => Past::Finished,
-            resume::Kind::Resume => Past::Interrupted,
+            resume::Kind::Resume | resume::Kind::Retry => Past::Interrupted,
         },
         progress: Standing {
             pass_start_batch: header.pass_start_batch,
@@ -184,6 +200,9 @@ pub(crate) fn make_job(
         links: LinkMap::default(),
         failures: Failures::new(console.clone()),
         losses: Losses::new(console.clone()),
+        lost: Mutex::default(),
+        clashes: Mutex::default(),
+        is_cleared: AtomicBool::new(false),
         console,
         file_depth: crew.file_depth(),
         reach: crew.reach,
@@ -199,7 +218,7 @@ pub(crate) fn make_job(
 
 /// How finely a destination tells times apart, in nanoseconds: what local file systems keep exactly, others by the
 /// second.
-fn granularity_nanos(file_system: FileSystem) -> u32 {
+pub(crate) fn granularity_nanos(file_system: FileSystem) -> u32 {
     match file_system {
         FileSystem::Fuse | FileSystem::Other | FileSystem::Cluster => 1_000_000_000,
         FileSystem::Smb => 100,
@@ -431,7 +450,7 @@ impl Setup {
         Summary {
             run: match kind {
                 resume::Kind::First => Run::Copy,
-                resume::Kind::Resume => Run::Resume { pass },
+                resume::Kind::Resume | resume::Kind::Retry => Run::Resume { pass },
                 resume::Kind::NextPass => Run::Pass { pass },
             },
             end: outcome.end,

@@ -20,7 +20,7 @@ use crate::large::find_leftover;
 use crate::outcome::What;
 use crate::provider::posix::Posix;
 use crate::provider::s3::{Key, Part};
-use crate::report::Count;
+use crate::report::{Count, LossSet};
 use crate::ring::{Access, Side};
 use crate::transfer::{Ending, NewFile, source_error, stat_source};
 
@@ -129,6 +129,7 @@ impl Lane {
             large_id,
             failure: None,
             checksum: None,
+            losses: LossSet::default(),
         };
         self.errands.push(&errand.place.dir, errand.place.name.clone(), What::Begun(record));
     }

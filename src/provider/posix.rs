@@ -227,6 +227,11 @@ impl<'a> Posix<'a> {
         self.change(Op::SyncFile { file: file.clone() })
     }
 
+    /// Makes a file's bytes durable and drops them from the page cache.
+    pub fn drop_cache(&self, file: &Handle) -> Verb<()> {
+        self.change(Op::DropCache { file: file.clone() })
+    }
+
     /// Makes a file system durable.
     pub fn sync_file_system(&self, file: &Handle) -> Verb<()> {
         self.change(Op::SyncFileSystem { file: file.clone() })

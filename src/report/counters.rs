@@ -34,6 +34,8 @@ pub enum Count {
     Unstable,
     /// Names removed from the destination.
     Removed,
+    /// Names that were to be removed and were not, for the limit or the source forbade it.
+    DeletesWithheld,
     /// Bytes of the files that were found in need of a copy.
     BytesPlanned,
     /// Planned bytes that need not be written after all: holes, clones, and what failed.
@@ -74,6 +76,7 @@ impl Count {
         Count::Vanished,
         Count::Unstable,
         Count::Removed,
+        Count::DeletesWithheld,
         Count::BytesPlanned,
         Count::BytesSkipped,
         Count::BytesCopied,
@@ -118,6 +121,7 @@ impl Count {
             Count::Vanished => "vanished",
             Count::Unstable => "unstable",
             Count::Removed => "removed",
+            Count::DeletesWithheld => "deletes_withheld",
             Count::BytesPlanned => "bytes_planned",
             Count::BytesSkipped => "bytes_skipped",
             Count::BytesCopied => "bytes",

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 /// A JSON object under construction; keys appear in the order they are put.
 #[derive(Debug, Default)]
-pub(super) struct Object {
+pub(crate) struct Object {
     /// `"key":value` pairs so far, separated by commas.
     body: String,
 }
@@ -35,6 +35,12 @@ impl Object {
             Some(value) => self.text(key, value),
             None => self.put(key, "null"),
         }
+    }
+
+    /// Puts a list of strings.
+    pub fn texts(&mut self, key: &str, values: &[&str]) {
+        let quoted: Vec<String> = values.iter().map(|value| quote(value)).collect();
+        self.put(key, &format!("[{}]", quoted.join(",")));
     }
 
     /// Puts an object.

@@ -82,6 +82,37 @@ impl Loss {
     }
 }
 
+/// Losses of one object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LossSet(u8);
+
+impl LossSet {
+    /// As it is recorded: a bit each, in the order of [`Loss::ALL`].
+    pub fn from_bits(bits: u8) -> LossSet {
+        LossSet(bits)
+    }
+
+    /// To be recorded.
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, loss: Loss) {
+        self.0 |= 1 << loss as u8;
+    }
+
+    /// Whether nothing was lost.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Each of them.
+    pub fn iter(self) -> impl Iterator<Item = Loss> {
+        Loss::ALL.into_iter().filter(move |loss| self.0 & 1 << *loss as u8 != 0)
+    }
+}
+
 /// Counts losses and says each kind once.
 pub struct Losses {
     /// Where to.

@@ -134,6 +134,7 @@ impl Summary {
         end.and(occurred(Count::Failed, ExitCode::Failed))
             .and(occurred(Count::Vanished, ExitCode::Vanished))
             .and(occurred(Count::Unstable, ExitCode::Vanished))
+            .and(occurred(Count::DeletesWithheld, ExitCode::DeleteCap))
     }
 
     /// For people: a headline and one line per subject.
@@ -202,6 +203,7 @@ impl Summary {
             (Count::Symlinks, "symlinks"),
             (Count::Specials, "special files"),
             (Count::Removed, "removed"),
+            (Count::DeletesWithheld, "deletes withheld"),
         ];
         let occurred = shown.iter().filter(|&&(count, _)| count == Count::Unchanged || self.totals.get(count) > 0);
         let texts: Vec<String> = occurred.map(|&(count, name)| format!("{} {name}", self.totals.get(count))).collect();
@@ -430,6 +432,7 @@ mod tests {
         assert_eq!(code(End::Finished, &[]), 0);
         assert_eq!(code(End::Finished, &[(Count::Unstable, 1)]), 24);
         assert_eq!(code(End::Finished, &[(Count::Vanished, 1), (Count::Failed, 1)]), 23);
+        assert_eq!(code(End::Finished, &[(Count::DeletesWithheld, 1), (Count::Failed, 1)]), 25);
         assert_eq!(code(End::Interrupted, &[(Count::Failed, 1)]), 20);
         assert_eq!(code(full(), &[(Count::Failed, 1)]), 11);
     }
@@ -441,9 +444,9 @@ mod tests {
             r#"{"schema":1,"run":"resume","pass":2,"end":"finished","error":null,"source":"/s\\xff","dest":"/d","#,
             r#""entries_walked":0,"directories":0,"copied":4,"cloned":0,"unchanged":0,"metadata_only":0,"#,
             r#""adopted":0,"hard_links":0,"#,
-            r#""symlinks":0,"special_files":0,"failed":0,"vanished":1,"unstable":0,"removed":0,"bytes_planned":0,"#,
-            r#""bytes_skipped":0,"bytes":2048,"bytes_durable":0,"submissions":0,"enters":0,"proved_by_server":0,"#,
-            r#""proved_by_reading":0,"proved_by_length":0,"losses":{"owner":3},"#,
+            r#""symlinks":0,"special_files":0,"failed":0,"vanished":1,"unstable":0,"removed":0,"deletes_withheld":0,"#,
+            r#""bytes_planned":0,"bytes_skipped":0,"bytes":2048,"bytes_durable":0,"submissions":0,"enters":0,"#,
+            r#""proved_by_server":0,"proved_by_reading":0,"proved_by_length":0,"losses":{"owner":3},"#,
             r#""elapsed_s":2.000,"bytes_per_s":1024.000,"files_per_s":2.000,"streams":32,"engine":"sync","#,
             r#""engine_fallback":"io_uring is disabled","threads":8,"ring_flags":null,"registered_buffer_bytes":0,"#,
             r#""buffer_bytes":1048576,"submissions_per_enter":0.000,"latency":{"source":{"count":1,"p50_ns":100,"#,

@@ -143,9 +143,9 @@ pub enum Op {
     /// Describes a file that was just created, like [`Op::StatHandle`] but for its times, which are not asked for: on
     /// a file system with multigrain timestamps (Linux 6.13), asking makes the next write log them once more.
     StatNew { file: Handle },
-    /// Opens a small file, reads up to `len` bytes from offset 0 into the lease, closes it. [`Answer::Count`] is what
-    /// was read: less than `len` only at the end of the file.
-    ReadWhole { at: Handle, name: Name, lease: Lease, len: usize },
+    /// Opens a small file ([`Access::Read`] or [`Access::ReadDirect`]), reads up to `len` bytes from offset 0 into the
+    /// lease, closes it. [`Answer::Count`] is what was read: less than `len` only at the end of the file.
+    ReadWhole { at: Handle, name: Name, access: Access, lease: Lease, len: usize },
     /// Opens a regular file; `mode` counts only for [`Access::Create`].
     Open { at: Handle, name: Name, access: Access, mode: u32 },
     /// Reads up to `len` bytes at file `offset` into the lease from its byte `start`. May be short.
@@ -194,6 +194,8 @@ pub enum Op {
     DropAclsAt { at: Handle, name: Name },
     /// Makes one file durable: fsync.
     SyncFile { file: Handle },
+    /// Makes a file's bytes durable and drops them from the page cache, so that the next read asks the device.
+    DropCache { file: Handle },
     /// Makes a whole file system durable: syncfs.
     SyncFileSystem { file: Handle },
     /// Closes a file, reporting what the file system only says now (NFS: a full disk).

@@ -85,8 +85,8 @@ impl Interpreter for Kernel {
 
 fn perform(side: Side, op: &mut Op, arena: &Arena) -> Result<Answer, Errno> {
     match op {
-        Op::ReadWhole { at, name, lease, len } => {
-            let file = open_read(at, name, OFlags::empty())?;
+        Op::ReadWhole { at, name, access, lease, len } => {
+            let file = open_file(at, name, *access, 0)?;
             read_fully(&file, &mut arena.bytes_mut(lease)[..*len]).map(Answer::Count)
         }
         Op::Read { file, lease, start, len, offset } => {
@@ -137,6 +137,10 @@ fn perform_change(op: &Op) -> Result<(), Errno> {
         Op::SetModeAt { at, name, mode } => set_mode_at(at, name, *mode),
         Op::DropAcls { file } => drop_acls(file),
         Op::DropAclsAt { at, name } => drop_acls_at(at, name),
+        Op::DropCache { file } => {
+            rustix::fs::fdatasync(file)?;
+            rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)
+        }
         Op::SyncFile { file } => rustix::fs::fsync(file),
         Op::SyncFileSystem { file } => rustix::fs::syncfs(file),
         other => unreachable!("answered elsewhere: {other:?}"),

@@ -24,7 +24,7 @@ use std::time::Duration;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, opcode, types};
 
-use super::{Answer, Arena, Asked, Completion, Interpreter, Op, Side, WritePath, syscalls};
+use super::{Access, Answer, Arena, Asked, Completion, Interpreter, Op, Side, WritePath, syscalls};
 use crate::error::Errno;
 
 /// Bits of `user_data` that tell which part of a chain a completion belongs to; the rest is the flight's index.
@@ -195,10 +195,13 @@ impl Ring {
 
     /// open -> read -> close of a whole small file on a direct descriptor.
     fn chain(&self, flight: &Flight) -> [Entry; 3] {
-        let Op::ReadWhole { at, name, lease, len } = &flight.op else { unreachable!("only ReadWhole is a chain") };
+        let Op::ReadWhole { at, name, access, lease, len } = &flight.op else {
+            unreachable!("only ReadWhole is a chain")
+        };
         let direct = flight.direct.unwrap_or_else(|| unreachable!("a chain has its descriptor"));
         let target = types::DestinationSlot::try_from_slot_target(direct).ok();
-        let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | flight.noatime;
+        let direct_io = if *access == Access::ReadDirect { libc::O_DIRECT } else { 0 };
+        let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | direct_io | flight.noatime;
         let open = opcode::OpenAt::new(types::Fd(at.as_raw_fd()), name.as_ptr()).flags(flags).file_index(target);
         let read = self.read_entry(Target::Direct(direct), lease.offset(), *len, 0);
         [

@@ -127,6 +127,20 @@ pub fn examine(config: &Config) -> Result<Examined> {
     }
 }
 
+/// One end that is only looked at: the directory, or the one a file lies in and the file's name there. Every error is
+/// [`Cause::Refused`].
+pub fn open_to_read(location: &Location) -> Result<(Root, Option<CString>)> {
+    let path = posix(location)?;
+    let found = Found::at(path)?;
+    let found = found.ok_or_else(|| Error::refused(path.as_os_str().as_bytes(), "is not there"))?;
+    refuse_kernel_files(&found)?;
+    let (dir, name) = match found.stat.kind() {
+        Kind::Dir => (found, None),
+        _ => found.parent().map(|(dir, name)| (dir, Some(name)))?,
+    };
+    Ok((Root::describe(open_source(&dir)?, dir.path)?, name))
+}
+
 /// Opens the source of a job whose destination is no file system: its root, its path, and its name if it is one file.
 pub fn open_source_alone(config: &Config) -> Result<(Root, Vec<u8>, Option<CString>)> {
     let path = posix(&config.source)?;

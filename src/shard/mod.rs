@@ -25,7 +25,7 @@ use crate::links::LinkKey;
 use crate::listing::Listing;
 use crate::outcome::{Intake, What};
 use crate::report::{Count, Counters, Latency};
-use crate::ring::{Asked, Caller, Completion, FixedBuffers, Interpreter, Op, Side, Stat};
+use crate::ring::{Access, Asked, Caller, Completion, FixedBuffers, Interpreter, Op, Side, Stat};
 use crate::walk::{DirCache, DirPair, Walker, Work};
 
 /// Longest sleep of a shard with nothing to do: it is woken when there is.
@@ -282,7 +282,8 @@ impl<I: Interpreter> Shard<I> {
                         return;
                     };
                     let (at, name) = (errand.place.open.source.clone(), errand.place.name.clone());
-                    self.ask(index, Side::Source, Op::ReadWhole { at, name, lease, len });
+                    let access = Access::Read;
+                    self.ask(index, Side::Source, Op::ReadWhole { at, name, access, lease, len });
                     return;
                 }
                 Some(Task::Large(task, _)) => {

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use gfast::catalog::*;
 use gfast::error::{Cause, Error};
+use gfast::report::LossSet;
 use gfast::ring::{Name, Time};
 
 /// A directory of the test's own, removed when the test ends.
@@ -77,6 +78,7 @@ fn file(number: u64) -> FileRecord {
         large_id: 0,
         failure: None,
         checksum: None,
+        losses: LossSet::default(),
     }
 }
 

@@ -10,16 +10,30 @@ use std::path::Path;
 
 /// Modules below the crate's root by rank. A file uses modules of its own rank and of the ranks before it, and no two
 /// modules use each other, not even through a third.
-const RANKS: [&[&str]; 11] = [
+const RANKS: [&[&str]; 12] = [
     &["error", "location", "config", "digest", "filter", "filesystem", "stop", "bell"],
     &["gate", "report"],
     &["ring", "catalog"],
     &["provider", "roots", "links"],
     &["plan", "walk"],
     &["job"],
-    &["transfer", "large", "listing", "resume", "outcome", "errand", "lane", "seal", "checkpoint", "finish", "conduct"],
-    &["shard", "verify"],
+    &[
+        "transfer",
+        "large",
+        "listing",
+        "resume",
+        "outcome",
+        "errand",
+        "lane",
+        "seal",
+        "checkpoint",
+        "delete",
+        "finish",
+        "conduct",
+    ],
+    &["shard"],
     &["engine", "crew"],
+    &["verify", "ledger", "rehearsal"],
     &["control", "tune"],
     &["cli", "tui"],
 ];

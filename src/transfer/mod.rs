@@ -448,6 +448,9 @@ impl<'a> Work<'a> {
             return Ok(false);
         }
         let removed = self.dest().remove_dir(self.dest_dir(), &self.place.dest_name);
+        if removed == Err(Errno::NOTEMPTY) {
+            self.job.note_clash(self.place);
+        }
         removed.map_err(|errno| self.error("replace the directory", errno))?;
         Ok(true)
     }

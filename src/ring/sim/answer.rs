@@ -27,7 +27,7 @@ impl World {
                 stat.direct_align = if stat.kind() == Kind::File { self.disk(side).direct_align } else { 0 };
                 Ok(Answer::Stat(stat))
             }
-            Op::ReadWhole { at, name, lease, len } => {
+            Op::ReadWhole { at, name, lease, len, .. } => {
                 let ino = self.open_ino(side, at, name, Access::Read)?;
                 match self.disk(side).kind(ino) {
                     Kind::File => {}
@@ -69,7 +69,7 @@ impl World {
                 let ino = self.ino(side, dir)?;
                 Ok(Answer::Flag(self.disk(side).node(ino).attrs.has_default_acl))
             }
-            Op::SyncFile { file } => {
+            Op::SyncFile { file } | Op::DropCache { file } => {
                 let ino = self.ino(side, file)?;
                 if matches!(self.disk(side).kind(ino), Kind::Special) {
                     return Err(Errno::INVAL);

@@ -119,7 +119,7 @@ impl Verb {
             Op::SetOwnerAt { .. } | Op::SetModeAt { .. } | Op::SetTimesAt { .. } => Verb::Attributes,
             Op::DropAcls { .. } | Op::DropAclsAt { .. } => Verb::Attributes,
             Op::Rename { .. } | Op::Unlink { .. } | Op::RemoveDir { .. } => Verb::Rename,
-            Op::SyncFile { .. } | Op::SyncFileSystem { .. } => Verb::Sync,
+            Op::SyncFile { .. } | Op::DropCache { .. } | Op::SyncFileSystem { .. } => Verb::Sync,
             Op::Close { .. } => Verb::Close,
             Op::Closed => unreachable!("never asked"),
         }

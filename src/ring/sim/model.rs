@@ -175,7 +175,7 @@ impl Pair {
             1 | 2 => Op::MakeDir { at, name, mode: permissions },
             3..=5 => Op::Stat { at, name },
             6 => Op::StatHandle { file: file? },
-            7 => Op::ReadWhole { at, name, lease: self.leases[which].take()?, len: len.max(1) },
+            7 => Op::ReadWhole { at, name, access: Access::Read, lease: self.leases[which].take()?, len: len.max(1) },
             8..=10 => Op::Open { at, name, access: Access::Create, mode: permissions },
             11 | 12 => Op::Open { at, name, access, mode: 0 },
             13 => Op::Read { file: file?, lease: self.leases[which].take()?, start: 0, len, offset },
@@ -370,7 +370,7 @@ impl Pair {
                         let len = LEASE_BYTES;
                         self.compare_both("ReadWhole", |which| {
                             let ((at, name), lease) = (at(which), leases[which].take().unwrap());
-                            Op::ReadWhole { at, name, lease, len }
+                            Op::ReadWhole { at, name, access: Access::Read, lease, len }
                         });
                     }
                     _ => {}

@@ -244,7 +244,11 @@ fn completions_come_in_any_order_each_with_its_own_memory() {
         let mut sim = Sim::new(seed, Faults::none(), source.clone(), Disk::new(1), arena.clone());
         for (token, name) in names.iter().enumerate() {
             let (at, lease) = (sim.root(Side::Source), buffers.acquire(4096).unwrap());
-            let asked = sim.ask(token as u32, Side::Source, Op::ReadWhole { at, name: c(name), lease, len: 200 });
+            let asked = sim.ask(
+                token as u32,
+                Side::Source,
+                Op::ReadWhole { at, name: c(name), access: Access::Read, lease, len: 200 },
+            );
             assert!(matches!(asked, Asked::Pending));
         }
         let mut completions = Vec::new();
@@ -350,7 +354,7 @@ fn a_name_of_several_components_is_a_panic() {
 fn dropping_what_is_in_flight_is_a_panic() {
     let mut shell = shell();
     let (at, lease) = (shell.sim.root(Side::Dest), shell.lease.take().unwrap());
-    let _ = shell.sim.ask(1, Side::Dest, Op::ReadWhole { at, name: c("final"), lease, len: 1 });
+    let _ = shell.sim.ask(1, Side::Dest, Op::ReadWhole { at, name: c("final"), access: Access::Read, lease, len: 1 });
 }
 
 #[test]

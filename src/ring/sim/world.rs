@@ -200,7 +200,7 @@ impl World {
 
     fn lose_unsynced(&mut self, side: Side, op: &Op) -> Result<(), Errno> {
         match op {
-            Op::SyncFile { file } => {
+            Op::SyncFile { file } | Op::DropCache { file } => {
                 let ino = self.ino(side, file)?;
                 self.disk(side).fail_sync(ino);
             }
@@ -259,6 +259,7 @@ fn subject(op: &Op) -> Subject<'_> {
         | Op::HasDefaultAcl { dir: file }
         | Op::DropAcls { file }
         | Op::SyncFile { file }
+        | Op::DropCache { file }
         | Op::SyncFileSystem { file }
         | Op::Close { file } => Subject::Handle(file),
         Op::Closed => unreachable!("never asked"),

@@ -1,6 +1,7 @@
 //! The codecs: what is written is what is read, and no bytes make a decoder panic.
 
 use gfast::catalog::*;
+use gfast::report::LossSet;
 use gfast::ring::{Name, Time};
 use proptest::option;
 use proptest::prelude::*;
@@ -39,11 +40,13 @@ fn record() -> impl Strategy<Value = Record> {
     let ids = (0u64..3, any::<u64>()).prop_map(|(kind, id)| if kind == 0 { 0 } else { id });
     let proofs = prop::sample::select(vec![Proof::Length, Proof::Written, Proof::Server, Proof::ReadBack]);
     let checksum = (any::<u64>(), proofs).prop_map(|(crc64, proof)| Checksum { crc64, proof });
-    let file = (status(), any::<u64>(), stamp(), ids.clone(), ids, option::of(failure()), option::of(checksum));
+    let file =
+        (status(), any::<u64>(), stamp(), ids.clone(), ids, option::of(failure()), option::of(checksum), any::<u8>());
     prop_oneof![
         any::<u64>().prop_map(|id| Record::Dir(DirId(id))),
-        file.prop_map(|(status, batch, stamp, dest_ino, large_id, failure, checksum)| {
-            Record::File(FileRecord { status, batch, stamp, dest_ino, large_id, failure, checksum })
+        file.prop_map(|(status, batch, stamp, dest_ino, large_id, failure, checksum, losses)| {
+            let losses = LossSet::from_bits(losses);
+            Record::File(FileRecord { status, batch, stamp, dest_ino, large_id, failure, checksum, losses })
         }),
     ]
 }
@@ -160,6 +163,7 @@ fn a_long_cause_is_cut_between_characters() {
         large_id: 0,
         failure: Some(failure),
         checksum: None,
+        losses: LossSet::default(),
     };
     let mut body = Vec::new();
     encode_record(&Record::File(record.clone()), &mut body);

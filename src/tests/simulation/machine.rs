@@ -16,12 +16,13 @@ use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
 use crate::config::{
     ChecksumPolicy, Config, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts, Naming, Output, ReflinkChoice,
-    S3Options, SpecialBits, SyncPolicy,
+    Retry, S3Options, SpecialBits, SyncPolicy,
 };
 use crate::crew::{Crew, Engine};
 use crate::engine;
 use crate::error::{Error, Result, escape};
 use crate::filesystem::{FileSystem, Reach};
+use crate::filter::Filter;
 use crate::location::Location;
 use crate::outcome::Intake;
 use crate::provider::metadata::Identity;
@@ -235,7 +236,7 @@ impl Machine {
     pub fn run(&mut self, order: Order) -> Result<Ran> {
         let catalog = Arc::new(self.catalog()?);
         let data = catalog.path().join("data.mdb");
-        let kind = resume::kind(&catalog)?;
+        let kind = resume::kind(&catalog, Retry::WithAll)?;
         resume::begin(&catalog, kind)?;
         let buffers = FixedBuffers::new(1, 4096, 4096)?;
         let (source, dest) = (self.source.clone(), self.dest.clone());
@@ -407,6 +408,10 @@ fn config(style: &Style) -> Config {
         part_bytes: None,
         checksum: ChecksumPolicy::Free,
         special_bits: SpecialBits::Leave,
+        filter: Filter::default(),
+        files_from: None,
+        retry: Retry::WithAll,
+        delete: None,
         output: Output::Quiet,
         umask: 0o022,
         command: Vec::new(),

@@ -1,0 +1,535 @@
+//! --delete: what the source no longer has goes from the destination, at the end of a pass.
+//!
+//! ```text
+//! each directory that both have   names of the destination -> asked for in the source -> not there: doomed
+//! a batch of doomed names         their records forgotten, their directories to be finished again: one commit (I1)
+//!                                 -> each asked for once more -> removed, with all below it
+//! ```
+//! Only directories that this pass listed without an error are looked at; if any could not be listed, or the source is
+//! empty, nothing is removed at all, unless that is forced. Names that the job's rules leave out stay. Nothing is
+//! followed: every name is removed below a held directory, no symlink is entered (I8), nor another mount, nor a state
+//! directory. Memory: a page of doomed names for each thread, and the subdirectories of one branch (I4).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_deque::Worker;
+
+use crate::bell::Bell;
+use crate::catalog::{Batch, DirId, DirState, Record, Row};
+use crate::config::{Deletes, QUEUED_DIRS_MAX};
+use crate::error::{Cause, Errno, Error, Result, join};
+use crate::filter::Sort;
+use crate::job::Job;
+use crate::listing::{BUFFER_BYTES, open_pair, parse};
+use crate::provider::posix::Posix;
+use crate::report::{Count, Counters};
+use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
+use crate::stop::Stop;
+use crate::walk::{DirCache, DirNode, DirPair, Entry, Walker, Work, path_steps};
+
+/// Doomed names whose records are forgotten by one commit.
+const BATCH: usize = 4096;
+/// Rows of one commit: the records below a directory may be many.
+const ROWS_MAX: usize = 65_536;
+/// Time between two looks at the stop.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What all threads share.
+struct Deletion<'j> {
+    job: &'j Job,
+    caller: &'j dyn Caller,
+    counters: &'j Counters,
+    /// Directories to look at.
+    walker: Walker,
+    /// Removals that are still allowed.
+    left: AtomicU64,
+}
+
+/// Removes what the source no longer has. To be called when nothing is queued or under way, after a checkpoint.
+/// `clashes` are directories in the way of what is none in the source: they go first.
+pub(crate) fn run(
+    job: &Job,
+    caller: &dyn Caller,
+    counters: &Counters,
+    (threads, stop): (usize, &Stop),
+    clashes: &[(Arc<DirNode>, Name)],
+) -> Result<()> {
+    let Some(deletes) = job.config.delete else { return Ok(()) };
+    if job.single.is_some() || is_withheld(job, caller, counters, deletes)? {
+        return Ok(());
+    }
+    let (walker, workers) = Walker::new(threads.max(1), Arc::new(Bell::default()));
+    let left = AtomicU64::new(deletes.max.unwrap_or(u64::MAX));
+    let deletion = Deletion { job, caller, counters, walker, left };
+    deletion.walker.inject(Work::List(DirNode::root()));
+    for (dir, name) in clashes {
+        deletion.walker.inject(Work::File(dir.clone(), name.clone()));
+    }
+    std::thread::scope(|scope| {
+        let spawn = |worker| scope.spawn(|| Remover::new(&deletion, worker).run());
+        let removers: Vec<_> = workers.into_iter().map(spawn).collect();
+        while !removers.iter().all(|remover| remover.is_finished()) {
+            std::thread::park_timeout(TICK);
+            if stop.is_requested() || job.fatal.lock().is_some() || deletion.walker.is_done() {
+                deletion.walker.stop();
+            }
+        }
+        removers.into_iter().try_for_each(|remover| remover.join().unwrap_or(Ok(())))
+    })
+}
+
+/// Whether nothing may be removed, said with its reason.
+fn is_withheld(job: &Job, caller: &dyn Caller, counters: &Counters, deletes: Deletes) -> Result<bool> {
+    if deletes.is_forced {
+        return Ok(false);
+    }
+    let why = if has_unlisted(job)? {
+        "some directories could not be listed"
+    } else if is_empty(caller, Side::Source, &job.source.handle) && !is_empty(caller, Side::Dest, &job.dest.handle) {
+        counters.add(Count::DeletesWithheld, 1);
+        "the source is empty"
+    } else {
+        return Ok(false);
+    };
+    job.console.error(&format!("gfast: nothing is deleted: {why} (--force-delete deletes all the same)"));
+    Ok(true)
+}
+
+/// Whether a directory could not be listed: it failed under an empty name.
+fn has_unlisted(job: &Job) -> Result<bool> {
+    let mut after = None;
+    // Ends: each page lies strictly behind the one before.
+    loop {
+        let page = job.catalog.reader()?.open_files(after.as_ref(), BATCH)?;
+        if page.iter().any(|(_, name)| name.is_empty()) {
+            return Ok(true);
+        }
+        match page.last() {
+            Some(last) => after = Some(last.clone()),
+            None => return Ok(false),
+        }
+    }
+}
+
+/// Whether a root holds no names. One that cannot be read holds what nobody knows.
+fn is_empty(caller: &dyn Caller, side: Side, root: &Handle) -> bool {
+    let mut names = VecDeque::new();
+    each_page(Posix::new(caller, side), root, |page| names.append(page)).is_ok() && names.is_empty()
+}
+
+/// Reads a directory's names from its beginning, a buffer at a time.
+fn each_page(
+    posix: Posix<'_>,
+    dir: &Handle,
+    mut take: impl FnMut(&mut VecDeque<Entry>),
+) -> std::result::Result<(), Errno> {
+    // A handle of its own has an offset of its own.
+    let handle = posix.open_dir(dir, &c".".to_owned())?;
+    let (mut entries, mut buffer) = (VecDeque::new(), vec![0; BUFFER_BYTES]);
+    // Ends: the directory does.
+    loop {
+        let filled = posix.read_dir(&handle, &mut buffer)?;
+        if filled == 0 {
+            return Ok(());
+        }
+        parse(&buffer[..filled], &mut entries);
+        take(&mut entries);
+        entries.clear();
+    }
+}
+
+/// A name that is to go.
+struct Doomed {
+    dir: Arc<DirNode>,
+    name: Name,
+    dest: Stat,
+    record: Option<Record>,
+}
+
+/// One thread.
+struct Remover<'d> {
+    deletion: &'d Deletion<'d>,
+    worker: Worker<Work>,
+    cache: DirCache<DirPair>,
+    /// Names whose turn comes with the next commit.
+    doomed: Vec<Doomed>,
+}
+
+/// A directory being removed.
+struct Level {
+    node: Arc<DirNode>,
+    /// Directories in it that are still there.
+    subdirs: Vec<Name>,
+    /// Whether nothing in it stays.
+    is_clean: bool,
+}
+
+impl<'d> Remover<'d> {
+    fn new(deletion: &'d Deletion<'d>, worker: Worker<Work>) -> Remover<'d> {
+        let job = deletion.job;
+        let root = DirPair { source: job.source.handle.clone(), dest: job.dest.handle.clone() };
+        Remover { deletion, worker, cache: DirCache::new(root, job.cached_dirs), doomed: Vec::new() }
+    }
+
+    /// Works until there are no directories left. Ends with the last names removed, or with a fatal error.
+    fn run(mut self) -> Result<()> {
+        let walker = &self.deletion.walker;
+        while !walker.is_stopped() {
+            match walker.take(&self.worker) {
+                Some(Work::List(dir)) => self.look_through(vec![dir])?,
+                Some(Work::File(dir, name)) => {
+                    self.doom_clash(dir, name)?;
+                    walker.complete();
+                }
+                Some(Work::Slice(..)) => unreachable!("directories are not cut here"),
+                None if self.doomed.is_empty() => walker.sleep(TICK),
+                None => self.remove_doomed()?,
+            }
+        }
+        match walker.is_done() {
+            true => self.remove_doomed(),
+            false => Ok(()),
+        }
+    }
+
+    /// Looks through directories; those that find no room in the queue are looked through here.
+    fn look_through(&mut self, mut dirs: Vec<Arc<DirNode>>) -> Result<()> {
+        let walker = &self.deletion.walker;
+        while let Some(dir) = dirs.pop() {
+            if self.is_to_be_trusted(&dir)? {
+                let found = self.look_at(&dir)?;
+                for child in found {
+                    match walker.queued() < QUEUED_DIRS_MAX / 2 {
+                        true => drop(walker.push_dir(&self.worker, child)),
+                        false => {
+                            walker.expect_help();
+                            dirs.push(child);
+                        }
+                    }
+                }
+            }
+            walker.complete();
+        }
+        Ok(())
+    }
+
+    /// Whether this pass has listed a directory without an error.
+    fn is_to_be_trusted(&self, dir: &DirNode) -> Result<bool> {
+        let job = self.deletion.job;
+        let reader = job.catalog.reader()?;
+        Ok(job.is_listed(dir.id)?
+            && !reader.is_open_dir(dir.id, DirState::Unlisted)?
+            && !reader.is_open_file(dir.id, c"")?)
+    }
+
+    /// Finds what is doomed in a directory; answers the directories in it that both sides have.
+    fn look_at(&mut self, dir: &Arc<DirNode>) -> Result<Vec<Arc<DirNode>>> {
+        let Deletion { job, caller, .. } = *self.deletion;
+        let open = match open_pair(job, caller, &mut self.cache, dir) {
+            Ok(open) => open,
+            Err(error) => {
+                self.fail(&error);
+                return Ok(Vec::new());
+            }
+        };
+        let (mut children, mut judged) = (Vec::new(), Ok(()));
+        let listed = each_page(Posix::new(caller, Side::Dest), &open.dest, |page| {
+            if judged.is_ok() {
+                judged = self.judge_page(dir, &open, page, &mut children);
+            }
+        });
+        if let Err(errno) = listed {
+            self.fail(&job.dir_error(Side::Dest, dir, "list", errno));
+        }
+        judged.map(|()| children)
+    }
+
+    fn judge_page(
+        &mut self,
+        dir: &Arc<DirNode>,
+        open: &DirPair,
+        page: &mut VecDeque<Entry>,
+        children: &mut Vec<Arc<DirNode>>,
+    ) -> Result<()> {
+        for entry in page.drain(..) {
+            let Some((dest, is_extra)) = self.judge(dir, open, &entry.name) else { continue };
+            let record = self.deletion.job.catalog.reader()?.entry(dir.id, &entry.name)?;
+            match (is_extra, record) {
+                (true, record) => {
+                    self.doomed.push(Doomed { dir: dir.clone(), name: entry.name, dest, record });
+                    if self.doomed.len() >= BATCH {
+                        self.remove_doomed()?;
+                    }
+                }
+                (false, Some(Record::Dir(id))) if dest.kind() == Kind::Dir => {
+                    children.push(DirNode::child(dir, id, entry.name));
+                }
+                (false, _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What a name of the destination is, and whether the source has none of that name. `None`: it is none of ours.
+    fn judge(&self, dir: &DirNode, open: &DirPair, name: &Name) -> Option<(Stat, bool)> {
+        let Deletion { job, caller, .. } = *self.deletion;
+        let dest = Posix::new(caller, Side::Dest).stat(&open.dest, name).ok()?;
+        let sort = if dest.kind() == Kind::Dir { Sort::Dir } else { Sort::Other };
+        if (dest.dev, dest.ino) == job.state_dir || !job.takes(dir, name, sort) {
+            return None;
+        }
+        match Posix::new(caller, Side::Source).stat(&open.source, name) {
+            Ok(_) => Some((dest, false)),
+            Err(Errno::NOENT) => Some((dest, true)),
+            // What cannot be asked for is not known to be gone.
+            Err(_) => None,
+        }
+    }
+
+    /// A directory in the way of what is none in the source.
+    fn doom_clash(&mut self, dir: Arc<DirNode>, name: Name) -> Result<()> {
+        let Deletion { job, caller, .. } = *self.deletion;
+        let Ok(open) = open_pair(job, caller, &mut self.cache, &dir) else { return Ok(()) };
+        let Ok(dest) = Posix::new(caller, Side::Dest).stat(&open.dest, &name) else { return Ok(()) };
+        let source = Posix::new(caller, Side::Source).stat(&open.source, &name);
+        if dest.kind() == Kind::Dir && source.is_ok_and(|source| source.kind() != Kind::Dir) {
+            self.remove(&dir, &open.dest, &name, &dest);
+        }
+        Ok(())
+    }
+
+    /// Forgets the records of the doomed names, has their directories finished again, then removes them.
+    fn remove_doomed(&mut self) -> Result<()> {
+        let doomed = std::mem::take(&mut self.doomed);
+        if doomed.is_empty() || self.deletion.left.load(Ordering::Relaxed) == 0 {
+            self.deletion.counters.add(Count::DeletesWithheld, doomed.len() as u64);
+            return Ok(());
+        }
+        self.forget(&doomed)?;
+        let Deletion { job, caller, .. } = *self.deletion;
+        for Doomed { dir, name, dest, .. } in doomed {
+            let open = match open_pair(job, caller, &mut self.cache, &dir) {
+                Ok(open) => open,
+                Err(error) => {
+                    self.fail(&error);
+                    continue;
+                }
+            };
+            // The source may have the name again by now, and the destination another object under it.
+            match self.judge(&dir, &open, &name) {
+                Some((now, true)) if (now.dev, now.ino) == (dest.dev, dest.ino) => {
+                    self.remove(&dir, &open.dest, &name, &now);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&self, doomed: &[Doomed]) -> Result<()> {
+        let mut rows = Vec::new();
+        let mut last = None;
+        for Doomed { dir, name, record, .. } in doomed {
+            if last.replace(dir.id) != Some(dir.id) {
+                rows.push(Row::OpenDir { id: dir.id, state: DirState::Unfinished });
+            }
+            match record {
+                Some(Record::Dir(id)) => self.forget_dir(*id, &mut rows)?,
+                Some(Record::File(record)) if record.large_id != 0 => {
+                    rows.push(Row::DropRanges { large_id: record.large_id });
+                }
+                _ => {}
+            }
+            rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
+            rows.push(Row::DeleteEntry { dir: dir.id, name: name.clone() });
+            self.commit_if(&mut rows, ROWS_MAX)?;
+        }
+        self.commit_if(&mut rows, 1)
+    }
+
+    /// Forgets all that is recorded below a directory, and the directory.
+    fn forget_dir(&self, id: DirId, rows: &mut Vec<Row>) -> Result<()> {
+        let mut dirs = vec![id];
+        // Ends: a directory's number is higher than that of the one it lies in.
+        while let Some(id) = dirs.pop() {
+            let mut after = None;
+            loop {
+                let page = self.deletion.job.catalog.reader()?.entries(id, after.as_deref(), BATCH)?;
+                let Some((last, _)) = page.last() else { break };
+                after = Some(last.clone());
+                for (name, record) in page {
+                    match record {
+                        Record::Dir(child) => dirs.push(child),
+                        Record::File(record) if record.large_id != 0 => {
+                            rows.push(Row::DropRanges { large_id: record.large_id });
+                        }
+                        Record::File(_) => {}
+                    }
+                    rows.push(Row::CloseFile { dir: id, name: name.clone() });
+                    rows.push(Row::DeleteEntry { dir: id, name });
+                }
+                self.commit_if(rows, ROWS_MAX)?;
+            }
+            rows.extend([Row::CloseDir { id }, Row::DeleteDir { id }]);
+        }
+        Ok(())
+    }
+
+    /// Records rows, if they are as many.
+    fn commit_if(&self, rows: &mut Vec<Row>, least: usize) -> Result<()> {
+        if rows.len() < least {
+            return Ok(());
+        }
+        let catalog = &self.deletion.job.catalog;
+        let reseal_dirs = catalog.reader()?.reseal_dirs()?;
+        catalog.commit(&Batch { rows: std::mem::take(rows), header: catalog.header(), reseal_dirs })
+    }
+
+    /// Removes a name, with all below it if it is a directory.
+    fn remove(&self, dir: &Arc<DirNode>, at: &Handle, name: &Name, dest: &Stat) {
+        match dest.kind() {
+            Kind::Dir => self.remove_tree(dir, at, name, dest.dev),
+            _ => drop(self.unlink(&dir.path(), at, name)),
+        }
+    }
+
+    /// Removes a name that is no directory. Whether it is gone.
+    fn unlink(&self, dir: &[u8], at: &Handle, name: &Name) -> bool {
+        let removed = |dest: Posix<'_>| dest.unlink(at, name);
+        self.removal(dir, name, removed)
+    }
+
+    /// One removal, if it is still allowed. Whether the name is gone.
+    fn removal(
+        &self,
+        dir: &[u8],
+        name: &Name,
+        remove: impl FnOnce(Posix<'_>) -> std::result::Result<(), Errno>,
+    ) -> bool {
+        let Deletion { job, caller, counters, .. } = *self.deletion;
+        let taken = self.deletion.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if taken.is_err() {
+            counters.add(Count::DeletesWithheld, 1);
+            return false;
+        }
+        match remove(Posix::new(caller, Side::Dest)) {
+            Ok(()) => counters.add(Count::Removed, 1),
+            Err(Errno::NOENT) => {}
+            Err(errno) => {
+                let below = join(dir, name);
+                let path = [&job.dest.path[..], b"/", &below[..]].concat();
+                self.fail(&Error::os("delete", path, errno));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Removes a directory, deepest first. Few of its directories are open at a time, however deep it is.
+    fn remove_tree(&self, dir: &Arc<DirNode>, at: &Handle, name: &Name, dev: u64) {
+        let Deletion { job, caller, .. } = *self.deletion;
+        // Its own root stands for the directory it lies in.
+        let above = DirNode::root();
+        let mut open = DirCache::new(at.clone(), job.cached_dirs);
+        let path_above = dir.path();
+        let path_of = |node: &DirNode| match node.parent {
+            None => path_above.clone(),
+            Some(_) => {
+                std::ffi::CString::new(node.path()).map_or_else(|_| Vec::new(), |below| join(&path_above, &below))
+            }
+        };
+        let child = |parent: &Arc<DirNode>, name: Name| DirNode::child(parent, DirId(job.new_id()), name);
+        let mut levels = Vec::new();
+        levels.push(self.empty(&mut open, child(&above, name.clone()), dev, &path_of));
+        // Ends: every turn removes a directory, or goes into one that was listed once.
+        while let Some(level) = levels.last_mut() {
+            if self.deletion.left.load(Ordering::Relaxed) == 0 {
+                self.deletion.counters.add(Count::DeletesWithheld, 1);
+                return;
+            }
+            if let Some(subdir) = level.subdirs.pop() {
+                let node = child(&level.node, subdir);
+                levels.push(self.empty(&mut open, node, dev, &path_of));
+                continue;
+            }
+            let Some(Level { node, is_clean, .. }) = levels.pop() else { return };
+            let Some(parent) = &node.parent else { return };
+            let handle = reopen(&mut open, caller, parent);
+            let is_gone = is_clean
+                && handle.is_ok_and(|at| {
+                    self.removal(&path_of(parent), &node.name, |dest| dest.remove_dir(&at, &node.name))
+                });
+            if let Some(level) = levels.last_mut() {
+                level.is_clean &= is_gone;
+            }
+        }
+    }
+
+    /// Removes what is in a directory and is none itself.
+    fn empty(
+        &self,
+        open: &mut DirCache<Handle>,
+        node: Arc<DirNode>,
+        dev: u64,
+        path_of: &dyn Fn(&DirNode) -> Vec<u8>,
+    ) -> Level {
+        let Deletion { job, caller, .. } = *self.deletion;
+        let dest = Posix::new(caller, Side::Dest);
+        let path = path_of(&node);
+        let mut level = Level { node: node.clone(), subdirs: Vec::new(), is_clean: true };
+        let opened =
+            reopen(open, caller, &node).and_then(|handle| dest.stat_handle(&handle).map(|stat| (handle, stat)));
+        let listed = opened.and_then(|(handle, stat)| {
+            if (stat.dev, stat.ino) == job.state_dir || stat.dev != dev {
+                level.is_clean = false;
+                return Ok(());
+            }
+            each_page(dest, &handle, |page| {
+                for entry in page.drain(..) {
+                    let is_dir = match entry.kind {
+                        libc::DT_UNKNOWN => dest.stat(&handle, &entry.name).is_ok_and(|stat| stat.kind() == Kind::Dir),
+                        kind => kind == libc::DT_DIR,
+                    };
+                    let sort = if is_dir { Sort::Dir } else { Sort::Other };
+                    if !job.choice.takes(&join(&path, &entry.name), sort) {
+                        level.is_clean = false;
+                    } else if is_dir {
+                        level.subdirs.push(entry.name);
+                    } else {
+                        level.is_clean &= self.unlink(&path, &handle, &entry.name);
+                    }
+                }
+            })
+        });
+        if let Err(errno) = listed {
+            level.is_clean = false;
+            self.fail(&Error::os("list", [&job.dest.path[..], b"/", &path[..]].concat(), errno));
+        }
+        level
+    }
+
+    /// Says and counts what could not be removed; a full destination and the like end the job.
+    fn fail(&self, error: &Error) {
+        if matches!(error.cause, Cause::Vanished) {
+            return;
+        }
+        self.deletion.job.say(error, 1);
+        self.deletion.counters.add(Count::Failed, 1);
+    }
+}
+
+/// A directory at the destination, opened from the nearest open ancestor.
+fn reopen(open: &mut DirCache<Handle>, caller: &dyn Caller, node: &Arc<DirNode>) -> std::result::Result<Handle, Errno> {
+    if let Some(handle) = open.get(node) {
+        return Ok(handle);
+    }
+    let (mut handle, below) = open.nearest(node);
+    for (path, node) in path_steps(&below) {
+        handle = Posix::new(caller, Side::Dest).open_dir(&handle, &path)?;
+        open.insert(node, handle.clone());
+    }
+    Ok(handle)
+}

@@ -1,0 +1,265 @@
+//! The catalog's objects one by one, directory by directory, and each as a line.
+
+use std::collections::VecDeque;
+
+use crate::catalog::{BATCH_UNSEALED, Catalog, Checksum, DirId, FileRecord, Header, Proof, Record, Status};
+use crate::error::{Result, escape, join};
+use crate::report::{Loss, LossSet, Object};
+use crate::ring::{Name, Time};
+
+/// Records read at a time.
+const PAGE: usize = 1024;
+
+/// What became of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Content, name and metadata are durable at the destination.
+    Completed,
+    /// Its content is durable, its times may not be.
+    Durable,
+    /// Written, never synced (`--sync none`).
+    Written,
+    /// It failed; a later run tries again.
+    Failed,
+    /// Begun and not done.
+    InProgress,
+    /// Not begun.
+    Pending,
+}
+
+impl Outcome {
+    /// All of them, in the order of their indexes.
+    pub const ALL: [Outcome; 6] = [
+        Outcome::Completed,
+        Outcome::Durable,
+        Outcome::Written,
+        Outcome::Failed,
+        Outcome::InProgress,
+        Outcome::Pending,
+    ];
+
+    /// Its name in all formats.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Completed => "completed",
+            Outcome::Durable => "durable",
+            Outcome::Written => "written",
+            Outcome::Failed => "failed",
+            Outcome::InProgress => "in_progress",
+            Outcome::Pending => "pending",
+        }
+    }
+
+    fn of(record: &FileRecord, header: &Header) -> Outcome {
+        match record.status {
+            Status::Done if record.batch != BATCH_UNSEALED && record.batch <= header.completed_batch => {
+                Outcome::Completed
+            }
+            Status::Done => Outcome::Durable,
+            Status::Written => Outcome::Written,
+            Status::Failed => Outcome::Failed,
+            Status::InProgress => Outcome::InProgress,
+            Status::Pending => Outcome::Pending,
+        }
+    }
+}
+
+/// What is known of one object.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// Its path below the root; empty for the root.
+    pub path: Vec<u8>,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// How far it has come; none for a directory.
+    pub status: Option<Status>,
+    /// Its size in bytes as it was copied.
+    pub size: u64,
+    /// Its last change as it was copied.
+    pub mtime: Time,
+    /// Likewise of anything.
+    pub ctime: Time,
+    /// Checksum of its content.
+    pub checksum: Option<Checksum>,
+    /// How often it was tried, as far as is recorded.
+    pub attempts: u32,
+    /// What it lost.
+    pub losses: LossSet,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+impl Line {
+    fn of_file(path: Vec<u8>, record: FileRecord, header: &Header) -> Line {
+        Line {
+            path,
+            is_dir: false,
+            outcome: Outcome::of(&record, header),
+            status: Some(record.status),
+            size: record.stamp.size,
+            mtime: record.stamp.mtime,
+            ctime: record.stamp.ctime,
+            checksum: record.checksum,
+            attempts: record.failure.as_ref().map_or(1, |failure| failure.attempts),
+            losses: record.losses,
+            error: record.failure.map(|failure| format!("cannot {}: {}", failure.verb, failure.cause)),
+        }
+    }
+
+    fn shown_path(&self) -> String {
+        if self.path.is_empty() { ".".to_owned() } else { escape(&self.path) }
+    }
+
+    fn kind(&self) -> &'static str {
+        if self.is_dir { "directory" } else { "object" }
+    }
+
+    fn level(&self) -> &'static str {
+        match self.checksum.map(|checksum| checksum.proof) {
+            None => "none",
+            Some(Proof::Length) => "length",
+            Some(Proof::Written) => "written",
+            Some(Proof::Server) => "server",
+            Some(Proof::ReadBack) => "verified",
+        }
+    }
+
+    fn crc64(&self) -> Option<String> {
+        self.checksum.map(|checksum| format!("{:016x}", checksum.crc64))
+    }
+
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        let error = self.error.as_ref().map(|error| format!(" ({error}, {} attempts)", self.attempts));
+        let losses: Vec<&str> = self.losses.iter().map(Loss::name).collect();
+        let losses = if losses.is_empty() { String::new() } else { format!(" (lost: {})", losses.join(", ")) };
+        format!("{}: {}{}{losses}\n", self.outcome.name(), self.shown_path(), error.unwrap_or_default())
+    }
+
+    /// As an object.
+    pub(super) fn json(&self) -> Object {
+        let mut object = Object::default();
+        object.text("path", &self.shown_path());
+        object.text("kind", self.kind());
+        object.text("outcome", self.outcome.name());
+        object.number("size", self.size);
+        object.text("mtime", &time(self.mtime));
+        object.text("ctime", &time(self.ctime));
+        object.text_or_null("crc64", self.crc64().as_deref());
+        object.text("level", self.level());
+        object.number("attempts", self.attempts.into());
+        object.texts("losses", &self.losses.iter().map(Loss::key).collect::<Vec<_>>());
+        object.text_or_null("error", self.error.as_deref());
+        object
+    }
+
+    /// As values, in the order of the columns.
+    pub(super) fn csv(&self) -> String {
+        let losses: Vec<&str> = self.losses.iter().map(Loss::key).collect();
+        let values = [
+            quote(&self.shown_path()),
+            self.kind().to_owned(),
+            self.outcome.name().to_owned(),
+            self.size.to_string(),
+            time(self.mtime),
+            time(self.ctime),
+            self.crc64().unwrap_or_default(),
+            self.level().to_owned(),
+            self.attempts.to_string(),
+            losses.join(" "),
+            quote(&escape(self.error.as_deref().unwrap_or_default().as_bytes())),
+        ];
+        values.join(",")
+    }
+}
+
+/// Seconds since 1970, exactly.
+fn time(time: Time) -> String {
+    format!("{}.{:09}", time.secs, time.nanos)
+}
+
+/// A value in quotes where it needs them (RFC 4180). One that begins with `#` would pass as a comment.
+fn quote(text: &str) -> String {
+    match text.contains(['"', ',']) || text.starts_with('#') {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    }
+}
+
+/// A directory whose records are being read.
+struct Level {
+    id: DirId,
+    path: Vec<u8>,
+    page: VecDeque<(Name, Record)>,
+    after: Option<Name>,
+}
+
+/// Calls `take` for every object, each directory before what it holds. Holds a page of records for each level of the
+/// tree (I4).
+pub(super) fn each_line(catalog: &Catalog, take: &mut dyn FnMut(Line) -> Result<()>) -> Result<()> {
+    let header = catalog.header();
+    let mut levels = vec![Level { id: DirId::ROOT, path: Vec::new(), page: VecDeque::new(), after: None }];
+    take(dir_line(catalog, DirId::ROOT, Vec::new())?)?;
+    // Ends: every turn takes a record, or leaves a directory.
+    while let Some(level) = levels.last_mut() {
+        if level.page.is_empty() {
+            let page = catalog.reader()?.entries(level.id, level.after.as_deref(), PAGE)?;
+            level.after = page.last().map(|(name, _)| name.clone());
+            level.page = page.into();
+        }
+        let Some((name, record)) = level.page.pop_front() else {
+            levels.pop();
+            continue;
+        };
+        // The directory itself, where it could not be read, has an empty name.
+        let path = if name.is_empty() { level.path.clone() } else { join(&level.path, &name) };
+        match record {
+            Record::File(record) => take(Line::of_file(path, record, &header))?,
+            Record::Dir(id) => {
+                take(dir_line(catalog, id, path.clone())?)?;
+                levels.push(Level { id, path, page: VecDeque::new(), after: None });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn dir_line(catalog: &Catalog, id: DirId, path: Vec<u8>) -> Result<Line> {
+    use crate::catalog::DirState::{Unfinished, Unlisted};
+    let reader = catalog.reader()?;
+    let stamp = reader.dir(id)?.and_then(|record| record.stamp);
+    let outcome = match stamp {
+        None => Outcome::Pending,
+        Some(_) if reader.is_open_dir(id, Unlisted)? || reader.is_open_dir(id, Unfinished)? => Outcome::InProgress,
+        Some(_) => Outcome::Completed,
+    };
+    let stamp = stamp.unwrap_or_default();
+    Ok(Line {
+        path,
+        is_dir: true,
+        outcome,
+        status: None,
+        size: 0,
+        mtime: stamp.mtime,
+        ctime: stamp.ctime,
+        checksum: None,
+        attempts: 1,
+        losses: LossSet::default(),
+        error: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_would_break_a_line_are_quoted() {
+        assert_eq!(quote("plain text"), "plain text");
+        assert_eq!(quote("a,\"b\""), "\"a,\"\"b\"\"\"");
+        assert_eq!(quote("# end: 3"), "\"# end: 3\"");
+        assert!(Outcome::ALL.iter().enumerate().all(|(index, outcome)| index == *outcome as usize));
+    }
+}

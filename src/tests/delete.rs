@@ -1,0 +1,321 @@
+//! --delete on real file systems: what the source no longer has goes, and nothing else, whatever lies in the way.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use support::fixture::{can_mount, must, set_mode};
+use support::{Comparison, Engine, Job, Kind, Mount, Scratch, mutate, seed, tree};
+
+mod support;
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// All names below a directory.
+fn names(root: &Path) -> BTreeSet<String> {
+    let found = must(Command::new("find").arg(root).args(["-mindepth", "1", "-printf", "%P\\n"]));
+    found.lines().map(str::to_owned).collect()
+}
+
+/// A source and a copy of it with more in it.
+struct Scene {
+    scratch: Scratch,
+    source: PathBuf,
+    dest: PathBuf,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let scratch = Scratch::new();
+        let (source, dest) = (scratch.path().join("source"), scratch.path().join("dest"));
+        for name in ["keep", "d/keep", "d/e/keep"] {
+            write(&source.join(name), name);
+        }
+        for name in ["extra", "d/extra", "gone/a/b/c", "gone/x"] {
+            write(&dest.join(name), name);
+        }
+        Scene { scratch, source, dest }
+    }
+
+    fn job(&self, engine: Engine) -> Job {
+        Job::new(&self.source, &self.dest, self.scratch.path().join("state"), engine)
+    }
+}
+
+#[test]
+fn a_changed_source_and_its_copy_are_the_same_again() {
+    let test = "a_changed_source_and_its_copy_are_the_same_again";
+    if !can_mount(test) {
+        return;
+    }
+    let seed = seed(test, 31);
+    for engine in Engine::all() {
+        for (from, to) in [(Kind::Ext4, Kind::Xfs), (Kind::Xfs, Kind::Btrfs)] {
+            let (source, dest) = (Mount::new(from, 1024), Mount::new(to, 1024));
+            let root = source.dir("tree");
+            tree::mixed(&root, seed, 200);
+            mutate::prepare(&source.dir("tree/changing"), seed);
+            fs::create_dir_all(root.join("deep/er/est")).unwrap();
+            fs::write(root.join("deep/er/est/file"), "x").unwrap();
+            write(&root.join("becomes-file/with/content"), "x");
+            write(&root.join("becomes-dir"), "x");
+            let job = Job::new(&root, dest.join("copy"), dest.join("copy/the-state"), engine).arg("-delete");
+            job.run().expect(0);
+            mutate::apply(&root.join("changing"));
+            fs::remove_dir_all(root.join("deep")).unwrap();
+            fs::remove_dir_all(root.join("becomes-file")).unwrap();
+            fs::write(root.join("becomes-file"), "now a file").unwrap();
+            fs::remove_file(root.join("becomes-dir")).unwrap();
+            write(&root.join("becomes-dir/x"), "x");
+            write(&job.dest().join("only/here/x"), "x");
+            job.run().expect(0);
+            Comparison::new(&root, job.dest()).skipping(b"the-state").assert_same();
+            // What was deleted is recorded no more: the catalog and the destination agree.
+            let mut verify = Command::new(env!("CARGO_BIN_EXE_gfast"));
+            verify.arg("verify").arg("-dest").arg(job.dest()).arg("-state-dir").arg(job.dest().join("the-state"));
+            must(&mut verify);
+            let outcome = job.run().expect(0);
+            assert_eq!((outcome.number("removed"), outcome.number("copied")), (0, 0), "{outcome}");
+        }
+    }
+}
+
+#[test]
+fn only_what_may_go_goes() {
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let outside = scene.scratch.path().join("outside");
+        write(&outside.join("precious"), "x");
+        symlink(&outside, scene.dest.join("link")).unwrap();
+        symlink(&outside, scene.dest.join("gone/link")).unwrap();
+        write(&scene.dest.join("gone/saved.o"), "x");
+        write(&scene.dest.join("saved.o"), "x");
+        let before = names(&scene.dest);
+        scene.job(engine).run().expect(0);
+        assert!(before.is_subset(&names(&scene.dest)), "without --delete nothing goes");
+        let scene_state = scene.scratch.path().join("other-state");
+        let job = Job::new(&scene.source, &scene.dest, &scene_state, engine).arg("-exclude=*.o").arg("-delete");
+        let outcome = job.run();
+        // The directory that holds what the rules protect cannot go, and is no failure.
+        let outcome = outcome.expect(0);
+        let left = ["d", "d/e", "d/e/keep", "d/keep", "gone", "gone/saved.o", "keep", "saved.o"];
+        assert_eq!(names(&scene.dest), left.map(str::to_owned).into(), "{outcome}");
+        assert!(outcome.number("removed") == 8 && outside.join("precious").exists(), "{outcome}");
+    }
+}
+
+#[test]
+fn a_limit_is_kept_and_told() {
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let count = names(&scene.dest).len();
+        let outcome = scene.job(engine).arg("-delete").arg("-max-delete=2").run().expect(25);
+        assert_eq!(outcome.number("removed"), 2, "{outcome}");
+        assert_eq!(names(&scene.dest).len(), count - 2 + 4, "{outcome}");
+        let outcome = scene.job(engine).arg("-delete").arg("-max-delete=100").run().expect(0);
+        assert_eq!(
+            (outcome.number("removed"), names(&scene.dest)),
+            (count as u64 - 3, names(&scene.source)),
+            "{outcome}"
+        );
+        scene.job(engine).arg("-max-delete=1").run().expect(1);
+    }
+}
+
+#[test]
+fn an_empty_source_deletes_nothing_unless_forced() {
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        fs::remove_dir_all(&scene.source).unwrap();
+        fs::create_dir(&scene.source).unwrap();
+        let before = names(&scene.dest);
+        let outcome = scene.job(engine).arg("-delete").run().expect(25);
+        assert!(outcome.says("the source is empty") && names(&scene.dest) == before, "{outcome}");
+        scene.job(engine).arg("-force-delete").run().expect(0);
+        assert!(names(&scene.dest).is_empty());
+        scene.job(engine).arg("-delete").run().expect(0);
+    }
+}
+
+#[test]
+fn a_source_that_cannot_be_read_deletes_nothing_unless_forced() {
+    if !rustix::process::geteuid().is_root() {
+        support::fixture::skip("a_source_that_cannot_be_read_deletes_nothing", "not root");
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let uid = 12_345;
+        write(&scene.source.join("closed/x"), "x");
+        write(&scene.dest.join("closed/y"), "y");
+        must(Command::new("chown").args(["-R", "12345:12345"]).arg(&scene.dest));
+        must(Command::new("chown").args(["-R", "12345:12345"]).arg(&scene.source));
+        must(Command::new("chown").arg("0:0").arg(scene.source.join("closed")));
+        set_mode(&scene.source.join("closed"), 0o700);
+        let state = scene.scratch.path().join("state");
+        fs::create_dir(&state).unwrap();
+        must(Command::new("chown").arg("12345:12345").arg(&state));
+        let before = names(&scene.dest);
+        let outcome = scene.job(engine).user(uid).arg("-delete").run().expect(23);
+        assert!(outcome.says("nothing is deleted") && before.is_subset(&names(&scene.dest)), "{outcome}");
+        scene.job(engine).user(uid).arg("-force-delete").run().expect(23);
+        let left = names(&scene.dest);
+        assert!(left.contains("closed/y") && !left.contains("extra") && !left.contains("gone"), "{left:?}");
+    }
+}
+
+#[test]
+fn nothing_outside_goes_while_directories_are_swapped_for_symlinks() {
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let outside = scene.scratch.path().join("outside");
+        for index in 0..200 {
+            write(&outside.join(format!("d{index}/precious")), "x");
+            write(&scene.source.join(format!("common/d{index}/x")), "x");
+        }
+        let expected = names(&outside);
+        scene.job(engine).run().expect(0);
+        for round in 0..4 {
+            for index in 0..200 {
+                write(&scene.dest.join(format!("common/d{index}/precious")), "x");
+                write(&scene.dest.join(format!("swapped{round}/d{index}/precious")), "x");
+            }
+            let is_over = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let aside = scene.scratch.path().join("aside");
+                    while !is_over.load(Ordering::Relaxed) {
+                        for name in ["common".to_owned(), format!("swapped{round}")] {
+                            let path = scene.dest.join(name);
+                            if fs::rename(&path, &aside).is_ok() {
+                                let _ = symlink(&outside, &path);
+                                let _ = fs::remove_file(&path);
+                                let _ = fs::rename(&aside, &path);
+                            }
+                        }
+                    }
+                });
+                let outcome = scene.job(engine).arg("-delete").run();
+                is_over.store(true, Ordering::Relaxed);
+                outcome.expect_one_of(&[0, 23]);
+            });
+            let _ = fs::remove_dir_all(scene.scratch.path().join("aside"));
+            assert_eq!(names(&outside), expected);
+        }
+    }
+}
+
+#[test]
+fn a_deep_tree_goes_with_few_open_directories() {
+    let scene = Scene::new();
+    fs::create_dir(scene.dest.join("chain")).unwrap();
+    tree::chain(&scene.dest.join("chain"), 3_000, 20);
+    let mut command = Command::new("sh");
+    command.arg("-c").arg("ulimit -n 256 && exec \"$@\"").arg("sh").arg(env!("CARGO_BIN_EXE_gfast"));
+    command.arg("-source").arg(&scene.source).arg("-dest").arg(&scene.dest);
+    must(command.arg("-state-dir").arg(scene.scratch.path().join("state")).arg("-delete"));
+    assert!(!scene.dest.join("chain").exists());
+}
+
+#[test]
+fn only_what_failed_is_tried_again() {
+    if !rustix::process::geteuid().is_root() {
+        support::fixture::skip("only_what_failed_is_tried_again", "not root");
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let uid = 12_345;
+        write(&scene.source.join("secret"), "x");
+        write(&scene.source.join("closed/x"), "x");
+        must(Command::new("chown").args(["-R", "12345:12345"]).arg(scene.scratch.path()));
+        for name in ["secret", "closed"] {
+            must(Command::new("chown").arg("0:0").arg(scene.source.join(name)));
+            set_mode(&scene.source.join(name), 0o700);
+        }
+        let job = scene.job(engine).user(uid);
+        job.clone().arg("-retry-failed").run().expect(2);
+        assert!(!scene.scratch.path().join("state").exists());
+        job.run().expect(23);
+        job.clone().arg("-retry-failed").arg("-delete").run().expect(1);
+        let outcome = job.clone().arg("-retry-failed").run().expect(23);
+        assert_eq!((outcome.number("failed"), outcome.number("copied")), (2, 0), "{outcome}");
+        must(Command::new("chown").args(["-R", "12345:12345"]).arg(&scene.source));
+        fs::write(scene.source.join("keep"), "changed since").unwrap();
+        let outcome = job.clone().arg("-retry-failed").run().expect(0);
+        assert_eq!((outcome.number("failed"), outcome.number("copied")), (0, 2), "{outcome}");
+        assert_eq!(fs::read(scene.dest.join("closed/x")).unwrap(), b"x");
+        assert_eq!(fs::read(scene.dest.join("keep")).unwrap(), b"keep", "nothing else is looked at");
+        let outcome = job.clone().arg("-retry-failed").run().expect(0);
+        assert_eq!((outcome.number("copied"), outcome.number("entries_walked")), (0, 0), "{outcome}");
+        let outcome = job.arg("-delete").run().expect(0);
+        // The new owner counts as a change of all three.
+        assert_eq!(outcome.number("copied"), 3, "{outcome}");
+        Comparison::new(&scene.source, &scene.dest).assert_same();
+    }
+}
+
+/// What a dry run says of each path: "copy new", "skip unchanged".
+fn rehearse(job: &Job, code: i32) -> std::collections::BTreeMap<String, String> {
+    let outcome = job.clone().arg("-dry-run").run().expect(code);
+    let lines = outcome.stdout.lines().map(|line| {
+        let (verb, reason, path) = (&line[..8], &line[9..29], &line[30..]);
+        (path.to_owned(), format!("{} {}", verb.trim(), reason.trim()))
+    });
+    lines.collect()
+}
+
+#[test]
+fn a_dry_run_says_what_the_run_then_does() {
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let state = scene.scratch.path().join("state");
+        let job = scene.job(engine).arg("-delete").arg("-exclude=*.o");
+        write(&scene.source.join("left.o"), "x");
+        write(&scene.dest.join("left.o"), "y");
+        write(&scene.dest.join("gone/saved.o"), "y");
+        let before = names(&scene.dest);
+        let said = rehearse(&job, 0);
+        assert!(!state.exists() && names(&scene.dest) == before, "nothing is changed");
+        let expected = [
+            ("keep", "copy new"),
+            ("d/keep", "copy new"),
+            ("d/e", "make new directory"),
+            ("d/e/keep", "copy new"),
+            ("extra", "delete not in the source"),
+            ("d/extra", "delete not in the source"),
+            ("gone/a/b/c", "delete not in the source"),
+            ("gone/a/b", "delete not in the source"),
+            ("gone/a", "delete not in the source"),
+            ("gone/x", "delete not in the source"),
+        ];
+        let has = |said: &std::collections::BTreeMap<String, String>, path: &str| said.get(path).cloned();
+        for (path, what) in expected {
+            assert_eq!(has(&said, path).as_deref(), Some(what), "{path}: {said:#?}");
+        }
+        assert!(
+            !said.contains_key("left.o") && !said.contains_key("gone/saved.o") && !said.contains_key("gone"),
+            "{said:#?}"
+        );
+        let outcome = job.run().expect(0);
+        assert_eq!((outcome.number("copied"), outcome.number("removed")), (3, 6), "{outcome}");
+        fs::write(scene.source.join("keep"), "changed").unwrap();
+        write(&scene.dest.join("later"), "x");
+        let catalog = must(Command::new("sh").arg("-c").arg("cat \"$1\"/job-*/data.mdb | cksum").arg("sh").arg(&state));
+        let said = rehearse(&job, 0);
+        assert_eq!(has(&said, "keep").as_deref(), Some("copy changed"));
+        assert_eq!(has(&said, "d/keep").as_deref(), Some("skip unchanged"));
+        assert_eq!(has(&said, "later").as_deref(), Some("delete not in the source"));
+        let after = must(Command::new("sh").arg("-c").arg("cat \"$1\"/job-*/data.mdb | cksum").arg("sh").arg(&state));
+        assert_eq!(catalog, after, "the catalog stays as it is");
+        rehearse(&job.clone().arg("-max-delete=0"), 25);
+        job.run().expect(0);
+        Comparison::new(&scene.source.join("d"), &scene.dest.join("d")).assert_same();
+    }
+}

@@ -1,0 +1,209 @@
+//! Include and exclude rules against the real rsync: both are asked what they take of generated trees.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use gfast::filter::{Action, Filter, Rule, Sort};
+use support::fixture::{has, must, skip};
+use support::{Engine, Job, Rng, Scratch, number, seed};
+
+mod support;
+
+const NAMES: [&str; 14] = ["a", "b", "foo", "ab", "foo.o", "x.o", "[", "*", "a*b", "]x", "a\\b", "-", ".h", "b7"];
+
+/// Directories nested in each other, with objects of all sorts of names. Returns all paths, directories with a slash.
+fn make_tree(rng: &mut Rng, root: &Path) -> Vec<String> {
+    let mut dirs = vec![String::new()];
+    let mut paths = BTreeSet::new();
+    for _ in 0..60 {
+        let parent = dirs[rng.below(dirs.len() as u64) as usize].clone();
+        let path = format!("{parent}{}", rng.pick(&NAMES));
+        if root.join(&path).exists() {
+            continue;
+        }
+        if rng.below(3) == 0 && path.matches('/').count() < 5 {
+            fs::create_dir(root.join(&path)).unwrap();
+            dirs.push(format!("{path}/"));
+            paths.insert(format!("{path}/"));
+        } else {
+            fs::write(root.join(&path), "").unwrap();
+            paths.insert(path);
+        }
+    }
+    paths.into_iter().collect()
+}
+
+fn pattern(rng: &mut Rng) -> String {
+    const PIECES: [&str; 22] = [
+        "a",
+        "b",
+        "foo",
+        "*",
+        "**",
+        "?",
+        "/",
+        "/",
+        "[ab]",
+        "[!a]",
+        "[]x]",
+        "[a-f]*",
+        "\\*",
+        "\\[",
+        ".o",
+        "[^x]",
+        "***",
+        "[[:digit:]]",
+        "[[:nope:]]",
+        "[a",
+        "\\",
+        "-",
+    ];
+    let mut text = if rng.below(4) == 0 { "/".to_owned() } else { String::new() };
+    for _ in 0..=rng.below(4) {
+        let piece = if rng.below(3) == 0 { rng.pick(&NAMES) } else { rng.pick(&PIECES) };
+        text.push_str(piece);
+    }
+    if rng.below(5) == 0 {
+        text.push_str(rng.pick(&["/", "/***", "/**", "/*"]));
+    }
+    // To rsync a rule that begins with these is one of another kind.
+    match text.starts_with("- ") || text.starts_with("+ ") || text == "!" {
+        true => "a".to_owned(),
+        false => text,
+    }
+}
+
+fn rsync_takes(root: &Path, rules: &[(Action, String)]) -> BTreeSet<String> {
+    let mut command = Command::new("rsync");
+    command.args(["-n", "-r", "--out-format=>%n"]);
+    for (action, text) in rules {
+        let option = if *action == Action::Include { "--include" } else { "--exclude" };
+        command.arg(format!("{option}={text}"));
+    }
+    let mut source = root.as_os_str().to_owned();
+    source.push("/");
+    let output = must(command.arg(source).arg(root.with_extension("nowhere")));
+    let names = output.lines().filter_map(|line| line.strip_prefix('>'));
+    names.filter(|name| *name != "./").map(str::to_owned).collect()
+}
+
+fn filter_takes(paths: &[String], rules: &[(Action, String)]) -> BTreeSet<String> {
+    let rules = rules.iter().map(|(action, text)| Rule::parse(*action, text.as_bytes()).unwrap());
+    let filter = Filter::new(rules.collect());
+    let mut left_out: Vec<String> = Vec::new();
+    let mut taken = BTreeSet::new();
+    for path in paths {
+        if left_out.iter().any(|dir| path.starts_with(dir.as_str())) {
+            continue;
+        }
+        let (name, sort) = match path.strip_suffix('/') {
+            Some(name) => (name, Sort::Dir),
+            None => (&path[..], Sort::Other),
+        };
+        match filter.takes(name.as_bytes(), sort) {
+            true => drop(taken.insert(path.clone())),
+            false if sort == Sort::Dir => left_out.push(path.clone()),
+            false => {}
+        }
+    }
+    taken
+}
+
+/// All paths below `root`, directories with a slash.
+fn walk(root: &Path, at: &str, paths: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(root.join(at)).unwrap() {
+        let entry = entry.unwrap();
+        let name = format!("{at}{}", entry.file_name().to_str().unwrap());
+        match entry.file_type().unwrap().is_dir() {
+            true => {
+                let name = name + "/";
+                walk(root, &name, paths);
+                paths.insert(name);
+            }
+            false => drop(paths.insert(name)),
+        }
+    }
+}
+
+fn copied(job: &Job) -> BTreeSet<String> {
+    let mut paths = BTreeSet::new();
+    walk(job.dest(), "", &mut paths);
+    paths
+}
+
+#[test]
+fn rules_take_what_rsync_takes() {
+    if !has("rsync") {
+        skip("rules_take_what_rsync_takes", "no rsync");
+        return;
+    }
+    let mut rng = Rng::new(seed("rules_take_what_rsync_takes", 11));
+    for _ in 0..number("GFAST_FILTER_TREES", 6) {
+        let scratch = Scratch::new();
+        let root = scratch.path().join("tree");
+        fs::create_dir(&root).unwrap();
+        let paths = make_tree(&mut rng, &root);
+        for _ in 0..40 {
+            let rule = |rng: &mut Rng| (rng.pick(&[Action::Include, Action::Exclude, Action::Exclude]), pattern(rng));
+            let rules: Vec<_> = (0..=rng.below(4)).map(|_| rule(&mut rng)).collect();
+            assert_eq!(filter_takes(&paths, &rules), rsync_takes(&root, &rules), "{rules:?}\n{paths:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_copy_takes_what_its_rules_take_in_command_line_order() {
+    let mut rng = Rng::new(seed("a_copy_takes_what_its_rules_take", 3));
+    let scratch = Scratch::new();
+    let source = scratch.path().join("source");
+    fs::create_dir(&source).unwrap();
+    let paths = make_tree(&mut rng, &source);
+    let orders: [&[(Action, &str)]; 4] = [
+        &[(Action::Include, "foo.o"), (Action::Exclude, "*.o")],
+        &[(Action::Exclude, "*.o"), (Action::Include, "foo.o")],
+        &[(Action::Include, "*/"), (Action::Include, "a*"), (Action::Exclude, "*")],
+        &[(Action::Exclude, "/a/"), (Action::Exclude, "b/**"), (Action::Exclude, "foo/")],
+    ];
+    for engine in Engine::all() {
+        for (index, rules) in orders.iter().enumerate() {
+            let dir = scratch.path().join(format!("{engine:?}-{index}"));
+            let mut job = Job::new(&source, dir.join("dest"), dir.join("state"), engine);
+            for (action, text) in rules.iter() {
+                job = job.arg(if *action == Action::Include { "-include" } else { "-exclude" }).arg(text);
+            }
+            job.run().expect(0);
+            let rules: Vec<_> = rules.iter().map(|(action, text)| (*action, text.to_string())).collect();
+            assert_eq!(copied(&job), filter_takes(&paths, &rules), "{rules:?}");
+            job.arg("--exclude=q").run().expect(2);
+        }
+    }
+}
+
+#[test]
+fn a_list_of_files_takes_what_it_names() {
+    let scratch = Scratch::new();
+    let source = scratch.path().join("source");
+    fs::create_dir_all(source.join("a/b/c")).unwrap();
+    fs::create_dir_all(source.join("d/e")).unwrap();
+    for name in ["a/b/c/x", "a/b/y", "a/z", "d/e/w", "v"] {
+        fs::write(source.join(name), name).unwrap();
+    }
+    for engine in Engine::all() {
+        let list = scratch.path().join("list");
+        fs::write(&list, "./a/b/\0d/e/w\0").unwrap();
+        let dir = scratch.path().join(format!("{engine:?}"));
+        let job = |state| Job::new(&source, dir.join(state), dir.join("state"), engine).arg("-files-from").arg(&list);
+        job("one").run().expect(0);
+        let expected = ["a/", "a/b/", "a/b/c/", "a/b/c/x", "a/b/y", "d/", "d/e/", "d/e/w"];
+        assert_eq!(copied(&job("one")), expected.map(str::to_owned).into());
+        job("two").arg("-exclude=c").run().expect(0);
+        assert!(!copied(&job("two")).contains("a/b/c/") && copied(&job("two")).contains("a/b/y"));
+        fs::write(&list, "v\0gone").unwrap();
+        job("three").run().expect(24);
+        assert_eq!(copied(&job("three")), ["v".to_owned()].into());
+        fs::write(&list, "../x").unwrap();
+        assert!(job("four").run().expect(2).says("..") && !dir.join("four").exists());
+    }
+}

@@ -1,0 +1,140 @@
+//! What all threads of one comparison share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_deque::Injector;
+use parking_lot::Mutex;
+
+use super::compare::{Aspect, Aspects, Measure, compare};
+use super::content::Content;
+use super::findings::Findings;
+use super::links::Groups;
+use super::sample::Sample;
+use crate::catalog::{Catalog, DirId, DirRecord, DirStamp};
+use crate::config::Mounts;
+use crate::error::{Errno, Error, join};
+use crate::filter::Choice;
+use crate::job::JobRoot;
+use crate::ring::{Name, Side, Stat};
+use crate::walk::{DirNode, Walker};
+
+/// One comparison.
+pub(super) struct Audit {
+    /// Where the source begins; the destination once more where a catalog stands for it.
+    pub source: JobRoot,
+    /// Where the destination begins.
+    pub dest: JobRoot,
+    /// What stands for the source, where it is not read.
+    pub catalog: Option<Catalog>,
+    /// Where one file is compared: its name on both sides.
+    pub single: Option<(Name, Name)>,
+    /// Which names are compared.
+    pub choice: Choice,
+    /// What is compared of metadata.
+    pub measure: Measure,
+    /// Which content is compared; all of it if `None`.
+    pub sample: Option<Sample>,
+    /// Whether holes are compared.
+    pub has_holes: bool,
+    /// Whether mount points below the source are crossed.
+    pub mounts: Mounts,
+    /// A state directory of gfast's, which belongs to neither side.
+    pub state_dir: Option<(u64, u64)>,
+    /// The queues.
+    pub walker: Walker,
+    /// Large files to help with.
+    pub help: Injector<Arc<Content>>,
+    /// Hard links met.
+    pub groups: Groups,
+    /// Where differences go.
+    pub findings: Findings,
+    /// The next directory's number.
+    pub next_id: AtomicU64,
+    /// Names found at the destination, of directories under way: added up over all who look through one.
+    pub found: Mutex<HashMap<DirId, u64>>,
+    /// What is counted.
+    pub tally: Tally,
+    /// Directories each thread may keep open.
+    pub cached_dirs: usize,
+    /// How many threads there are.
+    pub shards: usize,
+    /// Units in flight on each of them.
+    pub depth: usize,
+    /// Bytes of a unit of a large file.
+    pub block_bytes: usize,
+}
+
+/// What is counted.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Objects looked at.
+    pub objects: AtomicU64,
+    /// Bytes read on both sides.
+    pub bytes_read: AtomicU64,
+    /// Bytes of content there are.
+    pub bytes: AtomicU64,
+    /// Of them, compared.
+    pub bytes_compared: AtomicU64,
+    /// Units of content there are.
+    pub units: AtomicU64,
+    /// Of them, compared.
+    pub units_compared: AtomicU64,
+    /// Files without a recorded checksum.
+    pub unproved: AtomicU64,
+    /// Names whose groups were not compared.
+    pub unchecked_links: AtomicU64,
+    /// Files read through the page cache.
+    pub cached: AtomicU64,
+}
+
+/// Adds to a counter that nothing waits for.
+pub(super) fn add(counter: &AtomicU64, value: u64) {
+    counter.fetch_add(value, Ordering::Relaxed);
+}
+
+impl Audit {
+    /// Compares the roots themselves.
+    pub fn compare_roots(&self) {
+        add(&self.tally.objects, 1);
+        let mut source = self.source.stat;
+        if let Some(catalog) = &self.catalog {
+            match catalog.reader().and_then(|reader| reader.dir(DirId::ROOT)) {
+                Ok(Some(DirRecord { stamp: Some(DirStamp { mode, uid, gid, mtime, .. }), .. })) => {
+                    source = Stat { mode, uid, gid, mtime, ..source };
+                }
+                Ok(_) => return self.findings.differ(b"", Aspects::only(Aspect::Unfinished), None),
+                Err(error) => return self.findings.trouble(&error),
+            }
+        }
+        let aspects = compare(&source, &self.dest.stat, &self.measure);
+        if !aspects.is_empty() {
+            self.findings.differ(b"", aspects, None);
+        }
+    }
+
+    /// The name at the destination.
+    pub fn dest_name<'a>(&'a self, dir: &DirNode, name: &'a Name) -> &'a Name {
+        match &self.single {
+            Some((_, dest)) if dir.parent.is_none() => dest,
+            _ => name,
+        }
+    }
+
+    /// A directory's path, or that of a name in it, on one side, for messages.
+    pub fn path(&self, side: Side, dir: &DirNode, name: &Name) -> Vec<u8> {
+        let root = if side == Side::Source { &self.source.path } else { &self.dest.path };
+        let name = if side == Side::Source { name } else { self.dest_name(dir, name) };
+        let below = if name.is_empty() { dir.path() } else { dir.path_of(name) };
+        match std::ffi::CString::new(below) {
+            Ok(below) if !below.is_empty() => join(root, &below),
+            _ => root.clone(),
+        }
+    }
+
+    /// Says that an object could not be compared.
+    pub fn fail(&self, side: Side, dir: &DirNode, name: &Name, verb: &'static str, errno: Errno) {
+        self.findings.trouble(&Error::os(verb, self.path(side, dir, name), errno));
+    }
+}

@@ -1,0 +1,336 @@
+//! verify: both sides compared, in parallel, on the copy's own walker and rings.
+//!
+//! ```text
+//! verify -source A -dest B       types, sizes, modes, owners, times, targets, hard links; bytes against bytes
+//! verify -dest B -state-dir S    sizes, times and CRC64s as they were recorded; the source is not touched
+//! ```
+//! Nothing is written on either side. The destination's content is read past the page cache, so that what is compared
+//! is what its device holds. Where both sides are read their bytes are compared themselves, which says no less than
+//! equal checksums do, and more.
+
+mod audit;
+mod auditor;
+mod compare;
+mod content;
+mod findings;
+mod links;
+mod names;
+mod sample;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_deque::{Injector, Worker};
+use parking_lot::Mutex;
+
+pub use compare::Aspect;
+pub use findings::Form;
+pub use sample::Sampled;
+
+use crate::bell::Bell;
+use crate::catalog::{Catalog, DirId, JobIdentity};
+use crate::config::{ARENA_BYTES_MAX, BLOCK_BYTES_RANGE, EngineChoice, FILE_DEPTH, Metadata, Mounts, Output};
+use crate::crew::{self, Crew, Engine};
+use crate::engine::{descriptor_limit, granularity_nanos, raise_descriptor_limit};
+use crate::error::{Cause, Error, Result};
+use crate::filter::{Choice, Filter};
+use crate::job::{JobRoot, read_choice};
+use crate::location::Location;
+use crate::report::Console;
+use crate::ring::syscalls::Kernel;
+use crate::ring::uring::Ring;
+use crate::ring::{Caller, FixedBuffers, Name};
+use crate::roots::{Root, open_to_read};
+use crate::stop::Stop;
+use crate::walk::{DirNode, Walker, Work};
+use audit::{Audit, Tally};
+use auditor::Auditor;
+use compare::Measure;
+use findings::{Findings, Sum};
+use links::Groups;
+use sample::Sample;
+
+/// Time between two looks at signals.
+const TICK: Duration = Duration::from_millis(100);
+/// Bytes of a small lease.
+const SMALL_LEASE_BYTES: usize = 64 << 10;
+/// Least and most blocks of one thread's arena: room for both sides of a large file at its depth.
+const BLOCKS_RANGE: std::ops::RangeInclusive<usize> = 4..=32;
+
+/// A comparison, as asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What the destination is compared with; the catalog in `state_dir` if `None`.
+    pub source: Option<Location>,
+    /// What is compared.
+    pub dest: Location,
+    /// Where a job's state is kept.
+    pub state_dir: PathBuf,
+    /// Files read at once, over all threads.
+    pub streams: u32,
+    /// Bytes of one read of a large file.
+    pub block_bytes: usize,
+    /// Which interpreter answers.
+    pub engine: EngineChoice,
+    /// Whether owner and mode are compared.
+    pub metadata: Metadata,
+    /// Whether mount points below the source are crossed.
+    pub mounts: Mounts,
+    /// Which names are compared.
+    pub filter: Filter,
+    /// A file of paths to compare, as in a copy.
+    pub files_from: Option<PathBuf>,
+    /// Of 100: how much content is compared; all if `None`.
+    pub sample: Option<f64>,
+    /// Whether holes are compared.
+    pub has_holes: bool,
+    /// How differences are written.
+    pub form: Form,
+    /// Whether nothing but errors goes to stderr.
+    pub is_quiet: bool,
+}
+
+/// What a comparison came to. Errors that end it early are trouble, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Exit 0: all is the same.
+    Same,
+    /// Exit 1: something differs.
+    Different,
+    /// Exit 2: something could not be compared.
+    Trouble,
+}
+
+impl Verdict {
+    /// The exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Verdict::Same => 0,
+            Verdict::Different => 1,
+            Verdict::Trouble => 2,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Verdict::Same => "same",
+            Verdict::Different => "different",
+            Verdict::Trouble => "trouble",
+        }
+    }
+}
+
+/// Compares as `request` asks, until it is done or `stop` is raised; differences go to stdout as they are found.
+pub fn run(request: &Request, stop: &Stop) -> Result<Verdict> {
+    let started = Instant::now();
+    let refused = crew::ring_refused(request.engine)?;
+    raise_descriptor_limit();
+    let console = Arc::new(Console::stderr(if request.is_quiet { Output::Quiet } else { Output::Text }));
+    if let Some(reason) = &refused {
+        console.note(&format!("gfast: io_uring is not available, plain system calls are used: {reason}"));
+    }
+    let choice = read_choice(&request.filter, request.files_from.as_deref())?;
+    let ends = Ends::open(request)?;
+    let bell = Arc::new(Bell::default());
+    let crew = Crew::choose(request.engine, refused, ends.slower(), request.streams);
+    let (walker, workers) = Walker::new(crew.shards, bell.clone());
+    let audit = Arc::new(make_audit(request, ends, choice, (walker, &crew), console));
+    let root = DirNode::root();
+    match &audit.single {
+        Some((name, _)) => audit.walker.inject(Work::File(root, name.clone())),
+        None => {
+            audit.compare_roots();
+            audit.walker.inject(Work::List(root));
+        }
+    }
+    let is_interrupted = compare_all(crew.engine, &audit, workers, &bell, stop)?;
+    Ok(conclude(request, &audit, started, is_interrupted))
+}
+
+/// Both ends, open.
+struct Ends {
+    source: Option<Root>,
+    dest: Root,
+    single: Option<(Name, Name)>,
+    catalog: Option<(Catalog, JobIdentity)>,
+}
+
+impl Ends {
+    /// A side where every operation takes milliseconds.
+    fn slower(&self) -> Option<&Root> {
+        [self.source.as_ref(), Some(&self.dest)].into_iter().flatten().find(|root| root.file_system.is_remote())
+    }
+
+    fn open(request: &Request) -> Result<Ends> {
+        let (dest, dest_name) = open_to_read(&request.dest)?;
+        match &request.source {
+            Some(source) => {
+                let (source, name) = open_to_read(source)?;
+                let single = match (name, dest_name) {
+                    (None, None) => None,
+                    (Some(name), None) => Some((name.clone(), name)),
+                    (Some(name), Some(dest_name)) => Some((name, dest_name)),
+                    (None, Some(_)) => {
+                        return Err(Error::refused(
+                            &dest.path,
+                            "holds the file named as destination, but the source is \
+                                                               a directory",
+                        ));
+                    }
+                };
+                Ok(Ends { source: Some(source), dest, single, catalog: None })
+            }
+            None => {
+                let path = dest_name.as_ref().map_or(dest.path.clone(), |name| crate::error::join(&dest.path, name));
+                let (catalog, identity) = Catalog::open_recorded(&request.state_dir, Some(&path))?;
+                if (identity.dest_root.ino, identity.dest_root.birth) != (dest.stat.ino, dest.birth) {
+                    let why = "it is not the one this job wrote to: it was replaced, or is not mounted";
+                    return Err(Error::refused(path, why));
+                }
+                let single = dest_name.map(|name| (name.clone(), name));
+                Ok(Ends { source: None, dest, single, catalog: Some((catalog, identity)) })
+            }
+        }
+    }
+}
+
+fn make_audit(
+    request: &Request,
+    ends: Ends,
+    choice: Choice,
+    (walker, crew): (Walker, &Crew),
+    console: Arc<Console>,
+) -> Audit {
+    let is_kept = |identity: &JobIdentity| !identity.options.starts_with(b"metadata=TimesOnly");
+    let is_recorded = ends.catalog.as_ref().is_none_or(|(_, identity)| is_kept(identity));
+    let root =
+        |root: &Root| JobRoot { handle: root.handle.clone(), path: root.path.clone(), stat: root.stat, bucket: None };
+    let state_dir = std::fs::metadata(&request.state_dir).ok();
+    let state_dir =
+        state_dir.map(|dir| (std::os::unix::fs::MetadataExt::dev(&dir), std::os::unix::fs::MetadataExt::ino(&dir)));
+    let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0u8);
+    let stdout = std::io::BufWriter::with_capacity(64 << 10, std::io::stdout());
+    Audit {
+        source: root(ends.source.as_ref().unwrap_or(&ends.dest)),
+        dest: root(&ends.dest),
+        catalog: ends.catalog.map(|(catalog, _)| catalog),
+        single: ends.single,
+        choice,
+        measure: Measure {
+            has_owner_and_mode: request.metadata == Metadata::Keep && is_recorded,
+            granularity_nanos: granularity_nanos(ends.dest.file_system),
+        },
+        sample: request.sample.map(|percent| Sample::new(percent, seed)),
+        has_holes: request.has_holes,
+        mounts: request.mounts,
+        state_dir,
+        walker,
+        help: Injector::new(),
+        groups: Groups::default(),
+        findings: Findings::new(request.form, Box::new(stdout), console),
+        next_id: AtomicU64::new(DirId::ROOT.0 + 1),
+        found: Mutex::new(HashMap::new()),
+        tally: Tally::default(),
+        cached_dirs: crew.cached_dirs(descriptor_limit()),
+        shards: crew.shards,
+        depth: (request.streams as usize).div_ceil(crew.shards),
+        block_bytes: fitting_block(request.block_bytes, crew.shards),
+    }
+}
+
+/// Bytes of a block, so that the least number of blocks of all threads keeps to the bound of memory (I4).
+fn fitting_block(asked: usize, shards: usize) -> usize {
+    let room = ARENA_BYTES_MAX / shards / BLOCKS_RANGE.start();
+    asked.min(1 << room.max(*BLOCK_BYTES_RANGE.start()).ilog2())
+}
+
+/// Runs the threads. True if they were stopped before their time.
+fn compare_all(
+    engine: Engine,
+    audit: &Arc<Audit>,
+    workers: Vec<Worker<Work>>,
+    bell: &Bell,
+    stop: &Stop,
+) -> Result<bool> {
+    let block = audit.block_bytes;
+    let blocks = (ARENA_BYTES_MAX / audit.shards / block).clamp(*BLOCKS_RANGE.start(), *BLOCKS_RANGE.end());
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (index, worker) in workers.into_iter().enumerate() {
+            let buffers = FixedBuffers::new(blocks, block, SMALL_LEASE_BYTES.min(block));
+            let buffers = buffers.inspect_err(|_| audit.walker.stop())?;
+            let shared = audit.clone();
+            let thread = std::thread::Builder::new().name(format!("verify-{index}"));
+            let spawned = thread.spawn_scoped(scope, move || audit_with(engine, shared, worker, buffers));
+            match spawned {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    audit.walker.stop();
+                    return Err(Error::refused("threads", format!("cannot be started: {error}")));
+                }
+            }
+        }
+        while !audit.walker.is_done() && !audit.walker.is_stopped() {
+            bell.wait(TICK);
+            audit.findings.flush();
+            if stop.is_requested() {
+                audit.walker.stop();
+            }
+        }
+        let is_interrupted = !audit.walker.is_done();
+        audit.walker.stop();
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+        Ok(is_interrupted)
+    })
+}
+
+/// One thread, with the interpreter that its engine means.
+fn audit_with(engine: Engine, audit: Arc<Audit>, worker: Worker<Work>, buffers: FixedBuffers) {
+    let kernel = Kernel::new(buffers.arena().clone());
+    let caller: Arc<dyn Caller> = Arc::new(kernel.clone());
+    match engine {
+        Engine::Sync => Auditor::new(audit, caller, worker, buffers, kernel).run(),
+        Engine::Uring => match Ring::new((4 * audit.depth.max(FILE_DEPTH)).clamp(64, 1024), kernel.arena().clone()) {
+            Ok(ring) => Auditor::new(audit, caller, worker, buffers, ring).run(),
+            Err(errno) => {
+                audit.findings.trouble(&Error::os("set up", "io_uring", errno));
+                audit.walker.stop();
+            }
+        },
+    }
+}
+
+fn conclude(request: &Request, audit: &Audit, started: Instant, is_interrupted: bool) -> Verdict {
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let tally = &audit.tally;
+    if is_interrupted && audit.findings.troubles() == 0 {
+        let cause = Cause::Protected("it was interrupted; what follows is about a part only");
+        audit.findings.trouble(&Error { verb: "compare", object: audit.dest.path.clone(), cause });
+    }
+    let verdict = match (audit.findings.troubles(), audit.findings.different()) {
+        (0, 0) => Verdict::Same,
+        (0, _) => Verdict::Different,
+        _ => Verdict::Trouble,
+    };
+    audit.findings.conclude(&Sum {
+        verdict: verdict.name(),
+        elapsed: started.elapsed(),
+        objects: count(&tally.objects),
+        bytes_read: count(&tally.bytes_read),
+        unproved: count(&tally.unproved),
+        unchecked_links: count(&tally.unchecked_links),
+        cached: count(&tally.cached),
+        sampled: request.sample.map(|percent| Sampled {
+            percent,
+            bytes_read: count(&tally.bytes_compared),
+            bytes: count(&tally.bytes),
+            units_read: count(&tally.units_compared),
+            units: count(&tally.units),
+        }),
+    });
+    // A summary that could not be written is found out only now.
+    if audit.findings.troubles() > 0 { Verdict::Trouble } else { verdict }
+}
