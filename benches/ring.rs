@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     let name = |number: u64| Name::new(format!("file-{number:06}")).unwrap_or_default();
     let whole = |number, lease| {
         let (at, name) = (at.clone(), name(number));
-        (Side::Source, Op::ReadWhole { at, name, lease, len: FILE_BYTES })
+        (Side::Source, Op::ReadWhole { at, name, access: Access::Read, lease, len: FILE_BYTES })
     };
     println!("{FILES} files of {FILE_BYTES} bytes, read whole");
     measure(FILES, FILE_BYTES, whole)?;

@@ -69,6 +69,7 @@ pub fn run_job(source: &Path, dest: &Path, state: &Path, args: &[&str]) -> Resul
         Parsed::Run(config) => config,
         Parsed::Print(text) => return Err(text.into()),
         Parsed::Err(error) => return Err(error.to_string().into()),
+        other => return Err(format!("this asks for no copy: {other:?}").into()),
     };
     let ran = gfast::engine::run(&config, &Stop::new());
     rustix::process::umask(umask);

@@ -156,7 +156,8 @@ mod tests {
     #[test]
     fn every_aspect_is_told_by_itself() {
         let file = Stat { mode: libc::S_IFREG | 0o644, size: 7, ..Stat::default() };
-        let changes: [(Aspect, fn(&mut Stat)); 5] = [
+        type Change = fn(&mut Stat);
+        let changes: [(Aspect, Change); 5] = [
             (Aspect::Type, |stat| stat.mode = libc::S_IFDIR | 0o644),
             (Aspect::Size, |stat| stat.size = 8),
             (Aspect::Mode, |stat| stat.mode |= 0o4000),
