@@ -256,8 +256,8 @@ impl Sink {
         for key in page.iter().take(PAGE_MAX as usize) {
             let (bytes, modified) = (self.offered.bytes, iso8601(SystemTime::UNIX_EPOCH));
             text += &format!(
-                "<Contents><Key>{key}</Key><LastModified>{modified}</LastModified><ETag>{ETAG}</ETag><Size>{bytes}</Size>\
-                 </Contents>"
+                "<Contents><Key>{key}</Key><LastModified>{modified}</LastModified><ETag>{ETAG}</ETag>\
+                 <Size>{bytes}</Size></Contents>"
             );
         }
         if is_cut {
