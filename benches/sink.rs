@@ -257,7 +257,8 @@ impl Sink {
             let (bytes, modified) = (self.offered.bytes, iso8601(SystemTime::UNIX_EPOCH));
             text += &format!(
                 "<Contents><Key>{key}</Key><LastModified>{modified}</LastModified><ETag>{ETAG}</ETag>\
-                 <Size>{bytes}</Size></Contents>"
+                 <Size>{bytes}</Size>\
+                 </Contents>"
             );
         }
         if is_cut {
@@ -290,7 +291,7 @@ impl Sink {
             wire.write_all(&self.block[from..from + len as usize])?;
             at += len;
         }
-        self.bytes_out.fetch_add(end - first, Ordering::Relaxed);
+        self.bytes_out.fetch_add(at - first, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -152,7 +152,8 @@ class S3Bench:
                 client = self.run(contenders[name]())
                 same_content(self, self.server / "bucket/p" if is_up else self.copy)
                 shown = "" if turn >= 0 else " (warm-up)"
-                print(f"  {name}: {client.seconds:.2f} s, {client.cpu:.2f} s CPU, {client.rss:.0f} MiB{shown}", file=sys.stderr)
+                figures = f"{client.seconds:.2f} s, {client.cpu:.2f} s CPU, {client.rss:.0f} MiB"
+                print(f"  {name}: {figures}{shown}", file=sys.stderr)
                 if turn >= 0:
                     found[name].append(client)
         return found
@@ -220,7 +221,8 @@ def small(bench):
 
 
 def counts(bench, https=None, host="127.0.0.1", port=SINK_PORT):
-    connection = http.client.HTTPConnection(host, port) if https is None else http.client.HTTPSConnection(host, port, context=https)
+    kind = http.client.HTTPConnection if https is None else http.client.HTTPSConnection
+    connection = kind(host, port, **({} if https is None else {"context": https}))
     connection.request("GET", "/sink-counts")
     return list(map(int, connection.getresponse().read().split()))
 
@@ -259,7 +261,7 @@ def received(bench, count, size):
 
 
 def sink(bench):
-    heading = "\n### Against the null sink\n\n| what | median | min - max | CPU | CPU s/GiB | peak RSS |\n|---|---|---|---|---|---|"
+    heading = "\n### Against the null sink\n\n| what | median | min - max | CPU | s/GiB | peak RSS |\n|---|---|---|---|---|---|"
     rows, goals = [], []
 
     def note(what, runs, gib):

@@ -46,6 +46,8 @@ pub struct BucketRoot {
     pub prefix: String,
     /// How names become keys.
     pub names: KeyNames,
+    /// Whether a destination held nothing when the run began.
+    pub is_empty: bool,
 }
 
 /// How the names of the walk become keys.

@@ -35,8 +35,6 @@ struct BucketEnd {
     name: Vec<u8>,
     /// The object's name below the root.
     single: Option<CString>,
-    /// Whether nothing is there yet.
-    is_empty: bool,
 }
 
 /// Opens both ends. Refused (exit 2) before anything is touched: what cannot be reached, and what would copy a tree
@@ -65,7 +63,7 @@ fn open_up(config: &Config, bucket: &str, prefix: &[u8]) -> Result<Ends> {
         SingleFile { source_name, dest_name }
     });
     let names = (source_path, dest.name);
-    let dest_origin = if dest.is_empty { DestOrigin::Made } else { DestOrigin::Found };
+    let dest_origin = if dest.root.is_empty { DestOrigin::Made } else { DestOrigin::Found };
     let roots = Roots { source, dest: bucket_root(&names.1)?, dest_origin, single };
     Ok(Ends { roots, names, source: None, dest: Some(dest.root) })
 }
@@ -102,7 +100,7 @@ fn open_across(config: &Config, from: (&str, &[u8]), to: (&str, &[u8])) -> Resul
         return Err(Error::refused(dest.name, "the destination is, lies in, or holds the source"));
     }
     let names = (source.name, dest.name);
-    let dest_origin = if dest.is_empty { DestOrigin::Made } else { DestOrigin::Found };
+    let dest_origin = if dest.root.is_empty { DestOrigin::Made } else { DestOrigin::Found };
     let roots = Roots { source: bucket_root(&names.0)?, dest: bucket_root(&names.1)?, dest_origin, single };
     Ok(Ends { roots, names, source: Some(source.root), dest: Some(dest.root) })
 }
@@ -123,10 +121,11 @@ async fn open_bucket(name: &str, typed: &[u8], options: &S3Options, side: Side, 
     let prefix = if typed.is_empty() || typed.ends_with('/') { typed.to_owned() } else { format!("{typed}/") };
     let bucket = Arc::new(Bucket::open(name, options, side).await?);
     let name = format!("s3://{name}/{prefix}").into_bytes();
-    let mut end = BucketEnd { root: BucketRoot { bucket, prefix, names }, name, single: None, is_empty: false };
+    let root = BucketRoot { bucket, prefix, names, is_empty: false };
+    let mut end = BucketEnd { root, name, single: None };
     if side == Side::Dest {
         let page = Client::new(end.root.bucket.clone())?.list(&end.root.prefix, &From::Start).await?;
-        end.is_empty = page.objects.is_empty() && page.prefixes.is_empty();
+        end.root.is_empty = page.objects.is_empty() && page.prefixes.is_empty();
     }
     Ok(end)
 }

@@ -107,13 +107,18 @@ impl Lane {
             copied.large_id = record.large_id;
             return Ok(Some(Ending::Copied(Box::new(copied))));
         }
-        if plan != Plan::Compare || upload.stat.kind() != Kind::File {
+        if plan != Plan::Compare {
             return Ok(None);
         }
         let Some(object) = self.dest().head(&upload.key).await? else { return Ok(None) };
         let posix = attributes::decode(&object.attributes);
         let expected = attributes::decode(&upload.attributes.iter().cloned().collect());
-        if object.size != upload.stat.size || posix.mtime != Some(upload.stat.mtime) || posix.mode != expected.mode {
+        let size = if upload.stat.kind() == Kind::Special { 0 } else { upload.stat.size };
+        if object.size != size
+            || posix.rdev != expected.rdev
+            || posix.mtime != Some(upload.stat.mtime)
+            || posix.mode != expected.mode
+        {
             return Ok(None);
         }
         if (posix.uid, posix.gid, posix.link) != (expected.uid, expected.gid, None) {
