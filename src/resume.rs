@@ -209,7 +209,7 @@ fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()
     }
 }
 
-/// Queues the next of the entries that failed, from behind `after` on, up to [`RETRIED_MAX`]; the last one looked at,
+/// Queues the next of the entries that failed, from behind `after` on, up to `RETRIED_MAX`; the last one looked at,
 /// or `None` if there are no more. To be called when nothing is queued, right after a checkpoint.
 pub fn retry_failed(job: &Job, mut after: Option<LinkName>) -> Result<Option<LinkName>> {
     let reader = job.catalog.reader()?;
