@@ -321,13 +321,15 @@ impl Checkpointer {
 
     fn copied(&mut self, draft: &mut Draft, dir: &DirNode, name: Name, copied: Copied) {
         self.counters.add(copied.count, 1);
-        let proved = copied.checksum.and_then(|checksum| match checksum.proof {
-            Proof::Server => Some(Count::ProvedByServer),
-            Proof::ReadBack => Some(Count::ProvedByReading),
-            Proof::Length => Some(Count::ProvedByLength),
-            Proof::Written => None,
-        });
-        proved.into_iter().for_each(|count| self.counters.add(count, 1));
+        if let Some(checksum) = copied.checksum {
+            let proved = match checksum.proof {
+                Proof::Server => Count::ProvedByServer,
+                Proof::ReadBack => Count::ProvedByReading,
+                Proof::Length => Count::ProvedByLength,
+                Proof::Written => Count::ChecksumsKept,
+            };
+            self.counters.add(proved, 1);
+        }
         if copied.large_id != 0 {
             draft.rows.push(Row::DropRanges { large_id: copied.large_id });
         }

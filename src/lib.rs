@@ -33,7 +33,8 @@
 //! listing.rs           one directory being listed
 //! transfer/mod.rs      the life of one object
 //! transfer/named.rs    objects without content: symlinks, FIFOs, sockets, device nodes
-//! large.rs             the life of a large file
+//! large/mod.rs         the life of a large file
+//! large/task.rs        one shard's part in it
 //! outcome.rs           what shards tell the checkpoints
 //! seal.rs              what makes a durable object final
 //! checkpoint.rs        a batch: durable, sealed, recorded

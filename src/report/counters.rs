@@ -54,10 +54,12 @@ pub enum Count {
     ProvedByReading,
     /// Objects of which nothing but the length was compared.
     ProvedByLength,
+    /// Objects whose checksum was recorded as their bytes were written.
+    ChecksumsKept,
 }
 
 /// Number of [`Count`]s.
-const COUNTS: usize = Count::ProvedByLength as usize + 1;
+const COUNTS: usize = Count::ChecksumsKept as usize + 1;
 
 impl Count {
     /// All of them, in the order of their indexes.
@@ -86,6 +88,7 @@ impl Count {
         Count::ProvedByServer,
         Count::ProvedByReading,
         Count::ProvedByLength,
+        Count::ChecksumsKept,
     ];
 
     /// What can become of an entry.
@@ -131,6 +134,7 @@ impl Count {
             Count::ProvedByServer => "proved_by_server",
             Count::ProvedByReading => "proved_by_reading",
             Count::ProvedByLength => "proved_by_length",
+            Count::ChecksumsKept => "checksums_recorded",
         }
     }
 }

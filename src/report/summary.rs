@@ -222,6 +222,7 @@ impl Summary {
             (Count::ProvedByServer, "compared by the server (CRC64/NVME)"),
             (Count::ProvedByReading, "read back"),
             (Count::ProvedByLength, "by length only"),
+            (Count::ChecksumsKept, "recorded as written (CRC64/NVME)"),
         ];
         let occurred = shown.iter().filter(|&&(count, _)| self.totals.get(count) > 0);
         let texts: Vec<String> = occurred.map(|&(count, name)| format!("{} {name}", self.totals.get(count))).collect();
@@ -446,7 +447,7 @@ mod tests {
             r#""adopted":0,"hard_links":0,"#,
             r#""symlinks":0,"special_files":0,"failed":0,"vanished":1,"unstable":0,"removed":0,"deletes_withheld":0,"#,
             r#""bytes_planned":0,"bytes_skipped":0,"bytes":2048,"bytes_durable":0,"submissions":0,"enters":0,"#,
-            r#""proved_by_server":0,"proved_by_reading":0,"proved_by_length":0,"losses":{"owner":3},"#,
+            r#""proved_by_server":0,"proved_by_reading":0,"proved_by_length":0,"checksums_recorded":0,"losses":{"owner":3},"#,
             r#""elapsed_s":2.000,"bytes_per_s":1024.000,"files_per_s":2.000,"streams":32,"engine":"sync","#,
             r#""engine_fallback":"io_uring is disabled","threads":8,"ring_flags":null,"registered_buffer_bytes":0,"#,
             r#""buffer_bytes":1048576,"submissions_per_enter":0.000,"latency":{"source":{"count":1,"p50_ns":100,"#,

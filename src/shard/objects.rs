@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Part, Shard, Started, Task};
-use crate::catalog::Stamp;
+use crate::catalog::{Checksum, Proof, Stamp};
+use crate::config::ChecksumPolicy;
+use crate::digest::crc64;
 use crate::errand::Errand;
 use crate::error::{Errno, Result};
 use crate::large::{LargeFile, LargeTask};
@@ -99,7 +101,11 @@ impl<I: Interpreter> Shard<I> {
         match result {
             Ok(Answer::Count(count)) => {
                 let started = Instant::now();
-                let placed = object.place_small(lease, count);
+                let checksum = (job.config.checksum == ChecksumPolicy::Keep).then(|| {
+                    let crc64 = crc64(&self.buffers.arena().bytes(&lease)[..count]);
+                    Checksum { crc64, proof: Proof::Written }
+                });
+                let placed = object.place_small(lease, count, checksum);
                 self.report.latency.dest.record(started.elapsed());
                 placed
             }

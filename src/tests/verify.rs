@@ -156,6 +156,39 @@ fn every_difference_is_named() {
     assert!(summary.contains("\"without_checksum\":0"), "{summary}");
 }
 
+#[test]
+fn checksums_recorded_while_copying_are_those_of_the_files() {
+    let test = "checksums_recorded_while_copying_are_those_of_the_files";
+    if !can_mount(test) {
+        return;
+    }
+    let seed = seed(test, 33);
+    let (source, dest) = (Mount::new(Kind::Ext4, 1024), Mount::new(Kind::Xfs, 1024));
+    let tree = source.dir("tree");
+    tree::mixed(&tree, seed, 200);
+    let large = File::create(tree.join("large")).unwrap();
+    let mut bytes = vec![0; 9 << 20];
+    Rng::new(seed).fill(&mut bytes);
+    large.write_all_at(&bytes, 5 << 20).unwrap();
+    large.write_all_at(&bytes, 30_000_001).unwrap();
+    large.set_len(41 << 20).unwrap();
+    for engine in Engine::all() {
+        let (copy, state) = (dest.join(&format!("copy-{engine:?}")), dest.join(&format!("state-{engine:?}")));
+        Job::new(&tree, &copy, &state, engine).arg("--checksum").run().expect(0);
+        let (code, differences, summary) = verify(&[&"-dest", &copy, &"-state-dir", &state]);
+        assert_eq!((code, differences), (0, BTreeMap::new()), "{summary}");
+        assert!(summary.contains("\"without_checksum\":0"), "{summary}");
+        let path = copy.join("large");
+        let times = fs::metadata(&path).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.write_all_at(b"x", 3 << 20).unwrap();
+        file.set_modified(times.modified().unwrap()).unwrap();
+        let (code, differences, summary) = verify(&[&"-dest", &copy, &"-state-dir", &state]);
+        let expected = BTreeMap::from([("large".to_owned(), vec!["content".to_owned()])]);
+        assert_eq!((code, differences), (1, expected), "{summary}");
+    }
+}
+
 /// Puts the source's checksums into the catalog.
 fn record_checksums(tree: &Path, state: &Path, copy: &Path) {
     let (catalog, _) = Catalog::open_recorded(state, Some(copy.as_os_str().as_bytes())).unwrap();

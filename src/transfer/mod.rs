@@ -13,8 +13,8 @@
 
 mod named;
 
-use crate::catalog::{Checksum, FileRecord, Stamp, Status};
-use crate::config::{Metadata, Naming, ReflinkChoice, SMALL_BYTES_MAX};
+use crate::catalog::{Checksum, FileRecord, Proof, Stamp, Status};
+use crate::config::{ChecksumPolicy, Metadata, Naming, ReflinkChoice, SMALL_BYTES_MAX};
 use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::job::{Job, Place, Reflink};
 use crate::links::{Claim, LinkKey};
@@ -161,7 +161,13 @@ fn try_prepare(
         Kind::Symlink => Some(work.copy_symlink()?),
         Kind::Special => work.copy_special()?,
         Kind::Dir => unreachable!("handled above"),
-        Kind::File if stat.size == 0 => Some(work.finish(work.create()?, 0, Count::FilesCopied)?),
+        Kind::File if stat.size == 0 => {
+            let copied = work.finish(work.create()?, 0, Count::FilesCopied)?;
+            let is_kept = job.config.checksum == ChecksumPolicy::Keep;
+            // The checksum of nothing is 0.
+            let checksum = is_kept.then_some(Checksum { crc64: 0, proof: Proof::Written });
+            Some(Copied { checksum, ..copied })
+        }
         Kind::File => match work.try_clone()? {
             Some(copied) => Some(copied),
             None if stat.size <= SMALL_BYTES_MAX.min(job.config.block_bytes) as u64 => {
@@ -541,8 +547,8 @@ impl<'a> Work<'a> {
         target.map_err(|errno| source_error(self.job, self.place, "read link", errno))
     }
 
-    /// The second half of a small file: `count` bytes of it were read into `lease`.
-    pub fn place_small(&self, lease: Lease, count: usize) -> (Lease, Ending) {
+    /// The second half of a small file: `count` bytes of it, of this checksum, were read into `lease`.
+    pub fn place_small(&self, lease: Lease, count: usize, checksum: Option<Checksum>) -> (Lease, Ending) {
         match stat_source(self.job, self.caller, self.place) {
             Ok(after) if self.stat.is_unchanged_in(&after) && count as u64 == self.stat.size => {}
             Ok(_) => return (lease, Ending::Changed),
@@ -561,7 +567,7 @@ impl<'a> Work<'a> {
             }
         };
         match finished {
-            Ok(copied) => (lease, Ending::Copied(Box::new(copied))),
+            Ok(copied) => (lease, Ending::Copied(Box::new(Copied { checksum, ..copied }))),
             Err(error) => (lease, ending_of(error)),
         }
     }
