@@ -429,13 +429,15 @@ impl Place {
     }
 }
 
+/// FNV-1a, 64 bits: tells texts apart that nobody chose to look alike (Fowler, Noll, Vo, 1991).
+pub fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
 /// `.gfast-JOB-HASH`: FNV-1a over the name (any stable hash would do; names stay apart within their directory by 64
 /// bits, and a clash only costs a failed create). Nothing that a crash could change goes in, such as the directory's
 /// number.
 pub fn temp_name(job_id: u64, name: &Name) -> Name {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    for byte in name.as_bytes() {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
+    let hash = fnv1a(name.as_bytes());
     Name::new(format!(".gfast-{:08x}-{hash:016x}", job_id as u32)).expect("I8: hexadecimal digits hold no NUL")
 }

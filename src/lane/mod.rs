@@ -34,7 +34,7 @@ use tokio::sync::Notify;
 use crate::config::{LANE_BYTES, LISTINGS_PER_LANE, SLICES_PER_LANE, UNSTABLE_ATTEMPTS_MAX};
 use crate::errand::{Errand, Errands, file_record};
 use crate::error::{Class, Error, Result};
-use crate::job::{Job, Ticket};
+use crate::job::{Job, Ticket, fnv1a};
 use crate::links::LinkKey;
 use crate::listing::open_side;
 use crate::outcome::{Intake, What};
@@ -423,9 +423,9 @@ type Carried = Result<Option<Ending>>;
 /// Names of a slice that are worth sharing with an idle lane.
 const SHARED_ENTRIES_MIN: usize = 8;
 
-/// A number for a text that no other text of the job will have: FNV-1a, 64 bits. Compared for equality only.
+/// A number for a text that no other text of the job will have; compared for equality only.
 fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    fnv1a(text.as_bytes())
 }
 
 /// The group of the objects that are links to `key`.
