@@ -380,9 +380,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_says_so() {
-        for line in ["-source a -dest b -tui"] {
-            assert!(error(line).contains("not there yet"), "{line}");
-        }
+        assert!(error("-source a -dest b -tui").contains("not there yet"));
         assert!(error("-source a -dest s3:///key").contains("--dest"));
     }
 
