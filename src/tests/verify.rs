@@ -173,7 +173,7 @@ fn checksums_recorded_while_copying_are_those_of_the_files() {
     large.write_all_at(&bytes, 30_000_001).unwrap();
     large.set_len(41 << 20).unwrap();
     for engine in Engine::all() {
-        let (copy, state) = (dest.join(&format!("copy-{engine:?}")), dest.join(&format!("state-{engine:?}")));
+        let (copy, state) = (dest.join(format!("copy-{engine:?}")), dest.join(format!("state-{engine:?}")));
         Job::new(&tree, &copy, &state, engine).arg("--checksum").run().expect(0);
         let (code, differences, summary) = verify(&[&"-dest", &copy, &"-state-dir", &state]);
         assert_eq!((code, differences), (0, BTreeMap::new()), "{summary}");
