@@ -60,7 +60,6 @@ fn a_command_line_that_cannot_be_understood_is_1() {
         (&["-source", "a", "-dest", "b", "-fast"], "unknown option -fast"),
         (&["-source", "a", "-dest"], "--dest needs a value"),
         (&["a", "b"], "unexpected word a"),
-        (&["-source", "a", "-dest", "b", "-checksum"], "not there yet"),
         (&["-source", "a", "-dest", "b", "-tui"], "not there yet"),
         (&["-source", "s3://bucket/x", "-dest", "b", "-delete"], "between file systems only"),
         (&["-source", "a", "-dest", "b", "-max-delete", "1"], "--max-delete needs --delete"),
