@@ -389,7 +389,7 @@ impl Checkpointer {
         let record = FileRecord {
             status: Status::Failed,
             batch: draft.number,
-            stamp: self.held_stamp(dir.id, &name)?,
+            stamp: self.job.held_stamp(dir.id, &name)?,
             dest_ino: 0,
             large_id: 0,
             failure: Some(failure),
@@ -400,15 +400,6 @@ impl Checkpointer {
         draft.rows.push(Row::OpenFile { dir: dir.id, name: name.clone() });
         draft.rows.push(Row::PutEntry { dir: dir.id, name, record: Record::File(record) });
         Ok(())
-    }
-
-    /// What the destination holds of a name that failed now: an older file goes only when its replacement is there. So
-    /// the next run knows it again, with its hard links, if the source did not change after all.
-    fn held_stamp(&self, dir: DirId, name: &Name) -> Result<Stamp> {
-        Ok(match self.job.catalog.reader()?.entry(dir, name)? {
-            Some(Record::File(record)) if matches!(record.status, Status::Done | Status::Failed) => record.stamp,
-            _ => Stamp::default(),
-        })
     }
 
     /// Makes the links that can be made, promotes a waiting name where a first failed, leaves the rest waiting in the

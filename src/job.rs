@@ -323,6 +323,15 @@ impl Job {
         self.choice.is_everything() || self.choice.takes(&dir.path_of(name), sort)
     }
 
+    /// What the destination holds of a name that failed now: an older file goes only when its replacement is there. So
+    /// the next run knows it again, with its hard links, if the source did not change after all.
+    pub fn held_stamp(&self, dir: DirId, name: &Name) -> Result<Stamp, Error> {
+        Ok(match self.catalog.reader()?.entry(dir, name)? {
+            Some(Record::File(record)) if matches!(record.status, Status::Done | Status::Failed) => record.stamp,
+            _ => Stamp::default(),
+        })
+    }
+
     /// Whether this pass has listed a directory. The entries of one that it has not come up in its listing, and must
     /// not be taken up from an index as well: two transfers of one name would replace each other's file.
     pub fn is_listed(&self, dir: DirId) -> Result<bool, Error> {
