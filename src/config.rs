@@ -67,6 +67,11 @@ pub const PART_DEPTH: usize = 8;
 pub const PUBLISH_DEPTH: usize = 32;
 /// Largest object that goes in one request when `--part-size` does not say otherwise.
 pub const WHOLE_BYTES: u64 = 16 << 20;
+/// The same on a server that is near: parts in parallel gain nothing there, and putting them together costs it time
+/// (16 objects of 64 MiB to s3s-fs: 4.6 s in parts, 2.6 s whole).
+pub const WHOLE_BYTES_NEAR: u64 = 64 << 20;
+/// Longest time in which a server that is near answers its first listing, connecting included.
+pub const NEAR_TIME_MAX: Duration = Duration::from_millis(10);
 /// Bytes of a part of a large object, and of one of 1 GiB and more.
 pub const PART_BYTES_MIN: u64 = 8 << 20;
 /// See [`PART_BYTES_MIN`].

@@ -48,6 +48,8 @@ pub struct BucketRoot {
     pub names: KeyNames,
     /// Whether a destination held nothing when the run began.
     pub is_empty: bool,
+    /// Whether the server is near: it answered the first listing within [`crate::config::NEAR_TIME_MAX`].
+    pub is_near: bool,
 }
 
 /// How the names of the walk become keys.

@@ -5,13 +5,14 @@
 
 use std::ffi::CString;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::config::{Config, S3Options};
+use crate::config::{Config, NEAR_TIME_MAX, S3Options};
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
 use crate::job::{BucketRoot, KeyNames};
 use crate::location::Location;
-use crate::provider::s3::{Bucket, Client, From, Key, keys};
+use crate::provider::s3::{Bucket, Client, From, Key, Page, keys};
 use crate::ring::{Side, Stat, Time};
 use crate::roots::{self, DestOrigin, Root, Roots, SingleFile};
 
@@ -121,10 +122,10 @@ async fn open_bucket(name: &str, typed: &[u8], options: &S3Options, side: Side, 
     let prefix = if typed.is_empty() || typed.ends_with('/') { typed.to_owned() } else { format!("{typed}/") };
     let bucket = Arc::new(Bucket::open(name, options, side).await?);
     let name = format!("s3://{name}/{prefix}").into_bytes();
-    let root = BucketRoot { bucket, prefix, names, is_empty: false };
+    let root = BucketRoot { bucket, prefix, names, is_empty: false, is_near: false };
     let mut end = BucketEnd { root, name, single: None };
     if side == Side::Dest {
-        let page = Client::new(end.root.bucket.clone())?.list(&end.root.prefix, &From::Start).await?;
+        let page = first_page(&mut end.root).await?;
         end.root.is_empty = page.objects.is_empty() && page.prefixes.is_empty();
     }
     Ok(end)
@@ -132,20 +133,28 @@ async fn open_bucket(name: &str, typed: &[u8], options: &S3Options, side: Side, 
 
 /// Whether the source is what lies below a prefix or, if nothing does, one object; refuses what is not there.
 async fn find_source(end: &mut BucketEnd, typed: &[u8]) -> Result<()> {
-    let client = Client::new(end.root.bucket.clone())?;
-    let page = client.list(&end.root.prefix, &From::Start).await?;
+    let page = first_page(&mut end.root).await?;
     if !(page.objects.is_empty() && page.prefixes.is_empty()) {
         return Ok(());
     }
     let typed = String::from_utf8_lossy(typed).into_owned();
     let key = Key::new(typed.clone()).ok().filter(|_| !typed.ends_with('/'));
     if let Some(key) = key
-        && client.head(&key).await?.is_some()
+        && Client::new(end.root.bucket.clone())?.head(&key).await?.is_some()
     {
         end.single = split_key(&mut end.root, typed.as_bytes());
         return Ok(());
     }
     Err(Error::refused(&end.name, "there is no object of this name and none below it"))
+}
+
+/// The first page of a bucket end, and how far away the server is.
+async fn first_page(root: &mut BucketRoot) -> Result<Page> {
+    let client = Client::new(root.bucket.clone())?;
+    let started = Instant::now();
+    let page = client.list(&root.prefix, &From::Start).await?;
+    root.is_near = started.elapsed() <= NEAR_TIME_MAX;
+    Ok(page)
 }
 
 /// Makes the parent of a key the root; the key's last component as a name. `None` for a key that ends in a slash.

@@ -10,7 +10,7 @@
 
 use super::{Carried, Lane, hash};
 use crate::catalog::{Checksum, Proof, Stamp, Status};
-use crate::config::{ChecksumPolicy, Metadata};
+use crate::config::{ChecksumPolicy, Metadata, WHOLE_BYTES, WHOLE_BYTES_NEAR};
 use crate::digest::crc64;
 use crate::errand::Errand;
 use crate::error::{Error, Result};
@@ -132,7 +132,12 @@ impl Lane {
 
     /// Most bytes of an object that goes in one request.
     pub(super) fn whole_bytes(&self) -> u64 {
-        self.job().config.part_bytes.unwrap_or(crate::config::WHOLE_BYTES)
+        let roots = [&self.job().source.bucket, &self.job().dest.bucket];
+        let usual = match roots.into_iter().flatten().all(|root| root.is_near) {
+            true => WHOLE_BYTES_NEAR,
+            false => WHOLE_BYTES,
+        };
+        self.job().config.part_bytes.unwrap_or(usual)
     }
 
     async fn upload_whole(&self, upload: Upload<'_>) -> Result<Ending> {
