@@ -8,7 +8,7 @@
 //! What the server has answered for is durable, so an object needs no seal; the catalog calls it Completed with the
 //! next checkpoint.
 
-use super::{Carried, Lane, hash};
+use super::{Carried, Lane, Way, hash};
 use crate::catalog::{Checksum, Proof, Stamp, Status};
 use crate::config::{ChecksumPolicy, Metadata, WHOLE_BYTES, WHOLE_BYTES_NEAR};
 use crate::digest::crc64;
@@ -133,10 +133,9 @@ impl Lane {
     /// Most bytes of an object that goes in one request.
     pub(super) fn whole_bytes(&self) -> u64 {
         let roots = [&self.job().source.bucket, &self.job().dest.bucket];
-        let usual = match roots.into_iter().flatten().all(|root| root.is_near) {
-            true => WHOLE_BYTES_NEAR,
-            false => WHOLE_BYTES,
-        };
+        // Reading in ranges costs a server nothing.
+        let is_written_near = self.way != Way::Down && roots.into_iter().flatten().all(|root| root.is_near);
+        let usual = if is_written_near { WHOLE_BYTES_NEAR } else { WHOLE_BYTES };
         self.job().config.part_bytes.unwrap_or(usual)
     }
 
