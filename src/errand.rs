@@ -68,6 +68,26 @@ impl Errands {
         Errand { place: Place { dir, open, name, dest_name }, ticket, record, attempt: 1, claimed: None, listed }
     }
 
+    /// A name handed back by a checkpoint or left by an interrupted run, in a directory that was `opened`.
+    pub(crate) fn single(&self, dir: Arc<DirNode>, name: Name, opened: Result<DirPair>) -> Option<Errand> {
+        let record = self.job.catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
+        match (opened, record) {
+            (Ok(open), Ok(record)) => {
+                dir.touch();
+                self.push(&dir, Name::default(), What::Reopened);
+                Some(self.errand(dir, open, name, (file_record(record), None), Ticket::Alone))
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                if !self.stops(&error) {
+                    let group = self.group_of(&dir, &name);
+                    self.push_failure(&dir, name, error, 1, group);
+                    self.job.walker.complete();
+                }
+                None
+            }
+        }
+    }
+
     /// Looks at a name of a listing: a directory is queued, an object that is done is counted, any other is an errand.
     pub(crate) fn meet(&self, dir: Arc<DirNode>, open: DirPair, mut entry: Entry) -> Option<Errand> {
         if !self.job.choice.is_everything() && !self.is_taken(&dir, &open, &mut entry) {

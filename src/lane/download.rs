@@ -269,7 +269,7 @@ impl Lane {
         Error::refused_object(place.path(self.job(), Side::Source), why)
     }
 
-    /// Reads an object of the destination back and compares it with what was sent.
+    /// Reads an object of the destination back and compares it with what was sent. One that differs does not stay (I2).
     pub(super) async fn read_back(&self, key: &Key, sent: u64, etag: &str) -> Result<()> {
         let mut body = self.dest().get(key, None, (!etag.is_empty()).then_some(etag)).await?;
         let mut digest = crc64fast_nvme::Digest::new();
@@ -279,6 +279,7 @@ impl Lane {
         match digest.sum64() == sent {
             true => Ok(()),
             false => {
+                self.dest().delete(key).await?;
                 let cause = Cause::Transfer("the object that was stored is not what was sent".to_owned());
                 Err(Error { verb: "read back", object: key.as_str().as_bytes().to_vec(), cause })
             }

@@ -19,7 +19,7 @@ use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::large::find_leftover;
 use crate::outcome::What;
 use crate::provider::posix::Posix;
-use crate::provider::s3::{Key, Part};
+use crate::provider::s3::{Key, Part, Stored};
 use crate::report::{Count, LossSet};
 use crate::ring::{Access, Side};
 use crate::transfer::{Ending, NewFile, source_error, stat_source};
@@ -49,6 +49,10 @@ impl Lane {
         let posix = Posix::new(&*self.errands.caller, Side::Source);
         let opened = posix.open(&place.open.source, &place.name, Access::Read);
         let file = opened.map_err(|errno| source_error(job, place, "open", errno))?;
+        let now = posix.stat_handle(&file).map_err(|errno| source_error(job, place, "stat", errno))?;
+        if !upload.stat.is_unchanged_in(&now) {
+            return Ok(Some(Ending::Changed));
+        }
         let begun = self.begin_upload(upload.errand, &upload.key, stamp, &upload.attributes).await?;
         let id = begun.upload.id.clone();
         let route = Route::Up { file, key: upload.key.clone(), upload: id.clone() };
@@ -62,7 +66,7 @@ impl Lane {
         }
         let (list, crc64) = finished(&parts);
         let crc64 = crc64.expect("I7: every part of a file passes through a lane");
-        let stored = self.dest().complete_upload(&upload.key, &id, &list, crc64).await?;
+        let stored = self.complete(upload.errand, (&upload.key, &id), parts.large_id, &list, crc64).await?;
         let checksum = self.proven(&upload.key, crc64, &stored).await?;
         let mut copied = self.copied(&upload, hash(&stored.etag), 0, Some(checksum));
         copied.large_id = parts.large_id;
@@ -93,10 +97,29 @@ impl Lane {
             return Err(corrupt(&relay.source_key));
         }
         let crc64 = crc64.or(relay.object.crc64);
-        let stored = self.dest().complete_upload(&relay.key, &id, &list, crc64.unwrap_or(0)).await?;
+        let to = (&relay.key, id.as_str());
+        let stored = self.complete(relay.errand, to, parts.large_id, &list, crc64.unwrap_or(0)).await?;
         let mut copied = self.relayed(&relay, stamp, crc64, &stored, 0).await?;
         copied.large_id = parts.large_id;
         Ok(Some(Ending::Copied(Box::new(copied))))
+    }
+
+    /// Puts an upload's parts together. What the server refuses leaves no upload behind; a fatal error leaves it to the
+    /// resume.
+    async fn complete(
+        &self,
+        errand: &Errand,
+        (key, id): (&Key, &str),
+        large_id: u64,
+        list: &[Part],
+        crc64: u64,
+    ) -> Result<Stored> {
+        let completed = self.dest().complete_upload(key, id, list, crc64).await;
+        if completed.as_ref().is_err_and(|error| error.class() != Class::Fatal) {
+            self.dest().abort_upload(key, id).await?;
+            self.abandon(errand, large_id);
+        }
+        completed
     }
 
     /// Continues the upload that the catalog knows, or begins one.
@@ -157,9 +180,7 @@ impl Lane {
             let Some(range) = ranges.iter().find(|range| is_recorded(range, &part, upload.part_bytes)) else {
                 continue;
             };
-            let (Some(crc64), Some(slot)) = (range.crc64.or(Some(0)), settled.get_mut(part.number as usize - 1)) else {
-                continue;
-            };
+            let Some(slot) = settled.get_mut(part.number as usize - 1) else { continue };
             if std::mem::replace(slot, true) {
                 continue;
             }
@@ -167,7 +188,7 @@ impl Lane {
                 progress.assembly.add(range.offset, range.len, crc64);
                 progress.digested += range.len;
             }
-            progress.parts.push(Part { crc64, ..part });
+            progress.parts.push(Part { crc64: range.crc64.unwrap_or(0), ..part });
             progress.done += 1;
         }
         self.push_begun(errand, stamp, record.large_id, 0);

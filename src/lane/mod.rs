@@ -32,9 +32,9 @@ use crossbeam_deque::{Injector, Steal, Worker};
 use tokio::sync::Notify;
 
 use crate::config::{LANE_BYTES, LISTINGS_PER_LANE, SLICES_PER_LANE, UNSTABLE_ATTEMPTS_MAX};
-use crate::errand::{Errand, Errands, file_record};
+use crate::errand::{Errand, Errands};
 use crate::error::{Class, Error, Result};
-use crate::job::{Job, Ticket, fnv1a};
+use crate::job::{Job, fnv1a};
 use crate::links::LinkKey;
 use crate::listing::open_side;
 use crate::outcome::{Intake, What};
@@ -398,22 +398,7 @@ impl Lane {
     /// A name handed back by a checkpoint or left by an interrupted run.
     fn single(&self, dir: Arc<DirNode>, name: Name) -> Option<Errand> {
         let opened = self.open_dir(&dir).and_then(|open| self.look_at_dest(&dir, &open).map(|()| open));
-        let record = self.job().catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
-        match (opened, record) {
-            (Ok(open), Ok(record)) => {
-                dir.touch();
-                self.errands.push(&dir, Name::default(), What::Reopened);
-                Some(self.errands.errand(dir, open, name, (file_record(record), None), Ticket::Alone))
-            }
-            (Err(error), _) | (_, Err(error)) => {
-                if !self.errands.stops(&error) {
-                    let group = self.errands.group_of(&dir, &name);
-                    self.errands.push_failure(&dir, name, error, 1, group);
-                    self.job().walker.complete();
-                }
-                None
-            }
-        }
+        self.errands.single(dir, name, opened)
     }
 }
 

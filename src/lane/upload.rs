@@ -149,6 +149,10 @@ impl Lane {
             Kind::File if stat.size > 0 => {
                 let opened = posix.open(&place.open.source, &place.name, Access::Read);
                 let handle = opened.map_err(|errno| source_error(job, place, "open", errno))?;
+                let now = posix.stat_handle(&handle).map_err(|errno| source_error(job, place, "stat", errno))?;
+                if !stat.is_unchanged_in(&now) {
+                    return Ok(Ending::Changed);
+                }
                 let failed = |errno| source_error(job, place, "read", errno);
                 let file = self.disk.open(&handle).map_err(failed)?;
                 file.read(&mut buffer, 0, stat.size as usize).await.map_err(failed)?;

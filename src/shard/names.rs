@@ -5,12 +5,10 @@ use std::sync::Arc;
 use crossbeam_deque::Steal;
 
 use super::{Current, Part, Shard, Task};
-use crate::errand::{Errand, file_record};
+use crate::errand::Errand;
 use crate::error::Error;
-use crate::job::Ticket;
 use crate::large::{LargeFile, LargeTask};
 use crate::listing::{Listing, Opened, look_at_dest, open_pair};
-use crate::outcome::What;
 use crate::report::Count;
 use crate::ring::{Interpreter, Name};
 use crate::walk::{DirNode, Work};
@@ -131,24 +129,9 @@ impl<I: Interpreter> Shard<I> {
 
     /// A name handed back by a checkpoint or left by an interrupted run.
     pub(super) fn single(&mut self, dir: Arc<DirNode>, name: Name) -> Option<Errand> {
-        let opened = open_pair(&self.errands.job, &*self.errands.caller, &mut self.cache, &dir);
-        let opened =
-            opened.and_then(|open| look_at_dest(&self.errands.job, &*self.errands.caller, &dir, &open).map(|()| open));
-        let record = self.errands.job.catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
-        match (opened, record) {
-            (Ok(open), Ok(record)) => {
-                dir.touch();
-                self.errands.push(&dir, Name::default(), What::Reopened);
-                Some(self.errands.errand(dir, open, name, (file_record(record), None), Ticket::Alone))
-            }
-            (Err(error), _) | (_, Err(error)) => {
-                if !self.errands.stops(&error) {
-                    let group = self.errands.group_of(&dir, &name);
-                    self.errands.push_failure(&dir, name, error, 1, group);
-                    self.errands.job.walker.complete();
-                }
-                None
-            }
-        }
+        let (job, caller) = (&self.errands.job, &*self.errands.caller);
+        let opened = open_pair(job, caller, &mut self.cache, &dir);
+        let opened = opened.and_then(|open| look_at_dest(job, caller, &dir, &open).map(|()| open));
+        self.errands.single(dir, name, opened)
     }
 }

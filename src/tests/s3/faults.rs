@@ -219,8 +219,24 @@ fn without_the_server_s_help_checksum_reads_back() {
         trial.dest.script(Rule::new(Fault::FlipRequest(9)).on(&kinds));
         let outcome = trial.run_with(&["--checksum"]);
         assert_eq!(outcome.code(), Some(23), "{kinds:?}: {outcome}");
+        trial.assert_nothing_wrong(&outcome);
         trial.dest.heal();
         trial.run_with(&["--checksum"]).expect(0);
+        trial.assert_complete();
+    }
+}
+
+/// An upload that the server will not put together is given up, and its parts are freed.
+#[test]
+fn a_refused_completion_leaves_no_upload() {
+    for way in [Way::Up, Way::Across] {
+        let trial = Trial::new(way);
+        trial.dest.script(Rule::new(Fault::Refuse { status: 400, code: "InvalidPart" }).on(&[Kind::Complete]));
+        let outcome = trial.run();
+        assert_eq!(outcome.code(), Some(23), "{way:?}: {outcome}");
+        assert!(trial.dest.uploads().is_empty(), "{way:?}: an upload was left behind");
+        trial.dest.heal();
+        trial.run().expect(0);
         trial.assert_complete();
     }
 }
