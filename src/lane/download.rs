@@ -84,13 +84,14 @@ impl Lane {
         // Nothing of the body is wanted before it is known that it is needed.
         if is_large || is_sealed_before || plan == Plan::Compare {
             let Some(object) = self.source().head(&key).await? else { return Ok(Some(Ending::Vanished)) };
-            let download = self.describe(errand, key.clone(), object);
+            let mut download = self.describe(errand, key.clone(), object);
+            // Whoever is first is first however its file came to be there: the other names wait for it.
+            download.group = self.claim_first(&download)?;
+            *group = download.group;
             if let Some(ending) = self.there_before(&download, plan)? {
                 return Ok(Some(ending));
             }
             if is_large && download.stat.kind() == Kind::File {
-                let download = Download { group: self.claim_first(&download)?, ..download };
-                *group = download.group;
                 place.dir.touch();
                 return self.download_parts(download).await;
             }
@@ -137,16 +138,18 @@ impl Lane {
         Download { errand, key, object, stat, stamp, group: None }
     }
 
-    /// A file that is there already, by its record or by its seal.
+    /// A file that is there already, by its record or by its seal. A further hard link is not looked at: owner, mode and
+    /// times are its first's.
     fn there_before(&self, download: &Download<'_>, plan: Plan) -> Result<Option<Ending>> {
+        if attributes::decode(&download.object.attributes).link.is_some() {
+            return Ok(None);
+        }
         let work = download.work(self);
         if let Some(copied) = work.reseal(download.errand.record.as_ref())? {
             return Ok(Some(Ending::Copied(Box::new(copied))));
         }
-        let is_file =
-            download.stat.kind() == Kind::File && attributes::decode(&download.object.attributes).link.is_none();
         if plan == Plan::Compare
-            && is_file
+            && download.stat.kind() == Kind::File
             && self.job().syncs()
             && let Some(copied) = work.adopt()?
         {
