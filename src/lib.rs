@@ -54,6 +54,7 @@
 //! crew.rs              who does the work: what answers, on how many threads, with how much memory
 //! engine/mod.rs        one run, from the checks to the summary
 //! engine/ends.rs       both ends of a job, file systems or buckets
+//! control/status.rs    what a running job says of itself
 //! ```
 //!
 //! # The life of one small file
@@ -83,6 +84,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod conduct;
 pub mod config;
+pub mod control;
 pub(crate) mod crew;
 pub(crate) mod delete;
 pub mod digest;
