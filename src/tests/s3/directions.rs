@@ -8,7 +8,7 @@ use super::support::fault::{Checksums, FaultServer, Kind};
 use super::support::fixture::can_mount;
 use super::support::s3::S3sFs;
 use super::support::{Comparison, Engine, Kind as FsKind, Mount, Rng, seed, tree};
-use super::{Scene, bytes_below, fault_server, noise, plain_tree};
+use super::{PART_BYTES, Scene, bytes_below, fault_server, noise, plain_tree};
 
 /// More than four parts, the last one short.
 const LARGE: u64 = 23_456_789;
@@ -215,4 +215,26 @@ fn objects_of_other_tools_come_down() {
     let stat = fs::metadata(back.join("s3fs")).unwrap();
     assert_eq!((stat.mode() & 0o7777, stat.mtime()), (0o640, 1_400_000_000));
     assert_eq!(fs::read(back.join("plain")).unwrap(), b"1");
+}
+
+/// Names of a group whose first is there already, with no record of it: it is taken as it is, and the others link to it.
+#[test]
+fn names_of_a_file_that_is_there_already_are_linked_to_it() {
+    let server = fault_server(1);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let tree = scene.dir("tree");
+    plain_tree(&tree, 11, 12, 2 * PART_BYTES);
+    fs::hard_link(tree.join("a/large"), tree.join("large too")).unwrap();
+    scene.job(&tree, "s3://b/p", "up").run().expect(0);
+    let back = scene.join("back");
+    scene.job("s3://b/p", &back, "down").run().expect(0);
+    for (one, other) in [("file-0", "a/b/hard"), ("a/large", "large too")] {
+        let is_further = server.object("b", &format!("p/{one}")).unwrap().body.is_empty();
+        fs::remove_file(back.join(if is_further { one } else { other })).unwrap();
+    }
+    server.reset_counts();
+    scene.job("s3://b/p", &back, "another").run().expect(0);
+    Comparison::new(&tree, &back).assert_same();
+    let received = server.counts().body_out;
+    assert!(received < PART_BYTES, "{received} bytes received for files that were there");
 }
