@@ -13,6 +13,7 @@
 //! filesystem.rs        kinds of file systems, and what each can be trusted with
 //! stop.rs bell.rs      the flag that ends a run; the bell that wakes its main thread
 //! gate.rs              stream permits
+//! tuner.rs             how many streams a job should have (pure)
 //! report/*.rs          counters, latencies, failures, losses, progress, summary, exit codes
 //! ring/mod.rs          who answers operations: Interpreter (asynchronous) and Caller (on the spot)
 //! ring/op.rs           Op: every question to the operating system, owning its memory
@@ -114,6 +115,7 @@ pub(crate) mod seal;
 pub mod shard;
 pub mod stop;
 pub mod transfer;
+pub mod tuner;
 pub mod verify;
 pub mod walk;
 
