@@ -55,7 +55,8 @@
 //! crew.rs              who does the work: what answers, on how many threads, with how much memory
 //! engine/mod.rs        one run, from the checks to the summary
 //! engine/ends.rs       both ends of a job, file systems or buckets
-//! control/status.rs    what a running job says of itself
+//! control/mod.rs       a running job seen and steered from outside
+//! control/status.rs    what it says of itself
 //! ```
 //!
 //! # The life of one small file

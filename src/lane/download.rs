@@ -138,8 +138,8 @@ impl Lane {
         Download { errand, key, object, stat, stamp, group: None }
     }
 
-    /// A file that is there already, by its record or by its seal. A further hard link is not looked at: owner, mode and
-    /// times are its first's.
+    /// A file that is there already, by its record or by its seal. A further hard link is not looked at: owner, mode
+    /// and times are its first's.
     fn there_before(&self, download: &Download<'_>, plan: Plan) -> Result<Option<Ending>> {
         if attributes::decode(&download.object.attributes).link.is_some() {
             return Ok(None);

@@ -217,7 +217,8 @@ fn objects_of_other_tools_come_down() {
     assert_eq!(fs::read(back.join("plain")).unwrap(), b"1");
 }
 
-/// Names of a group whose first is there already, with no record of it: it is taken as it is, and the others link to it.
+/// Names of a group whose first is there already, with no record of it: it is taken as it is, and the others link to
+/// it.
 #[test]
 fn names_of_a_file_that_is_there_already_are_linked_to_it() {
     let server = fault_server(1);
