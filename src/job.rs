@@ -20,7 +20,7 @@ use crate::links::{LinkKey, LinkMap, LinkName};
 use crate::plan::Progress;
 use crate::provider::metadata::Identity;
 use crate::provider::s3::{Bucket, Key, keys};
-use crate::report::{Console, Failure, Failures, Loss, LossSet, Losses};
+use crate::report::{Console, Crowd, Failure, Failures, Loss, LossSet, Losses};
 use crate::ring::{Handle, Name, Side, Stat};
 use crate::walk::{DestDir, DirNode, DirPair, Walker};
 
@@ -159,6 +159,8 @@ pub struct Job {
     pub links: LinkMap,
     /// Where notes go.
     pub console: Arc<Console>,
+    /// What its threads are busy with.
+    pub crowd: Crowd,
     /// Failures, said as they happen.
     pub failures: Failures,
     /// Losses, said once each.

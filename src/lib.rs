@@ -13,8 +13,9 @@
 //! filesystem.rs        kinds of file systems, and what each can be trusted with
 //! stop.rs bell.rs      the flag that ends a run; the bell that wakes its main thread
 //! gate.rs              stream permits
+//! limits.rs            what limits a job (pure)
 //! tuner.rs             how many streams a job should have (pure)
-//! report/*.rs          counters, latencies, failures, losses, progress, summary, exit codes
+//! report/*.rs          counters, activities, latencies, failures, losses, progress, summary, exit codes
 //! ring/mod.rs          who answers operations: Interpreter (asynchronous) and Caller (on the spot)
 //! ring/op.rs           Op: every question to the operating system, owning its memory
 //! ring/buffers.rs      the arena and its leases
@@ -101,6 +102,7 @@ pub mod job;
 pub(crate) mod lane;
 pub mod large;
 pub mod ledger;
+pub mod limits;
 pub mod links;
 pub mod listing;
 pub mod location;

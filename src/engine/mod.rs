@@ -42,7 +42,7 @@ use crate::plan::Progress as Standing;
 use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
 use crate::report::{
-    Console, Count, Counters, Durability, End, EngineUsed, ExitCode, Failures, Keeper, Latency, Losses, Moment,
+    Console, Count, Counters, Crowd, Durability, End, EngineUsed, ExitCode, Failures, Keeper, Latency, Losses, Moment,
     Progress, Run, Summary, Totals, Walk, shell_command,
 };
 use crate::resume;
@@ -204,6 +204,7 @@ pub(crate) fn make_job(
         clashes: Mutex::default(),
         is_cleared: AtomicBool::new(false),
         console,
+        crowd: Crowd::default(),
         file_depth: crew.file_depth(),
         reach: crew.reach,
         cached_dirs: crew.cached_dirs(descriptor_limit()),
@@ -341,11 +342,13 @@ impl Setup {
         let streams = job.config.streams as usize;
         let thread = std::thread::Builder::new().name(format!("shard-{index}"));
         let spawned = thread.spawn_scoped(scope, move || {
-            let kernel = Kernel::new(buffers.arena().clone());
+            let busy = job.crowd.enlist();
+            let kernel = Kernel::new(buffers.arena().clone()).telling(busy.clone());
             let arena_bytes = buffers.arena().len() as u64;
             let caller: Arc<dyn Caller> = Arc::new(kernel.clone());
             let depth = (streams + 2 * FILE_DEPTH).clamp(64, 1024);
-            let parts = Parts { index, shards, job: job.clone(), intake, caller, buffers, worker, help, counters };
+            let parts =
+                Parts { index, shards, job: job.clone(), intake, caller, buffers, worker, help, counters, busy };
             match engine {
                 Engine::Uring => match Ring::new(depth, kernel.arena().clone()) {
                     Ok(ring) => {

@@ -9,6 +9,7 @@
 //! stdout carries the summary only; everything else goes through the one [`Console`] to stderr. Nothing here decides
 //! anything about the job, and nothing here holds a secret (I10): paths, numbers and errors only.
 
+mod activity;
 mod console;
 mod counters;
 mod exit;
@@ -20,6 +21,7 @@ mod losses;
 mod progress;
 mod summary;
 
+pub use activity::{Activity, Busy, Crowd};
 pub use console::{Console, Screen};
 pub use counters::{Count, Counters, Totals};
 pub use exit::ExitCode;

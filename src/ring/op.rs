@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::buffers::Lease;
 use crate::error::Errno;
+use crate::report::Activity;
 
 /// An open file or directory. The last clone closes it; [`Op::Close`] closes it with its error checked.
 pub type Handle = Arc<OwnedFd>;
@@ -202,6 +203,23 @@ pub enum Op {
     Close { file: Handle },
     /// What is left of an answered [`Op::Close`]; never asked.
     Closed,
+}
+
+impl Op {
+    /// What a thread is busy with that waits for it.
+    pub fn activity(&self, side: Side) -> Activity {
+        match (self, side) {
+            (Op::SyncFile { .. } | Op::SyncFileSystem { .. } | Op::DropCache { .. } | Op::Write { .. }, _) => {
+                Activity::WriteDest
+            }
+            (Op::ReadWhole { .. } | Op::Read { .. } | Op::NextData { .. }, Side::Source) => Activity::ReadSource,
+            (Op::ReadWhole { .. } | Op::Read { .. } | Op::Allocate { .. } | Op::Truncate { .. }, _) => {
+                Activity::WriteDest
+            }
+            (_, Side::Source) => Activity::SourceNames,
+            (_, Side::Dest) => Activity::DestNames,
+        }
+    }
 }
 
 /// How a [`Op::Write`] reaches the device.

@@ -17,6 +17,7 @@ use rustix::fs::{
 
 use super::{Access, Answer, Arena, Asked, Caller, Completion, Handle, Interpreter, Name, Op, Side, Stat, Time};
 use crate::error::Errno;
+use crate::report::Busy;
 
 /// Flags of every open of a source object: no terminal, no blocking on a FIFO, never through a symlink (I8).
 const OPEN_SAFE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
@@ -50,12 +51,19 @@ pub fn answer(side: Side, op: &mut Op, arena: &Arena) -> Result<Answer, Errno> {
 pub struct Kernel {
     /// The memory leases point into.
     arena: Arc<Arena>,
+    /// Told what the thread is busy with.
+    busy: Arc<Busy>,
 }
 
 impl Kernel {
     /// Plain system calls on the memory of `arena`.
     pub fn new(arena: Arc<Arena>) -> Kernel {
-        Kernel { arena }
+        Kernel { arena, busy: Arc::default() }
+    }
+
+    /// The same, telling `busy` what its thread waits for.
+    pub fn telling(self, busy: Arc<Busy>) -> Kernel {
+        Kernel { busy, ..self }
     }
 
     /// The memory leases point into.
@@ -66,7 +74,11 @@ impl Kernel {
 
 impl Caller for Kernel {
     fn call(&self, side: Side, op: &mut Op) -> Result<Answer, Errno> {
-        answer(side, op, &self.arena)
+        let before = self.busy.now();
+        self.busy.set(op.activity(side));
+        let answered = answer(side, op, &self.arena);
+        self.busy.set(before);
+        answered
     }
 }
 

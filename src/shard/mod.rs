@@ -24,7 +24,7 @@ use crate::large::{LargeFile, LargeTask, Reading, Turn};
 use crate::links::LinkKey;
 use crate::listing::Listing;
 use crate::outcome::{Intake, What};
-use crate::report::{Count, Counters, Latency};
+use crate::report::{Activity, Busy, Count, Counters, Latency};
 use crate::ring::{Access, Asked, Caller, Completion, FixedBuffers, Interpreter, Op, Side, Stat};
 use crate::walk::{DirCache, DirPair, Walker, Work};
 
@@ -98,6 +98,10 @@ pub struct Shard<I> {
     flights: Vec<(usize, Instant)>,
     /// Unused tokens.
     free_flights: Vec<u32>,
+    /// Writes among them.
+    writes: usize,
+    /// Told what this thread is busy with.
+    busy: Arc<Busy>,
     /// Completions reaped and not yet driven.
     completions: Vec<Completion>,
     /// What it measured.
@@ -124,6 +128,8 @@ pub struct Parts {
     pub help: Arc<Injector<Arc<LargeFile>>>,
     /// What it counts.
     pub counters: Arc<Counters>,
+    /// Told what its thread is busy with.
+    pub busy: Arc<Busy>,
 }
 
 impl<I: Interpreter> Shard<I> {
@@ -131,7 +137,7 @@ impl<I: Interpreter> Shard<I> {
     pub fn new(parts: Parts, interpreter: I) -> Shard<I> {
         let root = DirPair { source: parts.job.source.handle.clone(), dest: parts.job.dest.handle.clone() };
         let cache = DirCache::new(root, parts.job.cached_dirs);
-        let Parts { index, shards, job, intake, caller, buffers, worker, help, counters } = parts;
+        let Parts { index, shards, job, intake, caller, buffers, worker, help, counters, busy } = parts;
         Shard {
             errands: Errands { index, job, intake, caller, worker, counters },
             shards,
@@ -146,6 +152,8 @@ impl<I: Interpreter> Shard<I> {
             is_starved: Vec::new(),
             flights: Vec::new(),
             free_flights: Vec::new(),
+            writes: 0,
+            busy,
             completions: Vec::new(),
             report: ShardReport::default(),
         }
@@ -157,13 +165,21 @@ impl<I: Interpreter> Shard<I> {
         loop {
             match self.turn() {
                 Pulse::Busy => {}
-                Pulse::Idle if self.errands.intake.is_full() || self.errands.job.gate.is_full() => {
-                    std::thread::sleep(self.pause())
-                }
-                Pulse::Idle => self.errands.job.walker.sleep(IDLE),
+                Pulse::Idle => self.rest(),
                 Pulse::Over => return (self.interpreter, self.report),
             }
         }
+    }
+
+    /// Waits for work, or for leave to begin it: what waits for a checkpoint waits for the destination.
+    fn rest(&self) {
+        let is_held = self.errands.intake.is_full();
+        self.busy.set(if is_held { Activity::WriteDest } else { Activity::NoWork });
+        match is_held || self.errands.job.gate.is_full() {
+            true => std::thread::sleep(self.pause()),
+            false => self.errands.job.walker.sleep(IDLE),
+        }
+        self.busy.set(Activity::Computing);
     }
 
     /// How long a shard rests that has work and may not begin it: 1 ms, and longer where there are many shards, so that
@@ -324,9 +340,12 @@ impl<I: Interpreter> Shard<I> {
             (self.flights.len() - 1) as u32
         });
         self.flights[token as usize] = (index, Instant::now());
+        self.writes += usize::from(matches!(op, Op::Write { .. }));
+        self.busy.set(op.activity(side));
         if let Asked::Answered(completion) = self.interpreter.ask(token, side, op) {
             self.completions.push(completion);
         }
+        self.busy.set(Activity::Computing);
     }
 
     /// Submits, waits, and drives what came back. While only small files are in flight, half of them are waited for, so
@@ -336,10 +355,13 @@ impl<I: Interpreter> Shard<I> {
             let in_flight = self.interpreter.in_flight();
             let has_large = self.tasks.iter().flatten().any(|task| matches!(task, Task::Large(..)));
             let want = if has_large { 1 } else { (in_flight / 2).max(1) };
+            let is_writing = self.writes * 2 > in_flight;
+            self.busy.set(if is_writing { Activity::WriteDest } else { Activity::ReadSource });
             self.interpreter.wait(want, REAP, &mut self.completions);
         } else {
             self.interpreter.wait(0, Duration::ZERO, &mut self.completions);
         }
+        self.busy.set(Activity::Computing);
         for completion in std::mem::take(&mut self.completions) {
             self.complete(completion);
         }
@@ -350,7 +372,10 @@ impl<I: Interpreter> Shard<I> {
         let (index, started) = self.flights[completion.token as usize];
         self.free_flights.push(completion.token);
         match &completion.op {
-            Op::Write { .. } => self.report.latency.dest.record(started.elapsed()),
+            Op::Write { .. } => {
+                self.writes -= 1;
+                self.report.latency.dest.record(started.elapsed());
+            }
             _ => self.report.latency.source.record(started.elapsed()),
         }
         let job = self.errands.job.clone();

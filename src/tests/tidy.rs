@@ -12,7 +12,7 @@ use std::path::Path;
 /// modules use each other, not even through a third.
 const RANKS: [&[&str]; 12] = [
     &["error", "location", "config", "digest", "filter", "filesystem", "stop", "bell"],
-    &["gate", "report", "tuner"],
+    &["gate", "report", "tuner", "limits"],
     &["ring", "catalog"],
     &["provider", "roots", "links"],
     &["plan", "walk"],

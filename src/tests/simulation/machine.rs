@@ -302,6 +302,7 @@ impl Machine {
                 worker,
                 help: help.clone(),
                 counters: counters[index].clone(),
+                busy: job.crowd.enlist(),
             };
             shards.push(Shard::new(parts, interpreter));
         }
