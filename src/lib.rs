@@ -56,6 +56,7 @@
 //! crew.rs              who does the work: what answers, on how many threads, with how much memory
 //! engine/mod.rs        one run, from the checks to the summary
 //! engine/ends.rs       both ends of a job, file systems or buckets
+//! engine/watch.rs      looks at a running job, and what limits it
 //! control/mod.rs       a running job seen and steered from outside
 //! control/status.rs    what it says of itself
 //! ```

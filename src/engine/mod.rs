@@ -10,6 +10,7 @@
 //! asked for.
 
 mod ends;
+mod watch;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit};
 
 use self::ends::Ends;
+use self::watch::Watch;
 use crate::bell::Bell;
 use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
@@ -35,6 +37,7 @@ use crate::gate::Gate;
 use crate::job::{Job, JobRoot, Past, Reflink, read_choice};
 use crate::lane;
 use crate::large::LargeFile;
+use crate::limits::Cause;
 use crate::links::LinkMap;
 use crate::location::Location;
 use crate::outcome::Intake;
@@ -42,8 +45,8 @@ use crate::plan::Progress as Standing;
 use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
 use crate::report::{
-    Console, Count, Counters, Crowd, Durability, End, EngineUsed, ExitCode, Failures, Keeper, Latency, Losses, Moment,
-    Progress, Run, Summary, Totals, Walk, shell_command,
+    Activity, Console, Count, Counters, Crowd, Durability, End, EngineUsed, ExitCode, Failures, Keeper, Latency,
+    Losses, Moment, Progress, Run, Summary, Totals, Walk, shell_command,
 };
 use crate::resume;
 use crate::ring::syscalls::Kernel;
@@ -276,6 +279,8 @@ struct Outcome {
     registered_bytes: u64,
     /// Bytes of all arenas.
     arena_bytes: u64,
+    /// What limited the run.
+    limit: Option<Cause>,
 }
 
 /// What a shard's thread gives back.
@@ -319,12 +324,12 @@ impl Setup {
             let end = conductor.conclude(end);
             is_over.store(true, Ordering::Release);
             ticker.thread().unpark();
-            let _ = ticker.join();
+            let limit = ticker.join().ok().flatten();
             job.failures.finish();
             if let End::Stopped(error) = &end {
                 job.console.error(&format!("gfast: stopped: {error}"));
             }
-            Ok(gather(end, ends, &counters))
+            Ok(gather(end, ends, &counters, limit))
         })
     }
 
@@ -383,13 +388,14 @@ impl Setup {
         let arena = FixedBuffers::new(1, 4096, 4096)?;
         let thread = std::thread::Builder::new().name(format!("lane-{index}"));
         let spawned = thread.spawn_scoped(scope, move || {
-            let caller: Arc<dyn Caller> = Arc::new(Kernel::new(arena.arena().clone()));
-            let parts =
-                lane::LaneParts { index, lanes, job: job.clone(), intake, caller, worker, help, counters, has_ring };
+            let busy = job.crowd.enlist();
+            let caller: Arc<dyn Caller> = Arc::new(Kernel::new(arena.arena().clone()).telling(busy.clone()));
+            let own = job.clone();
+            let parts = lane::LaneParts { index, lanes, job, intake, caller, worker, help, counters, busy, has_ring };
             match lane::run(parts) {
                 Ok(latency) => Some((ShardReport { latency }, None, 0)),
                 Err(error) => {
-                    job.end_with(error);
+                    own.end_with(error);
                     None
                 }
             }
@@ -401,8 +407,13 @@ impl Setup {
     fn conduct(&self, conductor: &mut Conductor) -> Result<End> {
         let interval = self.job.config.checkpoint_interval;
         let mut last = Instant::now();
+        let busy = self.job.crowd.enlist();
         loop {
-            match conductor.step(last.elapsed() >= interval)? {
+            // What takes long here is making data durable.
+            busy.set(Activity::WriteDest);
+            let step = conductor.step(last.elapsed() >= interval)?;
+            busy.set(Activity::NoWork);
+            match step {
                 Step::Checkpointed => last = Instant::now(),
                 Step::Ended(end) => return Ok(end),
                 Step::Waiting => {
@@ -413,13 +424,13 @@ impl Setup {
         }
     }
 
-    /// Progress and signals.
-    fn tick(&self, counters: &[Arc<Counters>], stop: &Stop, is_over: &AtomicBool) {
+    /// Progress and signals; in the end, what limited the run.
+    fn tick(&self, counters: &[Arc<Counters>], stop: &Stop, is_over: &AtomicBool) -> Option<Cause> {
         let former = self.job.catalog.header().totals.entries;
         let former = (former > 0).then_some(former);
         let console = self.job.console.clone();
         let mut progress = Progress::new(console, counters.to_vec(), former, Instant::now());
-        let mut stopped = None;
+        let (mut stopped, mut watch) = (None, Watch::new());
         while !is_over.load(Ordering::Acquire) {
             if stop.is_requested() {
                 self.job.walker.stop();
@@ -428,9 +439,11 @@ impl Setup {
             }
             let walk = if self.job.walker.is_walked() { Walk::Ended } else { Walk::Running };
             progress.tick(&Moment { now: Instant::now(), walk, streams: self.job.gate.limit() });
+            watch.tick(&self.job, false);
             std::thread::park_timeout(TICK);
         }
         progress.finish();
+        watch.limits.whole()
     }
 
     /// A stop does not wait for ever for a slow destination: the checkpoint before the last is as good to resume from.
@@ -474,6 +487,7 @@ impl Setup {
             registered_bytes: outcome.registered_bytes,
             arena_bytes: outcome.arena_bytes,
             latency: outcome.latency,
+            limit: outcome.limit.map(|cause| (cause.key(), cause.text())),
             durability: Durability {
                 asked: job.config.sync,
                 used,
@@ -483,7 +497,7 @@ impl Setup {
     }
 }
 
-fn gather(end: End, ends: Vec<ShardEnd>, counters: &[Arc<Counters>]) -> Outcome {
+fn gather(end: End, ends: Vec<ShardEnd>, counters: &[Arc<Counters>], limit: Option<Cause>) -> Outcome {
     let mut latency = Latency::default();
     let (mut registered_bytes, mut arena_bytes, mut facts) = (0, 0, None);
     let shards = ends.len();
@@ -493,5 +507,5 @@ fn gather(end: End, ends: Vec<ShardEnd>, counters: &[Arc<Counters>]) -> Outcome 
         registered_bytes += ring.as_ref().map_or(0, |ring| ring.registered_bytes as u64);
         facts = facts.or(ring);
     }
-    Outcome { end, shards, totals: Totals::of(counters), latency, facts, registered_bytes, arena_bytes }
+    Outcome { end, shards, totals: Totals::of(counters), latency, facts, registered_bytes, arena_bytes, limit }
 }

@@ -39,7 +39,7 @@ use crate::links::LinkKey;
 use crate::listing::open_side;
 use crate::outcome::{Intake, What};
 use crate::provider::s3::Client;
-use crate::report::{Counters, Latency};
+use crate::report::{Activity, Busy, Counters, Latency};
 use crate::ring::{Caller, Handle, Name, Side};
 use crate::transfer::{Ending, ending_of};
 use crate::walk::{DirCache, DirNode, DirPair, Entry, Work};
@@ -105,6 +105,8 @@ pub(crate) struct Lane {
     room: Notify,
     /// What it measured.
     latency: RefCell<Latency>,
+    /// Told what this thread is busy with.
+    busy: Arc<Busy>,
 }
 
 /// What a lane is made of.
@@ -125,6 +127,8 @@ pub(crate) struct LaneParts {
     pub help: Arc<Injector<Arc<Parts>>>,
     /// What it counts.
     pub counters: Arc<Counters>,
+    /// Told what its thread is busy with.
+    pub busy: Arc<Busy>,
     /// Whether files are read and written by a ring.
     pub has_ring: bool,
 }
@@ -150,7 +154,7 @@ fn cannot_start(error: std::io::Error) -> Error {
 
 impl Lane {
     fn new(parts: LaneParts, disk: Disk) -> Result<Rc<Lane>> {
-        let LaneParts { index, lanes, job, intake, caller, worker, help, counters, has_ring: _ } = parts;
+        let LaneParts { index, lanes, job, intake, caller, worker, help, counters, busy, has_ring: _ } = parts;
         let client =
             |root: &crate::job::JobRoot| root.bucket.as_ref().map(|b| Client::new(b.bucket.clone())).transpose();
         let (source, dest) = (client(&job.source)?, client(&job.dest)?);
@@ -176,6 +180,7 @@ impl Lane {
             news: Notify::new(),
             room: Notify::new(),
             latency: RefCell::default(),
+            busy,
             errands: Errands { index, job, intake, caller, worker, counters },
         }))
     }
@@ -187,6 +192,8 @@ impl Lane {
             if is_idle && self.job().walker.is_stopped() {
                 return Ok(self.latency.take());
             }
+            // Files are read and written while requests wait, and take a small part of their time.
+            self.busy.set(if is_idle { Activity::NoWork } else { Activity::Requests });
             let _rest = (is_idle && self.slices.borrow().is_empty()).then(|| self.job().walker.rest());
             // Timing out drops a wait for news, and no operation.
             let _ = tokio::time::timeout(IDLE, self.news.notified()).await;

@@ -115,6 +115,8 @@ pub struct Summary {
     pub arena_bytes: u64,
     /// Latencies per side.
     pub latency: Latency,
+    /// What limited the run: its name, and what could be done about it.
+    pub limit: Option<(&'static str, &'static str)>,
     /// How data was made durable.
     pub durability: Durability,
 }
@@ -153,6 +155,7 @@ impl Summary {
             field("integrity", &self.integrity_text()),
             field("state", &escape(&self.state)),
         ];
+        lines.extend(self.limit.map(|(_, text)| field("limited by", text)));
         let label = match (&self.end, code) {
             (End::Finished, 0) => "next pass",
             (End::Finished, _) => "try again",
@@ -306,6 +309,7 @@ impl Summary {
         latency.object("source", latency_object(&self.latency.source));
         latency.object("dest", latency_object(&self.latency.dest));
         object.object("latency", latency);
+        object.text_or_null("limit", self.limit.map(|(name, _)| name));
         object.text("sync", policy_name(self.durability.used));
         object.text("sync_asked", policy_name(self.durability.asked));
         object.text("durability", self.durability.text());
@@ -422,6 +426,7 @@ mod tests {
             registered_bytes: 0,
             arena_bytes: 1 << 20,
             latency,
+            limit: Some(("source", "reading the source")),
             durability: Durability { asked: SyncPolicy::Batch, used: SyncPolicy::File, keeper: Keeper::FileSystem },
         }
     }
@@ -452,7 +457,8 @@ mod tests {
             r#""elapsed_s":2.000,"bytes_per_s":1024.000,"files_per_s":2.000,"streams":32,"engine":"sync","#,
             r#""engine_fallback":"io_uring is disabled","threads":8,"ring_flags":null,"registered_buffer_bytes":0,"#,
             r#""buffer_bytes":1048576,"submissions_per_enter":0.000,"latency":{"source":{"count":1,"p50_ns":100,"#,
-            r#""p99_ns":100,"max_ns":100},"dest":{"count":0,"p50_ns":0,"p99_ns":0,"max_ns":0}},"sync":"file","#,
+            r#""p99_ns":100,"max_ns":100},"dest":{"count":0,"p50_ns":0,"p99_ns":0,"max_ns":0}},"limit":"source","#,
+            r#""sync":"file","#,
             r#""sync_asked":"batch","durability":"file: fsync of each file, for syncfs cannot be trusted here","#,
             r#""state":"/state/job","command":"gfast -source /s -dest /d","exit_code":24}"#,
             "\n"
@@ -475,6 +481,7 @@ resumed pass 2 interrupted, resumable: /s\\xff -> /d
   durability file: fsync of each file, for syncfs cannot be trusted here
   integrity  no checksums asked for
   state      /state/job
+  limited by reading the source
   resume     gfast -source /s -dest /d
   exit code  20
 ";
