@@ -120,7 +120,7 @@ async fn open_bucket(name: &str, typed: &[u8], options: &S3Options, side: Side, 
         return Err(refused("no key can begin like this: a component is empty at its start, `.` or `..`"));
     }
     let prefix = if typed.is_empty() || typed.ends_with('/') { typed.to_owned() } else { format!("{typed}/") };
-    let bucket = Arc::new(Bucket::open(name, options, side).await?);
+    let bucket = Arc::new(Bucket::open(name, &prefix, options, side).await?);
     let name = format!("s3://{name}/{prefix}").into_bytes();
     let root = BucketRoot { bucket, prefix, names, is_empty: false, is_near: false };
     let mut end = BucketEnd { root, name, single: None };

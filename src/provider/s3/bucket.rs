@@ -71,13 +71,13 @@ pub(super) enum Escapes {
 
 impl Bucket {
     /// Finds out all that is needed to reach the bucket, and asks it: wrong credentials, a missing bucket or a server
-    /// that does not answer are refused here, in one line, before anything moves.
-    pub async fn open(name: &str, options: &S3Options, side: Side) -> Result<Bucket> {
-        Bucket::open_at(name, "", options, side, &settings::process_variables()).await
+    /// that does not answer are refused here, in one line, before anything moves. The job is about keys that begin with
+    /// `prefix`: they may be all that the account is allowed to list.
+    pub async fn open(name: &str, prefix: &str, options: &S3Options, side: Side) -> Result<Bucket> {
+        Bucket::open_at(name, prefix, options, side, &settings::process_variables()).await
     }
 
-    /// The same for a job below `prefix`, which may be all that the account is allowed to list, and with given
-    /// variables for the process's own.
+    /// The same with given variables for the process's own.
     pub async fn open_at(
         name: &str,
         prefix: &str,

@@ -52,7 +52,7 @@ impl Client {
         };
         let answer = self.fetch(&request).await?;
         let mut listing = xml::listing(&answer.body).map_err(|_| self.unreadable(&request))?;
-        if listing.is_escaped && self.keeps_escapes(&listing.page).await? {
+        if listing.is_escaped && self.keeps_escapes(prefix, &listing.page).await? {
             listing.unescape();
         }
         // A server that tells the same page for ever would be read for ever.
@@ -202,8 +202,9 @@ impl Client {
     }
 
     /// Whether a page that calls itself URL-encoded is. Some servers repeat the claim and send names as they are; then
-    /// `a+b` is not `a b`. The first name that shows a difference is asked for in both readings.
-    async fn keeps_escapes(&self, page: &Page) -> Result<bool> {
+    /// `a+b` is not `a b`. The first name that shows a difference is asked for in both readings; where `prefix`, which all
+    /// of them begin with, shows it already, nobody is asked: the account may not be allowed to list anything else.
+    async fn keeps_escapes(&self, prefix: &str, page: &Page) -> Result<bool> {
         if self.bucket.escapes() != Escapes::Unknown {
             return Ok(self.bucket.escapes() == Escapes::Kept);
         }
@@ -213,6 +214,10 @@ impl Client {
         let escapes = match xml::percent_decode(name, xml::Plus::Space) {
             _ if names().any(is_plain) => Escapes::Claimed,
             None => Escapes::Claimed,
+            Some(plain) if plain.starts_with(prefix) != name.starts_with(prefix) => match name.starts_with(prefix) {
+                true => Escapes::Claimed,
+                false => Escapes::Kept,
+            },
             Some(plain) => match (self.is_listed(&plain).await?, self.is_listed(name).await?) {
                 (false, true) => Escapes::Claimed,
                 (true, false) => Escapes::Kept,

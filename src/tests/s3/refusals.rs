@@ -82,6 +82,32 @@ fn a_clock_that_is_wrong_is_put_right() {
     assert!(server.object("b", "p/f").is_some());
 }
 
+/// A policy that allows the keys below one prefix and nothing else: no question about the bucket, no other listing.
+#[test]
+fn an_account_that_may_see_one_prefix_only_copies_below_it() {
+    let server = fault_server(1);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    plain_tree(&scene.dir("tree"), 31, 12, 2 * super::PART_BYTES);
+    noise(&scene.join("tree/a+b %41"), &mut Rng::new(1), 100);
+    for prefix in ["home/me/", "home/m+e%41/"] {
+        let denied = Fault::Refuse { status: 403, code: "AccessDenied" };
+        server.heal();
+        server.script(Rule::new(denied).outside(prefix));
+        let location = format!("s3://b/{prefix}");
+        let state = |way: &str| format!("{way}-{}", prefix.len());
+        for _pass in 0..2 {
+            scene.job(scene.join("tree"), &location, &state("up")).run().expect(0);
+        }
+        let back = scene.join(&state("back"));
+        scene.job(location.trim_end_matches('/'), &back, &state("down")).run().expect(0);
+        Comparison::new(&scene.join("tree"), &back).assert_same();
+        let one = scene.join(&state("one"));
+        scene.job(format!("{location}file-0"), &one, &state("single")).run().expect(0);
+        assert!(fs::read(&one).unwrap() == fs::read(scene.join("tree/file-0")).unwrap());
+        refused(scene.job(scene.join("tree"), "s3://b/other", &state("other")).run(), &["not allowed", "AccessDenied"]);
+    }
+}
+
 #[test]
 fn a_key_over_1024_bytes_fails_its_object_alone() {
     let server = fault_server(1);

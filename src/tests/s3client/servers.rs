@@ -18,7 +18,7 @@ const NAMES: [&str; 6] = ["a+b", "a%41", "a b", "\u{e4}\u{1f980}", "a&<b>'", "c+
 
 async fn client() -> Client {
     let bucket = std::env::var("GFAST_S3_BUCKET").expect("scripts/s3-servers has been started");
-    let bucket = Bucket::open(&bucket, &S3Options::default(), Side::Dest).await.unwrap();
+    let bucket = Bucket::open(&bucket, "", &S3Options::default(), Side::Dest).await.unwrap();
     Client::new(Arc::new(bucket)).unwrap()
 }
 

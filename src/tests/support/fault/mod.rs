@@ -291,7 +291,10 @@ impl Shared {
         *counts.requests.entry(kind).or_default() += 1;
         *concurrent += 1;
         counts.concurrent_max = counts.concurrent_max.max(*concurrent);
-        let key = request.bucket_and_key().1;
+        let key = match request.bucket_and_key().1 {
+            "" => request.word("prefix").unwrap_or(""),
+            key => key,
+        };
         let fault = rules.iter_mut().find_map(|rule| rule.strike(kind, key, rng));
         counts.faults += u64::from(fault.is_some());
         fault

@@ -130,6 +130,7 @@ pub struct Rule {
     fault: Fault,
     kinds: Vec<Kind>,
     key_part: Option<String>,
+    allowed: Option<String>,
     skipped: u64,
     left: u64,
     per_mille: u64,
@@ -138,7 +139,7 @@ pub struct Rule {
 impl Rule {
     /// Every request, for ever; narrowed by the methods below.
     pub fn new(fault: Fault) -> Rule {
-        Rule { fault, kinds: Vec::new(), key_part: None, skipped: 0, left: u64::MAX, per_mille: 1000 }
+        Rule { fault, kinds: Vec::new(), key_part: None, allowed: None, skipped: 0, left: u64::MAX, per_mille: 1000 }
     }
 
     /// Only requests of these kinds.
@@ -150,6 +151,12 @@ impl Rule {
     /// Only keys with this in them.
     pub fn key(mut self, part: &str) -> Rule {
         self.key_part = Some(part.to_owned());
+        self
+    }
+
+    /// Only keys that do not begin with this; a listing's key is its prefix, the bucket's is empty.
+    pub fn outside(mut self, prefix: &str) -> Rule {
+        self.allowed = Some(prefix.to_owned());
         self
     }
 
@@ -173,7 +180,8 @@ impl Rule {
 
     fn fits(&self, kind: Kind, key: &str) -> bool {
         let is_kind = self.kinds.is_empty() || self.kinds.contains(&kind);
-        is_kind && self.key_part.as_ref().is_none_or(|part| key.contains(part))
+        let is_allowed = self.allowed.as_ref().is_some_and(|prefix| key.starts_with(prefix.as_str()));
+        is_kind && !is_allowed && self.key_part.as_ref().is_none_or(|part| key.contains(part))
     }
 
     /// What happens to a request, if anything; counts.
