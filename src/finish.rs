@@ -23,6 +23,8 @@ use crate::walk::DirNode;
 const PAGE: usize = scaled(16_384, 3);
 /// Ranges of abandoned attempts that are looked at when a pass ends.
 const ABANDONED_MAX: usize = 16_384;
+/// Abandoned uploads that are given up when a pass ends; the next pass sees to the rest (I4).
+const UPLOADS_MAX: usize = 4096;
 
 impl Checkpointer {
     /// Finishes the directories, makes everything durable, and records the pass as finished. To be called after the
@@ -41,6 +43,7 @@ impl Checkpointer {
             }
             if is_last {
                 rows.extend(self.abandoned_ranges()?);
+                rows.extend(self.abandoned_uploads()?);
             }
             self.sync()?;
             let header = self.finished_header(is_last, totals);
@@ -59,6 +62,26 @@ impl Checkpointer {
     fn abandoned_ranges(&self) -> Result<Vec<Row>> {
         let ids = self.job.catalog.reader()?.ranged(ABANDONED_MAX)?;
         Ok(ids.into_iter().map(|large_id| Row::DropRanges { large_id }).collect())
+    }
+
+    /// Likewise no upload is: what is still recorded is of objects that vanished, that the job's rules leave out now, or
+    /// that are another thing by now. Each is given up at the server; one that the server keeps stays recorded.
+    fn abandoned_uploads(&self) -> Result<Vec<Row>> {
+        let Some(publisher) = &self.publisher else { return Ok(Vec::new()) };
+        let uploads = self.job.catalog.reader()?.uploads(UPLOADS_MAX)?;
+        let given_up = publisher.give_up(uploads.iter().map(|(_, upload)| upload.clone()).collect());
+        let mut rows = Vec::with_capacity(uploads.len());
+        for ((large_id, upload), given_up) in uploads.into_iter().zip(given_up) {
+            if let Err(error) = &given_up {
+                self.job.console.note(&format!("gfast: {error}"));
+                self.counters.add(Count::UploadsLeft, 1);
+            }
+            // Of one without an id it is not even known that there is any.
+            if given_up.is_ok() || upload.id.is_empty() {
+                rows.push(Row::DropRanges { large_id });
+            }
+        }
+        Ok(rows)
     }
 
     /// The sync just made covers the seals of the last batch: all its records are Completed.

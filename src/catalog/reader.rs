@@ -15,6 +15,9 @@ use super::store::{Tree, damaged, trouble};
 use crate::error::Result;
 use crate::ring::op::Name;
 
+/// Ranges that are looked through at a time.
+const PAGE: usize = 4096;
+
 /// A snapshot of the catalog as of its last commit. Keep it short: while it lives, pages that later commits free are
 /// not used again, and the thread that holds it must not wait for a commit.
 pub struct Reader<'c> {
@@ -147,6 +150,26 @@ impl<'c> Reader<'c> {
             }
         }
         Ok(ids)
+    }
+
+    /// Uploads that are recorded, by the key of their ranges, ascending: the first `limit` of them.
+    pub fn uploads(&self, limit: usize) -> Result<Vec<(u64, Upload)>> {
+        let (mut uploads, mut after) = (Vec::new(), None);
+        // Ends: each page lies strictly behind the one before.
+        while uploads.len() < limit {
+            let page = self.scan(Tree::Ranges, &Key::new(), after.as_ref(), PAGE, |rest, body| {
+                let mut in_key = Take(rest);
+                let large_id = key::take_number(&mut in_key)?;
+                let offset = take_last_number(in_key.0)?;
+                let upload = if offset == UPLOAD_OFFSET { Some(record::decode_upload(body)?) } else { None };
+                Ok((large_id, offset, upload))
+            })?;
+            let Some((large_id, offset, _)) = page.last() else { break };
+            after = Some(Key::new().number(*large_id).number(*offset));
+            uploads.extend(page.into_iter().filter_map(|(large_id, _, upload)| Some((large_id, upload?))));
+        }
+        uploads.truncate(limit);
+        Ok(uploads)
     }
 
     /// The upload that the ranges of a large file are parts of.

@@ -128,13 +128,17 @@ pub enum Proof {
     ReadBack,
 }
 
-/// A multipart upload under way.
+/// A multipart upload under way, or about to be begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upload {
-    /// The server's name for it.
+    /// The server's name for it; empty before it has answered.
     pub id: String,
     /// Bytes of each part but the last.
     pub part_bytes: u64,
+    /// The object it will make; empty in catalogs of before it was kept.
+    pub key: String,
+    /// When it was asked for by the server's clock, in seconds since 1970.
+    pub begun_secs: u64,
 }
 
 /// What is known of one name.
@@ -242,6 +246,7 @@ const LOSSES: u8 = 128;
 const RANGE_CRC64: u8 = 1;
 const RANGE_ETAG: u8 = 2;
 const TAG_UPLOAD: u8 = 4;
+const TAG_UPLOAD_OF_KEY: u8 = 5;
 
 /// Key of an upload among the ranges of its file: no range begins there.
 pub(super) const UPLOAD_OFFSET: u64 = u64::MAX;
@@ -401,21 +406,31 @@ pub fn decode_range(offset: u64, body: &[u8]) -> Decoded<Range> {
 
 /// Appends an upload.
 pub fn encode_upload(upload: &Upload, body: &mut Vec<u8>) {
-    body.push(VERSION << 4 | TAG_UPLOAD);
+    let has_key = !upload.key.is_empty() || upload.begun_secs != 0;
+    body.push(VERSION << 4 | if has_key { TAG_UPLOAD_OF_KEY } else { TAG_UPLOAD });
     body.put_varint(upload.part_bytes);
     body.put_bytes(upload.id.as_bytes());
+    if has_key {
+        body.put_bytes(upload.key.as_bytes());
+        body.put_varint(upload.begun_secs);
+    }
 }
 
 /// Reads an upload.
 pub fn decode_upload(body: &[u8]) -> Decoded<Upload> {
     let mut take = Take(body);
-    if take_version(&mut take)? != TAG_UPLOAD {
+    let tag = take_version(&mut take)?;
+    if !matches!(tag, TAG_UPLOAD | TAG_UPLOAD_OF_KEY) {
         return Err(Damage("a record is of no known kind"));
     }
     let part_bytes = take.varint()?;
-    let id = std::str::from_utf8(take.bytes()?).map_err(|_| Damage("a text is not UTF-8"))?.to_owned();
+    let id = take_text(&mut take, usize::MAX)?;
+    let (key, begun_secs) = match tag {
+        TAG_UPLOAD_OF_KEY => (take_text(&mut take, usize::MAX)?, take.varint()?),
+        _ => (String::new(), 0),
+    };
     take.end()?;
-    Ok(Upload { id, part_bytes })
+    Ok(Upload { id, part_bytes, key, begun_secs })
 }
 
 /// Appends the first name of a hard-linked inode.

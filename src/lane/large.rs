@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::download::Download;
 use super::parts::{Parts, Progress, Route};
@@ -23,6 +24,9 @@ use crate::provider::s3::{Key, Part, Stored};
 use crate::report::{Count, LossSet};
 use crate::ring::{Access, Side};
 use crate::transfer::{Ending, NewFile, source_error, stat_source};
+
+/// Time between two looks for an early record.
+const RECORD_LOOK: Duration = Duration::from_millis(1);
 
 /// An upload under way: key of its ranges, what it is, what is done of it.
 struct Begun {
@@ -54,6 +58,7 @@ impl Lane {
             return Ok(Some(Ending::Changed));
         }
         let begun = self.begin_upload(upload.errand, &upload.key, stamp, &upload.attributes).await?;
+        let Some(begun) = begun else { return Ok(None) };
         let id = begun.upload.id.clone();
         let route = Route::Up { file, key: upload.key.clone(), upload: id.clone() };
         let parts = self.run_parts(upload.errand, route, stamp.size, begun).await;
@@ -76,6 +81,7 @@ impl Lane {
     pub(super) async fn relay_parts(self: &Rc<Lane>, relay: Relay<'_>) -> Carried {
         let stamp = relay.stamp;
         let begun = self.begin_upload(relay.errand, &relay.key, stamp, &relay.attributes).await?;
+        let Some(begun) = begun else { return Ok(None) };
         let id = begun.upload.id.clone();
         let route = Route::Across {
             source_key: relay.source_key.clone(),
@@ -122,25 +128,55 @@ impl Lane {
         completed
     }
 
-    /// Continues the upload that the catalog knows, or begins one.
+    /// Continues the upload that the catalog knows, or begins one; `None` if the job was stopped before. The catalog
+    /// knows that one is about to be begun before the server does: an upload whose id was never read is found by its
+    /// key and time when the pass ends.
     async fn begin_upload(
         &self,
         errand: &Errand,
         key: &Key,
         stamp: Stamp,
         attributes: &[(String, String)],
-    ) -> Result<Begun> {
+    ) -> Result<Option<Begun>> {
         if let Some(begun) = self.upload_before(errand, key, stamp).await? {
-            return Ok(begun);
+            return Ok(Some(begun));
         }
         let part_bytes = part_bytes(stamp.size, self.job().config.part_bytes);
-        let id = self.dest().create_upload(key, attributes).await?;
-        let upload = catalog::Upload { id, part_bytes };
+        let begun_secs = self.dest().bucket().server_secs().max(1);
+        let mut upload = catalog::Upload { id: String::new(), part_bytes, key: key.as_str().to_owned(), begun_secs };
         let large_id = self.job().new_id();
         self.push_begun(errand, stamp, large_id, 0);
-        let (dir, name) = (&errand.place.dir, errand.place.name.clone());
-        self.errands.push(dir, name, What::Uploading(large_id, upload.clone()));
-        Ok(Begun { large_id, upload, settled: Vec::new(), progress: Progress::default() })
+        let push_upload = |upload: &catalog::Upload| {
+            let (dir, name) = (&errand.place.dir, errand.place.name.clone());
+            self.errands.push(dir, name, What::Uploading(large_id, upload.clone()));
+        };
+        push_upload(&upload);
+        if !self.is_upload_recorded(large_id).await? {
+            return Ok(None);
+        }
+        upload.id = match self.dest().create_upload(key, attributes).await {
+            Err(error @ Error { cause: Cause::Remote { .. }, .. }) => {
+                self.abandon(errand, large_id);
+                return Err(error);
+            }
+            created => created?,
+        };
+        push_upload(&upload);
+        Ok(Some(Begun { large_id, upload, settled: Vec::new(), progress: Progress::default() }))
+    }
+
+    /// Waits until the catalog knows of an upload; false if the job was stopped before. Ends: the record comes early,
+    /// or the job is stopped by what keeps it from coming.
+    async fn is_upload_recorded(&self, large_id: u64) -> Result<bool> {
+        loop {
+            if self.job().catalog.reader()?.upload(large_id)?.is_some() {
+                return Ok(true);
+            }
+            if self.job().walker.is_stopped() {
+                return Ok(false);
+            }
+            tokio::time::sleep(RECORD_LOOK).await;
+        }
     }
 
     fn push_begun(&self, errand: &Errand, stamp: Stamp, large_id: u64, dest_ino: u64) {
@@ -164,7 +200,8 @@ impl Lane {
         let reader = self.job().catalog.reader()?;
         let (upload, ranges) = (reader.upload(record.large_id)?, reader.ranges(record.large_id)?);
         drop(reader);
-        let Some(upload) = upload else { return Ok(None) };
+        // One whose id was never read is given up when the pass ends.
+        let Some(upload) = upload.filter(|upload| !upload.id.is_empty()) else { return Ok(None) };
         if record.stamp != stamp {
             self.dest().abort_upload(key, &upload.id).await?;
             self.abandon(errand, record.large_id);

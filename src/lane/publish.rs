@@ -1,4 +1,5 @@
-//! Objects that checkpoints store in a bucket: further hard links, and what directories are like.
+//! Objects that checkpoints store in a bucket: further hard links, and what directories are like; and uploads that are
+//! given up when a pass ends.
 //!
 //! They have no content; all they say stands in their metadata. The checkpoints' thread is not a lane: it has a runtime
 //! and a client of its own, and stores many at a time.
@@ -6,7 +7,7 @@
 use std::sync::Arc;
 
 use super::hash;
-use crate::catalog::DirStamp;
+use crate::catalog::{DirStamp, Upload};
 use crate::config::{Metadata, PUBLISH_DEPTH};
 use crate::error::{Error, Result};
 use crate::job::{Job, Past};
@@ -46,29 +47,49 @@ impl Publisher {
     /// Stores all of them, several at a time; what became of each: the hash of its ETag. Ends: each has its bounded
     /// number of attempts.
     pub fn publish(&self, publications: Vec<Result<Publication>>) -> Vec<Result<u64>> {
+        let may_be_there = self.may_be_there;
+        self.each(publications, async move |client: &Client, publication: Result<Publication>| {
+            let Publication { key, attributes } = publication?;
+            if may_be_there
+                && let Some(object) = client.head(&key).await?
+                && object.size == 0
+                && object.attributes == attributes.iter().cloned().collect()
+            {
+                return Ok(hash(&object.etag));
+            }
+            let stored = client.put(&key, bytes::Bytes::new(), 0, &attributes).await?;
+            Ok(hash(&stored.etag))
+        })
+    }
+
+    /// Gives uploads up that nothing will go on with, several at a time.
+    pub fn give_up(&self, uploads: Vec<Upload>) -> Vec<Result<()>> {
+        self.each(uploads, async |client: &Client, Upload { id, key, begun_secs, .. }: Upload| {
+            let key = Key::new(key).map_err(|why| Error::refused_object("the object of an upload", why))?;
+            match id.is_empty() {
+                true => client.abort_uploads_since(&key, begun_secs as i64).await,
+                false => client.abort_upload(&key, &id).await,
+            }
+        })
+    }
+
+    /// Does `work` for each of `items`, several at a time, and answers in their order.
+    fn each<I: 'static, O: 'static>(
+        &self,
+        items: Vec<I>,
+        work: impl AsyncFn(&Client, I) -> Result<O> + Clone + 'static,
+    ) -> Vec<Result<O>> {
         let local = tokio::task::LocalSet::new();
         let depth = Arc::new(tokio::sync::Semaphore::new(PUBLISH_DEPTH));
         local.block_on(&self.runtime, async {
-            let tasks: Vec<_> = publications
-                .into_iter()
-                .map(|publication| {
-                    let (client, depth) = (self.client.clone(), depth.clone());
-                    let may_be_there = self.may_be_there;
-                    tokio::task::spawn_local(async move {
-                        let Publication { key, attributes } = publication?;
-                        let _permit = depth.acquire().await;
-                        if may_be_there
-                            && let Some(object) = client.head(&key).await?
-                            && object.size == 0
-                            && object.attributes == attributes.iter().cloned().collect()
-                        {
-                            return Ok(hash(&object.etag));
-                        }
-                        let stored = client.put(&key, bytes::Bytes::new(), 0, &attributes).await?;
-                        Ok(hash(&stored.etag))
-                    })
+            let spawn = |item| {
+                let (client, depth, work) = (self.client.clone(), depth.clone(), work.clone());
+                tokio::task::spawn_local(async move {
+                    let _permit = depth.acquire().await;
+                    work(&client, item).await
                 })
-                .collect();
+            };
+            let tasks: Vec<_> = items.into_iter().map(spawn).collect();
             let mut results = Vec::with_capacity(tasks.len());
             for task in tasks {
                 results.push(match task.await {

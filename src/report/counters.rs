@@ -44,6 +44,8 @@ pub enum Count {
     BytesCopied,
     /// Bytes durable at the destination.
     BytesDurable,
+    /// Unfinished uploads of the job that nothing will go on with and that the server did not let go.
+    UploadsLeft,
     /// Entries handed to the kernel's submission queues.
     Submissions,
     /// Calls of io_uring_enter that carried submissions.
@@ -83,6 +85,7 @@ impl Count {
         Count::BytesSkipped,
         Count::BytesCopied,
         Count::BytesDurable,
+        Count::UploadsLeft,
         Count::Submissions,
         Count::Enters,
         Count::ProvedByServer,
@@ -129,6 +132,7 @@ impl Count {
             Count::BytesSkipped => "bytes_skipped",
             Count::BytesCopied => "bytes",
             Count::BytesDurable => "bytes_durable",
+            Count::UploadsLeft => "uploads_left",
             Count::Submissions => "submissions",
             Count::Enters => "enters",
             Count::ProvedByServer => "proved_by_server",

@@ -161,6 +161,7 @@ impl Summary {
             (End::Finished, _) => "try again",
             _ => "resume",
         };
+        lines.extend(self.uploads_line());
         lines.push(field(label, &self.command));
         lines.push(field("exit code", &code.to_string()));
         lines.join("\n") + "\n"
@@ -230,6 +231,13 @@ impl Summary {
         let occurred = shown.iter().filter(|&&(count, _)| self.totals.get(count) > 0);
         let texts: Vec<String> = occurred.map(|&(count, name)| format!("{} {name}", self.totals.get(count))).collect();
         if texts.is_empty() { "no checksums asked for".to_owned() } else { texts.join(", ") }
+    }
+
+    /// What an administrator has to know of: parts of an upload are stored, and paid for, until it is given up.
+    fn uploads_line(&self) -> Option<String> {
+        let left = self.totals.get(Count::UploadsLeft);
+        let text = format!("{left} unfinished could not be given up");
+        (left > 0).then(|| field("uploads", &text))
     }
 
     fn losses_text(&self) -> String {
@@ -451,7 +459,8 @@ mod tests {
             r#""entries_walked":0,"directories":0,"copied":4,"cloned":0,"unchanged":0,"metadata_only":0,"#,
             r#""adopted":0,"hard_links":0,"#,
             r#""symlinks":0,"special_files":0,"failed":0,"vanished":1,"unstable":0,"removed":0,"deletes_withheld":0,"#,
-            r#""bytes_planned":0,"bytes_skipped":0,"bytes":2048,"bytes_durable":0,"submissions":0,"enters":0,"#,
+            r#""bytes_planned":0,"bytes_skipped":0,"bytes":2048,"bytes_durable":0,"uploads_left":0,"#,
+            r#""submissions":0,"enters":0,"#,
             r#""proved_by_server":0,"proved_by_reading":0,"proved_by_length":0,"checksums_recorded":0,"#,
             r#""losses":{"owner":3},"#,
             r#""elapsed_s":2.000,"bytes_per_s":1024.000,"files_per_s":2.000,"streams":32,"engine":"sync","#,

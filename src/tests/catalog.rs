@@ -219,7 +219,8 @@ fn everything_comes_back_after_a_reopen() {
         crc64: (offset != 0).then_some(offset * 3),
         etag: (offset == 0).then_some(8),
     };
-    let upload = Upload { id: "2~abc/def".repeat(40), part_bytes: 16 << 20 };
+    let upload =
+        Upload { id: "2~abc/def".repeat(40), part_bytes: 16 << 20, key: "dir/\u{e4}".to_owned(), begun_secs: 7 };
     let header =
         Header { next_id: 80_000, durable_batch: 1, totals: Totals { entries: 4, bytes: 1 << 50 }, ..catalog.header() };
     let reseal_dirs: Vec<DirId> = (1..5000).map(|id| DirId(id * id * 1000)).collect();

@@ -2,7 +2,7 @@
 //! against the fault server, which counts and breaks.
 //!
 //! `s3/directions.rs` trees both ways and across; `s3/refusals.rs` what bad input gets; `s3/faults.rs` servers and
-//! wires that fail; `s3/resume.rs` kills and what they cost.
+//! wires that fail; `s3/resume.rs` kills and what they cost; `s3/uploads.rs` uploads that nothing goes on with.
 
 mod support;
 
@@ -14,6 +14,8 @@ mod faults;
 mod refusals;
 #[path = "s3/resume.rs"]
 mod resume;
+#[path = "s3/uploads.rs"]
+mod uploads;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};

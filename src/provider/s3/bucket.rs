@@ -239,6 +239,11 @@ impl Bucket {
         now.checked_add(offset).unwrap_or(now)
     }
 
+    /// The server's time as far as known, in seconds since 1970.
+    pub fn server_secs(&self) -> u64 {
+        u64::try_from(self.now().as_second()).unwrap_or(0)
+    }
+
     /// The server's clock shows `secs`.
     pub(super) fn set_clock(&self, secs: i64) {
         let offset_ms = (secs - Timestamp::now().as_second()).saturating_mul(1000);

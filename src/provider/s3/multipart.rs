@@ -8,7 +8,8 @@ use rusty_s3::Method;
 
 use super::client::{CLOCK_SLACK_SECS, CRC64_HEADER, Client, copy_source, etag, is_missing, of_source, text};
 use super::request::{Answer, Request, failure};
-use super::{Bucket, ByteRange, Key, Object, Part, Stored, xml};
+use super::xml::{self, Unfinished};
+use super::{Bucket, ByteRange, Key, Object, Part, Stored};
 use crate::error::{Cause, Error, Result};
 
 /// Pages of uploads that are read: a hundred thousand uploads under way.
@@ -159,8 +160,20 @@ impl Client {
         Ok(Some(parts))
     }
 
-    /// Key and id of every upload under way below `prefix`. A server that cannot tell has none.
-    pub async fn list_uploads(&self, prefix: &str) -> Result<Vec<(String, String)>> {
+    /// Gives up what was begun for `key` at `since_secs` (seconds since 1970) or later, by whoever does not know the id:
+    /// its answer was never read.
+    pub async fn abort_uploads_since(&self, key: &Key, since_secs: i64) -> Result<()> {
+        for upload in self.list_uploads(key.as_str()).await? {
+            let is_since = upload.begun.is_some_and(|begun| begun.secs >= since_secs - CLOCK_SLACK_SECS);
+            if upload.key == key.as_str() && is_since {
+                self.abort_upload(key, &upload.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every upload under way below `prefix`. A server that cannot tell has none.
+    pub async fn list_uploads(&self, prefix: &str) -> Result<Vec<Unfinished>> {
         let (mut uploads, mut next) = (Vec::new(), None::<(String, String)>);
         for _ in 0..UPLOAD_PAGES_MAX {
             let request = Request::new("list the uploads of", Method::Get, None).query("uploads", "");

@@ -13,6 +13,7 @@ use quick_xml::Reader;
 use quick_xml::events::{BytesRef, Event};
 
 use super::{Listed, Page, Part, times};
+use crate::ring::Time;
 
 /// Deepest nesting that is read: answers of S3 have four levels.
 const DEPTH_MAX: usize = 16;
@@ -57,11 +58,22 @@ pub struct PartsPage {
     pub next: Option<String>,
 }
 
+/// An upload under way, as a bucket lists it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The object it will make.
+    pub key: String,
+    /// The server's name for it.
+    pub id: String,
+    /// When it was begun, where the server tells.
+    pub begun: Option<Time>,
+}
+
 /// One page of ListMultipartUploads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UploadsPage {
-    /// Key and upload id of each.
-    pub uploads: Vec<(String, String)>,
+    /// The uploads, in the server's order.
+    pub uploads: Vec<Unfinished>,
     /// Key and upload id after which the next page begins; `None` at the end.
     pub next: Option<(String, String)>,
 }
@@ -151,11 +163,12 @@ pub fn parts(body: &[u8]) -> Result<PartsPage, Malformed> {
 /// Reads a page of ListMultipartUploads.
 pub fn uploads(body: &[u8]) -> Result<UploadsPage, Malformed> {
     let mut page = UploadsPage::default();
-    let mut upload = (String::new(), String::new());
+    let mut upload = Unfinished::default();
     let (mut next, mut is_truncated) = ((String::new(), String::new()), false);
     walk(body, |path, text| match path {
-        "Upload/Key" => upload.0 = text.to_owned(),
-        "Upload/UploadId" => upload.1 = text.to_owned(),
+        "Upload/Key" => upload.key = text.to_owned(),
+        "Upload/UploadId" => upload.id = text.to_owned(),
+        "Upload/Initiated" => upload.begun = times::parse(text),
         "Upload" => page.uploads.push(std::mem::take(&mut upload)),
         "NextKeyMarker" => next.0 = text.to_owned(),
         "NextUploadIdMarker" => next.1 = text.to_owned(),
@@ -382,6 +395,7 @@ mod tests {
             </PartNumber><ETag>\"e&lt;\"</ETag></Part></CompleteMultipartUpload>";
         assert_eq!(complete(&[&part]), expected);
         let body = b"<R><Upload><Key>a&#x20;b</Key><UploadId>u</UploadId></Upload></R>";
-        assert_eq!(uploads(body).unwrap().uploads, [("a b".to_owned(), "u".to_owned())]);
+        let unfinished = Unfinished { key: "a b".to_owned(), id: "u".to_owned(), begun: None };
+        assert_eq!(uploads(body).unwrap().uploads, [unfinished]);
     }
 }

@@ -112,12 +112,12 @@ proptest! {
         offset in any::<u64>(),
         len in any::<u64>(),
         (crc64, etag) in (option::of(any::<u64>()), option::of(any::<u64>())),
-        (name, id) in (name(), "\\PC{0,80}"),
+        (name, id, key) in (name(), "\\PC{0,80}", "\\PC{0,80}"),
     ) {
         let (range, mut body) = (Range { offset, len, crc64, etag }, Vec::new());
         encode_range(&range, &mut body);
         prop_assert_eq!(decode_range(offset, &body), Ok(range));
-        let (upload, mut body) = (Upload { id, part_bytes: len }, Vec::new());
+        let (upload, mut body) = (Upload { id, part_bytes: len, key, begun_secs: offset }, Vec::new());
         encode_upload(&upload, &mut body);
         prop_assert_eq!(decode_upload(&body), Ok(upload));
         let (first, mut body) = (LinkFirst { dir: DirId(offset), name, batch: len }, Vec::new());

@@ -47,6 +47,7 @@ pub struct Upload {
     pub parts: BTreeMap<u32, Object>,
     attributes: BTreeMap<String, String>,
     storage_class: Option<String>,
+    begun: SystemTime,
 }
 
 /// An answer before it goes out.
@@ -268,6 +269,7 @@ impl Store {
             parts: BTreeMap::new(),
             attributes: attributes(request)?,
             storage_class: request.header("x-amz-storage-class").map(str::to_owned),
+            begun: SystemTime::now(),
         };
         self.uploads.insert(id.clone(), upload);
         let inner = format!("<Bucket>{bucket}</Bucket><Key>{}</Key><UploadId>{id}</UploadId>", escape(key));
@@ -351,7 +353,9 @@ impl Store {
         for (id, upload) in &self.uploads {
             if upload.target.0 == bucket && upload.target.1.starts_with(prefix) {
                 let key = written(request, &upload.target.1);
-                inner += &format!("<Upload><Key>{key}</Key><UploadId>{id}</UploadId></Upload>");
+                let begun = iso8601(upload.begun);
+                inner += &format!("<Upload><Key>{key}</Key><UploadId>{id}</UploadId>");
+                inner += &format!("<Initiated>{begun}</Initiated></Upload>");
             }
         }
         Answer::xml("ListMultipartUploadsResult", &inner)
