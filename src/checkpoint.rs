@@ -237,6 +237,7 @@ impl Checkpointer {
         self.nodes.entry(dir.id).or_insert_with(|| dir.clone());
         match what {
             What::Found(id) => self.found(draft, &dir, name, id)?,
+            What::ListedTo(mark) => draft.rows.push(Row::ListFrom { id: dir.id, mark }),
             What::Listed => self.listed(draft, &dir),
             What::Copied(copied) => match unsealed {
                 None => self.copied(draft, &dir, name, *copied),

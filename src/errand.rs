@@ -15,6 +15,7 @@ use crate::filter::Sort;
 use crate::job::{Job, Past, Place, Ticket};
 use crate::links::LinkKey;
 use crate::outcome::{Intake, Outcome, What};
+use crate::pages::Page;
 use crate::plan::Skip;
 use crate::provider::posix::Posix;
 use crate::report::{Count, Counters};
@@ -37,6 +38,8 @@ pub(crate) struct Errand {
     pub claimed: Option<LinkKey>,
     /// The source object as its bucket lists it.
     pub listed: Option<Stamp>,
+    /// The page of its bucket's listing that it came with.
+    pub page: Option<Arc<Page>>,
 }
 
 /// The errands of one shard or lane.
@@ -65,7 +68,15 @@ impl Errands {
         ticket: Ticket,
     ) -> Errand {
         let dest_name = self.job.dest_name(&dir, &name).clone();
-        Errand { place: Place { dir, open, name, dest_name }, ticket, record, attempt: 1, claimed: None, listed }
+        Errand {
+            place: Place { dir, open, name, dest_name },
+            ticket,
+            record,
+            attempt: 1,
+            claimed: None,
+            listed,
+            page: None,
+        }
     }
 
     /// A name handed back by a checkpoint or left by an interrupted run, in a directory that was `opened`.
@@ -90,23 +101,36 @@ impl Errands {
 
     /// Looks at a name of a listing: a directory is queued, an object that is done is counted, any other is an errand.
     pub(crate) fn meet(&self, dir: Arc<DirNode>, open: DirPair, mut entry: Entry) -> Option<Errand> {
-        if !self.job.choice.is_everything() && !self.is_taken(&dir, &open, &mut entry) {
-            return None;
+        let page = entry.page.take();
+        match self.sort_out(&dir, open, entry) {
+            Ok(Some(errand)) => Some(Errand { page, ..errand }),
+            Ok(None) => {
+                self.release_page(&dir, page.as_deref());
+                None
+            }
+            Err(error) => {
+                self.job.end_with(error);
+                None
+            }
+        }
+    }
+
+    fn sort_out(&self, dir: &Arc<DirNode>, open: DirPair, mut entry: Entry) -> Result<Option<Errand>> {
+        if !self.job.choice.is_everything() && !self.is_taken(dir, &open, &mut entry) {
+            return Ok(None);
         }
         self.counters.add(Count::EntriesWalked, 1);
         if entry.kind == libc::DT_DIR {
-            if let Err(error) = self.find_dir(&dir, entry.name, entry.record) {
-                self.job.end_with(error);
-            }
-            return None;
+            self.find_dir(dir, entry.name, entry.record)?;
+            return Ok(None);
         }
         let record = file_record(entry.record);
         if record.as_ref().is_some_and(|record| self.job.progress.is_handled(record)) {
             self.counters.add(Count::Unchanged, 1);
-            return None;
+            return Ok(None);
         }
         dir.hold();
-        Some(self.errand(dir, open, entry.name, (record, entry.stamp), Ticket::Listed))
+        Ok(Some(self.errand(dir.clone(), open, entry.name, (record, entry.stamp), Ticket::Listed)))
     }
 
     /// Whether a name is part of the job. Where the listing does not tell what it is, the source is asked: some rules
@@ -246,6 +270,7 @@ impl Errands {
                 self.push(&dir, name, What::Copied(copied));
             }
         }
+        self.release_page(&dir, errand.page.as_deref());
         match errand.ticket {
             Ticket::Listed => self.release_dir(&dir),
             Ticket::Alone => self.job.walker.complete(),
@@ -271,6 +296,14 @@ impl Errands {
         group: Option<LinkKey>,
     ) {
         self.push(dir, name, What::Failed { error, attempts, group });
+    }
+
+    /// A name of a page has its outcome, or the listing has handed all of them on. To be called before the directory is
+    /// released: a mark of a directory that is listed would open it again.
+    pub(crate) fn release_page(&self, dir: &Arc<DirNode>, page: Option<&Page>) {
+        if let Some(mark) = page.and_then(Page::release) {
+            self.push(dir, Name::default(), What::ListedTo(mark));
+        }
     }
 
     /// The last entry of a directory, or its listing, has its outcome.

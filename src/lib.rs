@@ -30,6 +30,7 @@
 //! roots/*.rs           both ends of a job: examined, refused, opened
 //! links.rs             hard links in flight
 //! plan.rs              the decision about one object (pure)
+//! pages.rs             how far a bucket's listing has outcomes, page by page
 //! walk.rs              directories as work items, shared by all shards; open-directory caches
 //! job.rs               what all parts of a run share
 //! listing.rs           one directory being listed
@@ -108,6 +109,7 @@ pub mod links;
 pub mod listing;
 pub mod location;
 pub mod outcome;
+pub mod pages;
 pub mod plan;
 pub mod provider;
 pub mod rehearsal;

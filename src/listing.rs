@@ -126,7 +126,7 @@ pub(crate) fn parse(filled: &[u8], entries: &mut VecDeque<Entry>) {
         }
         let name = Name::new(name).expect("I8: the name was cut at its NUL");
         let ino = u64::from_ne_bytes(record[..8].try_into().unwrap_or_default());
-        entries.push_back(Entry { name, kind: record[18], ino, record: None, stamp: None });
+        entries.push_back(Entry { name, kind: record[18], ino, record: None, stamp: None, page: None });
     }
     entries.make_contiguous().sort_unstable_by_key(|entry| entry.ino);
 }
@@ -150,7 +150,11 @@ fn listed_entries(job: &Job, dir: &DirNode) -> Option<VecDeque<Entry>> {
     let names = job.choice.names_in(&path)?.into_iter();
     // No name of the list holds a NUL: it was read as what stands between them.
     let names = names.filter_map(|name| Name::new(name).ok());
-    Some(names.map(|name| Entry { name, kind: libc::DT_UNKNOWN, ino: 0, record: None, stamp: None }).collect())
+    Some(
+        names
+            .map(|name| Entry { name, kind: libc::DT_UNKNOWN, ino: 0, record: None, stamp: None, page: None })
+            .collect(),
+    )
 }
 
 /// Offset of the name in a `linux_dirent64`.

@@ -34,6 +34,8 @@ pub struct Outcome {
 pub enum What {
     /// A directory was found in `dir`.
     Found(DirId),
+    /// All entries of `dir` up to this key of its bucket have outcomes.
+    ListedTo(String),
     /// All entries of `dir` have outcomes.
     Listed,
     /// The object is at the destination, to be sealed.
@@ -208,7 +210,7 @@ impl What {
         match self {
             What::Found(_) => 0,
             What::Begun(_) | What::Uploading(..) | What::Abandoned(_) => 1,
-            What::Written(..) => 2,
+            What::Written(..) | What::ListedTo(_) => 2,
             What::Listed => 3,
             What::Copied(_) | What::Further(..) | What::Failed { .. } => 4,
             What::Vanished(_) | What::Left(_) | What::Reopened => 4,

@@ -194,19 +194,29 @@ fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()
         for (dir, name) in page {
             let record = reader.entry(dir, &name)?;
             let is_failed = matches!(record, Some(Record::File(record)) if record.status == Status::Failed);
-            // A directory that is listed again brings its names.
-            let comes_up = !name.is_empty() && reader.is_open_file(dir, c"")?;
-            if comes_up || !job.is_listed(dir)? || (is_failed && retried == RETRIED_MAX) {
+            let node = load_node(&job.catalog, dir, nodes)?;
+            // A directory that is listed again brings its names, but for those before the mark it is listed from.
+            let comes_up = match job.is_listed(dir)? {
+                true => !name.is_empty() && reader.is_open_file(dir, c"")?,
+                false => !is_before_mark(job, &node, &name)?,
+            };
+            if comes_up || (is_failed && retried == RETRIED_MAX) {
                 continue;
             }
             retried += usize::from(is_failed);
-            let node = load_node(&job.catalog, dir, nodes)?;
             match name.is_empty() {
                 true => job.walker.inject(Work::List(node)),
                 false => job.walker.inject(Work::File(node, name)),
             }
         }
     }
+}
+
+/// Whether a name of an unlisted directory lies before what the listing goes on with.
+fn is_before_mark(job: &Job, dir: &DirNode, name: &Name) -> Result<bool> {
+    let Some(root) = job.source.bucket.as_ref().filter(|_| !name.is_empty()) else { return Ok(false) };
+    let mark = job.catalog.reader()?.listed_to(dir.id)?;
+    Ok(mark.is_some_and(|mark| root.key(dir, name).is_ok_and(|key| key.as_str() <= mark.as_str())))
 }
 
 /// Queues the next of the entries that failed, from behind `after` on, up to `RETRIED_MAX`; the last one looked at,

@@ -24,6 +24,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::bell::Bell;
 use crate::catalog::{DirId, DirStamp, Record, Stamp};
 use crate::config::QUEUED_DIRS_MAX;
+use crate::pages::Page;
 use crate::ring::{Handle, Name};
 
 /// One directory of the source, and its counterpart at the destination.
@@ -185,6 +186,8 @@ pub struct Entry {
     pub record: Option<Record>,
     /// The object as its bucket lists it; a file system is asked later.
     pub stamp: Option<Stamp>,
+    /// The page of a bucket's listing that it came with.
+    pub page: Option<Arc<Page>>,
 }
 
 /// One piece of work for a shard.

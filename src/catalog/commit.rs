@@ -68,6 +68,10 @@ impl<'b> Changes<'b> {
                 self.put(Tree::OpenDirs, &key::open_dir(*id, *state), record::encode_mark);
                 self.delete(Tree::OpenDirs, &key::open_dir(*id, other(*state)));
             }
+            Row::ListFrom { id, mark } => {
+                let key = key::open_dir(*id, DirState::Unlisted);
+                self.put(Tree::OpenDirs, &key, |body| record::encode_listed_to(mark, body));
+            }
             Row::CloseDir { id } => {
                 self.delete(Tree::OpenDirs, &key::open_dir(*id, DirState::Unlisted));
                 self.delete(Tree::OpenDirs, &key::open_dir(*id, DirState::Unfinished));

@@ -9,7 +9,7 @@
 //!                              meta         header, directories to seal again
 //!                              entries      (directory, name)  -> record          the big one
 //!                              dirs         directory          -> parent, name, state when listed
-//!                              open_dirs    (state, directory)                    what a resume has to do
+//!                              open_dirs    (state, directory)    -> [last key]   what a resume has to do
 //!                              open_files   (directory, name)                     likewise
 //!                              ranges       (large id, offset) -> finished range; the upload they are parts of
 //!                              links        (device, inode)    -> first name
@@ -94,6 +94,13 @@ pub enum Row {
         id: DirId,
         /// What it needs.
         state: DirState,
+    },
+    /// Says how far a directory of that index is listed: all names up to this key have outcomes.
+    ListFrom {
+        /// Its number.
+        id: DirId,
+        /// The key, as its bucket knows it.
+        mark: String,
     },
     /// Takes a directory out of that index.
     CloseDir {

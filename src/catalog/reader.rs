@@ -66,8 +66,13 @@ impl<'c> Reader<'c> {
 
     /// Whether a directory is in the index of those that need work of this sort.
     pub fn is_open_dir(&self, id: DirId, state: DirState) -> Result<bool> {
-        let found = self.get(Tree::OpenDirs, &key::open_dir(id, state), |body| record::decode_mark(Take(body)))?;
-        Ok(found.is_some())
+        Ok(self.get(Tree::OpenDirs, &key::open_dir(id, state), record::decode_open_dir)?.is_some())
+    }
+
+    /// The key of its bucket up to which all names of an unlisted directory have outcomes.
+    pub fn listed_to(&self, id: DirId) -> Result<Option<String>> {
+        let found = self.get(Tree::OpenDirs, &key::open_dir(id, DirState::Unlisted), record::decode_open_dir)?;
+        Ok(found.flatten())
     }
 
     /// Whether an entry is in the index of those that need work.
@@ -107,7 +112,7 @@ impl<'c> Reader<'c> {
         let found = self.catalog.store.tree(Tree::OpenDirs).rev_range(&self.txn, &range);
         let found = found.map_err(|error| trouble(self.catalog.path(), &error))?;
         self.collect(found, first.as_bytes().len(), limit, |rest, body| {
-            record::decode_mark(Take(body))?;
+            record::decode_open_dir(body)?;
             Ok(DirId(take_last_number(rest)?))
         })
     }

@@ -247,6 +247,7 @@ const RANGE_CRC64: u8 = 1;
 const RANGE_ETAG: u8 = 2;
 const TAG_UPLOAD: u8 = 4;
 const TAG_UPLOAD_OF_KEY: u8 = 5;
+const TAG_LISTED_TO: u8 = 1;
 
 /// Key of an upload among the ranges of its file: no range begins there.
 pub(super) const UPLOAD_OFFSET: u64 = u64::MAX;
@@ -465,6 +466,24 @@ pub(super) fn decode_mark(mut take: Take<'_>) -> Decoded<()> {
         0 => take.end(),
         _ => Err(Damage("a record is of no known kind")),
     }
+}
+
+/// Appends a mark that says how far a directory is listed.
+pub(super) fn encode_listed_to(mark: &str, body: &mut Vec<u8>) {
+    body.push(VERSION << 4 | TAG_LISTED_TO);
+    body.put_bytes(mark.as_bytes());
+}
+
+/// Reads a mark of an open directory: the key it is listed up to.
+pub(super) fn decode_open_dir(body: &[u8]) -> Decoded<Option<String>> {
+    let mut take = Take(body);
+    let mark = match take_version(&mut take)? {
+        0 => None,
+        TAG_LISTED_TO => Some(take_text(&mut take, usize::MAX)?),
+        _ => return Err(Damage("a record is of no known kind")),
+    };
+    take.end()?;
+    Ok(mark)
 }
 
 /// Whether a name can be recorded.

@@ -13,8 +13,9 @@ use super::{Lane, Way, hash};
 use crate::catalog::{DirStamp, Stamp};
 use crate::config::{Mounts, SpecialBits};
 use crate::error::{Cause, Errno, Error, Result};
-use crate::job::{BucketRoot, Job, KeyNames};
+use crate::job::{BucketRoot, Job, KeyNames, Past};
 use crate::listing::{leave_out, look_up, make_dest, parse};
+use crate::pages::Pages;
 use crate::provider::posix::Posix;
 use crate::provider::s3::{From, Key, Listed, Object, attributes, keys};
 use crate::report::Count;
@@ -42,6 +43,45 @@ struct Item {
     component: String,
     /// The object; `None` for a prefix.
     object: Option<Listed>,
+}
+
+impl Item {
+    /// Its key, in a directory whose keys begin with `prefix`.
+    fn key(&self, prefix: &str) -> String {
+        let end = if self.object.is_some() { "" } else { "/" };
+        format!("{prefix}{}{end}", self.component)
+    }
+}
+
+/// How far a listing's names can be handed on: up to the first that is held back.
+#[derive(Default)]
+struct Frontier {
+    /// The key that was passed last.
+    last: Option<String>,
+    /// The key before the first that is held back; without one, the last.
+    free: Option<String>,
+    /// Whether a key was refused: a resume is to refuse it again.
+    is_refused: bool,
+}
+
+impl Frontier {
+    /// The listing has come to `key`; `held` is the component of the first object that is held back.
+    fn pass(&mut self, key: String, is_taken: bool, prefix: &str, held: Option<&str>) {
+        self.is_refused |= !is_taken;
+        let before = self.last.replace(key);
+        match held {
+            None => self.free.clone_from(&self.last),
+            Some(held) if self.last.as_deref().and_then(|key| key.strip_prefix(prefix)) == Some(held) => {
+                self.free = before;
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// The key up to which all names are handed on.
+    fn mark(&self) -> Option<String> {
+        self.free.clone().filter(|_| !self.is_refused)
+    }
 }
 
 impl Lane {
@@ -155,20 +195,30 @@ impl Lane {
             let why = "some servers take a key with a leading slash for the one without it";
             return Err(Error::refused_object(self.job().path(Side::Source, dir), why));
         }
-        let (mut from, mut held) = (From::Start, Vec::new());
+        let mut from = self.listing_start(dir, &prefix).await?;
+        let (mut held, mut frontier, pages) = (Vec::new(), Frontier::default(), Arc::new(Pages::default()));
         // Ends: each page goes on behind the one before.
         loop {
             let page = self.source().list(&prefix, &from).await?;
             let mut entries = VecDeque::new();
             for item in items(&prefix, page.objects, page.prefixes) {
-                self.sort_in(dir, root, item, &mut held, &mut entries).await?;
+                let key = item.key(&prefix);
+                // Some servers tell it all the same.
+                if matches!(&from, From::After(mark) if key <= *mark) {
+                    continue;
+                }
+                let is_taken = self.sort_in(dir, root, item, &mut held, &mut entries).await?;
+                frontier.pass(key, is_taken, &prefix, held.first().map(|(component, _)| component.as_str()));
             }
             if page.next.is_none() {
                 entries.extend(held.drain(..).map(|(_, entry)| entry));
             }
+            let part = pages.begin(entries.len(), frontier.mark());
+            entries.iter_mut().for_each(|entry| entry.page = Some(part.clone()));
             if self.hand_on(dir, &open, entries).await? {
                 return Ok(Listing::Stopped);
             }
+            self.errands.release_page(dir, Some(&part));
             match page.next {
                 Some(token) => from = From::Token(token),
                 None => break,
@@ -181,6 +231,22 @@ impl Lane {
             self.touch_if_changed(dir)?;
         }
         Ok(Listing::Done)
+    }
+
+    /// Where a listing begins: behind the names that an interrupted run has dealt with. Those do not come up again, so
+    /// the directory's own object, which is the first of them, is asked for by itself.
+    async fn listing_start(&self, dir: &Arc<DirNode>, prefix: &str) -> Result<From> {
+        if self.job().past != Past::Interrupted {
+            return Ok(From::Start);
+        }
+        let Some(mark) = self.job().catalog.reader()?.listed_to(dir.id)? else { return Ok(From::Start) };
+        if self.way == Way::Down
+            && let Ok(key) = Key::new(prefix.to_owned())
+            && let Some(object) = self.source().head(&key).await?
+        {
+            dir.set_stamp(dir_stamp(self.job(), &object));
+        }
+        Ok(From::After(mark))
     }
 
     /// The destination's directory, made if it is missing.
@@ -206,7 +272,7 @@ impl Lane {
     }
 
     /// Puts one listed thing among the directory's entries, or refuses it. `held` keeps objects back that a later
-    /// prefix may clash with: those whose key the listing is still below.
+    /// prefix may clash with: those whose key the listing is still below. False if it was refused.
     async fn sort_in(
         &self,
         dir: &Arc<DirNode>,
@@ -214,9 +280,9 @@ impl Lane {
         item: Item,
         held: &mut Vec<(String, Entry)>,
         entries: &mut VecDeque<Entry>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if item.component.is_empty() && self.way == Way::Down && item.object.is_some() {
-            return self.read_marker(dir, &item).await;
+            return self.read_marker(dir, &item).await.map(|()| true);
         }
         let name = match root.names {
             KeyNames::Pieces => piece_name(&item),
@@ -226,31 +292,33 @@ impl Lane {
             Ok(name) => name,
             Err(why) => {
                 self.refuse(dir, &item.component, why);
-                return Ok(());
+                return Ok(false);
             }
         };
         let kind = if item.object.is_some() { libc::DT_REG } else { libc::DT_DIR };
         let stamp = item.object.as_ref().map(|object| stamp_of(object.size, object.modified, &object.etag));
-        let entry = Entry { name, kind, ino: 0, record: None, stamp };
+        let entry = Entry { name, kind, ino: 0, record: None, stamp, page: None };
         if root.names == KeyNames::Pieces {
             entries.push_back(entry);
-            return Ok(());
+            return Ok(true);
         }
         // Keys come in order: what the next one does not begin with, none that follows does.
         while held.last().is_some_and(|(component, _)| !item.component.starts_with(component.as_str())) {
             entries.extend(held.pop().map(|(_, entry)| entry));
         }
+        let mut is_refused = false;
         if item.object.is_none() {
             if held.last().is_some_and(|(component, _)| *component == item.component) {
                 held.pop();
                 let why = "its key is also the beginning of others: a file and a directory of one name";
                 self.refuse(dir, &item.component, why);
+                is_refused = true;
             }
             entries.push_back(entry);
         } else {
             held.push((item.component, entry));
         }
-        Ok(())
+        Ok(!is_refused)
     }
 
     /// The object whose key is the directory's own says what the directory is like.
@@ -358,6 +426,21 @@ mod tests {
         }
         assert_eq!(posix_name("a%FFb").unwrap().as_bytes(), b"a\xffb");
         assert_eq!(posix_name("...").unwrap().as_bytes(), b"...");
+    }
+
+    #[test]
+    fn a_listing_is_marked_before_what_is_held_back() {
+        let mut frontier = Frontier::default();
+        frontier.pass("p/a".into(), true, "p/", Some("a"));
+        assert_eq!(frontier.mark(), None, "nothing is before what is held");
+        frontier.pass("p/b".into(), true, "p/", Some("b"));
+        assert_eq!(frontier.mark().as_deref(), Some("p/a"));
+        frontier.pass("p/b-c".into(), true, "p/", Some("b"));
+        assert_eq!(frontier.mark().as_deref(), Some("p/a"));
+        frontier.pass("p/c/".into(), true, "p/", None);
+        assert_eq!(frontier.mark().as_deref(), Some("p/c/"));
+        frontier.pass("p/d//".into(), false, "p/", None);
+        assert_eq!(frontier.mark(), None, "a refused key is to be refused again");
     }
 
     #[test]

@@ -129,7 +129,8 @@ impl<I: Interpreter> Shard<I> {
     pub(super) fn finish_large(&mut self, file: &LargeFile) -> Started {
         let Some(ending) = file.finish(&self.errands.job, &*self.errands.caller) else { return Started::Ended };
         let (ticket, attempt) = (file.ticket, file.attempt);
-        let errand = Errand { place: file.place.clone(), ticket, record: None, attempt, claimed: None, listed: None };
+        let place = file.place.clone();
+        let errand = Errand { place, ticket, record: None, attempt, claimed: None, listed: None, page: None };
         match self.errands.end(errand, file.group, ending) {
             Some(errand) => self.begin(errand),
             None => Started::Ended,

@@ -233,6 +233,7 @@ fn everything_comes_back_after_a_reopen() {
         Row::PutEntry { dir: DirId(70_000), name: name("bad"), record: Record::File(failed.clone()) },
         Row::PutDir { id: DirId(70_000), record: dir.clone() },
         Row::OpenDir { id: DirId(70_000), state: DirState::Unlisted },
+        Row::ListFrom { id: DirId(70_000), mark: "sub/\u{e4}".to_owned() },
         Row::OpenDir { id: DirId(3), state: DirState::Unfinished },
         Row::OpenDir { id: DirId(300), state: DirState::Unlisted },
         Row::OpenFile { dir: DirId(70_000), name: name("bad") },
@@ -255,6 +256,8 @@ fn everything_comes_back_after_a_reopen() {
     assert_eq!(reader.entry(DirId(1), &name(&long)).unwrap(), Some(Record::File(file(5))));
     assert_eq!(reader.entry(DirId(1), &name("none")).unwrap(), None);
     assert_eq!(reader.entry(DirId(70_000), &name("bad")).unwrap(), Some(Record::File(failed)));
+    assert_eq!(reader.listed_to(DirId(70_000)).unwrap().as_deref(), Some("sub/\u{e4}"));
+    assert_eq!(reader.listed_to(DirId(300)).unwrap(), None);
     let root = vec![
         (name("a"), Record::File(file(2))),
         (name("b"), Record::File(file(1))),

@@ -15,7 +15,7 @@ const RANKS: [&[&str]; 12] = [
     &["gate", "report", "tuner", "limits"],
     &["ring", "catalog"],
     &["provider", "roots", "links"],
-    &["plan", "walk"],
+    &["pages", "plan", "walk"],
     &["job"],
     &[
         "transfer",

@@ -121,7 +121,7 @@ impl<I: Interpreter> Auditor<I> {
                 let open = DirPair { source: audit.source.handle.clone(), dest: audit.dest.handle.clone() };
                 let entry = match &audit.catalog {
                     Some(_) => self.recorded(&dir, None).map_or(None, |mut records| records.pop_front()),
-                    None => Some(Entry { name, kind: libc::DT_UNKNOWN, ino: 0, record: None, stamp: None }),
+                    None => Some(Entry { name, kind: libc::DT_UNKNOWN, ino: 0, record: None, stamp: None, page: None }),
                 };
                 let content = entry.and_then(|entry| self.meet(&dir, &open, entry).1);
                 audit.walker.complete();
@@ -154,8 +154,9 @@ impl<I: Interpreter> Auditor<I> {
         let listed = audit.choice.names_in(&path).filter(|_| audit.catalog.is_none());
         let at_end = listed.is_some();
         let names = listed.unwrap_or_default().into_iter().filter_map(|name| Name::new(name).ok());
-        let entries =
-            names.map(|name| Entry { name, kind: libc::DT_UNKNOWN, ino: 0, record: None, stamp: None }).collect();
+        let entries = names
+            .map(|name| Entry { name, kind: libc::DT_UNKNOWN, ino: 0, record: None, stamp: None, page: None })
+            .collect();
         let buffer = if audit.catalog.is_some() { Vec::new() } else { vec![0; BUFFER_BYTES] };
         self.names.push(Names { dir, open, entries, buffer, at_end, found: 0 });
     }
@@ -522,5 +523,5 @@ impl<I: Interpreter> Auditor<I> {
 
 fn entry(name: Name, record: Record) -> Entry {
     let kind = if matches!(record, Record::Dir(_)) { libc::DT_DIR } else { libc::DT_UNKNOWN };
-    Entry { name, kind, ino: 0, record: Some(record), stamp: None }
+    Entry { name, kind, ino: 0, record: Some(record), stamp: None, page: None }
 }

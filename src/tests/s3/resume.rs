@@ -1,6 +1,7 @@
 //! Kills at random moments, and what a resume costs in bytes at the server.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -183,4 +184,54 @@ fn a_forgotten_upload_is_begun_again() {
     server.forget_uploads();
     job.run().expect(0);
     assert!(server.object("b", "p/a/large").unwrap().body == fs::read(scene.join("tree/a/large")).unwrap());
+}
+
+/// A flat prefix of many pages, killed again and again: each run goes on at the page it had come to, tries again what
+/// had failed before it, and in the end nothing is missing.
+#[test]
+fn a_flat_listing_goes_on_at_its_last_page() {
+    const NAMES: u64 = 1200;
+    const PAGE: u64 = 40;
+    for dest in ["back", "s3://b/q"] {
+        let server = fault_server(1);
+        server.set_page_max(PAGE as usize);
+        let scene = Scene::new(&server, Engine::all()[0]);
+        server.put("b", "p/", "", &[("file-permissions", "0040751"), ("file-mtime", "1234567890000000000ns")]);
+        (0..NAMES).for_each(|n| server.put("b", &format!("p/f{n:05}"), format!("{n}"), &[]));
+        (0..50).for_each(|n| server.put("b", &format!("p/f{:05}.d/x", n * 20), "x", &[]));
+        let is_down = !dest.starts_with("s3:");
+        let kind = if is_down { Kind::Get } else { Kind::Copy };
+        let dest = if is_down { scene.join(dest) } else { dest.into() };
+        let job = scene.job("s3://b/p", &dest, "state").arg("--streams=4").arg("--checkpoint-interval=0.1");
+        let mut pages = 0;
+        for goal in [NAMES / 3, NAMES / 3] {
+            server.reset_counts();
+            let refuse = Fault::Refuse { status: 403, code: "AccessDenied" };
+            server.script(Rule::new(refuse).on(&[kind]).key("f00123"));
+            server.script(Rule::new(Fault::StallMs(3)).on(&[kind]));
+            let running = job.start();
+            assert!(running.run_until(|_| server.counts().of(kind) >= goal), "ended too soon");
+            running.kill();
+            server.heal();
+            pages += server.counts().of(Kind::List);
+        }
+        server.reset_counts();
+        job.run().expect(0);
+        let last = server.counts().of(Kind::List);
+        assert!(last < NAMES / PAGE * 7 / 10, "{last} pages listed by the last run, {pages} by those before");
+        for n in 0..NAMES {
+            let name = format!("f{n:05}");
+            let content = if is_down {
+                fs::read(scene.join("back").join(&name)).unwrap()
+            } else {
+                server.object("b", &format!("q/{name}")).unwrap().body.to_vec()
+            };
+            assert!(content == format!("{n}").into_bytes(), "{name}");
+        }
+        if is_down {
+            assert!((0..50).all(|n| scene.join("back").join(format!("f{:05}.d/x", n * 20)).exists()));
+            let root = fs::metadata(scene.join("back")).unwrap();
+            assert_eq!((root.mode() & 0o7777, root.mtime()), (0o751, 1_234_567_890));
+        }
+    }
 }
