@@ -300,11 +300,11 @@ impl Setup {
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let mut shards = Vec::new();
-            let (help, help_in_lanes) = (Arc::new(Injector::new()), Arc::new(Injector::new()));
+            let (help, common) = (Arc::new(Injector::new()), Arc::new(lane::Common::default()));
             for (index, worker) in workers.into_iter().enumerate() {
                 let counters = &counters[index];
                 let spawned = match job.is_remote() {
-                    true => self.spawn_lane(scope, index, (worker, help_in_lanes.clone()), &intake, counters),
+                    true => self.spawn_lane(scope, index, (worker, common.clone()), &intake, counters),
                     false => self.spawn(scope, index, (worker, help.clone()), &intake, counters),
                 };
                 match spawned {
@@ -379,7 +379,7 @@ impl Setup {
         &self,
         scope: &'scope Scope<'scope, '_>,
         index: usize,
-        (worker, help): (Worker<Work>, Arc<Injector<Arc<lane::Parts>>>),
+        (worker, common): (Worker<Work>, Arc<lane::Common>),
         intake: &Arc<Intake>,
         counters: &Arc<Counters>,
     ) -> Result<ScopedJoinHandle<'scope, Option<ShardEnd>>> {
@@ -391,7 +391,7 @@ impl Setup {
             let busy = job.crowd.enlist();
             let caller: Arc<dyn Caller> = Arc::new(Kernel::new(arena.arena().clone()).telling(busy.clone()));
             let own = job.clone();
-            let parts = lane::LaneParts { index, lanes, job, intake, caller, worker, help, counters, busy, has_ring };
+            let parts = lane::LaneParts { index, lanes, job, intake, caller, worker, common, counters, busy, has_ring };
             match lane::run(parts) {
                 Ok(latency) => Some((ShardReport { latency }, None, 0)),
                 Err(error) => {

@@ -1,7 +1,7 @@
-//! The memory of one lane: whole parts, under a byte budget (I4).
+//! The memory of all lanes: whole parts, under one byte budget (I4).
 //!
 //! A [`Buffer`] is acquired before its bytes are asked for, goes to the kernel or the HTTP client as it is, and comes
-//! back when the last of them is done with it: a retry of a request shares it. What the buffers of a lane hold
+//! back when the last of them is done with it: a retry of a request shares it. What the buffers hold
 //! together, in use or kept for the next part, never exceeds the budget.
 
 use std::sync::Arc;

@@ -210,7 +210,7 @@ impl Lane {
     /// The content of an object, compared with its checksum.
     async fn receive(&self, download: &Download<'_>, mut body: s3::Download) -> Result<super::buffers::Buffer> {
         let size = download.object.size as usize;
-        let mut buffer = self.pool.acquire(size).await;
+        let mut buffer = self.common.pool.acquire(size).await;
         // Ends: the body does, or it is longer than it may be.
         while let Some(chunk) = body.chunk().await? {
             if buffer.bytes().len() + chunk.len() > size {

@@ -85,10 +85,8 @@ pub(crate) struct Lane {
     dest: Option<Client>,
     /// Who reads and writes files.
     disk: Disk,
-    /// Memory for parts.
-    pool: Arc<Pool>,
-    /// Large objects to help with, of all lanes.
-    help: Arc<Injector<Arc<Parts>>>,
+    /// What it shares with the others.
+    common: Arc<Common>,
     /// Its open directories, of the side that has any.
     cache: RefCell<DirCache<Handle>>,
     /// Names that wait.
@@ -109,6 +107,20 @@ pub(crate) struct Lane {
     busy: Arc<Busy>,
 }
 
+/// What all lanes of a job share.
+pub(crate) struct Common {
+    /// Large objects to help with.
+    help: Injector<Arc<Parts>>,
+    /// Memory for parts: one budget, however many lanes there are (I4).
+    pool: Arc<Pool>,
+}
+
+impl Default for Common {
+    fn default() -> Common {
+        Common { help: Injector::new(), pool: Pool::new(LANE_BYTES) }
+    }
+}
+
 /// What a lane is made of.
 pub(crate) struct LaneParts {
     /// Its number.
@@ -123,8 +135,8 @@ pub(crate) struct LaneParts {
     pub caller: Arc<dyn Caller>,
     /// Its own queue.
     pub worker: Worker<Work>,
-    /// Large objects to help with, of all lanes.
-    pub help: Arc<Injector<Arc<Parts>>>,
+    /// What they share.
+    pub common: Arc<Common>,
     /// What it counts.
     pub counters: Arc<Counters>,
     /// Told what its thread is busy with.
@@ -154,7 +166,7 @@ fn cannot_start(error: std::io::Error) -> Error {
 
 impl Lane {
     fn new(parts: LaneParts, disk: Disk) -> Result<Rc<Lane>> {
-        let LaneParts { index, lanes, job, intake, caller, worker, help, counters, busy, has_ring: _ } = parts;
+        let LaneParts { index, lanes, job, intake, caller, worker, common, counters, busy, has_ring: _ } = parts;
         let client =
             |root: &crate::job::JobRoot| root.bucket.as_ref().map(|b| Client::new(b.bucket.clone())).transpose();
         let (source, dest) = (client(&job.source)?, client(&job.dest)?);
@@ -170,8 +182,7 @@ impl Lane {
             source,
             dest,
             disk,
-            pool: Pool::new(LANE_BYTES / lanes),
-            help,
+            common,
             cache: RefCell::new(DirCache::new(root, job.cached_dirs)),
             slices: RefCell::default(),
             waiting: RefCell::default(),
@@ -277,7 +288,7 @@ impl Lane {
     /// Takes a work item; false if there was none, or no room for what it might be.
     fn take_work(self: &Rc<Self>) -> bool {
         if self.active.get() < self.share()
-            && let Steal::Success(parts) = self.help.steal()
+            && let Steal::Success(parts) = self.common.help.steal()
         {
             self.spawn_object(Lane::help_with, parts);
             return true;

@@ -170,7 +170,7 @@ impl Lane {
     /// Works on an object this lane opened, with the help of the others, until nobody does any more.
     pub(super) async fn work_on(self: &Rc<Lane>, parts: &Arc<Parts>) {
         for _ in 1..self.lanes {
-            self.help.push(parts.clone());
+            self.common.help.push(parts.clone());
             self.job().walker.expect_help();
         }
         self.do_parts(parts).await;
@@ -280,7 +280,7 @@ impl Lane {
         match &parts.route {
             Route::Up { key, upload, .. } => {
                 let file = file.expect("I8: this route has a file");
-                let mut buffer = self.pool.acquire(range.len as usize).await;
+                let mut buffer = self.common.pool.acquire(range.len as usize).await;
                 let read = file.read(&mut buffer, range.offset, range.len as usize).await;
                 read.map_err(|errno| parts.place.error(self.job(), Side::Source, "read", errno))?;
                 if (buffer.bytes().len() as u64) < range.len {
@@ -292,7 +292,7 @@ impl Lane {
             }
             Route::Down { key, etag, .. } => {
                 let file = file.expect("I8: this route has a file");
-                let mut buffer = self.pool.acquire(range.len as usize).await;
+                let mut buffer = self.common.pool.acquire(range.len as usize).await;
                 let crc64 = self.fetch(key, range, etag, &mut buffer).await?;
                 let written = file.write(&mut buffer, range.offset).await;
                 written.map_err(|errno| parts.place.error(self.job(), Side::Dest, "write", errno))?;
@@ -304,7 +304,7 @@ impl Lane {
                 Ok((Some(part), None))
             }
             Route::Across { source_key, etag, key, upload, is_server_side: false } => {
-                let mut buffer = self.pool.acquire(range.len as usize).await;
+                let mut buffer = self.common.pool.acquire(range.len as usize).await;
                 let crc64 = self.fetch(source_key, range, etag, &mut buffer).await?;
                 let part = self.dest().put_part(key, upload, number, buffer.into_body(), crc64).await?;
                 Ok((Some(part), Some(crc64)))

@@ -130,20 +130,20 @@ impl Lane {
         Ok(Some(Ending::Copied(Box::new(copied))))
     }
 
-    /// Most bytes of an object that goes in one request.
+    /// Most bytes of an object that goes in one request: it is one buffer.
     pub(super) fn whole_bytes(&self) -> u64 {
         let roots = [&self.job().source.bucket, &self.job().dest.bucket];
         // Reading in ranges costs a server nothing.
         let is_written_near = self.way != Way::Down && roots.into_iter().flatten().all(|root| root.is_near);
         let usual = if is_written_near { WHOLE_BYTES_NEAR } else { WHOLE_BYTES };
-        self.job().config.part_bytes.unwrap_or(usual)
+        self.job().config.part_bytes.map_or(usual, |bytes| bytes.min(WHOLE_BYTES_NEAR))
     }
 
     async fn upload_whole(&self, upload: Upload<'_>) -> Result<Ending> {
         let (job, place, stat) = (self.job(), &upload.errand.place, &upload.stat);
         self.plan_bytes(if stat.kind() == Kind::File { stat.size } else { 0 });
         let room = if stat.kind() == Kind::Symlink { libc::PATH_MAX as u64 } else { stat.size };
-        let mut buffer = self.pool.acquire(room as usize).await;
+        let mut buffer = self.common.pool.acquire(room as usize).await;
         let posix = Posix::new(&*self.errands.caller, Side::Source);
         match stat.kind() {
             Kind::File if stat.size > 0 => {
