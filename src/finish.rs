@@ -64,8 +64,8 @@ impl Checkpointer {
         Ok(ids.into_iter().map(|large_id| Row::DropRanges { large_id }).collect())
     }
 
-    /// Likewise no upload is: what is still recorded is of objects that vanished, that the job's rules leave out now, or
-    /// that are another thing by now. Each is given up at the server; one that the server keeps stays recorded.
+    /// Likewise no upload is: what is still recorded is of objects that vanished or are another thing by now. Each
+    /// is given up at the server; one that the server keeps stays recorded.
     fn abandoned_uploads(&self) -> Result<Vec<Row>> {
         let Some(publisher) = &self.publisher else { return Ok(Vec::new()) };
         let uploads = self.job.catalog.reader()?.uploads(UPLOADS_MAX)?;

@@ -202,8 +202,8 @@ impl Client {
     }
 
     /// Whether a page that calls itself URL-encoded is. Some servers repeat the claim and send names as they are; then
-    /// `a+b` is not `a b`. The first name that shows a difference is asked for in both readings; where `prefix`, which all
-    /// of them begin with, shows it already, nobody is asked: the account may not be allowed to list anything else.
+    /// `a+b` is not `a b`. The first name that shows a difference is asked for in both readings; where `prefix`, which
+    /// all of them begin with, shows it already, nobody is asked: the account may not be allowed to list anything else.
     async fn keeps_escapes(&self, prefix: &str, page: &Page) -> Result<bool> {
         if self.bucket.escapes() != Escapes::Unknown {
             return Ok(self.bucket.escapes() == Escapes::Kept);

@@ -160,8 +160,8 @@ impl Client {
         Ok(Some(parts))
     }
 
-    /// Gives up what was begun for `key` at `since_secs` (seconds since 1970) or later, by whoever does not know the id:
-    /// its answer was never read.
+    /// Gives up what was begun for `key` at `since_secs` (seconds since 1970) or later: uploads of which the id was
+    /// never read.
     pub async fn abort_uploads_since(&self, key: &Key, since_secs: i64) -> Result<()> {
         for upload in self.list_uploads(key.as_str()).await? {
             let is_since = upload.begun.is_some_and(|begun| begun.secs >= since_secs - CLOCK_SLACK_SECS);
