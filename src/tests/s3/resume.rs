@@ -198,7 +198,7 @@ fn a_flat_listing_goes_on_at_its_last_page() {
         let scene = Scene::new(&server, Engine::all()[0]);
         server.put("b", "p/", "", &[("file-permissions", "0040751"), ("file-mtime", "1234567890000000000ns")]);
         (0..NAMES).for_each(|n| server.put("b", &format!("p/f{n:05}"), format!("{n}"), &[]));
-        (0..50).for_each(|n| server.put("b", &format!("p/f{:05}.d/x", n * 20), "x", &[]));
+        (0..3).for_each(|n| server.put("b", &format!("p/f{:05}.d/x", n * 300), "x", &[]));
         let is_down = !dest.starts_with("s3:");
         let kind = if is_down { Kind::Get } else { Kind::Copy };
         let dest = if is_down { scene.join(dest) } else { dest.into() };
@@ -229,7 +229,7 @@ fn a_flat_listing_goes_on_at_its_last_page() {
             assert!(content == format!("{n}").into_bytes(), "{name}");
         }
         if is_down {
-            assert!((0..50).all(|n| scene.join("back").join(format!("f{:05}.d/x", n * 20)).exists()));
+            assert!((0..3).all(|n| scene.join("back").join(format!("f{:05}.d/x", n * 300)).exists()));
             let root = fs::metadata(scene.join("back")).unwrap();
             assert_eq!((root.mode() & 0o7777, root.mtime()), (0o751, 1_234_567_890));
         }
