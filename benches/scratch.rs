@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gfast::cli::{self, Parsed};
+use gfast::engine::Asks;
 use gfast::report::{ExitCode, Summary};
-use gfast::stop::Stop;
 
 /// What a bench may end with.
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -71,7 +71,7 @@ pub fn run_job(source: &Path, dest: &Path, state: &Path, args: &[&str]) -> Resul
         Parsed::Err(error) => return Err(error.to_string().into()),
         other => return Err(format!("this asks for no copy: {other:?}").into()),
     };
-    let ran = gfast::engine::run(&config, &Stop::new());
+    let ran = gfast::engine::run(&config, &Asks::default());
     rustix::process::umask(umask);
     let summary = ran.map_err(|error| error.to_string())?;
     match summary.exit_code() {

@@ -127,7 +127,7 @@ impl Checkpointer {
 
     /// Whether a checkpoint would change anything.
     pub fn has_work(&self) -> bool {
-        !self.intake.is_empty() || self.header.completed_batch < self.header.durable_batch
+        !self.intake.is_empty() || !self.job.notes.is_empty() || self.header.completed_batch < self.header.durable_batch
     }
 
     /// One batch: durable, sealed, recorded.
@@ -222,7 +222,8 @@ impl Checkpointer {
             next_id: self.job.next_id.load(Ordering::Relaxed),
             ..self.header.clone()
         };
-        let batch = Batch { rows: draft.rows, header, reseal_dirs: dirs };
+        let rows = draft.rows.into_iter().chain(self.job.note_rows()).collect();
+        let batch = Batch { rows, header, reseal_dirs: dirs };
         self.job.catalog.commit(&batch)?;
         self.header = batch.header;
         self.reseal_dirs = batch.reseal_dirs;

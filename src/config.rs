@@ -52,6 +52,8 @@ pub const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 pub const QUEUED_DIRS_MAX: usize = scaled(16_384, 4);
 /// Open directory pairs each shard keeps at hand.
 pub const DIR_CACHE_PER_SHARD: usize = scaled(256, 4);
+/// Open directory pairs of a thread that is started while the job runs.
+pub const DIR_CACHE_LEAST: usize = 4;
 /// Open directory pairs over all shards, however many.
 pub const DIR_CACHE_TOTAL: usize = 4096;
 
@@ -81,6 +83,43 @@ pub const PARTS_MAX: u64 = 10_000;
 /// Least and most bytes of a part that a server takes.
 pub const PART_BYTES_RANGE: std::ops::RangeInclusive<u64> = 5 << 20..=5 << 30;
 
+/// Units of sizes. Bare letters and the binary names count in 1024, as dd and rsync do; KB and its like in 1000.
+const UNITS: [(&str, u64); 13] = [
+    ("", 1),
+    ("K", 1 << 10),
+    ("M", 1 << 20),
+    ("G", 1 << 30),
+    ("T", 1 << 40),
+    ("KIB", 1 << 10),
+    ("MIB", 1 << 20),
+    ("GIB", 1 << 30),
+    ("TIB", 1 << 40),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+];
+
+/// A size in bytes: a whole number and a unit, in either case.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).map(|&(_, factor)| factor);
+    let bytes = number.parse::<u64>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+    bytes.ok_or_else(|| "a whole number of bytes, or one with a unit: K, M, G, T, KiB (1024), KB (1000)".to_owned())
+}
+
+/// A limit a second: as a size, or `off`.
+pub fn parse_rate(text: &str) -> Result<Option<u64>, String> {
+    match text {
+        "off" => Ok(None),
+        text => match parse_size(text)? {
+            0 => Err("at least 1 a second, or off".to_owned()),
+            rate => Ok(Some(rate)),
+        },
+    }
+}
+
 /// A limit, as it is in production and as the simulator has it: its trees of a hundred small objects are to meet every
 /// limit that a tree of a billion meets.
 pub(crate) const fn scaled(production: usize, simulated: usize) -> usize {
@@ -96,6 +135,10 @@ pub struct Config {
     pub dest: Location,
     /// Objects open at once, over all shards.
     pub streams: u32,
+    /// Most bytes a second.
+    pub bytes_per_s: Option<u64>,
+    /// Most operations a second: objects begun, and blocks or parts of large ones.
+    pub ops_per_s: Option<u64>,
     /// Bytes of one read or write of a large file.
     pub block_bytes: usize,
     /// Holds one subfolder per job.

@@ -24,6 +24,10 @@ use crate::roots::Root;
 const THREADS_PER_CORE: usize = 4;
 /// Least and most blocks of a ring's arena.
 const BLOCKS_RANGE: std::ops::RangeInclusive<usize> = 4..=24;
+/// Least bytes of buffers of a thread that is started when the streams are raised on a slow mount.
+const ROOM_LEAST: usize = 64 << 10;
+/// Most threads that a checkpoint seals on, unless the job began with more.
+const SEALERS_MAX: usize = 64;
 /// Bytes of a small lease: most small files fit in one.
 const SMALL_LEASE_BYTES: usize = 64 << 10;
 
@@ -53,8 +57,10 @@ pub(crate) fn ring_refused(choice: EngineChoice) -> Result<Option<String>> {
 pub(crate) struct Crew {
     /// What answers.
     pub(crate) engine: Engine,
-    /// How many shards.
+    /// How many shards there are at first.
     pub(crate) shards: usize,
+    /// How many there can be, when the streams are raised.
+    pub(crate) slots: usize,
     /// How far away the slower side is.
     pub(crate) reach: Reach,
     /// Why it is not the ring although that was preferred.
@@ -81,7 +87,42 @@ impl Crew {
             (Engine::Sync, Reach::Local) => cores * THREADS_PER_CORE,
             (Engine::Sync, Reach::Remote) => streams as usize,
         };
-        Crew { engine, shards: wanted.min(streams as usize).max(1), reach, reason }
+        let shards = wanted.min(streams as usize).max(1);
+        Crew { engine, shards, slots: shards, reach, reason }
+    }
+
+    /// The same crew with places for the threads of up to `streams_max` streams.
+    pub(crate) fn growing(self, streams_max: u32) -> Crew {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let slots = match (self.engine, self.reach) {
+            (Engine::Uring, _) => cores,
+            (Engine::Sync, Reach::Local) => cores * THREADS_PER_CORE,
+            (Engine::Sync, Reach::Remote) => streams_max as usize,
+        };
+        Crew { slots: slots.max(self.shards), ..self }
+    }
+
+    /// Threads that `streams` streams need.
+    pub(crate) fn threads_for(&self, streams: u32) -> usize {
+        self.slots.min(streams as usize).max(1)
+    }
+
+    /// Whether threads end when the streams are lowered: where each stream is a thread, and so threads are many.
+    pub(crate) fn shrinks(&self) -> bool {
+        self.engine == Engine::Sync && self.reach == Reach::Remote
+    }
+
+    /// Threads that a checkpoint seals on at most.
+    pub(crate) fn sealers(&self) -> usize {
+        self.slots.min(SEALERS_MAX).max(self.shards)
+    }
+
+    /// Bytes of buffers of each of the first threads.
+    fn room(&self) -> usize {
+        match self.shrinks() {
+            true => (ARENA_BYTES_MAX - ROOM_LEAST * (self.slots - self.shards)) / self.shards,
+            false => ARENA_BYTES_MAX / self.shards,
+        }
     }
 
     /// Blocks of one large file in flight on one shard: a ring overlaps them, a thread of system calls does not.
@@ -95,30 +136,45 @@ impl Crew {
     /// The job as this crew can do it: a thread of system calls holds one block at a time, and many of them smaller
     /// ones.
     pub(crate) fn fit(&self, config: &Config) -> Config {
-        let room = ARENA_BYTES_MAX / self.shards;
         let block_bytes = match self.engine {
             Engine::Uring => config.block_bytes,
-            Engine::Sync => config.block_bytes.min(1 << room.max(*BLOCK_BYTES_RANGE.start()).ilog2()),
+            Engine::Sync => config.block_bytes.min(1 << self.room().max(*BLOCK_BYTES_RANGE.start()).ilog2()),
         };
         Config { block_bytes, ..config.clone() }
     }
 
-    /// The buffers of one shard, for blocks of `block_bytes` as [`Crew::fit`] has them. A file up to
-    /// [`SMALL_BYTES_MAX`] that is larger than a block is copied as a large one.
-    pub(crate) fn buffers(&self, block_bytes: usize) -> Result<FixedBuffers> {
+    /// The buffers of a thread, for blocks of `block_bytes` as [`Crew::fit`] has them, where `running` others together
+    /// have `given` bytes. A file up to [`SMALL_BYTES_MAX`] that is larger than a block is copied as a large one.
+    pub(crate) fn buffers_for(&self, running: usize, given: usize, block_bytes: usize) -> Result<FixedBuffers> {
+        if !self.shrinks() {
+            let room = if running < self.shards { self.room() } else { ARENA_BYTES_MAX / self.slots };
+            return self.buffers(room, block_bytes);
+        }
+        if running < self.shards && given == running * block_bytes {
+            return self.buffers(block_bytes, block_bytes);
+        }
+        // Of what is left when each that may still come has the least, a part: the next ones get theirs.
+        let free = ARENA_BYTES_MAX.saturating_sub(given + ROOM_LEAST * self.slots.saturating_sub(running + 1));
+        let room = (free / 16).max(ROOM_LEAST).min(free.max(*BLOCK_BYTES_RANGE.start()));
+        let block_bytes = block_bytes.min(1 << room.ilog2());
+        self.buffers(block_bytes, block_bytes)
+    }
+
+    fn buffers(&self, room: usize, block_bytes: usize) -> Result<FixedBuffers> {
         let least = match self.engine {
             Engine::Uring => *BLOCKS_RANGE.start(),
             Engine::Sync => 1,
         };
-        let blocks = (ARENA_BYTES_MAX / self.shards / block_bytes).clamp(least, *BLOCKS_RANGE.end());
+        let blocks = (room / block_bytes).clamp(least, *BLOCKS_RANGE.end());
         FixedBuffers::new(blocks, block_bytes, SMALL_LEASE_BYTES.min(block_bytes).min(SMALL_BYTES_MAX))
     }
 
     /// Open directories each shard may keep at hand: what is left of half the descriptors the process may have
     /// (`limit`), when the checkpoints have theirs.
     pub(crate) fn cached_dirs(&self, limit: u64) -> usize {
-        let pairs = usize::try_from(limit / 4).unwrap_or(usize::MAX) / (self.shards + 1);
-        pairs.min(DIR_CACHE_TOTAL / self.shards).clamp(4, DIR_CACHE_PER_SHARD)
+        let threads = self.shards.max(self.sealers());
+        let pairs = usize::try_from(limit / 4).unwrap_or(usize::MAX) / (threads + 1);
+        pairs.min(DIR_CACHE_TOTAL / threads).clamp(4, DIR_CACHE_PER_SHARD)
     }
 }
 
@@ -127,31 +183,38 @@ mod tests {
     use super::*;
     use crate::config::{STREAMS_DEFAULT, STREAMS_MAX};
 
-    fn crew(engine: Engine, shards: usize) -> Crew {
-        Crew { engine, shards, reach: Reach::Remote, reason: None }
+    fn crew(engine: Engine, shards: usize, slots: usize) -> Crew {
+        Crew { engine, shards, slots, reach: Reach::Remote, reason: None }
     }
 
     #[test]
     fn any_number_of_threads_shares_one_bound_of_memory_and_can_hold_a_block() {
-        for shards in [1, 2, 3, 8, STREAMS_DEFAULT as usize, 100, 127, 1000, STREAMS_MAX as usize] {
+        for first in [1, 2, 3, 8, STREAMS_DEFAULT as usize, 100, 127, 1000, STREAMS_MAX as usize] {
             for asked in [4096, 12288, 1 << 20, 64 << 20] {
-                let crew = crew(Engine::Sync, shards);
-                let room = ARENA_BYTES_MAX / shards;
-                let block = asked.min(1 << room.ilog2());
-                let mut buffers = crew.buffers(block).unwrap();
-                let total = buffers.arena().len() * shards;
-                assert!(total <= ARENA_BYTES_MAX, "{shards} threads with blocks of {asked}: {total} bytes");
-                let lease = buffers.acquire(block.min(SMALL_BYTES_MAX)).unwrap();
-                assert!(lease.capacity() >= block.min(SMALL_BYTES_MAX));
-                buffers.release(lease);
+                let crew = crew(Engine::Sync, first, STREAMS_MAX as usize);
+                let block = asked.min(1 << crew.room().ilog2());
+                let (mut given, mut sizes) = (0, Vec::new());
+                // All start, most end, all start again.
+                for running in (0..crew.slots).chain(first / 2..crew.slots) {
+                    given -= sizes.drain(running.min(sizes.len())..).sum::<usize>();
+                    let mut buffers = crew.buffers_for(running, given, block).unwrap();
+                    sizes.push(buffers.arena().len());
+                    given += buffers.arena().len();
+                    assert!(given <= ARENA_BYTES_MAX, "{first} threads first, blocks of {asked}: {given} bytes");
+                    let lease = buffers.acquire(buffers.block_bytes().min(SMALL_BYTES_MAX)).unwrap();
+                    assert!(lease.capacity() >= asked.min(ROOM_LEAST));
+                    buffers.release(lease);
+                }
             }
         }
+        let crew = crew(Engine::Sync, 32, STREAMS_MAX as usize);
+        assert_eq!(crew.buffers_for(40, 40 << 20, 1 << 20).unwrap().block_bytes(), 1 << 20, "there is room for more");
     }
 
     #[test]
     fn directories_kept_open_stay_within_the_descriptors_there_are() {
         for (shards, limit) in [(2, 1024), (8, 1024), (2, 1 << 20), (64, 1 << 20), (1024, 1 << 20)] {
-            let cached = crew(Engine::Sync, shards).cached_dirs(limit);
+            let cached = crew(Engine::Sync, shards, shards).cached_dirs(limit);
             assert!(2 * cached * shards <= limit as usize / 2 || cached == 4, "{cached} for each of {shards}");
             assert!(cached * shards <= DIR_CACHE_TOTAL);
         }

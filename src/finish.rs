@@ -44,6 +44,7 @@ impl Checkpointer {
             if is_last {
                 rows.extend(self.abandoned_ranges()?);
                 rows.extend(self.abandoned_uploads()?);
+                rows.extend(self.job.note_rows());
             }
             self.sync()?;
             let header = self.finished_header(is_last, totals);

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::catalog::{BATCH_UNSEALED, Catalog, Checksum, DirId, DirState, FileRecord, Record, Stamp, Status};
+use crate::boards::Boards;
+use crate::catalog::{BATCH_UNSEALED, Catalog, Checksum, DirId, DirState, FileRecord, Record, Row, Stamp, Status};
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
 use crate::filesystem::Reach;
@@ -20,7 +21,7 @@ use crate::links::{LinkKey, LinkMap, LinkName};
 use crate::plan::Progress;
 use crate::provider::metadata::Identity;
 use crate::provider::s3::{Bucket, Key, keys};
-use crate::report::{Console, Crowd, Failure, Failures, Loss, LossSet, Losses};
+use crate::report::{Console, Crowd, Failure, Failures, Loss, LossSet, Losses, Notes};
 use crate::ring::{Handle, Name, Side, Stat};
 use crate::walk::{DestDir, DirNode, DirPair, Walker};
 
@@ -165,6 +166,12 @@ pub struct Job {
     pub failures: Failures,
     /// Losses, said once each.
     pub losses: Losses,
+    /// What is changed while it runs.
+    pub notes: Notes,
+    /// The number of the next note.
+    pub next_note: AtomicU64,
+    /// What its threads have open, if they are asked.
+    pub boards: Boards,
     /// Names of directories at the destination that are in the way of what is none in the source, until `--delete` has
     /// cleared the way.
     pub clashes: Mutex<HashSet<(DirId, Name)>>,
@@ -268,6 +275,12 @@ impl Job {
     /// Keeps a loss for the object's record. There are as many as outcomes that wait for a checkpoint (I4).
     pub fn note_lost(&self, dir: DirId, name: &Name, loss: Loss) {
         self.lost.lock().entry((dir, name.clone())).or_default().add(loss);
+    }
+
+    /// What was changed since the last commit, for the next one.
+    pub fn note_rows(&self) -> impl Iterator<Item = Row> {
+        let row = |note| Row::PutNote { serial: self.next_note.fetch_add(1, Ordering::Relaxed), note };
+        self.notes.take().into_iter().map(row)
     }
 
     /// What an object has lost, for its record.

@@ -12,9 +12,12 @@
 //! digest.rs            CRC64/NVME, and putting the values of parts together
 //! filesystem.rs        kinds of file systems, and what each can be trusted with
 //! stop.rs bell.rs      the flag that ends a run; the bell that wakes its main thread
-//! gate.rs              stream permits
+//! nudges.rs            signals that ask for more or fewer streams
+//! gate/mod.rs          stream permits, parked large objects, a pause
+//! gate/rate.rs         most bytes and operations a second
 //! limits.rs            what limits a job (pure)
 //! tuner.rs             how many streams a job should have (pure)
+//! boards.rs            what the threads have open, told when asked
 //! report/*.rs          counters, activities, latencies, failures, losses, progress, summary, exit codes
 //! ring/mod.rs          who answers operations: Interpreter (asynchronous) and Caller (on the spot)
 //! ring/op.rs           Op: every question to the operating system, owning its memory
@@ -57,9 +60,15 @@
 //! crew.rs              who does the work: what answers, on how many threads, with how much memory
 //! engine/mod.rs        one run, from the checks to the summary
 //! engine/ends.rs       both ends of a job, file systems or buckets
+//! engine/team.rs       its threads, started and ended as the streams need them
 //! engine/watch.rs      looks at a running job, and what limits it
 //! control/mod.rs       a running job seen and steered from outside
 //! control/status.rs    what it says of itself
+//! control/command.rs   what it can be told (pure)
+//! control/desk.rs      does it, and says how the job stands
+//! control/server.rs    the socket in the job's folder
+//! control/client.rs    the other end of it
+//! control/show.rs      a status for people
 //! ```
 //!
 //! # The life of one small file
@@ -84,6 +93,7 @@
 //! - **I10** No secret reaches a log, the catalog, a report, argv or an error text.
 
 pub mod bell;
+pub mod boards;
 pub mod catalog;
 pub mod checkpoint;
 pub mod cli;
@@ -108,6 +118,7 @@ pub mod limits;
 pub mod links;
 pub mod listing;
 pub mod location;
+pub mod nudges;
 pub mod outcome;
 pub mod pages;
 pub mod plan;

@@ -5,28 +5,32 @@ use std::process::ExitCode as Status;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use gfast::cli::{self, Parsed};
+use gfast::cli::{self, Parsed, Steering};
 use gfast::config::{Config, Output};
+use gfast::engine::Asks;
 use gfast::error::Error;
+use gfast::nudges::Nudges;
 use gfast::report::ExitCode;
 use gfast::stop::Stop;
 use gfast::verify::Request;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
 fn main() -> Status {
     end_on_panic();
     let stop = Stop::new();
     // Modes are given exactly as meant; the user's umask counts only where Config says so.
     let umask = rustix::process::umask(rustix::fs::Mode::empty());
-    let code = match (handle_signals(&stop), cli::parse(std::env::args_os())) {
+    let (nudges, parsed) = (handle_signals(&stop), cli::parse(std::env::args_os()));
+    let code = match (nudges, parsed) {
         (Err(error), _) => fail(&error),
         (_, Parsed::Err(error)) => fail(&error),
         (_, Parsed::Print(text)) => print(&text, ExitCode::Done),
         (_, Parsed::Trouble(error)) => trouble(&error),
         (_, Parsed::Verify(request)) => return verify(&request, &stop),
         (_, Parsed::Report(request)) => report(&request),
+        (_, Parsed::Steer(request)) => steer(&request),
         (_, Parsed::Rehearse(config)) => rehearse(&config, &stop),
-        (_, Parsed::Run(config)) => run(&Config { umask: umask.bits(), ..*config }, &stop),
+        (Ok(nudges), Parsed::Run(config)) => run(&Config { umask: umask.bits(), ..*config }, &Asks { stop, nudges }),
     };
     Status::from(code.code())
 }
@@ -46,9 +50,9 @@ fn end_on_panic() {
 }
 
 /// The first SIGINT or SIGTERM asks for a stop, the second ends the process at once, which is as safe as any kill. The
-/// others would kill by default: SIGUSR1 and SIGUSR2 by habit of other tools, SIGXFSZ where EFBIG is meant. SIGPIPE is
-/// ignored by Rust's runtime.
-fn handle_signals(stop: &Stop) -> Result<(), Error> {
+/// others would kill by default: SIGUSR1 and SIGUSR2, which ask a job for more or fewer streams, and SIGXFSZ where
+/// EFBIG is meant. SIGPIPE is ignored by Rust's runtime.
+fn handle_signals(stop: &Stop) -> Result<Nudges, Error> {
     let failed = |error: std::io::Error| Error::refused("signals", format!("cannot be handled: {error}"));
     for signal in [SIGINT, SIGTERM] {
         let code = ExitCode::Interrupted.code().into();
@@ -56,15 +60,12 @@ fn handle_signals(stop: &Stop) -> Result<(), Error> {
         signal_hook::flag::register_conditional_shutdown(signal, code, stop.flag()).map_err(failed)?;
         signal_hook::flag::register(signal, stop.flag()).map_err(failed)?;
     }
-    let heard = Arc::new(AtomicBool::new(false));
-    for signal in [SIGUSR1, SIGUSR2, SIGXFSZ] {
-        signal_hook::flag::register(signal, heard.clone()).map_err(failed)?;
-    }
-    Ok(())
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map_err(failed)?;
+    Nudges::install().map_err(failed)
 }
 
-fn run(config: &Config, stop: &Stop) -> ExitCode {
-    let summary = match gfast::engine::run(config, stop) {
+fn run(config: &Config, asks: &Asks) -> ExitCode {
+    let summary = match gfast::engine::run(config, asks) {
         Ok(summary) => summary,
         Err(error) => return fail(&error),
     };
@@ -100,6 +101,12 @@ fn report(request: &gfast::ledger::Request) -> ExitCode {
         Ok(()) => ExitCode::Done,
         Err(error) => fail(&error),
     }
+}
+
+/// Tells a running job something.
+fn steer(request: &Steering) -> ExitCode {
+    let told = request.run(&mut std::io::stdout().lock());
+    told.map_or_else(|error| fail(&error), |()| ExitCode::Done)
 }
 
 fn trouble(error: &Error) -> ExitCode {

@@ -39,7 +39,8 @@ pub(crate) fn on_all<T: Sync, R: Send>(
         Reach::Local => ITEMS_PER_THREAD,
         Reach::Remote => ITEMS_PER_THREAD_REMOTE,
     };
-    let threads = (items.len() / per_thread).clamp(1, sealers.len());
+    let streams = sealers[0].job.gate.limit() as usize;
+    let threads = (items.len() / per_thread).clamp(1, sealers.len().min(streams));
     let share = items.len().div_ceil(threads).max(1);
     let work = &work;
     std::thread::scope(|scope| {

@@ -10,6 +10,7 @@ use heed::RwTxn;
 use super::bytes::seal;
 use super::header::{self, StoredHeader};
 use super::key::{self, Key};
+use super::note;
 use super::record::{self, DirId, DirState, Range, UPLOAD_OFFSET, Upload};
 use super::store::{HEADER_KEY, Handle, Store, Tree};
 use super::{Batch, Row};
@@ -96,6 +97,9 @@ impl<'b> Changes<'b> {
                     key::open_value(name, body);
                     record::encode_mark(body);
                 });
+            }
+            Row::PutNote { serial, note } => {
+                self.put(Tree::Meta, &note::key(*serial), |body| note::encode_note(*serial, note, body));
             }
             Row::DropLateLink { dev, ino, dir, name } => {
                 self.delete(Tree::LateLinks, &key::late_link(*dev, *ino, *dir, name));

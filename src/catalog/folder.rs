@@ -96,6 +96,14 @@ impl Folder {
     /// Finds and locks the folder of a job that ran before: the one with this destination, or the only one. Makes
     /// nothing.
     pub fn find_recorded(state_dir: &Path, dest: Option<&[u8]>) -> Result<(Folder, u64, JobIdentity)> {
+        let (path, identity, state_dev_ino) = Folder::recorded(state_dir, dest)?;
+        let folder = Folder::lock(path, state_dev_ino)?;
+        let job_id = folder.check_job(&identity)?;
+        Ok((folder, job_id, identity))
+    }
+
+    /// Where such a job's folder is, what the job is, and the state directory's device and inode. Locks nothing.
+    pub fn recorded(state_dir: &Path, dest: Option<&[u8]>) -> Result<(PathBuf, JobIdentity, (u64, u64))> {
         let dir = open_dir(state_dir)?;
         let metadata = check_is_ours(&dir, state_dir)?;
         let listed =
@@ -114,11 +122,7 @@ impl Folder {
         let known: Vec<String> = jobs.iter().map(|(_, identity)| identity.to_line()).collect();
         jobs.retain(|(_, identity)| dest.is_none_or(|dest| identity.dest == dest));
         match (jobs.len(), jobs.pop()) {
-            (1, Some((path, identity))) => {
-                let folder = Folder::lock(path, (metadata.dev(), metadata.ino()))?;
-                let job_id = folder.check_job(&identity)?;
-                Ok((folder, job_id, identity))
-            }
+            (1, Some((path, identity))) => Ok((path, identity, (metadata.dev(), metadata.ino()))),
             (0, _) if known.is_empty() => Err(Error::refused(bytes_of(state_dir), "no job is recorded there")),
             (0, _) => Err(Error::refused(
                 bytes_of(state_dir),

@@ -6,7 +6,7 @@
 //! ```text
 //!   STATE_DIR/job-0123456789abcdef/
 //!     owner   job   lock.mdb   data.mdb
-//!                              meta         header, directories to seal again
+//!                              meta         header, directories to seal again, notes
 //!                              entries      (directory, name)  -> record          the big one
 //!                              dirs         directory          -> parent, name, state when listed
 //!                              open_dirs    (state, directory)    -> [last key]   what a resume has to do
@@ -28,18 +28,20 @@ mod folder;
 mod header;
 mod identity;
 mod key;
+mod note;
 mod reader;
 mod record;
 mod store;
 
 use std::hash::{BuildHasher, Hasher};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
 pub use bytes::{Damage, Decoded};
 pub use header::{Header, JobStatus, StoredHeader, Totals, boot_id, decode_header, decode_piece, encode_header};
 pub use identity::{JobIdentity, RootId};
+pub use note::{decode_note, encode_note};
 pub use reader::{LateLink, Reader};
 pub use record::{
     BATCH_UNSEALED, Checksum, DirId, DirRecord, DirStamp, DirState, Failure, FileRecord, LinkFirst, Proof, Range,
@@ -48,6 +50,7 @@ pub use record::{
 };
 
 use crate::error::{Error, Result};
+use crate::report::Note;
 use crate::ring::op::Name;
 use check::Fault;
 use commit::Changes;
@@ -171,6 +174,13 @@ pub enum Row {
         /// The further name.
         name: Name,
     },
+    /// Records what was changed while the job ran.
+    PutNote {
+        /// Its number.
+        serial: u64,
+        /// What it says.
+        note: Note,
+    },
 }
 
 /// What one commit records.
@@ -218,6 +228,11 @@ impl Catalog {
     pub fn open_recorded(state_dir: &Path, dest: Option<&[u8]>) -> Result<(Catalog, JobIdentity)> {
         let (folder, job_id, identity) = Folder::find_recorded(state_dir, dest)?;
         Ok((Catalog::open_in(folder, job_id)?, identity))
+    }
+
+    /// The folder of a job that runs or ran before, known by its destination or as the only one. Locks nothing.
+    pub fn recorded_folder(state_dir: &Path, dest: Option<&[u8]>) -> Result<PathBuf> {
+        Folder::recorded(state_dir, dest).map(|(path, ..)| path)
     }
 
     /// Opens the catalog of the job between these paths, if there is one, to read it. Makes nothing.

@@ -10,9 +10,11 @@ use super::Catalog;
 use super::bytes::{Damage, Decoded, Take, unseal};
 use super::header;
 use super::key::{self, Key};
+use super::note;
 use super::record::{self, DirId, DirRecord, DirState, LinkFirst, Range, Record, UPLOAD_OFFSET, Upload};
 use super::store::{Tree, damaged, trouble};
 use crate::error::Result;
+use crate::report::Note;
 use crate::ring::op::Name;
 
 /// Ranges that are looked through at a time.
@@ -216,6 +218,13 @@ impl<'c> Reader<'c> {
             return Err(damaged(self.catalog.path(), "the list of directories to seal again is not whole"));
         }
         Ok(dirs)
+    }
+
+    /// What was changed while the job ran, oldest first, with numbers.
+    pub fn notes(&self) -> Result<Vec<(u64, Note)>> {
+        let mut notes = self.scan(Tree::Meta, &note::prefix(), None, usize::MAX, |_, body| note::decode_note(body))?;
+        notes.sort_by_key(|(serial, _)| *serial);
+        Ok(notes)
     }
 
     fn get<T>(&self, tree: Tree, key: &Key, decode: impl FnOnce(&[u8]) -> Decoded<T>) -> Result<Option<T>> {

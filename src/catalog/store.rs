@@ -24,7 +24,7 @@ const MAP_BYTES_MAX: usize = 1 << 45;
 /// The trees. Each is a named LMDB database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Tree {
-    /// "header" and the pieces of the list of directories to seal again.
+    /// "header", the pieces of the list of directories to seal again, and notes.
     Meta,
     /// (directory, name) -> record.
     Entries,

@@ -7,6 +7,7 @@
 //! argh reads the normalised words and writes the help. It takes neither single-dash long options nor `--name=value`
 //! nor bytes that are not UTF-8 (measured with 0.1.19); `normalise` and `words` put that right in front of it.
 
+mod ctl;
 mod normalise;
 mod report;
 mod values;
@@ -25,6 +26,7 @@ use crate::filter::{Filter, Rule};
 use crate::ledger;
 use crate::location::Location;
 use crate::verify::Request;
+pub use ctl::Request as Steering;
 use normalise::Normalised;
 
 /// The command line as argh reads it and explains it.
@@ -37,7 +39,7 @@ use normalise::Normalised;
     help_triggers("-h", "--help"),
     example = "{command_name} -source /data/old -dest /data/new -streams 32",
     example = "{command_name} verify -source /data/old -dest /data/new",
-    note = "gfast verify compares, gfast report says what was done: see their --help.",
+    note = "gfast verify compares, gfast report says what was done, gfast ctl steers a\nrunning job: see their --help.",
     note = "Options are written -name or --name, with their value as the next word or after '='.",
     note = "Sizes: K, M, G, T and KiB, MiB, GiB, TiB count in 1024, KB, MB, GB, TB in 1000.",
     error_code(0, "all done"),
@@ -59,6 +61,12 @@ struct Arguments {
     /// objects open at once, 1 to 1024 (32)
     #[argh(option, arg_name = "count", default = "STREAMS_DEFAULT", from_str_fn(values::streams))]
     streams: u32,
+    /// most bytes a second: 500M, or off (off)
+    #[argh(option, arg_name = "bytes", default = "None", from_str_fn(values::rate))]
+    bwlimit: Option<u64>,
+    /// most operations a second: objects, and blocks of large ones (off)
+    #[argh(option, arg_name = "count", default = "None", from_str_fn(values::rate))]
+    iops_limit: Option<u64>,
     /// bytes of one read or write of a large file (1M)
     #[argh(option, arg_name = "bytes", default = "BLOCK_BYTES_DEFAULT", from_str_fn(values::block_bytes))]
     buffer_size: usize,
@@ -185,6 +193,8 @@ pub enum Parsed {
     Verify(Box<Request>),
     /// A report to be written or checked.
     Report(Box<ledger::Request>),
+    /// What a running job is to be told.
+    Steer(Box<Steering>),
     /// A text for stdout; exit 0.
     Print(String),
     /// A command whose only code for errors is 2 cannot be understood.
@@ -206,6 +216,11 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
         Some((word, rest)) if word == "report" => {
             let parsed = read::<report::Arguments>(&["gfast", "report"], rest.to_vec());
             let request = |arguments: report::Arguments| arguments.resolve().map(Box::new).map(Parsed::Report);
+            (parsed.and_then(|read| read.map_or_else(Ok, request)), Parsed::Err)
+        }
+        Some((word, rest)) if word == "ctl" => {
+            let parsed = read::<ctl::Arguments>(&["gfast", "ctl"], rest.to_vec());
+            let request = |arguments: ctl::Arguments| arguments.resolve().map(Box::new).map(Parsed::Steer);
             (parsed.and_then(|read| read.map_or_else(Ok, request)), Parsed::Err)
         }
         _ => {
@@ -269,6 +284,8 @@ impl Arguments {
             source,
             dest,
             streams: self.streams,
+            bytes_per_s: self.bwlimit,
+            ops_per_s: self.iops_limit,
             block_bytes: self.buffer_size,
             state_dir: PathBuf::from(self.state_dir),
             metadata: if self.no_metadata { Metadata::TimesOnly } else { Metadata::Keep },

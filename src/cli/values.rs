@@ -7,32 +7,6 @@ use crate::config::*;
 use crate::filter::{Action, Rule};
 use crate::ledger::Format;
 
-/// Units of sizes. Bare letters and the binary names count in 1024, as dd and rsync do; KB and its like in 1000.
-const UNITS: [(&str, u64); 13] = [
-    ("", 1),
-    ("K", 1 << 10),
-    ("M", 1 << 20),
-    ("G", 1 << 30),
-    ("T", 1 << 40),
-    ("KIB", 1 << 10),
-    ("MIB", 1 << 20),
-    ("GIB", 1 << 30),
-    ("TIB", 1 << 40),
-    ("KB", 1_000),
-    ("MB", 1_000_000),
-    ("GB", 1_000_000_000),
-    ("TB", 1_000_000_000_000),
-];
-
-/// A size in bytes: a whole number and a unit, in either case.
-pub(super) fn size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).map(|&(_, factor)| factor);
-    let bytes = number.parse::<u64>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
-    bytes.ok_or_else(|| "a whole number of bytes, or one with a unit: K, M, G, T, KiB (1024), KB (1000)".to_owned())
-}
-
 /// `--streams`.
 pub(super) fn streams(text: &str) -> Result<u32, String> {
     let streams = text.parse().ok().filter(|streams| (1..=STREAMS_MAX).contains(streams));
@@ -41,14 +15,14 @@ pub(super) fn streams(text: &str) -> Result<u32, String> {
 
 /// `--buffer-size`, rounded up to whole pages, which O_DIRECT needs.
 pub(super) fn block_bytes(text: &str) -> Result<usize, String> {
-    let bytes = usize::try_from(size(text)?).ok().filter(|bytes| BLOCK_BYTES_RANGE.contains(bytes));
+    let bytes = usize::try_from(parse_size(text)?).ok().filter(|bytes| BLOCK_BYTES_RANGE.contains(bytes));
     let (least, most) = (BLOCK_BYTES_RANGE.start(), BLOCK_BYTES_RANGE.end());
     bytes.map(|bytes| bytes.next_multiple_of(*least)).ok_or_else(|| format!("from {least} to {most} bytes"))
 }
 
 /// `--part-size`, rounded up to whole mebibytes.
 pub(super) fn part_bytes(text: &str) -> Result<u64, String> {
-    let bytes = size(text)?;
+    let bytes = parse_size(text)?;
     let (least, most) = (PART_BYTES_RANGE.start(), PART_BYTES_RANGE.end());
     match PART_BYTES_RANGE.contains(&bytes) {
         true => Ok(bytes.next_multiple_of(1 << 20)),
@@ -56,9 +30,14 @@ pub(super) fn part_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// `--bwlimit` and `--iops-limit`.
+pub(super) fn rate(text: &str) -> Result<Option<u64>, String> {
+    parse_rate(text)
+}
+
 /// `--checkpoint-bytes`.
 pub(super) fn checkpoint_bytes(text: &str) -> Result<u64, String> {
-    match size(text)? {
+    match parse_size(text)? {
         0 => Err("at least 1 byte".to_owned()),
         bytes => Ok(bytes),
     }
@@ -144,11 +123,11 @@ mod tests {
             ("2TiB", 2 << 40),
             ("18446744073709551615", u64::MAX),
         ] {
-            assert_eq!(size(text), Ok(bytes), "{text}");
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
         for text in ["", "M", "-1", "+1", "1.5M", "1 M", "1MM", "1Mi", "18446744073709551616", "18446744073709551615K"]
         {
-            assert!(size(text).is_err(), "{text}");
+            assert!(parse_size(text).is_err(), "{text}");
         }
     }
 

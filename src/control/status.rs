@@ -77,8 +77,10 @@ pub enum Phase {
 pub struct Streams {
     /// Objects that may be open at once.
     pub limit: u32,
-    /// Objects open now.
+    /// Objects worked on now; never more than the limit within a second of its change.
     pub active: u32,
+    /// Open objects that rest, because the limit was lowered; they go on before anything new is begun.
+    pub parked: u32,
     /// Most that can be asked for.
     pub max: u32,
     /// Whether the job chooses the limit itself.

@@ -2,66 +2,69 @@
 //!
 //! ```text
 //! main thread    checks -> catalog -> roots -> shards start -> checkpoints, refills -> end of the pass -> summary
-//! shard threads  walk, read, write; outcomes into the intake
-//! ticker thread  progress line, signals
+//! shard threads  walk, read, write; outcomes into the intake                       (team.rs)
+//! ticker thread  progress line, signals, threads as the streams need them
+//! control thread the control socket's clients                                      (control/)
 //! ```
 //!
 //! The main thread sleeps on a bell: a batch is due, only the catalog has work left, nothing is left, or a stop was
 //! asked for.
 
 mod ends;
+mod team;
 mod watch;
 
 use std::collections::HashMap;
+use std::io::PipeWriter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use crossbeam_deque::{Injector, Worker};
+use crossbeam_deque::Worker;
 use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit};
 
 use self::ends::Ends;
+use self::team::{Figures, Team};
 use self::watch::Watch;
 use crate::bell::Bell;
+use crate::boards::Boards;
 use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
-use crate::config::{Config, FILE_DEPTH, Metadata, ReflinkChoice, Retry, STOP_TIME_MAX, SyncPolicy};
-use crate::crew::{self, Crew, Engine};
+use crate::config::{Config, Metadata, ReflinkChoice, Retry, STOP_TIME_MAX, STREAMS_MAX, SyncPolicy};
+use crate::control::{self, Desk, Facts};
+use crate::crew::{self, Crew};
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
 use crate::filter::Choice;
 use crate::gate::Gate;
 use crate::job::{Job, JobRoot, Past, Reflink, read_choice};
-use crate::lane;
-use crate::large::LargeFile;
 use crate::limits::Cause;
 use crate::links::LinkMap;
 use crate::location::Location;
+use crate::nudges::Nudges;
 use crate::outcome::Intake;
 use crate::plan::Progress as Standing;
 use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
 use crate::report::{
-    Activity, Console, Count, Counters, Crowd, Durability, End, EngineUsed, ExitCode, Failures, Keeper, Latency,
-    Losses, Moment, Progress, Run, Summary, Totals, Walk, shell_command,
+    Activity, Console, Counters, Crowd, Durability, End, EngineUsed, ExitCode, Failures, Keeper, Latency, Losses,
+    Moment, Notes, Progress, Run, Summary, Totals, Walk, shell_command,
 };
 use crate::resume;
 use crate::ring::syscalls::Kernel;
-use crate::ring::uring::{Ring, RingFacts};
 use crate::ring::{Caller, FixedBuffers, Side};
 use crate::roots::{DestOrigin, Root, Roots};
-use crate::shard::{Parts, Shard, ShardReport};
 use crate::stop::Stop;
 use crate::walk::{DestDir, Walker, Work};
 
 /// Time between two looks at signals and progress.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Runs the job that `config` asks for, until it is done or `stop` is raised.
-pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
+/// Runs the job that `config` asks for, until it is done or asked to stop.
+pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
     let started = Instant::now();
     let refused = crew::ring_refused(config.engine)?;
     raise_descriptor_limit();
@@ -86,20 +89,39 @@ pub fn run(config: &Config, stop: &Stop) -> Result<Summary> {
     let streams = affordable_streams(config, &console);
     let is_remote = source.is_some() || dest.is_some();
     let slow = if is_remote { None } else { roots.slower() };
-    let crew = Crew::choose(config.engine, refused, slow, streams);
+    let crew = Crew::choose(config.engine, refused, slow, streams).growing(streams_max());
     let config = &crew.fit(&Config { streams, ..config.clone() });
     let bell = Arc::new(Bell::default());
-    let (walker, workers) = Walker::new(crew.shards, bell.clone());
+    let (walker, workers) = Walker::new(crew.slots, bell.clone());
     let mut job = make_job(config, &roots, catalog, kind, (walker, &crew), console)?;
     job.choice = choice;
     (job.source.bucket, job.dest.bucket) = (source, dest);
     if job.dest.bucket.is_some() {
         job.superblocks.get_mut().clear();
     }
+    job.gate.limits.bytes.set(config.bytes_per_s);
+    job.gate.limits.ops.set(config.ops_per_s);
     let job = Arc::new(job);
-    let setup = Setup { job, bell, crew, started };
-    let outcome = setup.run(kind, &roots, workers, stop)?;
+    let header = job.catalog.header();
+    let facts = Facts {
+        source: names.0.clone(),
+        dest: names.1.clone(),
+        run: run_of(kind, header.pass).name(),
+        former_entries: Some(header.totals.entries).filter(|entries| *entries > 0),
+        started,
+    };
+    let setup = Setup { job, bell, crew, roots, started };
+    let outcome = setup.run(kind, facts, workers, asks)?;
     Ok(setup.summary(kind, &names, outcome))
+}
+
+/// What may be asked of a run while it runs.
+#[derive(Debug, Default)]
+pub struct Asks {
+    /// To end it.
+    pub stop: Stop,
+    /// For more or fewer streams.
+    pub nudges: Nudges,
 }
 
 /// A job that never ran has nothing to be tried again: refused before its state or its destination is made.
@@ -123,9 +145,13 @@ pub(crate) fn descriptor_limit() -> u64 {
 
 /// Streams as the descriptor limit allows them: each may hold two directories and four files of its own, and a few
 /// descriptors are the process's.
+fn streams_max() -> u32 {
+    let affordable = descriptor_limit().saturating_sub(64) / 8;
+    u32::try_from(affordable).unwrap_or(u32::MAX).clamp(1, STREAMS_MAX)
+}
+
 fn affordable_streams(config: &Config, console: &Console) -> u32 {
-    let limit = descriptor_limit();
-    let affordable = u32::try_from(limit.saturating_sub(64) / 8).unwrap_or(u32::MAX).max(1);
+    let (limit, affordable) = (descriptor_limit(), streams_max());
     if affordable < config.streams {
         console.note(&format!(
             "gfast: {affordable} streams instead of {}: only {limit} files may be open (remedy: raise `ulimit -n`)",
@@ -168,6 +194,7 @@ pub(crate) fn make_job(
     console: Arc<Console>,
 ) -> Result<Job> {
     let header = catalog.header();
+    let last_note = catalog.reader()?.notes()?.last().map(|(serial, _)| *serial);
     let root =
         |root: &Root| JobRoot { handle: root.handle.clone(), path: root.path.clone(), stat: root.stat, bucket: None };
     let (source, dest) = (root(&roots.source), root(&roots.dest));
@@ -199,10 +226,13 @@ pub(crate) fn make_job(
         sync_each: config.sync == SyncPolicy::File || (config.sync == SyncPolicy::Batch && is_untrusted),
         granularity_nanos: granularity_nanos(roots.dest.file_system),
         walker,
-        gate: Gate::new(config.streams),
+        gate: Gate::new(config.streams, streams_max(), 0),
         links: LinkMap::default(),
         failures: Failures::new(console.clone()),
         losses: Losses::new(console.clone()),
+        notes: Notes::new(console.clone()),
+        next_note: AtomicU64::new(last_note.map_or(0, |serial| serial + 1)),
+        boards: Boards::new(crew.slots),
         lost: Mutex::default(),
         clashes: Mutex::default(),
         is_cleared: AtomicBool::new(false),
@@ -259,6 +289,8 @@ struct Setup {
     bell: Arc<Bell>,
     /// Who does it.
     crew: Crew,
+    /// Both ends.
+    roots: Roots,
     /// When the run began.
     started: Instant,
 }
@@ -267,140 +299,69 @@ struct Setup {
 struct Outcome {
     /// How it ended.
     end: End,
-    /// How many shards worked on it.
-    shards: usize,
+    /// What its threads came to.
+    figures: Figures,
     /// Everything that was counted.
     totals: Totals,
-    /// What the shards measured.
+    /// What the threads measured.
     latency: Latency,
-    /// How the rings came to be.
-    facts: Option<RingFacts>,
-    /// Bytes registered over all rings.
-    registered_bytes: u64,
-    /// Bytes of all arenas.
-    arena_bytes: u64,
     /// What limited the run.
     limit: Option<Cause>,
 }
 
-/// What a shard's thread gives back.
-type ShardEnd = (ShardReport, Option<RingFacts>, u64);
-
 impl Setup {
-    fn run(&self, kind: resume::Kind, roots: &Roots, workers: Vec<Worker<Work>>, stop: &Stop) -> Result<Outcome> {
+    fn run(&self, kind: resume::Kind, facts: Facts, workers: Vec<Worker<Work>>, asks: &Asks) -> Result<Outcome> {
         let job = &self.job;
-        let counters: Vec<Arc<Counters>> = (0..=self.crew.shards).map(|_| Arc::new(Counters::default())).collect();
-        let intake = Arc::new(Intake::new(self.crew.shards, job.config.checkpoint_bytes, self.bell.clone()));
+        let slots = self.crew.slots;
+        let counters: Vec<Arc<Counters>> = (0..=slots).map(|_| Arc::new(Counters::default())).collect();
+        let intake = Arc::new(Intake::new(slots, job.config.checkpoint_bytes, self.bell.clone()));
         let caller: Arc<dyn Caller> = Arc::new(Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone()));
-        let main = Arc::clone(&counters[self.crew.shards]);
-        let dest_root = prepare_root(job, roots, &*caller)?;
-        let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, self.crew.shards)?;
-        let mut conductor = Conductor::new(job.clone(), checkpointer, counters.clone(), stop.clone());
+        let dest_root = prepare_root(job, &self.roots, &*caller)?;
+        let main = Arc::clone(&counters[slots]);
+        let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, self.crew.sealers())?;
+        let mut conductor = Conductor::new(job.clone(), checkpointer, counters.clone(), asks.stop.clone());
         resume::start(job, kind, dest_root)?;
+        let former_entries = facts.former_entries;
+        let desk = Desk::new(job.clone(), counters.clone(), asks.stop.clone(), facts);
+        desk.nudge(asks.nudges.take());
+        let team = Team::new(self.crew.clone(), job.clone(), intake, counters.clone(), workers);
+        team.adjust()?;
+        let progress = Progress::new(job.console.clone(), counters.clone(), former_entries, Instant::now());
         let is_over = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let mut shards = Vec::new();
-            let (help, common) = (Arc::new(Injector::new()), Arc::new(lane::Common::default()));
-            for (index, worker) in workers.into_iter().enumerate() {
-                let counters = &counters[index];
-                let spawned = match job.is_remote() {
-                    true => self.spawn_lane(scope, index, (worker, common.clone()), &intake, counters),
-                    false => self.spawn(scope, index, (worker, help.clone()), &intake, counters),
-                };
-                match spawned {
-                    Ok(shard) => shards.push(shard),
-                    Err(error) if index == 0 => return Err(error),
-                    // The work of a shard is anybody's: those that are there do it.
-                    Err(error) => {
-                        job.console.note(&format!("gfast: {index} threads instead of {}: {error}", self.crew.shards));
-                        break;
-                    }
-                }
-            }
-            let ticker = scope.spawn(|| self.tick(&counters, stop, &is_over));
+        let (end, figures, limit) = std::thread::scope(|scope| {
+            let ticker = scope.spawn(|| self.tick(progress, asks, (&desk, &team), &is_over));
+            let served = self.serve(scope, &desk);
             let end = self.conduct(&mut conductor);
             job.walker.stop();
-            let ends: Vec<ShardEnd> = shards.into_iter().filter_map(|shard| shard.join().ok().flatten()).collect();
+            let figures = team.close();
             let end = conductor.conclude(end);
             is_over.store(true, Ordering::Release);
             ticker.thread().unpark();
             let limit = ticker.join().ok().flatten();
-            job.failures.finish();
-            if let End::Stopped(error) = &end {
-                job.console.error(&format!("gfast: stopped: {error}"));
-            }
-            Ok(gather(end, ends, &counters, limit))
-        })
+            // Closed: the control socket's thread ends.
+            drop(served);
+            (end, figures, limit)
+        });
+        job.failures.finish();
+        if let End::Stopped(error) = &end {
+            job.console.error(&format!("gfast: stopped: {error}"));
+        }
+        Ok(Outcome { end, figures, totals: Totals::of(&counters), latency: job.boards.latency(), limit })
     }
 
-    fn spawn<'scope>(
-        &self,
-        scope: &'scope Scope<'scope, '_>,
-        index: usize,
-        (worker, help): (Worker<Work>, Arc<Injector<Arc<LargeFile>>>),
-        intake: &Arc<Intake>,
-        counters: &Arc<Counters>,
-    ) -> Result<ScopedJoinHandle<'scope, Option<ShardEnd>>> {
-        let (job, shards, engine) = (self.job.clone(), self.crew.shards, self.crew.engine);
-        let (intake, counters) = (intake.clone(), counters.clone());
-        let buffers = self.crew.buffers(job.config.block_bytes)?;
-        let streams = job.config.streams as usize;
-        let thread = std::thread::Builder::new().name(format!("shard-{index}"));
-        let spawned = thread.spawn_scoped(scope, move || {
-            let busy = job.crowd.enlist();
-            let kernel = Kernel::new(buffers.arena().clone()).telling(busy.clone());
-            let arena_bytes = buffers.arena().len() as u64;
-            let caller: Arc<dyn Caller> = Arc::new(kernel.clone());
-            let depth = (streams + 2 * FILE_DEPTH).clamp(64, 1024);
-            let parts =
-                Parts { index, shards, job: job.clone(), intake, caller, buffers, worker, help, counters, busy };
-            match engine {
-                Engine::Uring => match Ring::new(depth, kernel.arena().clone()) {
-                    Ok(ring) => {
-                        let counters = parts.counters.clone();
-                        let (ring, report) = Shard::new(parts, ring).run();
-                        counters.add(Count::Submissions, ring.usage().submissions);
-                        counters.add(Count::Enters, ring.usage().enters);
-                        Some((report, Some(ring.facts()), arena_bytes))
-                    }
-                    Err(errno) => {
-                        job.end_with(Error::os("set up", "io_uring", errno));
-                        None
-                    }
-                },
-                Engine::Sync => Some((Shard::new(parts, kernel).run().1, None, arena_bytes)),
+    /// Opens the control socket, which closes when what comes back is dropped. A job that cannot have one does without.
+    fn serve<'scope>(&self, scope: &'scope Scope<'scope, '_>, desk: &'scope Desk) -> Option<PipeWriter> {
+        let opened = control::listen(self.job.catalog.path()).and_then(|socket| Ok((socket, std::io::pipe()?)));
+        match opened {
+            Ok((socket, (end, closes))) => {
+                scope.spawn(move || control::serve(desk, socket, &end));
+                Some(closes)
             }
-        });
-        spawned.map_err(|error| Error::refused("threads", format!("cannot be started: {error}")))
-    }
-
-    /// A lane's thread. A runtime or client that cannot be made ends the job.
-    fn spawn_lane<'scope>(
-        &self,
-        scope: &'scope Scope<'scope, '_>,
-        index: usize,
-        (worker, common): (Worker<Work>, Arc<lane::Common>),
-        intake: &Arc<Intake>,
-        counters: &Arc<Counters>,
-    ) -> Result<ScopedJoinHandle<'scope, Option<ShardEnd>>> {
-        let (job, lanes, has_ring) = (self.job.clone(), self.crew.shards, self.crew.engine == Engine::Uring);
-        let (intake, counters) = (intake.clone(), counters.clone());
-        let arena = FixedBuffers::new(1, 4096, 4096)?;
-        let thread = std::thread::Builder::new().name(format!("lane-{index}"));
-        let spawned = thread.spawn_scoped(scope, move || {
-            let busy = job.crowd.enlist();
-            let caller: Arc<dyn Caller> = Arc::new(Kernel::new(arena.arena().clone()).telling(busy.clone()));
-            let own = job.clone();
-            let parts = lane::LaneParts { index, lanes, job, intake, caller, worker, common, counters, busy, has_ring };
-            match lane::run(parts) {
-                Ok(latency) => Some((ShardReport { latency }, None, 0)),
-                Err(error) => {
-                    own.end_with(error);
-                    None
-                }
+            Err(error) => {
+                self.job.console.note(&format!("gfast: no control socket, gfast ctl cannot reach this job: {error}"));
+                None
             }
-        });
-        spawned.map_err(|error| Error::refused("threads", format!("cannot be started: {error}")))
+        }
     }
 
     /// Lets the conductor decide, and sleeps until there is something to decide.
@@ -424,22 +385,30 @@ impl Setup {
         }
     }
 
-    /// Progress and signals; in the end, what limited the run.
-    fn tick(&self, counters: &[Arc<Counters>], stop: &Stop, is_over: &AtomicBool) -> Option<Cause> {
-        let former = self.job.catalog.header().totals.entries;
-        let former = (former > 0).then_some(former);
-        let console = self.job.console.clone();
-        let mut progress = Progress::new(console, counters.to_vec(), former, Instant::now());
+    /// Progress, signals, and threads as the streams need them; in the end, what limited the run.
+    fn tick(
+        &self,
+        mut progress: Progress,
+        asks: &Asks,
+        (desk, team): (&Desk, &Team),
+        is_over: &AtomicBool,
+    ) -> Option<Cause> {
         let (mut stopped, mut watch) = (None, Watch::new());
         while !is_over.load(Ordering::Acquire) {
-            if stop.is_requested() {
+            if asks.stop.is_requested() {
                 self.job.walker.stop();
+                // What is under way is finished, as fast as it goes.
+                self.job.gate.limits.lift();
                 let since = *stopped.get_or_insert_with(Instant::now);
                 self.leave_if_late(since);
             }
+            desk.nudge(asks.nudges.take());
+            // Only the first thread is indispensable, and it is there.
+            let _ = team.adjust();
             let walk = if self.job.walker.is_walked() { Walk::Ended } else { Walk::Running };
             progress.tick(&Moment { now: Instant::now(), walk, streams: self.job.gate.limit() });
-            watch.tick(&self.job, false);
+            watch.tick(&self.job, self.job.gate.is_paused());
+            desk.set_limit(watch.limits.now());
             std::thread::park_timeout(TICK);
         }
         progress.finish();
@@ -464,11 +433,7 @@ impl Setup {
         let pass = job.catalog.header().pass;
         let used = if job.sync_each { SyncPolicy::File } else { job.config.sync };
         Summary {
-            run: match kind {
-                resume::Kind::First => Run::Copy,
-                resume::Kind::Resume | resume::Kind::Retry => Run::Resume { pass },
-                resume::Kind::NextPass => Run::Pass { pass },
-            },
+            run: run_of(kind, pass),
             end: outcome.end,
             source: names.0.clone(),
             dest: names.1.clone(),
@@ -478,14 +443,15 @@ impl Setup {
             losses: job.losses.counts(),
             elapsed: self.started.elapsed(),
             streams: job.gate.limit(),
-            threads: outcome.shards,
-            engine: match outcome.facts {
+            changes: job.notes.count(),
+            threads: outcome.figures.threads,
+            engine: match outcome.figures.facts {
                 None if job.is_remote() => EngineUsed::Lanes { fallback: self.crew.reason.clone() },
                 Some(facts) => EngineUsed::Uring { flags: facts.flags.to_owned() },
                 None => EngineUsed::Sync { reason: self.crew.reason.clone() },
             },
-            registered_bytes: outcome.registered_bytes,
-            arena_bytes: outcome.arena_bytes,
+            registered_bytes: outcome.figures.registered_bytes,
+            arena_bytes: outcome.figures.arena_bytes,
             latency: outcome.latency,
             limit: outcome.limit.map(|cause| (cause.key(), cause.text())),
             durability: Durability {
@@ -497,15 +463,10 @@ impl Setup {
     }
 }
 
-fn gather(end: End, ends: Vec<ShardEnd>, counters: &[Arc<Counters>], limit: Option<Cause>) -> Outcome {
-    let mut latency = Latency::default();
-    let (mut registered_bytes, mut arena_bytes, mut facts) = (0, 0, None);
-    let shards = ends.len();
-    for (report, ring, arena) in ends {
-        latency.merge(&report.latency);
-        arena_bytes += arena;
-        registered_bytes += ring.as_ref().map_or(0, |ring| ring.registered_bytes as u64);
-        facts = facts.or(ring);
+fn run_of(kind: resume::Kind, pass: u32) -> Run {
+    match kind {
+        resume::Kind::First => Run::Copy,
+        resume::Kind::Resume | resume::Kind::Retry => Run::Resume { pass },
+        resume::Kind::NextPass => Run::Pass { pass },
     }
-    Outcome { end, shards, totals: Totals::of(counters), latency, facts, registered_bytes, arena_bytes, limit }
 }

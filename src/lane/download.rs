@@ -216,6 +216,7 @@ impl Lane {
             if buffer.bytes().len() + chunk.len() > size {
                 return Err(corrupt(&download.key));
             }
+            self.spend(chunk.len()).await;
             buffer.append(&chunk);
         }
         let is_right =
@@ -242,7 +243,7 @@ impl Lane {
             Kind::Dir => return Err(self.refused(place, "its metadata calls it a directory, its key does not")),
             Kind::File => {
                 let size = download.object.size;
-                self.plan_bytes(size);
+                self.plan_bytes(place, size);
                 let file = work.create()?;
                 if size > 0
                     && let Err(error) = self.write_file(place, &file.handle, &mut content).await

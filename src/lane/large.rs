@@ -239,9 +239,10 @@ impl Lane {
 
     async fn run_parts(self: &Rc<Lane>, errand: &Errand, route: Route, size: u64, begun: Begun) -> Arc<Parts> {
         let Begun { large_id, upload, settled, progress } = begun;
-        self.plan_bytes(size.saturating_sub(progress.done * upload.part_bytes));
+        self.plan_bytes(&errand.place, size.saturating_sub(progress.done * upload.part_bytes));
         let sizes = (size, upload.part_bytes);
         let parts = Parts::new(errand.place.clone(), route, sizes, large_id, (settled, progress));
+        self.note(&errand.place, |seen| seen.parts = Arc::downgrade(&parts));
         self.work_on(&parts).await;
         parts
     }
@@ -298,10 +299,11 @@ impl Lane {
             progress.digested += range.len;
             progress.done += 1;
         }
-        self.plan_bytes(object.size - progress.digested);
+        self.plan_bytes(&download.errand.place, object.size - progress.digested);
         let route = Route::Down { key: download.key.clone(), etag: object.etag.clone(), file: file.handle.clone() };
         let place = download.errand.place.clone();
         let parts = Parts::new(place, route, (object.size, bytes), large_id, (settled, progress));
+        self.note(&download.errand.place, |seen| seen.parts = Arc::downgrade(&parts));
         self.work_on(&parts).await;
         // A full destination gets its space back; any other stop leaves the file for the resume.
         let unfinished = match self.unfinished(&parts) {

@@ -23,18 +23,19 @@ mod relay;
 mod upload;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_deque::{Injector, Steal, Worker};
 use tokio::sync::Notify;
 
+use crate::boards::Open;
 use crate::config::{LANE_BYTES, LISTINGS_PER_LANE, SLICES_PER_LANE, UNSTABLE_ATTEMPTS_MAX};
 use crate::errand::{Errand, Errands};
 use crate::error::{Class, Error, Result};
-use crate::job::{Job, fnv1a};
+use crate::job::{Job, Place, fnv1a};
 use crate::links::LinkKey;
 use crate::listing::open_side;
 use crate::outcome::{Intake, What};
@@ -49,6 +50,8 @@ pub(crate) use parts::Parts;
 
 /// Time after which a lane with nothing to do looks for work of other lanes.
 const IDLE: Duration = Duration::from_millis(5);
+/// Longest sleep before the limits are looked at again: they may have changed.
+const SPEND_TIME_MAX: Duration = Duration::from_millis(50);
 
 /// Which way the data goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +78,6 @@ struct Slice {
 pub(crate) struct Lane {
     /// What it does with names.
     errands: Errands,
-    /// How many lanes there are.
-    lanes: usize,
     /// Which way the data goes.
     way: Way,
     /// Asks the source's bucket.
@@ -105,6 +106,10 @@ pub(crate) struct Lane {
     latency: RefCell<Latency>,
     /// Told what this thread is busy with.
     busy: Arc<Busy>,
+    /// Objects under way, by their number.
+    open: RefCell<BTreeMap<u64, Seen>>,
+    /// The number of the next object.
+    begun: Cell<u64>,
 }
 
 /// What all lanes of a job share.
@@ -121,12 +126,37 @@ impl Default for Common {
     }
 }
 
+/// An object under way, as it is told of.
+struct Seen {
+    /// Its directory.
+    dir: Arc<DirNode>,
+    /// Its name there.
+    name: Name,
+    /// Its size in bytes, as far as known.
+    size: u64,
+    /// When it was begun.
+    began: Instant,
+    /// Its parts, if it has any; they hold its file, which is closed when the object is done.
+    parts: Weak<Parts>,
+}
+
+impl Seen {
+    fn new(errand: &Errand) -> Seen {
+        let (dir, name) = (errand.place.dir.clone(), errand.place.name.clone());
+        let size = errand.listed.map_or(0, |listed| listed.size);
+        Seen { dir, name, size, began: Instant::now(), parts: Weak::new() }
+    }
+
+    fn told(&self) -> Open {
+        let (size, done) = self.parts.upgrade().map_or((self.size, 0), |parts| (parts.size, parts.done_bytes()));
+        Open { path: self.dir.path_of(&self.name), size, done, began: self.began }
+    }
+}
+
 /// What a lane is made of.
 pub(crate) struct LaneParts {
     /// Its number.
     pub index: usize,
-    /// How many there are.
-    pub lanes: usize,
     /// The job.
     pub job: Arc<Job>,
     /// Where outcomes go.
@@ -166,7 +196,7 @@ fn cannot_start(error: std::io::Error) -> Error {
 
 impl Lane {
     fn new(parts: LaneParts, disk: Disk) -> Result<Rc<Lane>> {
-        let LaneParts { index, lanes, job, intake, caller, worker, common, counters, busy, has_ring: _ } = parts;
+        let LaneParts { index, job, intake, caller, worker, common, counters, busy, has_ring: _ } = parts;
         let client =
             |root: &crate::job::JobRoot| root.bucket.as_ref().map(|b| Client::new(b.bucket.clone())).transpose();
         let (source, dest) = (client(&job.source)?, client(&job.dest)?);
@@ -175,9 +205,13 @@ impl Lane {
             (Some(_), None) => Way::Down,
             (Some(_), Some(_)) => Way::Across,
         };
+        if way == Way::Up
+            && let Some(root) = &job.dest.bucket
+        {
+            root.bucket.limit_bodies(&job.gate.limits);
+        }
         let root = if way == Way::Up { job.source.handle.clone() } else { job.dest.handle.clone() };
         Ok(Rc::new(Lane {
-            lanes,
             way,
             source,
             dest,
@@ -192,6 +226,8 @@ impl Lane {
             room: Notify::new(),
             latency: RefCell::default(),
             busy,
+            open: RefCell::default(),
+            begun: Cell::new(0),
             errands: Errands { index, job, intake, caller, worker, counters },
         }))
     }
@@ -199,12 +235,18 @@ impl Lane {
     async fn run(self: Rc<Lane>) -> Result<Latency> {
         loop {
             self.fill();
+            self.tell();
             let is_idle = self.active.get() == 0 && self.listings.get() == 0;
             if is_idle && self.job().walker.is_stopped() {
                 return Ok(self.latency.take());
             }
             // Files are read and written while requests wait, and take a small part of their time.
-            self.busy.set(if is_idle { Activity::NoWork } else { Activity::Requests });
+            let is_held = self.job().gate.limits.bytes.wait().is_err();
+            self.busy.set(match is_held {
+                _ if is_idle => Activity::NoWork,
+                true => Activity::Limit,
+                false => Activity::Requests,
+            });
             let _rest = (is_idle && self.slices.borrow().is_empty()).then(|| self.job().walker.rest());
             // Timing out drops a wait for news, and no operation.
             let _ = tokio::time::timeout(IDLE, self.news.notified()).await;
@@ -225,10 +267,40 @@ impl Lane {
 
     /// Streams this lane may use: its part of them, or all when another lane has nothing to do.
     fn share(&self) -> usize {
-        let limit = self.job().gate.limit() as usize;
+        let gate = &self.job().gate;
         match self.job().walker.is_hungry() {
-            true => limit,
-            false => limit.div_ceil(self.lanes),
+            true => gate.limit() as usize,
+            false => gate.share(),
+        }
+    }
+
+    /// Whether one more object may be begun; it has its permit then.
+    fn may_start(&self) -> bool {
+        let gate = &self.job().gate;
+        self.active.get() < self.share() && gate.limits.ops.wait().is_ok() && gate.try_acquire()
+    }
+
+    /// Waits until bytes of a body may pass. Ends: the limits are lifted when the job is stopped.
+    async fn spend(&self, bytes: usize) {
+        while let Err(wait) = self.job().gate.limits.bytes.take(bytes as u64) {
+            tokio::time::sleep(wait.min(SPEND_TIME_MAX)).await;
+        }
+    }
+
+    /// Tells what is open, if somebody asks.
+    fn tell(&self) {
+        let (boards, index) = (&self.job().boards, self.errands.index);
+        let Some(question) = boards.question(index) else { return };
+        let open = self.open.borrow().values().map(Seen::told).collect();
+        boards.answer(index, question, open, &mut self.latency.borrow_mut());
+    }
+
+    /// Notes what is known of an open object. Ends: there are as many as streams.
+    fn note(&self, place: &Place, note: impl FnOnce(&mut Seen)) {
+        let mut open = self.open.borrow_mut();
+        let is_it = |seen: &&mut Seen| seen.dir.id == place.dir.id && seen.name == place.name;
+        if let Some(seen) = open.values_mut().find(is_it) {
+            note(seen);
         }
     }
 
@@ -240,7 +312,8 @@ impl Lane {
             }
             let waiting = self.waiting.take();
             let is_started = match waiting {
-                Some(errand) if self.active.get() < self.share() && self.job().gate.try_acquire() => {
+                Some(errand) if self.may_start() => {
+                    self.job().gate.limits.ops.charge(1);
                     self.start(errand);
                     true
                 }
@@ -356,6 +429,8 @@ impl Lane {
 
     /// One object, to its outcome. Ends: each further turn is a further attempt, and their number is bounded.
     async fn carry(self: Rc<Lane>, mut errand: Errand) {
+        let serial = self.begun.replace(self.begun.get() + 1);
+        self.open.borrow_mut().insert(serial, Seen::new(&errand));
         loop {
             let mut group = None;
             let started = Instant::now();
@@ -389,11 +464,13 @@ impl Lane {
                 None => break,
             }
         }
+        self.open.borrow_mut().remove(&serial);
         self.job().gate.release();
     }
 
     /// Counts the bytes of an object that is to be copied.
-    fn plan_bytes(&self, bytes: u64) {
+    fn plan_bytes(&self, place: &Place, bytes: u64) {
+        self.note(place, |seen| seen.size = seen.size.max(bytes));
         self.errands.counters.add(crate::report::Count::BytesPlanned, bytes);
     }
 

@@ -21,6 +21,7 @@ use crate::catalog::Range;
 use crate::config::PART_DEPTH;
 use crate::digest::{Assembly, crc64};
 use crate::error::{Cause, Class, Error, Result};
+use crate::gate::Stream;
 use crate::job::Place;
 use crate::outcome::What;
 use crate::provider::s3::{ByteRange, Key, Part};
@@ -88,6 +89,8 @@ pub(crate) struct Parts {
     workers: AtomicU32,
     /// Told when the last task has left.
     left: Notify,
+    /// Its permit, which may be parked.
+    stream: Stream,
     /// What has been done.
     pub(super) progress: Mutex<Progress>,
 }
@@ -126,6 +129,7 @@ impl Parts {
             next: AtomicU64::new(0),
             workers: AtomicU32::new(1),
             left: Notify::new(),
+            stream: Stream::default(),
             progress: Mutex::new(progress),
         })
     }
@@ -133,6 +137,16 @@ impl Parts {
     /// How many parts there are.
     pub fn count(&self) -> u64 {
         self.size.div_ceil(self.part_bytes)
+    }
+
+    /// Bytes that are done.
+    pub(super) fn done_bytes(&self) -> u64 {
+        (self.progress.lock().done * self.part_bytes).min(self.size)
+    }
+
+    /// Whether every part has been taken.
+    fn is_claimed(&self) -> bool {
+        self.next.load(Ordering::Relaxed) >= self.count()
     }
 
     /// The next part to do, by index. Ends: the cursor rises.
@@ -169,7 +183,7 @@ impl Parts {
 impl Lane {
     /// Works on an object this lane opened, with the help of the others, until nobody does any more.
     pub(super) async fn work_on(self: &Rc<Lane>, parts: &Arc<Parts>) {
-        for _ in 1..self.lanes {
+        for _ in 1..self.job().gate.workers() {
             self.common.help.push(parts.clone());
             self.job().walker.expect_help();
         }
@@ -178,6 +192,7 @@ impl Lane {
         loop {
             let left = parts.left.notified();
             if parts.workers.load(Ordering::Acquire) == 0 {
+                parts.stream.take_up(&self.job().gate);
                 return;
             }
             left.await;
@@ -206,11 +221,10 @@ impl Lane {
             },
             Route::Across { .. } => None,
         };
-        let depth = PART_DEPTH.min(self.job().gate.limit() as usize).max(1);
-        let tasks: Vec<_> = (0..depth)
-            .map(|_| {
+        let tasks: Vec<_> = (0..PART_DEPTH)
+            .map(|nth| {
                 let (lane, parts, file) = (self.clone(), parts.clone(), file.clone());
-                tokio::task::spawn_local(async move { lane.do_part_after_part(&parts, file.as_ref()).await })
+                tokio::task::spawn_local(async move { lane.do_part_after_part(&parts, file.as_ref(), nth).await })
             })
             .collect();
         for task in tasks {
@@ -220,15 +234,24 @@ impl Lane {
         }
     }
 
-    async fn do_part_after_part(&self, parts: &Parts, file: Option<&LaneFile>) {
+    /// The `nth` task of this lane at an object.
+    async fn do_part_after_part(&self, parts: &Parts, file: Option<&LaneFile>, nth: usize) {
+        let gate = &self.job().gate;
         // Ends: every turn claims a part.
         loop {
-            while self.errands.intake.is_full() && !self.job().walker.is_stopped() {
+            while self.errands.intake.is_full() || nth >= gate.limit() as usize || parts.stream.rests(gate) {
+                if self.job().walker.is_stopped() || parts.is_claimed() {
+                    return;
+                }
                 tokio::time::sleep(super::IDLE).await;
+            }
+            while let Err(wait) = gate.limits.ops.wait() {
+                tokio::time::sleep(wait.min(super::SPEND_TIME_MAX)).await;
             }
             if self.job().walker.is_stopped() {
                 return;
             }
+            gate.limits.ops.charge(1);
             let Some(index) = parts.claim() else { return };
             if let Err(error) = self.do_part(parts, file, index).await {
                 self.trouble(parts, error);
@@ -320,6 +343,7 @@ impl Lane {
             if buffer.bytes().len() + chunk.len() > range.len as usize {
                 break;
             }
+            self.spend(chunk.len()).await;
             buffer.append(&chunk);
         }
         match buffer.bytes().len() as u64 == range.len {

@@ -64,7 +64,7 @@ impl Lane {
         if relay.object.size > whole {
             return self.relay_parts(relay).await;
         }
-        self.plan_bytes(relay.object.size);
+        self.plan_bytes(&errand.place, relay.object.size);
         let (stored, crc64) = match is_server_side {
             true => (self.copy_by_server(&relay).await?, relay.object.crc64),
             false => self.stream_whole(&relay).await?,
@@ -90,6 +90,7 @@ impl Lane {
             if buffer.bytes().len() + chunk.len() > size {
                 return Err(super::large::corrupt(&relay.source_key));
             }
+            self.spend(chunk.len()).await;
             buffer.append(&chunk);
         }
         let crc64 = crc64(buffer.bytes());

@@ -141,7 +141,7 @@ impl Lane {
 
     async fn upload_whole(&self, upload: Upload<'_>) -> Result<Ending> {
         let (job, place, stat) = (self.job(), &upload.errand.place, &upload.stat);
-        self.plan_bytes(if stat.kind() == Kind::File { stat.size } else { 0 });
+        self.plan_bytes(place, if stat.kind() == Kind::File { stat.size } else { 0 });
         let room = if stat.kind() == Kind::Symlink { libc::PATH_MAX as u64 } else { stat.size };
         let mut buffer = self.common.pool.acquire(room as usize).await;
         let posix = Posix::new(&*self.errands.caller, Side::Source);

@@ -21,6 +21,7 @@ use crate::catalog::{Checksum, FileRecord, Proof, Range, Stamp, Status};
 use crate::config::{ChecksumPolicy, DirectChoice, SEGMENT_BYTES, scaled};
 use crate::digest::Assembly;
 use crate::error::{Errno, Error, Result};
+use crate::gate::Stream;
 use crate::job::{Job, Place, Ticket};
 use crate::links::LinkKey;
 use crate::provider::posix::Posix;
@@ -81,6 +82,10 @@ pub struct LargeFile {
     assembly: Option<Mutex<Assembly>>,
     /// The first thing that went wrong.
     trouble: Mutex<Option<Ending>>,
+    /// Bytes written, or durable already.
+    written: AtomicU64,
+    /// Its permit, which may be parked.
+    pub stream: Stream,
 }
 
 /// What a resume found of an earlier attempt.
@@ -137,6 +142,8 @@ impl LargeFile {
             tasks: AtomicU32::new(1),
             assembly: (job.config.checksum == ChecksumPolicy::Keep).then(Mutex::default),
             trouble: Mutex::new(None),
+            written: AtomicU64::new(0),
+            stream: Stream::default(),
         };
         match large.open_dest(work, &file) {
             Ok(dest) => {
@@ -231,6 +238,11 @@ impl LargeFile {
     /// Bytes that need not be copied, because an earlier run made them durable.
     pub fn durable_bytes(&self) -> u64 {
         self.durable.iter().map(|range| range.len).sum()
+    }
+
+    /// Bytes that are copied, earlier runs included.
+    pub fn done(&self) -> u64 {
+        self.durable_bytes() + self.written.load(Ordering::Relaxed)
     }
 
     /// The record of this file while it is in progress.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::LargeFile;
 use crate::catalog::Range;
 use crate::digest::{Assembly, crc64};
 use crate::error::{Errno, Result};
+use crate::gate::Limits;
 use crate::job::Job;
 use crate::provider::posix::Posix;
 use crate::ring::{Answer, Arena, Caller, Completion, FixedBuffers, Handle, Lease, Op, Side, WritePath};
@@ -55,6 +57,10 @@ pub enum Turn {
     Wait,
     /// Nothing until a lease is free, or a checkpoint has passed.
     Starved,
+    /// Nothing until its stream may go on.
+    Parked,
+    /// Nothing for so long: the limits of bytes or operations are used up.
+    Held(Duration),
     /// This chunk is written: bytes of it that were copied, and its range.
     Written(u64, Range),
     /// This shard's part is over. True for the one who must call [`LargeFile::finish`].
@@ -102,8 +108,11 @@ impl LargeTask {
         if reading == Reading::Paused {
             return Turn::Starved;
         }
-        match self.next_block(job, caller) {
-            Ok(Some((offset, len))) => self.read(offset, len, buffers),
+        if self.file.stream.rests(&job.gate) {
+            return Turn::Parked;
+        }
+        match self.next_block(job, caller, buffers.block_bytes()) {
+            Ok(Some((offset, len))) => self.read(&job.gate.limits, offset, len, buffers),
             Ok(None) if self.settled_chunk().is_some() => self.turn(job, caller, buffers, reading),
             Ok(None) if self.in_flight > 0 => Turn::Wait,
             Ok(None) => self.leave(),
@@ -129,8 +138,8 @@ impl LargeTask {
     }
 
     /// The next block to read, as offset and length in bytes; `None` when all is asked for.
-    fn next_block(&mut self, job: &Job, caller: &dyn Caller) -> Result<Option<(u64, u64)>> {
-        let block_bytes = job.config.block_bytes as u64;
+    fn next_block(&mut self, job: &Job, caller: &dyn Caller, room: usize) -> Result<Option<(u64, u64)>> {
+        let block_bytes = job.config.block_bytes.min(room) as u64;
         loop {
             let file = self.file.clone();
             let Some(chunk) = self.chunks.last_mut().filter(|chunk| !chunk.is_issued()) else {
@@ -172,17 +181,26 @@ impl LargeTask {
         }
     }
 
-    /// Asks for a block; gives it back to its chunk if there is no lease.
-    fn read(&mut self, offset: u64, len: u64, buffers: &mut FixedBuffers) -> Turn {
+    /// Asks for a block; gives it back to its chunk if there is no lease, or it would be too much for this moment.
+    fn read(&mut self, limits: &Limits, offset: u64, len: u64, buffers: &mut FixedBuffers) -> Turn {
         let Some(lease) = buffers.acquire(buffers.block_bytes()) else {
-            let chunk = self.chunks.last_mut().expect("I4: a block comes from the newest chunk");
-            chunk.cursor = offset;
-            chunk.in_flight -= 1;
+            self.give_back(offset);
             return Turn::Starved;
         };
+        if let Err(wait) = limits.take_block(len) {
+            buffers.release(lease);
+            self.give_back(offset);
+            return Turn::Held(wait);
+        }
         self.in_flight += 1;
         let len = (len.next_multiple_of(self.file.align)) as usize;
         Turn::Ask(Side::Source, Op::Read { file: self.file.source.clone(), lease, start: 0, len, offset })
+    }
+
+    fn give_back(&mut self, offset: u64) {
+        let chunk = self.chunks.last_mut().expect("I4: a block comes from the newest chunk");
+        chunk.cursor = offset;
+        chunk.in_flight -= 1;
     }
 
     /// Takes a completion in; the operation it leads to, if any.
@@ -275,6 +293,7 @@ impl LargeTask {
     fn release_block(&mut self, block: u64, written: u64, lease: Lease, buffers: &mut FixedBuffers) {
         buffers.release(lease);
         self.in_flight -= 1;
+        self.file.written.fetch_add(written, Ordering::Relaxed);
         let chunk = self.chunk_of(block);
         chunk.in_flight -= 1;
         chunk.bytes += written;

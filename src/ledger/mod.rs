@@ -21,7 +21,7 @@ pub use walk::Line;
 
 use crate::catalog::{Catalog, JobIdentity, JobStatus, Status};
 use crate::error::{Error, Result, escape};
-use crate::report::{Loss, Object, bytes, count};
+use crate::report::{Loss, Note, Object, bytes, count};
 use chain::Chain;
 use walk::{Outcome, each_line};
 
@@ -91,7 +91,7 @@ pub fn run(request: &Request, out: &mut dyn Write) -> Result<()> {
                 sum.add(&line);
                 Ok(())
             })?;
-            let facts = facts(&catalog, &identity, &sum);
+            let facts = facts(&catalog, &identity, &sum)?;
             match format {
                 Format::Text => write_text(out, &catalog, &facts, *wanted),
                 Format::Ndjson => write_ndjson(out, &catalog, &facts, *wanted),
@@ -131,7 +131,7 @@ impl Sum {
 /// One line of a summary: its key, as text, and as a number where it is one.
 type Fact = (String, String, Option<u64>);
 
-fn facts(catalog: &Catalog, identity: &JobIdentity, sum: &Sum) -> Vec<Fact> {
+fn facts(catalog: &Catalog, identity: &JobIdentity, sum: &Sum) -> Result<Vec<Fact>> {
     let header = catalog.header();
     let text = |key: &str, value: String| (key.to_owned(), value, None);
     let number = |key: &str, value: u64| (key.to_owned(), count(value), Some(value));
@@ -150,9 +150,18 @@ fn facts(catalog: &Catalog, identity: &JobIdentity, sum: &Sum) -> Vec<Fact> {
         number("with_checksum", sum.checksums),
     ];
     facts.extend(Outcome::ALL.map(|outcome| number(outcome.name(), sum.outcomes[outcome as usize])));
+    let notes = catalog.reader()?.notes()?;
+    facts.push(number("changes", notes.len() as u64));
     let losses = Loss::ALL.into_iter().filter(|loss| sum.losses[*loss as usize] > 0);
     facts.extend(losses.map(|loss| number(&format!("lost_{}", loss.key()), sum.losses[loss as usize])));
-    facts
+    facts.extend(notes.iter().enumerate().map(|(nth, (_, note))| text(&format!("change_{}", nth + 1), change(note))));
+    Ok(facts)
+}
+
+/// A change of the running job: when, by UTC, and what.
+fn change(note: &Note) -> String {
+    let at = i64::try_from(note.at_secs).ok().and_then(|secs| jiff::Timestamp::from_second(secs).ok());
+    format!("{} {}", at.map_or_else(String::new, |at| at.to_string()), note.text)
 }
 
 fn write_text(out: &mut dyn Write, catalog: &Catalog, facts: &[Fact], wanted: Wanted) -> Result<()> {

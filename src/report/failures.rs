@@ -1,13 +1,18 @@
 //! Objects that did not arrive, said as they happen: the first few in full, the rest by number.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
 
 use super::console::Console;
 use crate::error::Error;
 
 /// Failures shown in full; a million lines help nobody, and the catalog has them all.
 pub const FAILURES_SHOWN_MAX: u64 = 20;
+/// Failures kept for whoever asks the running job.
+pub const FAILURES_KEPT_MAX: usize = 32;
 
 /// One object that did not arrive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,19 +39,32 @@ pub struct Failures {
     console: Arc<Console>,
     /// How many there were.
     count: AtomicU64,
+    /// The last ones, oldest first, at most [`FAILURES_KEPT_MAX`].
+    last: Mutex<VecDeque<String>>,
 }
 
 impl Failures {
     /// None yet.
     pub fn new(console: Arc<Console>) -> Failures {
-        Failures { console, count: AtomicU64::new(0) }
+        Failures { console, count: AtomicU64::new(0), last: Mutex::default() }
     }
 
     /// Says one failure, if it is among the first. The caller counts it and keeps it in the catalog.
     pub fn say(&self, failure: &Failure) {
+        let line = failure.line();
         if self.count.fetch_add(1, Ordering::Relaxed) < FAILURES_SHOWN_MAX {
-            self.console.error(&failure.line());
+            self.console.error(&line);
         }
+        let mut last = self.last.lock();
+        if last.len() == FAILURES_KEPT_MAX {
+            last.pop_front();
+        }
+        last.push_back(line);
+    }
+
+    /// The last ones, oldest first, each a line for people.
+    pub fn last(&self) -> Vec<String> {
+        self.last.lock().iter().cloned().collect()
     }
 
     /// How many there were.
@@ -81,6 +99,7 @@ mod tests {
         let text = kept.text();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 21);
+        assert_eq!(failures.last()[22], "gfast: cannot read /s/22: Input/output error");
         assert_eq!(lines[0], "gfast: cannot read /s/0: Input/output error");
         assert_eq!(lines[1], "gfast: cannot read /s/1: Input/output error (tried 2 times)");
         assert_eq!(lines[20], "gfast: and 3 more, see the catalog");

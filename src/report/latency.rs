@@ -57,6 +57,13 @@ impl SideLatency {
 }
 
 impl Latency {
+    /// Adds another shard's counts, which begin again at nothing there.
+    pub fn take_in(&mut self, other: &mut Latency) {
+        self.merge(other);
+        other.source.histogram.reset();
+        other.dest.histogram.reset();
+    }
+
     /// Adds another shard's counts.
     pub fn merge(&mut self, other: &Latency) {
         self.source.merge(&other.source);

@@ -18,6 +18,8 @@ mod human;
 mod json;
 mod latency;
 mod losses;
+mod notes;
+mod pace;
 mod progress;
 mod summary;
 
@@ -30,5 +32,7 @@ pub use human::{bytes, count, duration, shell_command};
 pub(crate) use json::Object;
 pub use latency::{Latency, SideLatency};
 pub use losses::{Loss, LossSet, Losses};
-pub use progress::{Moment, Progress, Walk};
+pub use notes::{NOTES_MAX, Note, Notes};
+pub use pace::{Pace, Rates, Walk};
+pub use progress::{Moment, Progress};
 pub use summary::{Durability, End, EngineUsed, Keeper, Run, SCHEMA, Summary};

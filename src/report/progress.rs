@@ -8,33 +8,18 @@
 //! Rates are those of the last seconds, the ETA's those of the last minute. There is no ETA before the walk has ended,
 //! since nobody knows then what is left, unless a former pass has counted the entries. Time comes in from the caller.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::console::{Console, Screen};
 use super::counters::{Count, Counters, Totals};
 use super::human;
+use super::pace::{Pace, Walk};
 
 /// Time between two drawings on a terminal.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(250);
 /// Time between two lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
-/// Time between two samples.
-const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
-/// Samples kept: what the ETA's rates are taken over, in [`SAMPLE_INTERVAL`]s.
-const SAMPLES_MAX: usize = 60;
-/// Samples the shown rates are taken over on a terminal.
-const SAMPLES_SHOWN: usize = 5;
-
-/// Whether the number of entries is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Walk {
-    /// There may be more entries than were counted.
-    Running,
-    /// Every entry has been counted.
-    Ended,
-}
 
 /// What the caller knows at a tick.
 #[derive(Clone, Copy, Debug)]
@@ -47,40 +32,14 @@ pub struct Moment {
     pub streams: u32,
 }
 
-/// Where the job stood at one moment.
-#[derive(Clone, Copy, Debug)]
-struct Sample {
-    /// When.
-    at: Instant,
-    /// Entries whose fate was decided.
-    entries: u64,
-    /// Entries made that are no directories.
-    files: u64,
-    /// Bytes written.
-    bytes: u64,
-}
-
-/// Units a second between two samples.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rates {
-    /// Entries decided.
-    entries: f64,
-    /// Entries made that are no directories.
-    files: f64,
-    /// Bytes written.
-    bytes: f64,
-}
-
 /// Shows how far the job is. Driven by whoever has a loop that turns a few times a second.
 pub struct Progress {
     /// Where to.
     console: Arc<Console>,
     /// All shards' counters.
     counters: Vec<Arc<Counters>>,
-    /// Entries a former pass found.
-    former_entries: Option<u64>,
-    /// Oldest first, at most [`SAMPLES_MAX`].
-    samples: VecDeque<Sample>,
+    /// How fast it is.
+    pace: Pace,
     /// When to show next.
     next_show: Instant,
 }
@@ -95,10 +54,8 @@ impl Progress {
         now: Instant,
     ) -> Progress {
         let next_show = now + interval(console.screen());
-        let mut progress =
-            Progress { console, counters, former_entries, samples: VecDeque::with_capacity(SAMPLES_MAX), next_show };
-        progress.sample(&Totals::of(&progress.counters), now);
-        progress
+        let pace = Pace::new(former_entries, &Totals::of(&counters), now);
+        Progress { console, counters, pace, next_show }
     }
 
     /// Shows the line when it is due. Cheap when it is not.
@@ -106,8 +63,7 @@ impl Progress {
         if self.console.screen() == Screen::Quiet {
             return;
         }
-        let newest = self.samples.back().map_or(moment.now, |sample| sample.at);
-        let is_sample_due = moment.now.duration_since(newest) >= SAMPLE_INTERVAL;
+        let is_sample_due = self.pace.is_due(moment.now);
         let is_show_due = moment.now >= self.next_show;
         if !is_sample_due && !is_show_due {
             return;
@@ -117,7 +73,7 @@ impl Progress {
             self.show(&totals, moment);
         }
         if is_sample_due {
-            self.sample(&totals, moment.now);
+            self.pace.sample(&totals, moment.now);
         }
     }
 
@@ -136,18 +92,10 @@ impl Progress {
         }
     }
 
-    fn sample(&mut self, totals: &Totals, now: Instant) {
-        if self.samples.len() == SAMPLES_MAX {
-            self.samples.pop_front();
-        }
-        self.samples.push_back(Sample::of(totals, now));
-    }
-
     fn line(&self, totals: &Totals, moment: &Moment) -> String {
-        let now = Sample::of(totals, moment.now);
-        let minute = self.rates_over(SAMPLES_MAX, &now);
+        let minute = self.pace.minute(totals, moment.now);
         let shown = match self.console.screen() {
-            Screen::Terminal => self.rates_over(SAMPLES_SHOWN, &now),
+            Screen::Terminal => self.pace.recent(totals, moment.now),
             _ => minute,
         };
         let walked = match moment.walk {
@@ -167,48 +115,10 @@ impl Progress {
         if totals.errors() > 0 {
             line.push_str(&format!(" [err {}]", human::count(totals.errors())));
         }
-        if let Some(eta) = self.eta(totals, moment.walk, &minute) {
+        if let Some(eta) = self.pace.eta(totals, moment.walk, &minute) {
             line.push_str(&format!(" ETA {}", human::duration(eta)));
         }
         line
-    }
-
-    /// The rates since `count` samples ago, or since the oldest there is.
-    fn rates_over(&self, count: usize, now: &Sample) -> Rates {
-        let oldest = self.samples.len().saturating_sub(count);
-        self.samples.get(oldest).map_or(Rates::default(), |then| now.since(then))
-    }
-
-    /// The longer of what the entries and what the known bytes will take; `None` while either cannot be known.
-    fn eta(&self, totals: &Totals, walk: Walk, rates: &Rates) -> Option<Duration> {
-        let walked = totals.get(Count::EntriesWalked);
-        let entries = match walk {
-            Walk::Ended => walked,
-            Walk::Running => self.former_entries.filter(|&former| former > walked)?,
-        };
-        let entries_secs = secs_for(entries.saturating_sub(totals.entries_done()), rates.entries)?;
-        let bytes_secs = secs_for(totals.bytes_left(), rates.bytes)?;
-        Duration::try_from_secs_f64(entries_secs.max(bytes_secs).ceil()).ok()
-    }
-}
-
-impl Sample {
-    fn of(totals: &Totals, at: Instant) -> Sample {
-        let bytes = totals.get(Count::BytesCopied);
-        Sample { at, entries: totals.entries_done(), files: totals.files_made(), bytes }
-    }
-
-    fn since(&self, then: &Sample) -> Rates {
-        let secs = self.at.duration_since(then.at).as_secs_f64();
-        if secs <= 0.0 {
-            return Rates::default();
-        }
-        let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / secs;
-        Rates {
-            entries: rate(self.entries, then.entries),
-            files: rate(self.files, then.files),
-            bytes: rate(self.bytes, then.bytes),
-        }
     }
 }
 
@@ -216,15 +126,6 @@ fn interval(screen: Screen) -> Duration {
     match screen {
         Screen::Terminal => REDRAW_INTERVAL,
         Screen::Log | Screen::Quiet => LINE_INTERVAL,
-    }
-}
-
-/// Seconds that `left` takes at `rate` a second; `None` when it would never end.
-fn secs_for(left: u64, rate: f64) -> Option<f64> {
-    match left {
-        0 => Some(0.0),
-        _ if rate > 0.0 => Some(left as f64 / rate),
-        _ => None,
     }
 }
 

@@ -31,6 +31,17 @@ pub enum Run {
     },
 }
 
+impl Run {
+    /// For people.
+    pub fn name(self) -> String {
+        match self {
+            Run::Copy => "copy".to_owned(),
+            Run::Resume { pass } => format!("resumed pass {pass}"),
+            Run::Pass { pass } => format!("pass {pass}"),
+        }
+    }
+}
+
 /// How the run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -105,6 +116,8 @@ pub struct Summary {
     pub elapsed: Duration,
     /// Streams at the end.
     pub streams: u32,
+    /// Changes that were made while it ran.
+    pub changes: u64,
     /// Threads that worked on them.
     pub threads: usize,
     /// What answered the operations.
@@ -168,11 +181,7 @@ impl Summary {
     }
 
     fn headline(&self) -> String {
-        let run = match self.run {
-            Run::Copy => "copy".to_owned(),
-            Run::Resume { pass } => format!("resumed pass {pass}"),
-            Run::Pass { pass } => format!("pass {pass}"),
-        };
+        let run = self.run.name();
         let end = match &self.end {
             End::Finished if self.is_idle() => "finished, nothing had to be done".to_owned(),
             End::Finished => "finished".to_owned(),
@@ -252,7 +261,8 @@ impl Summary {
         let rate = human::bytes(self.bytes_per_second() as u64);
         let files = human::count(self.files_per_second() as u64);
         let elapsed = human::duration(self.elapsed);
-        field("time", &format!("{elapsed}, {rate}/s, {files} files/s, {} streams", self.streams))
+        let changes = if self.changes > 0 { format!(", {} changes", self.changes) } else { String::new() };
+        field("time", &format!("{elapsed}, {rate}/s, {files} files/s, {} streams{changes}", self.streams))
     }
 
     fn latency_line(&self) -> String {
@@ -312,6 +322,7 @@ impl Summary {
         object.fraction("bytes_per_s", self.bytes_per_second());
         object.fraction("files_per_s", self.files_per_second());
         object.number("streams", self.streams.into());
+        object.number("changes", self.changes);
         self.put_engine(&mut object);
         let mut latency = Object::default();
         latency.object("source", latency_object(&self.latency.source));
@@ -429,6 +440,7 @@ mod tests {
             losses: vec![(Loss::Owner, 3)],
             elapsed: Duration::from_secs(2),
             streams: 32,
+            changes: 0,
             threads: 8,
             engine: EngineUsed::Sync { reason: Some("io_uring is disabled".to_owned()) },
             registered_bytes: 0,
@@ -463,7 +475,8 @@ mod tests {
             r#""submissions":0,"enters":0,"#,
             r#""proved_by_server":0,"proved_by_reading":0,"proved_by_length":0,"checksums_recorded":0,"#,
             r#""losses":{"owner":3},"#,
-            r#""elapsed_s":2.000,"bytes_per_s":1024.000,"files_per_s":2.000,"streams":32,"engine":"sync","#,
+            r#""elapsed_s":2.000,"bytes_per_s":1024.000,"files_per_s":2.000,"streams":32,"changes":0,"#,
+            r#""engine":"sync","#,
             r#""engine_fallback":"io_uring is disabled","threads":8,"ring_flags":null,"registered_buffer_bytes":0,"#,
             r#""buffer_bytes":1048576,"submissions_per_enter":0.000,"latency":{"source":{"count":1,"p50_ns":100,"#,
             r#""p99_ns":100,"max_ns":100},"dest":{"count":0,"p50_ns":0,"p99_ns":0,"max_ns":0}},"limit":"source","#,

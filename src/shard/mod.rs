@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_deque::{Injector, Worker};
 
+use crate::boards::Open;
 use crate::errand::{Errand, Errands};
 use crate::job::Job;
 use crate::large::{LargeFile, LargeTask, Reading, Turn};
@@ -32,6 +33,8 @@ use crate::walk::{DirCache, DirPair, Walker, Work};
 const IDLE: Duration = Duration::from_millis(50);
 /// Longest wait for completions.
 const REAP: Duration = Duration::from_millis(100);
+/// Most open objects that one shard tells of.
+const OPEN_TOLD_MAX: usize = 256;
 
 /// One object in flight.
 #[derive(Debug)]
@@ -44,6 +47,18 @@ enum Task {
     Small { errand: Errand, stat: Stat, group: Option<LinkKey> },
     /// This shard's part in a large file.
     Large(LargeTask, Part),
+}
+
+impl Task {
+    /// What is told of it; nothing of another shard's file, which that one tells of.
+    fn seen(&self, began: Instant) -> Option<Open> {
+        let (place, size, done) = match self {
+            Task::Small { errand, stat, .. } => (&errand.place, stat.size, 0),
+            Task::Large(task, Part::Opener) => (&task.file.place, task.file.stat.size, task.file.done()),
+            Task::Large(_, Part::Helper) => return None,
+        };
+        Some(Open { path: place.dir.path_of(&place.name), size, done, began })
+    }
 }
 
 /// Whose part in a large file it is.
@@ -74,8 +89,6 @@ enum Current {
 pub struct Shard<I> {
     /// What it does with names.
     errands: Errands,
-    /// How many shards there are.
-    shards: usize,
     /// Answers what is asynchronous.
     interpreter: I,
     /// Its memory.
@@ -88,12 +101,16 @@ pub struct Shard<I> {
     current: Option<Current>,
     /// Objects in flight.
     tasks: Vec<Option<Task>>,
+    /// By index of `tasks`: when it was begun.
+    began: Vec<Instant>,
     /// Unused indexes of `tasks`.
     free: Vec<usize>,
-    /// Tasks that wait for a lease, or for a checkpoint; marks that are gone count for nothing.
+    /// Tasks that wait for a lease, a checkpoint, their stream or the limits; marks that are gone count for nothing.
     starved: VecDeque<usize>,
     /// By index of `tasks`: whether it waits in `starved`.
     is_starved: Vec<bool>,
+    /// Whether one of them waits for a lease: nothing new is begun before it has one.
+    is_short: bool,
     /// Task and start of each operation in flight, by token.
     flights: Vec<(usize, Instant)>,
     /// Unused tokens.
@@ -104,6 +121,8 @@ pub struct Shard<I> {
     busy: Arc<Busy>,
     /// Completions reaped and not yet driven.
     completions: Vec<Completion>,
+    /// How long the limits of bytes or operations have nothing left, as far as this turn met them.
+    held: Option<Duration>,
     /// What it measured.
     report: ShardReport,
 }
@@ -112,8 +131,6 @@ pub struct Shard<I> {
 pub struct Parts {
     /// Its number.
     pub index: usize,
-    /// How many there are.
-    pub shards: usize,
     /// The job.
     pub job: Arc<Job>,
     /// Where outcomes go.
@@ -130,71 +147,114 @@ pub struct Parts {
     pub counters: Arc<Counters>,
     /// Told what its thread is busy with.
     pub busy: Arc<Busy>,
+    /// Directories it may keep open.
+    pub cached_dirs: usize,
 }
 
 impl<I: Interpreter> Shard<I> {
     /// A shard at rest, whose asynchronous operations `interpreter` answers.
     pub fn new(parts: Parts, interpreter: I) -> Shard<I> {
         let root = DirPair { source: parts.job.source.handle.clone(), dest: parts.job.dest.handle.clone() };
-        let cache = DirCache::new(root, parts.job.cached_dirs);
-        let Parts { index, shards, job, intake, caller, buffers, worker, help, counters, busy } = parts;
+        let cache = DirCache::new(root, parts.cached_dirs);
+        let Parts { index, job, intake, caller, buffers, worker, help, counters, cached_dirs: _, busy } = parts;
         Shard {
             errands: Errands { index, job, intake, caller, worker, counters },
-            shards,
             interpreter,
             buffers,
             help,
             cache,
             current: None,
             tasks: Vec::new(),
+            began: Vec::new(),
             free: Vec::new(),
             starved: VecDeque::new(),
             is_starved: Vec::new(),
+            is_short: false,
             flights: Vec::new(),
             free_flights: Vec::new(),
             writes: 0,
             busy,
             completions: Vec::new(),
+            held: None,
             report: ShardReport::default(),
         }
     }
 
-    /// Works until the walker is stopped and everything in flight is back. Returns the interpreter, idle, for its
-    /// figures.
-    pub fn run(mut self) -> (I, ShardReport) {
+    /// Works until the walker is stopped and everything in flight is back, or until there are more threads than there
+    /// should be and this one has nothing in its hands. Returns the interpreter, idle, for its figures, and its queue.
+    pub fn run(mut self) -> (I, ShardReport, Worker<Work>) {
         loop {
-            match self.turn() {
+            let pulse = self.turn();
+            self.tell();
+            let is_over = pulse == Pulse::Over || (self.has_empty_hands() && self.errands.job.gate.try_leave());
+            match pulse {
+                _ if is_over => return (self.interpreter, self.report, self.errands.worker),
                 Pulse::Busy => {}
                 Pulse::Idle => self.rest(),
-                Pulse::Over => return (self.interpreter, self.report),
+                Pulse::Over => {}
             }
         }
     }
 
-    /// Waits for work, or for leave to begin it: what waits for a checkpoint waits for the destination.
+    /// Waits for work, or for leave to go on: what waits for a checkpoint waits for the destination.
     fn rest(&self) {
-        let is_held = self.errands.intake.is_full();
-        self.busy.set(if is_held { Activity::WriteDest } else { Activity::NoWork });
-        match is_held || self.errands.job.gate.is_full() {
+        let is_full = self.errands.intake.is_full();
+        self.busy.set(match () {
+            () if self.held.is_some() => Activity::Limit,
+            () if is_full => Activity::WriteDest,
+            () => Activity::NoWork,
+        });
+        match self.may_not_begin() {
             true => std::thread::sleep(self.pause()),
             false => self.errands.job.walker.sleep(IDLE),
         }
         self.busy.set(Activity::Computing);
     }
 
-    /// How long a shard rests that has work and may not begin it: 1 ms, and longer where there are many shards, so that
-    /// the rest of them together cost no more than a small part of a core.
+    /// Whether nothing would be lost with this thread: what is in its queue others steal.
+    fn has_empty_hands(&self) -> bool {
+        self.active() == 0 && self.current.is_none()
+    }
+
+    /// Tells what is open, if somebody asks.
+    fn tell(&mut self) {
+        let (boards, index) = (&self.errands.job.boards, self.errands.index);
+        let Some(question) = boards.question(index) else { return };
+        let began = |index: usize| self.began[index];
+        let tasks = self.tasks.iter().enumerate();
+        let open = tasks.filter_map(|(index, task)| task.as_ref()?.seen(began(index)));
+        let open = open.take(OPEN_TOLD_MAX).collect();
+        boards.answer(index, question, open, &mut self.report.latency);
+    }
+
+    /// Whether there is, or may be, work that has to wait: for a checkpoint, a stream, or the limits.
+    fn may_not_begin(&self) -> bool {
+        let (gate, intake) = (&self.errands.job.gate, &self.errands.intake);
+        self.active() > 0 || self.held.is_some() || intake.is_full() || gate.is_full()
+    }
+
+    /// How long a shard rests that has work and may not begin it: until the limits have something again, else 1 ms, and
+    /// longer where there are many shards, so that the rest of them together cost no more than a small part of a core.
     fn pause(&self) -> Duration {
-        Duration::from_micros(50 * self.shards as u64).clamp(Duration::from_millis(1), IDLE)
+        let gate = &self.errands.job.gate;
+        let usual = Duration::from_micros(50 * gate.workers() as u64);
+        let wanted = match self.held {
+            Some(held) => held,
+            None if gate.is_paused() => IDLE,
+            None => usual,
+        };
+        wanted.clamp(Duration::from_millis(1), IDLE)
     }
 
     /// One turn of the loop. It waits for completions at most, never for work.
     pub fn turn(&mut self) -> Pulse {
+        self.held = None;
         self.fill();
         if self.active() > 0 {
             self.reap();
-            let waits_for_checkpoint = self.interpreter.in_flight() == 0 && self.completions.is_empty();
-            return match waits_for_checkpoint && self.errands.intake.is_full() {
+            let is_still = self.interpreter.in_flight() == 0 && self.completions.is_empty();
+            // Whatever is open then waits for others: for a checkpoint, a stream, or the limits.
+            return match is_still && self.active() > 0 {
                 true => Pulse::Idle,
                 false => Pulse::Busy,
             };
@@ -213,10 +273,10 @@ impl<I: Interpreter> Shard<I> {
     /// Streams this shard may use: its part of them, or all when another shard has nothing to do. A thread of system
     /// calls works on one object after the other: those it took would only be kept from the others.
     fn share(&self) -> usize {
-        let limit = self.errands.job.gate.limit() as usize;
+        let gate = &self.errands.job.gate;
         match self.errands.job.file_depth > 1 && self.errands.job.walker.is_hungry() {
-            true => limit,
-            false => limit.div_ceil(self.shards),
+            true => gate.limit() as usize,
+            false => gate.share(),
         }
     }
 
@@ -227,14 +287,17 @@ impl<I: Interpreter> Shard<I> {
     /// Starts objects while there are names, streams and room. Ends: every turn starts an object or runs out of
     /// something.
     fn fill(&mut self) {
-        while self.active() < self.share() && self.starved.is_empty() && !self.errands.intake.is_full() {
-            if self.walker().is_stopped() || !self.errands.job.gate.try_acquire() {
+        while self.active() < self.share() && !self.is_short && !self.errands.intake.is_full() {
+            if self.walker().is_stopped() || self.is_held() || !self.errands.job.gate.try_acquire() {
                 return;
             }
             let is_started = match self.next_errand() {
                 Some(errand) => self.begin(errand),
                 None => Started::Nothing,
             };
+            if is_started != Started::Nothing {
+                self.errands.job.gate.limits.ops.charge(1);
+            }
             match is_started {
                 Started::InFlight => {}
                 Started::Ended => self.errands.job.gate.release(),
@@ -246,20 +309,34 @@ impl<I: Interpreter> Shard<I> {
         }
     }
 
+    /// Whether the limit of operations is used up.
+    fn is_held(&mut self) -> bool {
+        let wait = self.errands.job.gate.limits.ops.wait();
+        wait.is_err_and(|wait| self.hold(wait))
+    }
+
+    /// Notes that the limits have nothing left for so long.
+    fn hold(&mut self, wait: Duration) -> bool {
+        self.held = Some(self.held.map_or(wait, |held| held.min(wait)));
+        true
+    }
+
     fn insert(&mut self, task: Task) -> usize {
         match self.free.pop() {
             Some(index) => {
                 self.tasks[index] = Some(task);
+                self.began[index] = Instant::now();
                 index
             }
             None => {
                 self.tasks.push(Some(task));
+                self.began.push(Instant::now());
                 self.tasks.len() - 1
             }
         }
     }
 
-    /// Notes that a task waits for a lease, or for a checkpoint.
+    /// Notes that a task waits for a lease, for a checkpoint, for its stream, or for the limits.
     fn starve(&mut self, index: usize) {
         self.is_starved.resize(self.tasks.len(), false);
         if !std::mem::replace(&mut self.is_starved[index], true) {
@@ -269,6 +346,7 @@ impl<I: Interpreter> Shard<I> {
 
     /// Drives the tasks that waited. A task that is gone has left its mark; the place may be another task's by now.
     fn feed_starved(&mut self) {
+        self.is_short = false;
         for _ in 0..self.starved.len() {
             let Some(index) = self.starved.pop_front() else { return };
             if std::mem::take(&mut self.is_starved[index]) {
@@ -294,9 +372,18 @@ impl<I: Interpreter> Shard<I> {
                 Some(Task::Small { errand, stat, .. }) => {
                     let len = stat.size as usize;
                     let Some(lease) = self.buffers.acquire(len) else {
+                        self.is_short = true;
                         self.starve(index);
                         return;
                     };
+                    if let Err(wait) = job.gate.limits.bytes.take(len as u64)
+                        && !job.walker.is_stopped()
+                    {
+                        self.buffers.release(lease);
+                        self.hold(wait);
+                        self.starve(index);
+                        return;
+                    }
                     let (at, name) = (errand.place.open.source.clone(), errand.place.name.clone());
                     let access = Access::Read;
                     self.ask(index, Side::Source, Op::ReadWhole { at, name, access, lease, len });
@@ -312,6 +399,16 @@ impl<I: Interpreter> Shard<I> {
                 Turn::Ask(side, op) => self.ask(index, side, op),
                 Turn::Wait => return,
                 Turn::Starved => {
+                    self.is_short = true;
+                    self.starve(index);
+                    return;
+                }
+                Turn::Parked => {
+                    self.starve(index);
+                    return;
+                }
+                Turn::Held(wait) => {
+                    self.hold(wait);
                     self.starve(index);
                     return;
                 }

@@ -53,6 +53,9 @@ impl<I: Interpreter> Shard<I> {
     /// work.
     pub(super) fn take_work(&mut self) -> Option<Option<Errand>> {
         let job = self.errands.job.clone();
+        if job.gate.is_crowded() {
+            return None;
+        }
         if let Steal::Success(file) = self.help.steal() {
             self.help_with(file);
             return Some(None);

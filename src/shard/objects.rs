@@ -28,13 +28,13 @@ impl<I: Interpreter> Shard<I> {
             }
             let ending = match prepared {
                 Prepared::Ended(ending) => ending,
-                Prepared::Small(stat) => {
+                Prepared::Small(stat) if stat.size <= self.buffers.block_bytes() as u64 => {
                     self.errands.counters.add(Count::BytesPlanned, stat.size);
                     let index = self.insert(Task::Small { errand, stat, group });
                     self.drive(index);
                     return Started::InFlight;
                 }
-                Prepared::Large(stat) => match self.open_large(&errand, &stat, group) {
+                Prepared::Small(stat) | Prepared::Large(stat) => match self.open_large(&errand, &stat, group) {
                     Ok(file) => {
                         self.begin_large(&errand, file);
                         return Started::InFlight;
@@ -60,7 +60,7 @@ impl<I: Interpreter> Shard<I> {
         self.errands.counters.add(Count::BytesPlanned, file.stat.size - file.durable_bytes());
         errand.place.dir.touch();
         self.errands.push(&errand.place.dir, errand.place.name.clone(), What::Begun(file.record(0)));
-        for _ in 0..file.helpers_max().min(self.shards - 1) {
+        for _ in 0..file.helpers_max().min(self.errands.job.gate.workers().saturating_sub(1)) {
             self.help.push(file.clone());
             self.walker().expect_help();
         }
@@ -118,6 +118,9 @@ impl<I: Interpreter> Shard<I> {
     pub(super) fn leave_large(&mut self, index: usize, is_last: bool) {
         let Some(Task::Large(task, part)) = self.remove(index) else { return };
         let file = task.file;
+        if is_last {
+            file.stream.take_up(&self.errands.job.gate);
+        }
         if is_last && self.finish_large(&file) == Started::Ended {
             self.errands.job.gate.release();
         }

@@ -10,9 +10,9 @@ use std::path::Path;
 
 /// Modules below the crate's root by rank. A file uses modules of its own rank and of the ranks before it, and no two
 /// modules use each other, not even through a third.
-const RANKS: [&[&str]; 12] = [
-    &["error", "location", "config", "digest", "filter", "filesystem", "stop", "bell"],
-    &["gate", "report", "tuner", "limits"],
+const RANKS: [&[&str]; 13] = [
+    &["error", "location", "config", "digest", "filter", "filesystem", "stop", "bell", "nudges"],
+    &["gate", "report", "tuner", "limits", "boards"],
     &["ring", "catalog"],
     &["provider", "roots", "links"],
     &["pages", "plan", "walk"],
@@ -32,9 +32,10 @@ const RANKS: [&[&str]; 12] = [
         "conduct",
     ],
     &["shard"],
+    &["control"],
     &["engine", "crew"],
     &["verify", "ledger", "rehearsal"],
-    &["control", "tune"],
+    &["tune"],
     &["cli", "tui"],
 ];
 

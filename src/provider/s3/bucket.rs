@@ -4,8 +4,8 @@
 //! requests it bears. All of it may be learned or corrected by any lane's request while others run; each attempt of a
 //! request takes what is known when it is signed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -21,6 +21,7 @@ use super::throttle::Throttle;
 use super::{Checksums, Key};
 use crate::config::S3Options;
 use crate::error::{Cause, Error, Result};
+use crate::gate::Limits;
 use crate::ring::Side;
 
 /// How long a signature is good for: longer than any attempt, shorter than keys are renewed ahead of their end.
@@ -48,6 +49,8 @@ pub struct Bucket {
     escapes: AtomicU8,
     /// How much it bears.
     throttle: Arc<Throttle>,
+    /// How fast bodies may go there.
+    limits: OnceLock<Arc<Limits>>,
 }
 
 /// Where requests go.
@@ -99,6 +102,7 @@ impl Bucket {
             takes_checksums: AtomicBool::new(true),
             escapes: AtomicU8::new(Escapes::Unknown as u8),
             throttle: Arc::default(),
+            limits: OnceLock::new(),
             settings,
         };
         let http = bucket.connect()?;
@@ -136,6 +140,17 @@ impl Bucket {
     /// How much it bears.
     pub(super) fn throttle(&self) -> &Arc<Throttle> {
         &self.throttle
+    }
+
+    /// Lets bodies go there no faster than `limits` say, from now on.
+    pub fn limit_bodies(&self, limits: &Arc<Limits>) {
+        // Every lane says the same.
+        let _ = self.limits.set(limits.clone());
+    }
+
+    /// How fast bodies may go there.
+    pub(super) fn limits(&self) -> Option<&Arc<Limits>> {
+        self.limits.get()
     }
 
     /// The storage class of new objects, where one was asked for.

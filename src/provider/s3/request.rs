@@ -21,7 +21,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Body, Response, Url};
 use rusty_s3::Method;
 
-use super::body::{Slices, read_whole};
+use super::body::{LIMIT_TIME_MAX, Slices, read_whole};
 use super::bucket::Place;
 use super::credentials::Keys;
 use super::retry::{self, Attempts, Pace, Patience, Verdict};
@@ -264,6 +264,9 @@ impl<'a> Exchange<'a> {
 
     /// Signs and sends once; waits for the answer's head.
     async fn attempt(&mut self) -> std::result::Result<(Response, Permit), Trouble> {
+        if !Slices::suit(&self.request.body) {
+            self.wait_for_limits().await;
+        }
         self.bucket.throttle().acquire().await;
         let permit = Permit(self.bucket.throttle().clone());
         let (place, keys) = (self.bucket.place(), self.bucket.keys().await);
@@ -281,7 +284,9 @@ impl<'a> Exchange<'a> {
                 Ok(Err(error)) => return Err(Trouble::Network(describe(error))),
                 Err(_) => {
                     let now = progress.load(Ordering::Relaxed);
-                    if now == seen {
+                    // What waits for its turn under a limit is not stuck.
+                    let is_held = self.bucket.limits().is_some_and(|limits| limits.bytes.wait().is_err());
+                    if now == seen && !is_held {
                         return Err(Trouble::Network(format!("nothing happened for {} s", time.as_secs())));
                     }
                     seen = now;
@@ -293,6 +298,17 @@ impl<'a> Exchange<'a> {
             return Ok((response, permit));
         }
         Err(Trouble::Answered(Box::new(Refusal::read(response).await)))
+    }
+
+    /// Waits until a body that goes in one piece may go. Ends: limits are lifted when the job is stopped.
+    async fn wait_for_limits(&self) {
+        let Some(limits) = self.bucket.limits() else { return };
+        let len = self.request.body.len() as u64;
+        while len > 0
+            && let Err(wait) = limits.bytes.take(len)
+        {
+            tokio::time::sleep(wait.min(LIMIT_TIME_MAX)).await;
+        }
     }
 
     /// The request as reqwest takes it, and the count of its body's bytes taken so far.
@@ -310,7 +326,7 @@ impl<'a> Exchange<'a> {
         let body = self.request.body.clone();
         let progress = Arc::new(AtomicU64::new(0));
         if Slices::suit(&body) {
-            *request.body_mut() = Some(Body::wrap(Slices::new(body, progress.clone())));
+            *request.body_mut() = Some(Body::wrap(Slices::new(body, progress.clone(), self.bucket.limits().cloned())));
         } else if has_body {
             progress.store(body.len() as u64, Ordering::Relaxed);
             // Without it an empty PUT has no length at all, which servers refuse.

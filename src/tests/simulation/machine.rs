@@ -274,7 +274,13 @@ impl Machine {
         let (walker, workers) = Walker::new(style.shards, bell.clone());
         let console = Arc::new(Console::new(Screen::Log, Box::new(said)));
         let (roots, config) = (roots(&sim), config(&style));
-        let crew = Crew { engine: Engine::Uring, shards: style.shards, reach: Reach::Local, reason: None };
+        let crew = Crew {
+            engine: Engine::Uring,
+            shards: style.shards,
+            slots: style.shards,
+            reach: Reach::Local,
+            reason: None,
+        };
         let mut job = engine::make_job(&config, &roots, catalog, kind, (walker, &crew), console)?;
         job.identity = Identity { uid: 0, gid: 0, umask: config.umask };
         let job = Arc::new(job);
@@ -294,7 +300,6 @@ impl Machine {
             let interpreter = sim.share(buffers.arena().clone());
             let parts = Parts {
                 index,
-                shards: style.shards,
                 job: job.clone(),
                 intake: intake.clone(),
                 caller: Arc::new(sim.share(buffers.arena().clone())),
@@ -303,7 +308,9 @@ impl Machine {
                 help: help.clone(),
                 counters: counters[index].clone(),
                 busy: job.crowd.enlist(),
+                cached_dirs: job.cached_dirs,
             };
+            job.gate.join(1);
             shards.push(Shard::new(parts, interpreter));
         }
         Ok(Run { sim, job, conductor, shards, stop, random: Random::new(order.seed ^ 0x0071_0075) })
@@ -327,13 +334,29 @@ impl Run {
         Some(self.conductor.conclude(end?))
     }
 
+    /// Now and then, more or fewer streams, or a pause for some turns.
+    fn steer(&self, hand: &mut Random) {
+        let gate = &self.job.gate;
+        if hand.chance(4) {
+            gate.set_limit(1 + hand.index(9) as u32);
+        }
+        match gate.is_paused() {
+            true => gate.set_paused(!hand.chance(30)),
+            false => gate.set_paused(hand.chance(1)),
+        }
+        assert!(gate.used() <= gate.max(), "{gate:?}");
+    }
+
     fn conduct(&mut self, order: &Order, data: &Path, last: &mut Vec<u8>) -> Option<Result<End>> {
         let count = self.shards.len();
         let mut is_idle = vec![false; count];
+        // A generator of its own: lives are the same whether anybody steers them or not, but for what is steered.
+        let mut hand = Random::new(order.seed ^ 0x0057_6565_7273);
         for turn in 0..TURNS_MAX {
             if self.sim.crashed() {
                 return None;
             }
+            self.steer(&mut hand);
             if order.stop_at == Some(turn) {
                 self.stop.request();
                 self.job.walker.stop();
@@ -392,6 +415,8 @@ fn config(style: &Style) -> Config {
         source: Location::Posix("/source".into()),
         dest: Location::Posix("/dest".into()),
         streams: style.streams,
+        bytes_per_s: None,
+        ops_per_s: None,
         block_bytes: style.block_bytes,
         state_dir: PathBuf::new(),
         metadata: style.metadata,

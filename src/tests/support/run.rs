@@ -115,6 +115,11 @@ impl Job {
         self
     }
 
+    /// With more arguments.
+    pub fn args(self, args: &[&str]) -> Job {
+        args.iter().fold(self, Job::arg)
+    }
+
     /// With a variable in its environment. The first one takes away those that AWS's tools read.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Job {
         self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
@@ -237,6 +242,11 @@ impl Running {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
             Err(error) => panic!("signal: {error}"),
         }
+    }
+
+    /// What it has logged so far.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.output.path().join("stderr")).unwrap()).into_owned()
     }
 
     /// Kills it, as the out-of-memory killer would.
