@@ -131,6 +131,11 @@ fn until(client: &mut Client, what: &str, reached: impl Fn(&Status) -> bool) -> 
     }
 }
 
+/// What has been copied of all files. Bytes of large ones are counted chunk by chunk, so what is open counts, too.
+fn moved(status: &Status) -> u64 {
+    status.totals.bytes_copied + status.objects.iter().map(|object| object.done).sum::<u64>()
+}
+
 /// Threads of a process whose names begin like this.
 fn threads(pid: u32, name: &str) -> usize {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
@@ -220,9 +225,7 @@ impl<'c> Changes<'c> {
         });
         let took = started.elapsed();
         assert!(took < here(EFFECT_TIME_MAX), "{before} -> {wanted} took {took:?}: {status:?}");
-        // Bytes of large files are counted chunk by chunk: what is open counts here, too.
-        let open: u64 = status.objects.iter().map(|object| object.done).sum();
-        let (bytes, now) = (status.totals.bytes_copied + open, Instant::now());
+        let (bytes, now) = (moved(&status), Instant::now());
         if bytes != self.bytes.0 {
             self.bytes = (bytes, now);
         }
@@ -262,11 +265,14 @@ fn what_is_open_follows_the_limit() {
 fn a_paused_job_rests_goes_on_and_stops() {
     for engine in Engine::all() {
         let scene = Scene::new(engine);
-        scene.grow(&scene.source(), seed("a_paused_job_rests_goes_on_and_stops", 503), 40, 1 << 20);
-        let args = ["--bwlimit=8M", "--buffer-size=64K", "--streams=8", "--checkpoint-interval=0.2"];
+        let seed = seed("a_paused_job_rests_goes_on_and_stops", 503);
+        scene.grow(&scene.source(), seed, 12, 8 << 20);
+        scene.grow(&scene.source().join("small"), seed, 40, 3000);
+        // The large ones alone take 16 s, eight of them at a time.
+        let args = ["--bwlimit=6M", "--buffer-size=64K", "--streams=8", "--checkpoint-interval=0.2"];
         let running = scene.job(&args).start();
         let mut client = scene.client();
-        until(&mut client, "moving", |status| status.totals.bytes_copied > 1 << 20);
+        until(&mut client, "moving", |status| status.totals.files_copied > 0 && moved(status) > 1 << 20);
         told(&mut client, "pause");
         let (took, _) = until(&mut client, "at rest", |status| status.streams.active == 0);
         assert!(took < here(EFFECT_TIME_MAX), "{took:?}");
@@ -275,12 +281,12 @@ fn a_paused_job_rests_goes_on_and_stops() {
         let rested = client.status().unwrap();
         std::thread::sleep(Duration::from_millis(300));
         let later = client.status().unwrap();
-        assert_eq!(rested.totals.bytes_copied, later.totals.bytes_copied, "{later:?}");
+        assert_eq!(moved(&rested), moved(&later), "{later:?}");
+        assert!(later.streams.parked > 0, "{later:?}");
         assert_eq!(later.phase, Phase::Paused, "{later:?}");
         assert!(later.totals.bytes_durable > 0, "no checkpoint while paused: {later:?}");
         told(&mut client, "continue");
-        let goal = later.totals.bytes_copied + (1 << 20);
-        until(&mut client, "moving again", |status| status.totals.bytes_copied > goal);
+        until(&mut client, "moving again", |status| moved(status) > moved(&later) + (1 << 20));
         told(&mut client, "pause");
         until(&mut client, "at rest again", |status| status.streams.active == 0);
         running.signal(Signal::TERM);
