@@ -69,6 +69,7 @@
 //! control/server.rs    the socket in the job's folder
 //! control/client.rs    the other end of it
 //! control/show.rs      a status for people
+//! tui/*.rs             the full-screen view of a running job, a client of its control socket
 //! ```
 //!
 //! # The life of one small file
@@ -132,6 +133,7 @@ pub(crate) mod seal;
 pub mod shard;
 pub mod stop;
 pub mod transfer;
+pub mod tui;
 pub mod tuner;
 pub mod verify;
 pub mod walk;

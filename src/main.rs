@@ -16,11 +16,12 @@ use gfast::verify::Request;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
 fn main() -> Status {
+    gfast::tui::leave_session();
     end_on_panic();
     let stop = Stop::new();
     // Modes are given exactly as meant; the user's umask counts only where Config says so.
     let umask = rustix::process::umask(rustix::fs::Mode::empty());
-    let (nudges, parsed) = (handle_signals(&stop), cli::parse(std::env::args_os()));
+    let (nudges, parsed) = (handle_signals(&stop), shown_or_run(cli::parse(std::env::args_os())));
     let code = match (nudges, parsed) {
         (Err(error), _) => fail(&error),
         (_, Parsed::Err(error)) => fail(&error),
@@ -29,6 +30,12 @@ fn main() -> Status {
         (_, Parsed::Verify(request)) => return verify(&request, &stop),
         (_, Parsed::Report(request)) => report(&request),
         (_, Parsed::Steer(request)) => steer(&request),
+        (_, Parsed::View(request)) => return view(gfast::tui::attach(&request)),
+        (_, Parsed::Show(config, command)) => {
+            // The job reads the umask for itself.
+            rustix::process::umask(umask);
+            return view(gfast::tui::start(&command, &config.state_dir, &stop));
+        }
         (_, Parsed::Rehearse(config)) => rehearse(&config, &stop),
         (Ok(nudges), Parsed::Run(config)) => run(&Config { umask: umask.bits(), ..*config }, &Asks { stop, nudges }),
     };
@@ -84,6 +91,22 @@ fn verify(request: &Request, stop: &Stop) -> Status {
         Err(error) => trouble(&error).code(),
     };
     Status::from(code)
+}
+
+/// A job that is to be shown where nothing can be shown is a job like any other.
+fn shown_or_run(parsed: Parsed) -> Parsed {
+    match parsed {
+        Parsed::Show(config, _) if !gfast::tui::is_there() => {
+            let _ = writeln!(std::io::stderr(), "gfast: there is no terminal for -tui: the job runs without it");
+            Parsed::Run(config)
+        }
+        parsed => parsed,
+    }
+}
+
+/// Ends as the view says, or its job.
+fn view(shown: gfast::error::Result<u8>) -> Status {
+    shown.map_or_else(|error| Status::from(fail(&error).code()), Status::from)
 }
 
 /// Says what a job would do.

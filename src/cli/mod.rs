@@ -10,6 +10,7 @@
 mod ctl;
 mod normalise;
 mod report;
+mod tui;
 mod values;
 mod verify;
 mod words;
@@ -25,6 +26,7 @@ use crate::error::{Error, Result, escape};
 use crate::filter::{Filter, Rule};
 use crate::ledger;
 use crate::location::Location;
+use crate::tui::Request as View;
 use crate::verify::Request;
 pub use ctl::Request as Steering;
 use normalise::Normalised;
@@ -39,7 +41,7 @@ use normalise::Normalised;
     help_triggers("-h", "--help"),
     example = "{command_name} -source /data/old -dest /data/new -streams 32",
     example = "{command_name} verify -source /data/old -dest /data/new",
-    note = "gfast verify compares, gfast report says what was done, gfast ctl steers a\nrunning job: see their --help.",
+    note = "gfast verify compares, gfast report says what was done, gfast ctl steers a\nrunning job, gfast tui shows it: see their --help.",
     note = "Options are written -name or --name, with their value as the next word or after '='.",
     note = "Sizes: K, M, G, T and KiB, MiB, GiB, TiB count in 1024, KB, MB, GB, TB in 1000.",
     error_code(0, "all done"),
@@ -173,7 +175,7 @@ struct Arguments {
     /// record every file's CRC64; read back S3 objects that the server does not check
     #[argh(switch)]
     checksum: bool,
-    /// full-screen view of the running job (not there yet)
+    /// show the job on the whole terminal; it goes on when the view is left
     #[argh(switch)]
     tui: bool,
     /// print the version
@@ -189,6 +191,10 @@ pub enum Parsed {
     Run(Box<Config>),
     /// A job that is only to be told.
     Rehearse(Box<Config>),
+    /// A job that is started by itself, with these words, and shown; without a terminal it is a job like any other.
+    Show(Box<Config>, Vec<OsString>),
+    /// A view of a job that runs already.
+    View(Box<View>),
     /// A comparison.
     Verify(Box<Request>),
     /// A report to be written or checked.
@@ -223,10 +229,21 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
             let request = |arguments: ctl::Arguments| arguments.resolve().map(Box::new).map(Parsed::Steer);
             (parsed.and_then(|read| read.map_or_else(Ok, request)), Parsed::Err)
         }
+        Some((word, rest)) if word == "tui" => {
+            let parsed = read::<tui::Arguments>(&["gfast", "tui"], rest.to_vec());
+            let view = |arguments: tui::Arguments| Ok(Parsed::View(Box::new(arguments.resolve())));
+            (parsed.and_then(|read| read.map_or_else(Ok, view)), Parsed::Err)
+        }
         _ => {
+            let shown = normalise::without("tui", &words, &Arguments::get_args_info());
             let config = |arguments: Arguments| {
-                let parsed = if arguments.dry_run { Parsed::Rehearse } else { Parsed::Run };
-                arguments.resolve(command).map(Box::new).map(parsed)
+                let (is_rehearsal, is_shown) = (arguments.dry_run, arguments.tui);
+                let config = Box::new(arguments.resolve(command.clone())?);
+                Ok(match (is_rehearsal, is_shown) {
+                    (true, _) => Parsed::Rehearse(config),
+                    (false, true) => Parsed::Show(config, keep(&command, &shown)),
+                    (false, false) => Parsed::Run(config),
+                })
             };
             (read::<Arguments>(&["gfast"], words).and_then(|read| read.map_or_else(Ok, config)), Parsed::Err)
         }
@@ -247,6 +264,12 @@ fn read<A: ArgsInfo + FromArgs>(name: &[&str], words: Vec<String>) -> Result<std
         Err(EarlyExit { output, status: Ok(()) }) => Ok(Err(Parsed::Print(output))),
         Err(EarlyExit { output, status: Err(()) }) => Err(Error::usage(one_line(&output))),
     }
+}
+
+/// The program's name, and those of the words behind it that are kept.
+fn keep(command: &[OsString], kept: &[bool]) -> Vec<OsString> {
+    let words = command.iter().skip(1).zip(kept).filter(|(_, kept)| **kept).map(|(word, _)| word);
+    command.iter().take(1).chain(words).cloned().collect()
 }
 
 /// argh's message as one printable line; it may quote a value, which is still encoded.
@@ -275,10 +298,11 @@ impl Arguments {
         if self.state_dir.is_empty() {
             return Err(Error::usage("--state-dir is empty"));
         }
-        for (is_given, name) in [(self.tui, "--tui")] {
-            if is_given {
-                return Err(Error::usage(format!("{name} is not there yet: leave it out")));
-            }
+        if self.tui && self.dry_run {
+            return Err(Error::usage("--dry-run prints and ends: there is nothing for --tui to show"));
+        }
+        if self.tui && self.files_from.as_deref().is_some_and(|file| file == "-") {
+            return Err(Error::usage("--tui reads its keys from stdin: put what --files-from takes in a file"));
         }
         Ok(Config {
             source,
@@ -396,8 +420,20 @@ mod tests {
     }
 
     #[test]
+    fn a_shown_job_is_started_without_the_view() {
+        match parse_line("-source -tui -tui --dest=-tui --tui -quiet") {
+            Parsed::Show(config, command) => {
+                assert_eq!(config.source, Location::Posix("-tui".into()));
+                assert_eq!(command, ["gfast", "-source", "-tui", "--dest=-tui", "-quiet"]);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(error("-source a -dest b -tui -dry-run").contains("nothing for --tui"));
+        assert!(error("-source a -dest b -tui -files-from -").contains("stdin"));
+    }
+
+    #[test]
     fn what_is_not_there_yet_says_so() {
-        assert!(error("-source a -dest b -tui").contains("not there yet"));
         assert!(error("-source a -dest s3:///key").contains("--dest"));
     }
 

@@ -74,6 +74,20 @@ pub(super) fn normalise(words: Vec<String>, command: &CommandInfoWithArgs) -> Re
     Ok(Normalised::Words(normalised))
 }
 
+/// Which words remain when a switch is left out, wherever it stands; the value of an option is never a switch.
+pub(super) fn without(switch: &str, words: &[String], command: &CommandInfoWithArgs) -> Vec<bool> {
+    let (mut kept, mut is_value, mut is_over) = (Vec::with_capacity(words.len()), false, false);
+    for word in words {
+        is_over |= !is_value && word == "--";
+        let option = split(word).filter(|_| !is_value && !is_over);
+        let flag = option.and_then(|(name, _)| find(name, command));
+        let takes_value = flag.is_some_and(|flag| matches!(flag.kind, FlagInfoKind::Option { .. }));
+        is_value = takes_value && option.is_some_and(|(_, joined)| joined.is_none());
+        kept.push(flag.is_none_or(|flag| flag.long.trim_start_matches('-') != switch));
+    }
+    kept
+}
+
 /// The name of an option word without its one or two dashes, and the value after `=`. `None` for other words; `-`
 /// alone is one of them.
 fn split(word: &str) -> Option<(&str, Option<&str>)> {
