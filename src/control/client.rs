@@ -33,16 +33,25 @@ impl Client {
         let dest = dest.map(|dest| std::fs::canonicalize(dest).unwrap_or_else(|_| dest.to_owned()));
         let dest = dest.as_deref().map(|dest| dest.as_os_str().as_encoded_bytes());
         let folder = Catalog::recorded_folder(state_dir, dest)?;
+        let client = Client::open(&folder)?;
+        client.ok_or_else(|| Error::refused(folder.as_os_str().as_encoded_bytes(), "this job is not running"))
+    }
+
+    /// Connects to the job of a folder. `None`: it does not run.
+    pub fn open(folder: &Path) -> Result<Option<Client>> {
         let refused = |why: String| Error::refused(folder.as_os_str().as_encoded_bytes(), why);
-        let opened = File::open(&folder).map_err(|error| refused(format!("it cannot be opened: {error}")))?;
-        let stream = UnixStream::connect(path_in(&opened)).map_err(|error| match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => refused("this job is not running".to_owned()),
-            _ => refused(format!("its control socket cannot be reached: {error}")),
-        })?;
+        let opened = File::open(folder).map_err(|error| refused(format!("it cannot be opened: {error}")))?;
+        let stream = match UnixStream::connect(path_in(&opened)) {
+            Ok(stream) => stream,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(refused(format!("its control socket cannot be reached: {error}"))),
+        };
         let timeouts = stream.set_read_timeout(Some(ANSWER_TIME_MAX));
         let timeouts = timeouts.and_then(|()| stream.set_write_timeout(Some(ANSWER_TIME_MAX)));
         timeouts.map_err(|error| refused(format!("its control socket cannot be used: {error}")))?;
-        Ok(Client { stream: BufReader::new(stream), folder })
+        Ok(Some(Client { stream: BufReader::new(stream), folder: folder.to_owned() }))
     }
 
     /// Sends one line and waits for the answer, one line too.

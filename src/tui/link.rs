@@ -6,26 +6,18 @@
 //! ```
 //! A job that is slow to answer keeps only the thread waiting, never the keys.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use crate::control::client::Client;
 use crate::control::status::{Answer, Status};
 use crate::error::{Errno, Error, Result, escape};
 
-/// Name of the socket in a job's folder.
-const SOCKET: &str = "control";
 /// Time between two looks at the job.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// Longest time an answer may take.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
-/// Longest answer: 256 objects with paths of any length, and errors.
-const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Requests and news that may wait.
 const WAITING_MAX: usize = 16;
 
@@ -34,10 +26,10 @@ const WAITING_MAX: usize = 16;
 pub(super) struct Found {
     /// Its folder.
     pub folder: PathBuf,
-    /// The same, open: paths to sockets hold 108 bytes only.
-    dir: File,
     /// What it said first.
     pub status: Status,
+    /// The connection; none after trouble with it.
+    client: Option<Client>,
 }
 
 /// Which job is looked for.
@@ -64,14 +56,6 @@ pub(super) enum News {
     Gone,
 }
 
-/// Why there is no answer.
-enum Trouble {
-    /// Nobody listens.
-    Gone,
-    /// Somebody does, and says nothing that can be understood.
-    Silent(String),
-}
-
 /// The thread's two ends.
 pub(super) struct Link {
     /// To the job.
@@ -89,16 +73,14 @@ pub(super) fn find(state_dir: &Path, wanted: Wanted<'_>) -> Result<Option<Found>
         Err(error) => return Err(Error::os("list", object, Errno::from_io_error(&error).unwrap_or(Errno::IO))),
     };
     let mut running = Vec::new();
-    for entry in listed.flatten() {
-        if entry.file_name().as_encoded_bytes().starts_with(b"job-") {
-            match call(entry.path()) {
-                Ok(found) => running.push(found),
-                Err(Trouble::Gone) => {}
-                Err(Trouble::Silent(why)) if matches!(wanted, Wanted::Any) => {
-                    return Err(Error::refused(entry.path().as_os_str().as_encoded_bytes(), why));
-                }
-                Err(Trouble::Silent(_)) => {}
-            }
+    let folders = listed.flatten().map(|entry| entry.path());
+    let is_job = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"job-"));
+    for folder in folders.filter(is_job) {
+        match (Found::of(folder), wanted) {
+            (Ok(found), _) => running.extend(found),
+            (Err(error), Wanted::Any) => return Err(error),
+            // Another one's trouble, as far as anybody can know.
+            (Err(_), Wanted::Process(_) | Wanted::Dest(_)) => {}
         }
     }
     running.sort_by(|a, b| a.folder.cmp(&b.folder));
@@ -127,64 +109,37 @@ impl Wanted<'_> {
     }
 }
 
-/// Asks the job of a folder what it does.
-fn call(folder: PathBuf) -> std::result::Result<Found, Trouble> {
-    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
-    let dir = File::options().read(true).custom_flags(flags).open(&folder).map_err(|error| trouble(&error))?;
-    let status = state(&dir)?;
-    Ok(Found { folder, dir, status })
-}
-
-fn state(dir: &File) -> std::result::Result<Status, Trouble> {
-    read_as(&ask(dir, "status")?)
-}
-
-fn read_as<T: serde::de::DeserializeOwned>(line: &[u8]) -> std::result::Result<T, Trouble> {
-    serde_json::from_slice(line).map_err(|error| Trouble::Silent(format!("its answer cannot be read: {error}")))
-}
-
-/// One line there, one line back.
-fn ask(dir: &File, line: &str) -> std::result::Result<Vec<u8>, Trouble> {
-    let answer = || {
-        let mut stream = UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd()))?;
-        stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;
-        stream.set_write_timeout(Some(ANSWER_TIME_MAX))?;
-        stream.write_all(format!("{line}\n").as_bytes())?;
-        read_line(&mut stream)
-    };
-    let answer: std::io::Result<Vec<u8>> = answer();
-    answer.map_err(|error| trouble(&error))
-}
-
-/// Up to the end of the line, or of the stream.
-fn read_line(stream: &mut UnixStream) -> std::io::Result<Vec<u8>> {
-    let mut line = Vec::new();
-    let mut chunk = [0; 1 << 16];
-    let mut stream = stream.take(ANSWER_BYTES_MAX);
-    loop {
-        let len = stream.read(&mut chunk)?;
-        line.extend_from_slice(&chunk[..len]);
-        if len == 0 || chunk[..len].contains(&b'\n') {
-            return Ok(line);
-        }
+impl Found {
+    /// The job of a folder, if it runs.
+    fn of(folder: PathBuf) -> Result<Option<Found>> {
+        let Some(mut client) = Client::open(&folder)? else { return Ok(None) };
+        let status = client.status()?;
+        Ok(Some(Found { folder, status, client: Some(client) }))
     }
-}
 
-fn trouble(error: &std::io::Error) -> Trouble {
-    match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory => Trouble::Gone,
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => Trouble::Silent(format!("for {} s", ANSWER_TIME_MAX.as_secs())),
-        _ => Trouble::Silent(error.to_string()),
+    /// Asks the job something. What went wrong may have been the connection: the next question takes a new one.
+    fn ask<T>(&mut self, question: impl FnOnce(&mut Client) -> Result<T>) -> std::result::Result<T, News> {
+        let silent = |error: Error| News::Silent(error.to_string());
+        if self.client.is_none() {
+            self.client = Client::open(&self.folder).map_err(silent)?;
+        }
+        let answer = question(self.client.as_mut().ok_or(News::Gone)?);
+        answer.map_err(|error| {
+            let reopened = Client::open(&self.folder);
+            let is_gone = matches!(reopened, Ok(None));
+            self.client = reopened.unwrap_or_default();
+            if is_gone { News::Gone } else { silent(error) }
+        })
     }
 }
 
 impl Link {
     /// Begins to listen to a job.
-    pub fn new(job: Found) -> Result<Link> {
+    pub fn new(mut job: Found) -> Result<Link> {
         let (requests, asked) = sync_channel(WAITING_MAX);
         let (told, news) = sync_channel(WAITING_MAX);
         let thread = std::thread::Builder::new().name("link".to_owned());
-        let spawned = thread.spawn(move || listen(&job, &asked, &told));
+        let spawned = thread.spawn(move || listen(&mut job, &asked, &told));
         spawned.map_err(|error| Error::refused("threads", format!("cannot be started: {error}")))?;
         Ok(Link { requests, news })
     }
@@ -196,7 +151,7 @@ impl Link {
 }
 
 /// The thread: ends with the job, or with the view.
-fn listen(job: &Found, asked: &Receiver<String>, told: &SyncSender<News>) {
+fn listen(job: &mut Found, asked: &Receiver<String>, told: &SyncSender<News>) {
     loop {
         let request = match asked.recv_timeout(INTERVAL) {
             Ok(request) => Some(request),
@@ -204,29 +159,20 @@ fn listen(job: &Found, asked: &Receiver<String>, told: &SyncSender<News>) {
             Err(RecvTimeoutError::Disconnected) => return,
         };
         if let Some(request) = request {
-            let answer = ask(&job.dir, &request).and_then(|line| read_as(&line));
-            if told.send(answer.map_or_else(News::of, News::Answer)).is_err() {
+            let answer = job.ask(|client| client.tell(&request));
+            if told.send(answer.map_or_else(|trouble| trouble, News::Answer)).is_err() {
                 return;
             }
         }
-        let news = match state(&job.dir) {
+        let news = match job.ask(Client::status) {
             // Another process runs the job now: this one has ended.
             Ok(status) if status.pid != job.status.pid => News::Gone,
             Ok(status) => News::Status(Box::new(status)),
-            Err(trouble) => News::of(trouble),
+            Err(trouble) => trouble,
         };
         let is_gone = matches!(news, News::Gone);
         if told.send(news).is_err() || is_gone {
             return;
-        }
-    }
-}
-
-impl News {
-    fn of(trouble: Trouble) -> News {
-        match trouble {
-            Trouble::Gone => News::Gone,
-            Trouble::Silent(why) => News::Silent(why),
         }
     }
 }

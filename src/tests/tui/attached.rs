@@ -1,5 +1,6 @@
 //! `gfast tui` in a real terminal, on a job that is only recorded.
 
+use gfast::control::status::{Phase, Status};
 use rustix::process::{Pid, Signal};
 
 use super::recorded;
@@ -109,7 +110,7 @@ fn a_stop_takes_the_view_along_when_the_job_ends() {
     tmux.wait_for("quit?");
     tmux.keys(&["s"]);
     tmux.wait_for("done: stop");
-    server.change(|status| status.phase = gfast::control::status::Phase::Stopping);
+    server.change(|status| status.phase = Phase::Stopping);
     tmux.wait_for("stopping");
     server.end();
     let screen = is_restored(&tmux, &settings, 0);
@@ -181,19 +182,16 @@ fn no_job_is_2_and_several_are_named() {
     tmux.line(&format!("gfast tui -state-dir {}/nowhere; echo \"exit=$?\"", server.state.display()));
     let screen = tmux.wait_for("exit=2").replace('\n', "");
     assert!(screen.contains("no such job is running there"), "{screen}");
-    // The same job under a second name: good enough to be two.
-    let second = server.state.join("job-fedcba9876543210");
-    std::os::unix::fs::symlink(server.state.join("job-0123456789abcdef"), &second).unwrap();
-    tmux.line(&format!("clear; gfast tui -state-dir {} -dest /data/new; echo \"exit=$?\"", server.state.display()));
-    tmux.wait_for("+ - streams");
-    std::fs::remove_file(&second).unwrap();
-    std::fs::create_dir(&second).unwrap();
-    std::fs::hard_link(server.state.join("job-0123456789abcdef/control"), second.join("control")).unwrap();
+    let other = Server::beside(&server, Status { pid: 4343, dest: "/data/other".to_owned(), ..recorded() });
+    let state = server.state.display();
+    tmux.line(&format!("clear; gfast tui -state-dir {state}; echo \"exit=$?\""));
+    let screen = tmux.wait_for("exit=2").replace('\n', "");
+    assert!(screen.contains("/data/old -> /data/new; /data/old -> /data/other"), "{screen}");
+    tmux.line(&format!("clear; gfast tui -state-dir {state} -dest /data/other; echo \"exit=$?\""));
+    tmux.wait_for("/data/old -> /data/other");
     tmux.keys(&["q", "l"]);
     tmux.wait_for("exit=0");
-    tmux.line(&format!("clear; gfast tui -state-dir {}; echo \"exit=$?\"", server.state.display()));
-    let screen = tmux.wait_for("exit=2").replace('\n', "");
-    assert!(screen.contains("several jobs are running there") && screen.contains("/data/old -> /data/new"), "{screen}");
-    tmux.line(&format!("clear; gfast tui -state-dir {} -dest /elsewhere; echo \"exit=$?\"", server.state.display()));
+    tmux.line(&format!("clear; gfast tui -state-dir {state} -dest /elsewhere; echo \"exit=$?\""));
     tmux.wait_until("no such job", |screen| screen.replace('\n', "").contains("no such job is running there"));
+    drop(other);
 }

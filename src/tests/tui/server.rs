@@ -1,6 +1,7 @@
 //! A job as its view sees it: a control socket that answers with a recorded state and keeps what it is asked.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -16,12 +17,16 @@ pub struct Told {
     pub status: Status,
     /// Requests so far, but for `status`.
     pub requests: Vec<String>,
+    /// Connections.
+    streams: Vec<UnixStream>,
+    /// Whether the job has ended.
+    is_over: bool,
 }
 
 /// A job that does nothing else. Ends when dropped.
 pub struct Server {
-    /// Holds the state directory.
-    _scratch: Scratch,
+    /// Holds the state directory, of the first one.
+    scratch: Option<Scratch>,
     /// The state directory.
     pub state: PathBuf,
     socket: PathBuf,
@@ -30,24 +35,40 @@ pub struct Server {
 }
 
 impl Server {
-    /// A job in this state.
+    /// A job in this state, with a state directory of its own.
     pub fn new(status: Status) -> Server {
         let scratch = Scratch::new();
         let state = scratch.path().join("state");
-        let folder = state.join("job-0123456789abcdef");
+        let mut server = Server::within(state, status);
+        server.scratch = Some(scratch);
+        server
+    }
+
+    /// A second job in the state directory of another.
+    pub fn beside(other: &Server, status: Status) -> Server {
+        Server::within(other.state.clone(), status)
+    }
+
+    fn within(state: PathBuf, status: Status) -> Server {
+        let folder = state.join(format!("job-{:016x}", status.pid));
         std::fs::create_dir_all(&folder).unwrap();
         let socket = folder.join("control");
         let listener = UnixListener::bind(&socket).unwrap();
-        let told = Arc::new(Mutex::new(Told { status, requests: Vec::new() }));
+        let told = Arc::new(Mutex::new(Told { status, requests: Vec::new(), streams: Vec::new(), is_over: false }));
         let answering = told.clone();
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
-                if !answer(stream.unwrap(), &answering) {
+                let stream = stream.unwrap();
+                let mut told = answering.lock().unwrap();
+                if told.is_over {
                     return;
                 }
+                told.streams.push(stream.try_clone().unwrap());
+                let answering = answering.clone();
+                std::thread::spawn(move || serve(&stream, &answering));
             }
         });
-        Server { _scratch: scratch, state, socket, told, thread: Some(thread) }
+        Server { scratch: None, state, socket, told, thread: Some(thread) }
     }
 
     /// Changes the state.
@@ -63,9 +84,14 @@ impl Server {
     /// The job ends.
     pub fn end(&mut self) {
         if let Some(thread) = self.thread.take() {
-            let _ = UnixStream::connect(&self.socket).unwrap().write_all(b"end of the test\n");
+            self.told.lock().unwrap().is_over = true;
+            // The listener looks up, and goes.
+            drop(UnixStream::connect(&self.socket));
             thread.join().unwrap();
             std::fs::remove_file(&self.socket).unwrap();
+            for stream in self.told.lock().unwrap().streams.drain(..) {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
         }
     }
 }
@@ -76,25 +102,23 @@ impl Drop for Server {
     }
 }
 
-/// One connection, one request. False: the end.
-fn answer(stream: UnixStream, told: &Mutex<Told>) -> bool {
-    let mut request = String::new();
-    BufReader::new(&stream).read_line(&mut request).unwrap();
-    let told = &mut *told.lock().unwrap();
+/// One connection, until either side ends it.
+fn serve(stream: &UnixStream, told: &Mutex<Told>) {
+    for request in BufReader::new(stream).lines().map_while(Result::ok) {
+        let line = answer(&request, &mut told.lock().unwrap());
+        // A view that was killed reads no more.
+        let _ = (&mut &*stream).write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+fn answer(request: &str, told: &mut Told) -> String {
     let status = &mut told.status;
-    let request = request.trim_end();
-    let line = match request {
-        "end of the test" => return false,
-        "status" => serde_json::to_string(status).unwrap(),
-        request => {
-            told.requests.push(request.to_owned());
-            if let Some(step) = request.strip_prefix("streams=").and_then(|step| step.parse::<i32>().ok()) {
-                status.streams.limit = status.streams.limit.checked_add_signed(step).unwrap();
-            }
-            serde_json::to_string(&Answer { ok: true, line: format!("done: {request}") }).unwrap()
-        }
-    };
-    // A view that was killed reads no more.
-    let _ = (&stream).write_all(format!("{line}\n").as_bytes());
-    true
+    if request == "status" {
+        return serde_json::to_string(status).unwrap();
+    }
+    told.requests.push(request.to_owned());
+    if let Some(step) = request.strip_prefix("streams=").and_then(|step| step.parse::<i32>().ok()) {
+        status.streams.limit = status.streams.limit.checked_add_signed(step).unwrap();
+    }
+    serde_json::to_string(&Answer { ok: true, line: format!("done: {request}") }).unwrap()
 }
