@@ -75,7 +75,7 @@ pub(super) fn find(state_dir: &Path, wanted: Wanted<'_>) -> Result<Option<Found>
     let mut running = Vec::new();
     let folders = listed.flatten().map(|entry| entry.path());
     let is_job = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"job-"));
-    for folder in folders.filter(is_job) {
+    for folder in folders.filter(|folder| is_job(folder) && wanted.may_be(folder)) {
         match (Found::of(folder), wanted) {
             (Ok(found), _) => running.extend(found),
             (Err(error), Wanted::Any) => return Err(error),
@@ -96,6 +96,13 @@ pub(super) fn find(state_dir: &Path, wanted: Wanted<'_>) -> Result<Option<Found>
 }
 
 impl Wanted<'_> {
+    /// Whether the job of a folder can be it. Asking nobody else keeps a job that hangs from holding up another one.
+    fn may_be(self, folder: &Path) -> bool {
+        let Wanted::Process(pid) = self else { return true };
+        let owner = fs::read_to_string(folder.join("owner")).unwrap_or_default();
+        owner.lines().any(|line| line == format!("pid={pid}"))
+    }
+
     /// Whether a job that says this of itself is it. A destination is known by the name the job gives it.
     fn is(self, status: &Status) -> bool {
         match self {

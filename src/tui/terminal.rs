@@ -56,27 +56,27 @@ pub(super) fn enter(parting: &str) -> Result<Screen> {
     let mut guarded = Ok(());
     GUARDED.call_once(|| guarded = guard(parting.to_owned()));
     guarded?;
-    take_over().map_err(|errno| failed(errno.into()))?;
-    let tty = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
-    let backend = CrosstermBackend::new(BufWriter::with_capacity(FRAME_BYTES, File::from(tty)));
-    let mut screen = Terminal::new(backend).map_err(failed)?;
-    screen.clear().map_err(failed)?;
-    Ok(screen)
+    take_over().inspect_err(|_| restore()).map_err(failed)
 }
 
-fn take_over() -> std::result::Result<(), Errno> {
-    let mut saved = SAVED.lock();
+fn take_over() -> io::Result<Screen> {
     let settings = rustix::termios::tcgetattr(io::stdin())?;
     let mut raw = settings.clone();
     raw.make_raw();
+    *SAVED.lock() = Some(settings);
     rustix::termios::tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
-    *saved = Some(settings);
-    rustix::io::write(io::stdout(), ENTER).map(drop)
+    rustix::io::write(io::stdout(), ENTER)?;
+    let tty = io::stdout().as_fd().try_clone_to_owned()?;
+    let backend = CrosstermBackend::new(BufWriter::with_capacity(FRAME_BYTES, File::from(tty)));
+    let mut screen = Terminal::new(backend)?;
+    screen.clear()?;
+    Ok(screen)
 }
 
 /// Gives the terminal back, if it was taken.
 pub(super) fn restore() {
-    if let Some(settings) = SAVED.lock().take() {
+    let saved = SAVED.lock().take();
+    if let Some(settings) = saved {
         // A terminal that is gone cannot be restored, and needs not be.
         let _ = rustix::io::write(io::stdout(), LEAVE);
         let _ = rustix::termios::tcsetattr(io::stdin(), OptionalActions::Now, &settings);

@@ -51,6 +51,7 @@ fn keys_reach_the_job_and_leaving_leaves_it_running() {
         assert!(screen.contains(part), "{part} is missing from\n{screen}");
     }
     assert_eq!(tmux.modes(), (true, false));
+    assert!(tmux.is_coloured());
     tmux.keys(&["+"]);
     tmux.wait_for("done: streams=+8");
     tmux.wait_for("40, fixed");
@@ -125,6 +126,7 @@ fn a_job_that_ends_stays_on_the_screen_until_a_key() {
     let mut server = Server::new(recorded());
     let (tmux, settings) = opened(&server, "NO_COLOR=1");
     tmux.wait_for("+ - streams");
+    assert!(!tmux.is_coloured());
     server.end();
     let screen = tmux.wait_for("the job has ended");
     assert!(screen.contains("/data/old -> /data/new") && screen.contains("q leave"), "{screen}");
@@ -145,7 +147,7 @@ fn signals_and_defects_give_the_terminal_back() {
         let screen = is_restored(&tmux, &settings, 20);
         assert!(screen.contains("the job goes on as process 4242"), "{screen}");
     }
-    let (tmux, settings) = opened(&server, "GFAST_TUI_BREAK=1");
+    let (tmux, settings) = opened(&server, "GFAST_TUI_BREAK=1 RUST_BACKTRACE=0");
     let screen = is_restored(&tmux, &settings, 11);
     assert!(screen.contains("defect of gfast"), "{screen}");
 }
@@ -184,13 +186,13 @@ fn no_job_is_2_and_several_are_named() {
     assert!(screen.contains("no such job is running there"), "{screen}");
     let other = Server::beside(&server, Status { pid: 4343, dest: "/data/other".to_owned(), ..recorded() });
     let state = server.state.display();
-    tmux.line(&format!("clear; gfast tui -state-dir {state}; echo \"exit=$?\""));
-    let screen = tmux.wait_for("exit=2").replace('\n', "");
+    tmux.line(&format!("clear; gfast tui -state-dir {state}; echo \"several=$?\""));
+    let screen = tmux.wait_for("several=2").replace('\n', "");
     assert!(screen.contains("/data/old -> /data/new; /data/old -> /data/other"), "{screen}");
-    tmux.line(&format!("clear; gfast tui -state-dir {state} -dest /data/other; echo \"exit=$?\""));
+    tmux.line(&format!("clear; gfast tui -state-dir {state} -dest /data/other; echo \"chosen=$?\""));
     tmux.wait_for("/data/old -> /data/other");
     tmux.keys(&["q", "l"]);
-    tmux.wait_for("exit=0");
+    tmux.wait_for("chosen=0");
     tmux.line(&format!("clear; gfast tui -state-dir {state} -dest /elsewhere; echo \"exit=$?\""));
     tmux.wait_until("no such job", |screen| screen.replace('\n', "").contains("no such job is running there"));
     drop(other);

@@ -67,6 +67,13 @@ impl Tmux {
         String::from_utf8_lossy(&self.run(&["capture-pane", "-p"]).stdout).into_owned()
     }
 
+    /// Whether anything on the screen has a colour.
+    pub fn is_coloured(&self) -> bool {
+        let screen = self.run(&["capture-pane", "-e", "-p"]).stdout;
+        // SGR 30 to 37 and 38 choose a colour, 39 goes back to the terminal's own.
+        screen.windows(4).any(|code| code.starts_with(b"\x1b[3") && (b'0'..=b'8').contains(&code[3]))
+    }
+
     /// Waits until the screen is as asked; the screen.
     #[track_caller]
     pub fn wait_until(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
