@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use super::support::{Engine, Job, Scratch};
 use super::tmux::{Tmux, can_show};
 
-/// Files of the job: at the rate below it takes minutes, and every one is a moment's work.
-const FILES: usize = 100;
+/// Files of the job: at the rate below they take four minutes, and each of them a moment.
+const FILES: usize = 1000;
 /// Bytes of each.
-const FILE_BYTES: usize = 64 << 10;
+const FILE_BYTES: usize = 32 << 10;
 
 /// A source, and the words that begin a slow job on it in a terminal.
 struct Slow {
@@ -82,9 +82,9 @@ fn a_job_goes_on_when_its_view_is_left_and_can_be_seen_again() {
     }
     let (slow, tmux) = (Slow::new(), Tmux::new());
     let settings = tmux.settings();
-    tmux.line(&slow.command("-streams 8 -bwlimit 256K -tui"));
+    tmux.line(&slow.command("-streams 8 -bwlimit 128K -tui"));
     let screen = tmux.wait_for("8, fixed");
-    assert!(screen.contains("/dest  running  copy") && screen.contains("at most 256.0 KiB/s"), "{screen}");
+    assert!(screen.contains("/dest  running  copy") && screen.contains("at most 128.0 KiB/s"), "{screen}");
     tmux.keys(&["+"]);
     tmux.wait_for("10, fixed");
     tmux.keys(&["q", "l"]);
@@ -101,9 +101,9 @@ fn a_job_goes_on_when_its_view_is_left_and_can_be_seen_again() {
     tmux.line(&format!("cd {}; gfast tui -state-dir state; echo \"exit=$?\"", slow.scratch.path().display()));
     tmux.wait_for("10, fixed");
     tmux.keys(&["p"]);
-    tmux.wait_for("paused");
+    tmux.wait_for("p continue");
     tmux.keys(&["p"]);
-    tmux.wait_for("running");
+    tmux.wait_for("p pause");
     tmux.keys(&["q", "s"]);
     let screen = tmux.wait_for("exit=0");
     assert!(screen.contains("the job has ended"), "{screen}");
@@ -120,7 +120,7 @@ fn a_stopped_job_gives_the_view_its_code_and_its_summary() {
     }
     let (slow, tmux) = (Slow::new(), Tmux::new());
     let settings = tmux.settings();
-    tmux.line(&slow.command("-bwlimit 256K -tui"));
+    tmux.line(&slow.command("-bwlimit 128K -tui"));
     tmux.wait_for("+ - streams");
     tmux.keys(&["q", "s"]);
     let screen = tmux.wait_for("exit=20");
@@ -141,7 +141,7 @@ fn a_job_that_is_killed_says_so() {
         return;
     }
     let (slow, tmux) = (Slow::new(), Tmux::new());
-    tmux.line(&slow.command("-bwlimit 256K -tui"));
+    tmux.line(&slow.command("-bwlimit 128K -tui"));
     tmux.wait_for("+ - streams");
     let status = slow.status().unwrap();
     let (_, pid) = status.split_once("\"pid\":").unwrap();
