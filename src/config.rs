@@ -3,6 +3,7 @@
 //! `cli` turns words into a [`Config`]; nobody else reads the command line. Names carry their unit.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use crate::location::Location;
 
 /// Streams (objects open at once) when none are asked for.
 pub const STREAMS_DEFAULT: u32 = 32;
+/// Port of `--metrics-addr` where none is given, and the only interface unless another is.
+pub const METRICS_PORT_DEFAULT: u16 = 9464;
 /// Most streams a job may be given.
 pub const STREAMS_MAX: u32 = 1024;
 /// Bytes of one read or write of a large file when none are asked for.
@@ -135,6 +138,10 @@ pub struct Config {
     pub dest: Location,
     /// Objects open at once, over all shards.
     pub streams: u32,
+    /// Who chooses them while the job runs.
+    pub pilot: Pilot,
+    /// Where figures are served for Prometheus.
+    pub metrics_addr: Option<SocketAddr>,
     /// Most bytes a second.
     pub bytes_per_s: Option<u64>,
     /// Most operations a second: objects begun, and blocks or parts of large ones.
@@ -188,6 +195,15 @@ pub struct Config {
     pub umask: u32,
     /// The command as typed, program name first: typed again it resumes the job.
     pub command: Vec<OsString>,
+}
+
+/// Who chooses the number of streams while a job runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pilot {
+    /// Whoever started or steers it.
+    User,
+    /// The job itself, from how fast it is.
+    Job,
 }
 
 /// When what failed is tried again.

@@ -61,6 +61,7 @@
 //! engine/mod.rs        one run, from the checks to the summary
 //! engine/ends.rs       both ends of a job, file systems or buckets
 //! engine/team.rs       its threads, started and ended as the streams need them
+//! engine/autopilot.rs  the tuner at the wheel of a running job
 //! engine/watch.rs      looks at a running job, and what limits it
 //! control/mod.rs       a running job seen and steered from outside
 //! control/status.rs    what it says of itself
@@ -68,6 +69,7 @@
 //! control/desk.rs      does it, and says how the job stands
 //! control/server.rs    the socket in the job's folder
 //! control/client.rs    the other end of it
+//! control/metrics.rs   its figures for Prometheus
 //! control/show.rs      a status for people
 //! tui/*.rs             the full-screen view of a running job, a client of its control socket
 //! ```

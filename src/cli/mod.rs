@@ -16,6 +16,7 @@ mod verify;
 mod words;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -61,9 +62,9 @@ struct Arguments {
     /// where its copy goes; made if it is missing
     #[argh(option, arg_name = "path", from_str_fn(words::decode_value))]
     dest: OsString,
-    /// objects open at once, 1 to 1024 (32)
-    #[argh(option, arg_name = "count", default = "STREAMS_DEFAULT", from_str_fn(values::streams))]
-    streams: u32,
+    /// objects open at once, 1 to 1024 (32), or auto: as the job finds best
+    #[argh(option, arg_name = "count", default = "(STREAMS_DEFAULT, Pilot::User)", from_str_fn(values::steered))]
+    streams: (u32, Pilot),
     /// most bytes a second: 500M, or off (off)
     #[argh(option, arg_name = "bytes", default = "None", from_str_fn(values::rate))]
     bwlimit: Option<u64>,
@@ -176,6 +177,9 @@ struct Arguments {
     /// record every file's CRC64; read back S3 objects that the server does not check
     #[argh(switch)]
     checksum: bool,
+    /// serve figures for Prometheus at ADDRESS:PORT, or a port of this machine
+    #[argh(option, arg_name = "addr", from_str_fn(values::metrics_addr))]
+    metrics_addr: Option<SocketAddr>,
     /// show the job on the whole terminal; it goes on when the view is left
     #[argh(switch)]
     tui: bool,
@@ -308,7 +312,9 @@ impl Arguments {
         Ok(Config {
             source,
             dest,
-            streams: self.streams,
+            streams: self.streams.0,
+            pilot: self.streams.1,
+            metrics_addr: self.metrics_addr,
             bytes_per_s: self.bwlimit,
             ops_per_s: self.iops_limit,
             block_bytes: self.buffer_size,

@@ -1,5 +1,6 @@
 //! Option values into numbers and choices. An `Err` says what would be right; argh puts option and value before it.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::words;
@@ -28,6 +29,22 @@ pub(super) fn part_bytes(text: &str) -> Result<u64, String> {
         true => Ok(bytes.next_multiple_of(1 << 20)),
         false => Err(format!("from {least} to {most} bytes, as S3 takes parts")),
     }
+}
+
+/// `--streams` of a copy, which may leave them to the job.
+pub(super) fn steered(text: &str) -> Result<(u32, Pilot), String> {
+    match text {
+        "auto" => Ok((STREAMS_DEFAULT, Pilot::Job)),
+        number => streams(number).map(|streams| (streams, Pilot::User)).map_err(|why| format!("{why}, or auto")),
+    }
+}
+
+/// `--metrics-addr`: a port is one of the loopback interface.
+pub(super) fn metrics_addr(text: &str) -> Result<SocketAddr, String> {
+    let of_port = |port: &str| port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let of_address = |ip: &str| ip.parse::<IpAddr>().ok().map(|ip| SocketAddr::from((ip, METRICS_PORT_DEFAULT)));
+    let found = text.parse().ok().or_else(|| of_port(text.trim_start_matches(':'))).or_else(|| of_address(text));
+    found.ok_or_else(|| "a port, or an IP address and a port: 9464, 127.0.0.1:9464".to_owned())
 }
 
 /// `--bwlimit` and `--iops-limit`.

@@ -101,8 +101,12 @@ impl Desk {
     fn change_streams(&self, change: Change, who: &str) -> Answer {
         let gate = &self.job.gate;
         let Some(wanted) = change.applied(gate.limit()) else {
-            return Answer { ok: false, line: "streams=auto is not there yet: choose a number".to_owned() };
+            gate.set_auto(true);
+            let line = format!("streams {} -> auto", gate.limit());
+            self.job.notes.say(&format!("{line} ({who})"));
+            return Answer { ok: true, line };
         };
+        gate.set_auto(false);
         let (before, now) = gate.set_limit(wanted);
         let mut line = format!("streams {before} -> {now}");
         if now < wanted {
@@ -159,7 +163,7 @@ impl Desk {
                 active: gate.used(),
                 parked: gate.parked(),
                 max: gate.max(),
-                auto: false,
+                auto: gate.is_auto(),
             },
             bwlimit: gate.limits.bytes.get(),
             iops_limit: gate.limits.ops.get(),
@@ -176,6 +180,16 @@ impl Desk {
             objects: self.objects(now),
             errors: errors[errors.len().saturating_sub(ERRORS_MAX)..].to_vec(),
         }
+    }
+
+    /// Bytes copied so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        report::Totals::of(&self.counters).get(Count::BytesCopied)
+    }
+
+    /// What the threads measured, as far as they told.
+    pub(crate) fn latency(&self) -> report::Latency {
+        self.job.boards.latency()
     }
 
     fn phase(&self) -> Phase {

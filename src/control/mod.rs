@@ -9,6 +9,7 @@
 pub mod client;
 pub mod command;
 mod desk;
+pub(crate) mod metrics;
 mod server;
 mod show;
 pub mod status;

@@ -10,12 +10,14 @@
 //! The main thread sleeps on a bell: a batch is due, only the catalog has work left, nothing is left, or a stop was
 //! asked for.
 
+mod autopilot;
 mod ends;
 mod team;
 mod watch;
 
 use std::collections::HashMap;
 use std::io::PipeWriter;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread::Scope;
@@ -25,6 +27,7 @@ use crossbeam_deque::Worker;
 use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit};
 
+use self::autopilot::Autopilot;
 use self::ends::Ends;
 use self::team::{Figures, Team};
 use self::watch::Watch;
@@ -33,7 +36,7 @@ use crate::boards::Boards;
 use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
-use crate::config::{Config, Metadata, ReflinkChoice, Retry, STOP_TIME_MAX, STREAMS_MAX, SyncPolicy};
+use crate::config::{Config, Metadata, Pilot, ReflinkChoice, Retry, STOP_TIME_MAX, STREAMS_MAX, SyncPolicy};
 use crate::control::{self, Desk, Facts};
 use crate::crew::{self, Crew};
 use crate::error::{Error, Result};
@@ -322,15 +325,18 @@ impl Setup {
         let mut conductor = Conductor::new(job.clone(), checkpointer, counters.clone(), asks.stop.clone());
         resume::start(job, kind, dest_root)?;
         let former_entries = facts.former_entries;
+        let listener = job.config.metrics_addr.map(control::metrics::listen).transpose()?;
         let desk = Desk::new(job.clone(), counters.clone(), asks.stop.clone(), facts);
         desk.nudge(asks.nudges.take());
         let team = Team::new(self.crew.clone(), job.clone(), intake, counters.clone(), workers);
         team.adjust()?;
         let progress = Progress::new(job.console.clone(), counters.clone(), former_entries, Instant::now());
+        job.gate.set_auto(job.config.pilot == Pilot::Job);
         let is_over = AtomicBool::new(false);
         let (end, figures, limit) = std::thread::scope(|scope| {
             let ticker = scope.spawn(|| self.tick(progress, asks, (&desk, &team), &is_over));
             let served = self.serve(scope, &desk);
+            let measured = listener.and_then(|listener| self.show(scope, &desk, listener));
             let end = self.conduct(&mut conductor);
             job.walker.stop();
             let figures = team.close();
@@ -338,8 +344,8 @@ impl Setup {
             is_over.store(true, Ordering::Release);
             ticker.thread().unpark();
             let limit = ticker.join().ok().flatten();
-            // Closed: the control socket's thread ends.
-            drop(served);
+            // Closed: the threads of the control socket and of the figures end.
+            drop((served, measured));
             (end, figures, limit)
         });
         job.failures.finish();
@@ -362,6 +368,18 @@ impl Setup {
                 None
             }
         }
+    }
+
+    /// Serves figures for Prometheus until what comes back is dropped.
+    fn show<'scope>(
+        &self,
+        scope: &'scope Scope<'scope, '_>,
+        desk: &'scope Desk,
+        listener: TcpListener,
+    ) -> Option<PipeWriter> {
+        let (end, closes) = std::io::pipe().ok()?;
+        scope.spawn(move || control::metrics::serve(desk, &listener, &end));
+        Some(closes)
     }
 
     /// Lets the conductor decide, and sleeps until there is something to decide.
@@ -393,7 +411,7 @@ impl Setup {
         (desk, team): (&Desk, &Team),
         is_over: &AtomicBool,
     ) -> Option<Cause> {
-        let (mut stopped, mut watch) = (None, Watch::new());
+        let (mut stopped, mut watch, mut autopilot) = (None, Watch::new(), Autopilot::default());
         while !is_over.load(Ordering::Acquire) {
             if asks.stop.is_requested() {
                 self.job.walker.stop();
@@ -407,6 +425,7 @@ impl Setup {
             let _ = team.adjust();
             let walk = if self.job.walker.is_walked() { Walk::Ended } else { Walk::Running };
             progress.tick(&Moment { now: Instant::now(), walk, streams: self.job.gate.limit() });
+            autopilot.tick(&self.job, desk.bytes(), Instant::now());
             watch.tick(&self.job, self.job.gate.is_paused());
             desk.set_limit(watch.limits.now());
             std::thread::park_timeout(TICK);

@@ -13,7 +13,7 @@
 mod rate;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -28,6 +28,10 @@ pub struct Gate {
     max: u32,
     /// Whether nothing may go on.
     is_paused: AtomicBool,
+    /// Whether the job chooses the limit itself.
+    is_auto: AtomicBool,
+    /// Objects that are through.
+    finished: AtomicU64,
     /// Objects worked on now.
     used: AtomicU32,
     /// Open objects that wait, because the limit was lowered.
@@ -47,6 +51,8 @@ impl Gate {
             limit: AtomicU32::new(limit),
             max: max.max(limit),
             is_paused: AtomicBool::new(false),
+            is_auto: AtomicBool::new(false),
+            finished: AtomicU64::new(0),
             used: AtomicU32::new(0),
             parked: AtomicU32::new(0),
             workers: AtomicU32::new(workers as u32),
@@ -79,6 +85,21 @@ impl Gate {
     /// Whether nothing may go on.
     pub fn is_paused(&self) -> bool {
         self.is_paused.load(Ordering::Relaxed)
+    }
+
+    /// Leaves the limit to the job, or to whoever sets it.
+    pub fn set_auto(&self, is_auto: bool) {
+        self.is_auto.store(is_auto, Ordering::Relaxed);
+    }
+
+    /// Whether the job chooses the limit itself.
+    pub fn is_auto(&self) -> bool {
+        self.is_auto.load(Ordering::Relaxed)
+    }
+
+    /// Objects that are through so far.
+    pub fn finished(&self) -> u64 {
+        self.finished.load(Ordering::Relaxed)
     }
 
     /// Threads that share the streams.
@@ -151,6 +172,7 @@ impl Gate {
 
     /// Gives a permit back.
     pub fn release(&self) {
+        self.finished.fetch_add(1, Ordering::Relaxed);
         let before = self.used.fetch_sub(1, Ordering::Relaxed);
         assert!(before > 0, "I4: a permit is given back once");
     }

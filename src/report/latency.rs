@@ -44,6 +44,17 @@ impl SideLatency {
         self.histogram.len()
     }
 
+    /// Operations that took no longer than `bound`, to the precision of the histogram.
+    pub fn count_up_to(&self, bound: Duration) -> u64 {
+        let nanos = u64::try_from(bound.as_nanos()).unwrap_or(NANOS_MAX).min(NANOS_MAX);
+        self.histogram.count_between(0, nanos)
+    }
+
+    /// Time of all operations together.
+    pub fn total(&self) -> Duration {
+        Duration::from_secs_f64(self.histogram.mean() * self.histogram.len() as f64 / 1e9)
+    }
+
     /// The latency that `percent` of the operations did not exceed; zero when there were none.
     pub fn percentile(&self, percent: f64) -> Duration {
         Duration::from_nanos(self.histogram.value_at_percentile(percent))

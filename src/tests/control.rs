@@ -1,6 +1,10 @@
 //! A running job steered: by signals, by `gfast ctl`, by its socket. What is copied is the same whatever was asked for.
+//! `control/alone.rs`: a job that steers itself, and its figures for others.
 
 mod support;
+
+#[path = "control/alone.rs"]
+mod alone;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -15,8 +15,8 @@ use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
 use crate::config::{
-    ChecksumPolicy, Config, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts, Naming, Output, ReflinkChoice,
-    Retry, S3Options, SpecialBits, SyncPolicy,
+    ChecksumPolicy, Config, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts, Naming, Output, Pilot,
+    ReflinkChoice, Retry, S3Options, SpecialBits, SyncPolicy,
 };
 use crate::crew::{Crew, Engine};
 use crate::engine;
@@ -415,6 +415,8 @@ fn config(style: &Style) -> Config {
         source: Location::Posix("/source".into()),
         dest: Location::Posix("/dest".into()),
         streams: style.streams,
+        pilot: Pilot::User,
+        metrics_addr: None,
         bytes_per_s: None,
         ops_per_s: None,
         block_bytes: style.block_bytes,

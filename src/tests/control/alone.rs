@@ -1,0 +1,72 @@
+//! A job that steers itself, and one whose figures others read.
+
+use std::io::{Read, Write};
+
+use super::support::{Engine, seed};
+use super::{Scene, told, until};
+
+/// A limit makes any number of streams equally fast: the job comes down to few, and leaves them to who sets a number.
+#[test]
+fn a_job_left_to_itself_finds_how_many_streams_are_enough() {
+    let scene = Scene::new(Engine::all()[0]);
+    scene.grow(&scene.source(), seed("a_job_left_to_itself", 91), 2400, 64 << 10);
+    let running = scene.job(&["--streams", "auto", "--bwlimit", "6M"]).start();
+    let mut client = scene.client();
+    let (_, first) = until(&mut client, "started", |status| status.streams.auto);
+    assert!(first.streams.limit <= 64, "{first:?}");
+    until(&mut client, "down", |status| status.streams.limit <= 16);
+    let answer = told(&mut client, "streams=20");
+    assert!(answer.line.ends_with("-> 20"), "{answer:?}");
+    let (_, status) = until(&mut client, "set", |status| status.streams.limit == 20);
+    assert!(!status.streams.auto);
+    told(&mut client, "streams=auto");
+    until(&mut client, "left to itself", |status| status.streams.auto);
+    told(&mut client, "bwlimit=off");
+    running.wait().expect(0);
+    scene.assert_same();
+}
+
+/// What an HTTP server on this machine answers: status line, body.
+fn fetch(port: u16, request: &str) -> (String, String) {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "{request}\r\nHost: here\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+#[test]
+fn figures_are_served_while_the_job_runs() {
+    let scene = Scene::new(Engine::all()[0]);
+    scene.grow(&scene.source(), seed("figures_are_served", 92), 40, 256 << 10);
+    // A port that was free a moment ago.
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let refused = scene.job(&["--metrics-addr", &address]).run().expect(2);
+    assert!(refused.stderr.contains("cannot serve metrics there"), "{refused}");
+    assert!(!scene.dest().join("dir-0").exists(), "nothing moves before that is known");
+    drop(taken);
+    let running = scene.job(&["--metrics-addr", &address, "--bwlimit", "2M"]).start();
+    until(&mut scene.client(), "copying", |status| status.totals.bytes_copied > 1 << 20);
+    let (status, page) = fetch(port, "GET /metrics HTTP/1.1");
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    let value = |name: &str| {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in\n{page}")).parse::<f64>().unwrap()
+    };
+    let copied = value("gfast_bytes_total{kind=\"copied\"}");
+    assert!((1_000_000.0..=10_485_760.0).contains(&copied), "{copied}");
+    assert_eq!(value("gfast_streams{kind=\"limit\"}"), 32.0);
+    assert_eq!(value("gfast_errors_total{class=\"failed\"}"), 0.0);
+    assert!(!page.contains("source/") && !page.contains("file-"), "no names: {page}");
+    assert!(fetch(port, "GET / HTTP/1.1").0.contains("404"));
+    assert!(fetch(port, "POST /metrics HTTP/1.1").0.contains("405"));
+    // Somebody who connects and says nothing is in nobody's way for long.
+    let silent = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    told(&mut scene.client(), "bwlimit=off");
+    running.wait().expect(0);
+    drop(silent);
+    scene.assert_same();
+}
