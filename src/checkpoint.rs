@@ -322,7 +322,7 @@ impl Checkpointer {
 
     fn copied(&mut self, draft: &mut Draft, dir: &DirNode, name: Name, copied: Copied) {
         self.counters.add(copied.count, 1);
-        if let Some(checksum) = copied.checksum {
+        if let Some(checksum) = copied.checksum.filter(|_| copied.count != Count::Refreshed) {
             let proved = match checksum.proof {
                 Proof::Server => Count::ProvedByServer,
                 Proof::ReadBack => Count::ProvedByReading,

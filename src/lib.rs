@@ -35,6 +35,7 @@
 //! job.rs               what all parts of a run share
 //! listing.rs           one directory being listed
 //! transfer/mod.rs      the life of one object
+//! transfer/held.rs     what the destination holds already: sealed again, adopted, given new metadata
 //! transfer/named.rs    objects without content: symlinks, FIFOs, sockets, device nodes
 //! large/mod.rs         the life of a large file
 //! large/task.rs        one shard's part in it

@@ -3,6 +3,7 @@
 //! ```text
 //! copy     new | changed | differs | failed before | interrupted before        dir/name
 //! adopt    same size and time                                                  dir/name
+//! reread   ctime alone is new: metadata if the content is as recorded, or copy dir/name
 //! skip     unchanged | done                                                    dir/name
 //! make     new directory                                                       dir
 //! delete   not in the source                                                   dir/name
@@ -15,7 +16,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use crate::catalog::{Catalog, DirId, FileRecord, JobStatus, Record, boot_id};
-use crate::config::{Config, DIR_CACHE_PER_SHARD};
+use crate::config::{Config, CtimePolicy, DIR_CACHE_PER_SHARD};
 use crate::engine::granularity_nanos;
 use crate::error::{Errno, Error, Result, escape, join};
 use crate::filter::{Choice, Sort};
@@ -67,7 +68,7 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
         config,
         caller: &kernel,
         choice,
-        progress: progress(catalog.as_ref()),
+        progress: progress(catalog.as_ref(), config.ctime),
         next_id: catalog.as_ref().map_or(DirId::ROOT.0 + 1, |catalog| catalog.header().next_id),
         catalog,
         granularity_nanos: dest.as_ref().map_or(1, |(dest, _)| granularity_nanos(dest.file_system)),
@@ -86,9 +87,9 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
 }
 
 /// Where a run of now would stand: in a pass of its own after a finished one.
-fn progress(catalog: Option<&Catalog>) -> Progress {
+fn progress(catalog: Option<&Catalog>, ctime: CtimePolicy) -> Progress {
     let Some(header) = catalog.map(Catalog::header) else {
-        return Progress { pass_start_batch: 0, completed_batch: 0, boot_batch: u64::MAX };
+        return Progress { pass_start_batch: 0, completed_batch: 0, boot_batch: u64::MAX, ctime };
     };
     let is_same_boot = header.boot_id != [0; 16] && header.boot_id == boot_id();
     Progress {
@@ -98,6 +99,7 @@ fn progress(catalog: Option<&Catalog>) -> Progress {
         },
         completed_batch: header.completed_batch,
         boot_batch: if is_same_boot { header.boot_batch } else { u64::MAX },
+        ctime,
     }
 }
 
@@ -247,6 +249,7 @@ impl Rehearsal<'_> {
             Plan::Compare if is_adopted => ("adopt", "same size and time"),
             Plan::Compare if dest.is_none() => ("copy", "new"),
             Plan::Compare => ("copy", "differs"),
+            Plan::Reread(_) => ("reread", "only ctime is new"),
             Plan::Copy(Reason::New) => ("copy", "new"),
             Plan::Copy(Reason::Changed) => ("copy", "changed"),
             Plan::Copy(Reason::Failed) => ("copy", "failed before"),

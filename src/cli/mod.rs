@@ -144,6 +144,9 @@ struct Arguments {
     /// print what would be done and why; change nothing
     #[argh(switch)]
     dry_run: bool,
+    /// take a file whose ctime alone is new for unchanged
+    #[argh(switch)]
+    ignore_ctime: bool,
     /// try only what failed in the last pass
     #[argh(switch)]
     retry_failed: bool,
@@ -281,6 +284,7 @@ impl Arguments {
             checkpoint_interval: self.checkpoint_interval,
             checkpoint_bytes: self.checkpoint_bytes,
             mounts: if self.one_file_system { Mounts::Stay } else { Mounts::Cross },
+            ctime: if self.ignore_ctime { CtimePolicy::Ignore } else { CtimePolicy::Heed },
             retry: if self.retry_failed { Retry::FailedOnly } else { Retry::WithAll },
             delete: (self.delete || self.force_delete)
                 .then_some(Deletes { max: self.max_delete, is_forced: self.force_delete }),

@@ -190,6 +190,7 @@ pub(crate) fn make_job(
             resume::Kind::Resume | resume::Kind::Retry => Past::Interrupted,
         },
         progress: Standing {
+            ctime: config.ctime,
             pass_start_batch: header.pass_start_batch,
             completed_batch: header.completed_batch,
             boot_batch: header.boot_batch,

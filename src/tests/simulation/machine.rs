@@ -15,8 +15,8 @@ use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
 use crate::config::{
-    ChecksumPolicy, Config, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts, Naming, Output, ReflinkChoice,
-    Retry, S3Options, SpecialBits, SyncPolicy,
+    ChecksumPolicy, Config, CtimePolicy, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts, Naming, Output,
+    ReflinkChoice, Retry, S3Options, SpecialBits, SyncPolicy,
 };
 use crate::crew::{Crew, Engine};
 use crate::engine;
@@ -53,6 +53,8 @@ pub struct Style {
     pub naming: Naming,
     /// When the page cache is passed by.
     pub direct: DirectChoice,
+    /// Whether checksums are recorded.
+    pub checksum: ChecksumPolicy,
     /// How many shards there are.
     pub shards: usize,
     /// Blocks of each shard's arena.
@@ -70,6 +72,7 @@ impl Style {
         let metadata = if is(100) { Metadata::TimesOnly } else { Metadata::Keep };
         let sync = if is(150) { SyncPolicy::File } else { SyncPolicy::Batch };
         let naming = if is(150) { Naming::Atomic } else { Naming::InPlace };
+        let checksum = if is(500) { ChecksumPolicy::Keep } else { ChecksumPolicy::Free };
         let direct = if is(200) { DirectChoice::Never } else { DirectChoice::Auto };
         Style {
             metadata,
@@ -78,6 +81,7 @@ impl Style {
             sync,
             naming,
             direct,
+            checksum,
             shards: 1 + random.index(3),
             blocks: 2 + random.index(8),
             checkpoint_bytes: [4096, 50_000, 1 << 30][random.index(3)],
@@ -407,7 +411,8 @@ fn config(style: &Style) -> Config {
         source_s3: S3Options::default(),
         dest_s3: S3Options::default(),
         part_bytes: None,
-        checksum: ChecksumPolicy::Free,
+        checksum: style.checksum,
+        ctime: CtimePolicy::Heed,
         special_bits: SpecialBits::Leave,
         filter: Filter::default(),
         files_from: None,
