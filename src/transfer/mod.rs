@@ -6,6 +6,8 @@
 //!   |-> Small         a lease, then ReadWhole on the ring                                              (asynchronous)
 //!   |     place_small stat source again (I8), create, write, owner, mode, close                    (straight line)
 //!   '-> Large         large.rs
+//! ```
+//!
 //! A file of which only the ctime is new is read first: if it has the recorded CRC64, owner, mode and times are all
 //! that changes at the destination (held.rs).
 //!
