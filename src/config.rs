@@ -252,6 +252,8 @@ pub enum ChecksumPolicy {
     Free,
     /// All of them: what the server does not compare is read back.
     Keep,
+    /// All of them, and what is written to a file system is read back past the page cache.
+    ReadBack,
 }
 
 /// What a source whose ctime alone is new is taken for. Nothing else shows an edit that keeps size and mtime; but a

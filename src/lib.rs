@@ -41,6 +41,7 @@
 //! large/task.rs        one shard's part in it
 //! outcome.rs           what shards tell the checkpoints
 //! seal.rs              what makes a durable object final
+//! readback.rs          what a durable batch left at the destination, read past the page cache
 //! checkpoint.rs        a batch: durable, sealed, recorded
 //! delete.rs            what the source no longer has goes from the destination
 //! finish.rs            the end of a pass: directories, last commit
@@ -113,6 +114,7 @@ pub mod outcome;
 pub mod pages;
 pub mod plan;
 pub mod provider;
+pub(crate) mod readback;
 pub mod rehearsal;
 pub mod report;
 pub mod resume;

@@ -168,6 +168,9 @@ struct Arguments {
     /// record every file's CRC64; read back S3 objects that the server does not check
     #[argh(switch)]
     checksum: bool,
+    /// as --checksum; read every copy back from the device too
+    #[argh(switch)]
+    readback: bool,
     /// full-screen view of the running job (not there yet)
     #[argh(switch)]
     tui: bool,
@@ -303,7 +306,11 @@ impl Arguments {
                 storage_class: self.storage_class,
             },
             part_bytes: self.part_size,
-            checksum: if self.checksum { ChecksumPolicy::Keep } else { ChecksumPolicy::Free },
+            checksum: match (self.readback, self.checksum) {
+                (true, _) => ChecksumPolicy::ReadBack,
+                (false, true) => ChecksumPolicy::Keep,
+                (false, false) => ChecksumPolicy::Free,
+            },
             special_bits: if self.special_bits { SpecialBits::Restore } else { SpecialBits::Leave },
             output: match (self.quiet, self.json) {
                 (false, false) => Output::Text,

@@ -44,6 +44,7 @@ use crate::outcome::Intake;
 use crate::plan::Progress as Standing;
 use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
+use crate::readback;
 use crate::report::{
     Activity, Console, Count, Counters, Crowd, Durability, End, EngineUsed, ExitCode, Failures, Keeper, Latency,
     Losses, Moment, Progress, Run, Summary, Totals, Walk, shell_command,
@@ -292,10 +293,11 @@ impl Setup {
         let job = &self.job;
         let counters: Vec<Arc<Counters>> = (0..=self.crew.shards).map(|_| Arc::new(Counters::default())).collect();
         let intake = Arc::new(Intake::new(self.crew.shards, job.config.checkpoint_bytes, self.bell.clone()));
-        let caller: Arc<dyn Caller> = Arc::new(Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone()));
+        let buffers = readback::buffers(&job.config, self.crew.shards)?;
+        let caller: Arc<dyn Caller> = Arc::new(Kernel::new(buffers.arena().clone()));
         let main = Arc::clone(&counters[self.crew.shards]);
         let dest_root = prepare_root(job, roots, &*caller)?;
-        let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, self.crew.shards)?;
+        let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, (self.crew.shards, buffers))?;
         let mut conductor = Conductor::new(job.clone(), checkpointer, counters.clone(), stop.clone());
         resume::start(job, kind, dest_root)?;
         let is_over = AtomicBool::new(false);

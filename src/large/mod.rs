@@ -136,7 +136,7 @@ impl LargeFile {
             write_path: if dest_align == 1 { WritePath::Buffered } else { WritePath::Direct },
             align: source.align.max(dest_align),
             durable,
-            assembly: (job.config.checksum == ChecksumPolicy::Keep).then(Mutex::default),
+            assembly: (job.config.checksum != ChecksumPolicy::Free).then(Mutex::default),
             ..LargeFile::new(work, record, source, (ticket, attempt))
         };
         match large.open_dest(work, &file) {

@@ -113,7 +113,7 @@ impl<I: Interpreter> Shard<I> {
         match result {
             Ok(Answer::Count(count)) => {
                 let started = Instant::now();
-                let is_kept = job.config.checksum == ChecksumPolicy::Keep;
+                let is_kept = job.config.checksum != ChecksumPolicy::Free;
                 let crc64 = (is_kept || known.is_some()).then(|| crc64(&self.buffers.arena().bytes(&lease)[..count]));
                 let is_known = known.is_some() && known == crc64 && count as u64 == stat.size;
                 if is_known && let Some(ending) = errand.record.as_ref().and_then(|r| object.refresh_small(r)) {

@@ -73,6 +73,27 @@ pub struct Copied {
     pub checksum: Option<Checksum>,
 }
 
+impl Copied {
+    /// What its checksum proves, to be counted; nothing if that was proved by an earlier pass.
+    pub(crate) fn proved(&self) -> Option<Count> {
+        let checksum = self.checksum.filter(|_| self.count != Count::Refreshed)?;
+        Some(match checksum.proof {
+            Proof::Server => Count::ProvedByServer,
+            Proof::ReadBack => Count::ProvedByReading,
+            Proof::Length => Count::ProvedByLength,
+            Proof::Written => Count::ChecksumsKept,
+        })
+    }
+
+    /// The name it was written under; `name` is the one it gets.
+    pub(crate) fn written_name<'a>(&'a self, name: &'a Name) -> &'a Name {
+        match &self.seal {
+            Seal::Rename { temp, .. } => temp,
+            Seal::Times { .. } | Seal::None => name,
+        }
+    }
+}
+
 /// What makes a copied object final, once its data is durable (I2).
 #[derive(Debug)]
 pub enum Seal {
@@ -182,7 +203,7 @@ fn try_prepare(
         Kind::Dir => unreachable!("handled above"),
         Kind::File if stat.size == 0 => {
             let copied = work.finish(work.create()?, 0, Count::FilesCopied)?;
-            let is_kept = job.config.checksum == ChecksumPolicy::Keep;
+            let is_kept = job.config.checksum != ChecksumPolicy::Free;
             // The checksum of nothing is 0.
             let checksum = is_kept.then_some(Checksum { crc64: 0, proof: Proof::Written });
             Some(Copied { checksum, ..copied })

@@ -26,6 +26,7 @@ use crate::filter::Filter;
 use crate::location::Location;
 use crate::outcome::Intake;
 use crate::provider::metadata::Identity;
+use crate::readback;
 use crate::report::{Console, Count, Counters, End, Screen, Totals};
 use crate::resume::{self, Kind};
 use crate::ring::sim::{Disk, Failure, Faults, Mutation, Random, Sim, Target};
@@ -72,7 +73,6 @@ impl Style {
         let metadata = if is(100) { Metadata::TimesOnly } else { Metadata::Keep };
         let sync = if is(150) { SyncPolicy::File } else { SyncPolicy::Batch };
         let naming = if is(150) { Naming::Atomic } else { Naming::InPlace };
-        let checksum = if is(500) { ChecksumPolicy::Keep } else { ChecksumPolicy::Free };
         let direct = if is(200) { DirectChoice::Never } else { DirectChoice::Auto };
         Style {
             metadata,
@@ -81,7 +81,7 @@ impl Style {
             sync,
             naming,
             direct,
-            checksum,
+            checksum: [ChecksumPolicy::Free, ChecksumPolicy::Keep, ChecksumPolicy::ReadBack][random.index(3)],
             shards: 1 + random.index(3),
             blocks: 2 + random.index(8),
             checkpoint_bytes: [4096, 50_000, 1 << 30][random.index(3)],
@@ -283,10 +283,11 @@ impl Machine {
         job.identity = Identity { uid: 0, gid: 0, umask: config.umask };
         let job = Arc::new(job);
         let intake = Arc::new(Intake::new(style.shards, config.checkpoint_bytes, bell));
-        let caller: Arc<dyn Caller> = Arc::new(sim.share(FixedBuffers::new(1, 4096, 4096)?.arena().clone()));
+        let buffers = readback::buffers(&config, 1)?;
+        let caller: Arc<dyn Caller> = Arc::new(sim.share(buffers.arena().clone()));
         let dest_root = engine::prepare_root(&job, &roots, &*caller)?;
         let main = counters[style.shards].clone();
-        let mut checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, 1)?;
+        let mut checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, (1, buffers))?;
         checkpointer.skips_sync = !style.is_synced;
         let stop = Stop::new();
         let conductor = Conductor::new(job.clone(), checkpointer, counters.to_vec(), stop.clone());
