@@ -94,7 +94,8 @@ impl Conductor {
     /// Nothing is queued: the last checkpoint, and the end of the pass unless that checkpoint handed names back.
     fn end_pass(&mut self) -> Result<Step> {
         self.checkpointer.checkpoint()?;
-        if !self.job.walker.is_done() || self.bring_back()? {
+        // What a checkpoint hands back may be copied before it is over: then it waits in the intake.
+        if !self.job.walker.is_done() || self.checkpointer.has_outcomes() || self.bring_back()? {
             return Ok(Step::Checkpointed);
         }
         if let Retried::Until(after) = &mut self.retried {
