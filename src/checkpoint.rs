@@ -6,9 +6,10 @@
 //! end        last batch, then directories deepest first, syncfs, one transaction: everything Completed
 //! ```
 //!
-//! Runs beside the shards, on one thread. With `--readback` a batch is read back before its seals (readback.rs). A record is written once: it carries its batch number, and the header says up
-//! to which batch records are Completed. A sync that fails names no culprit: nothing of the batch is recorded, the job
-//! ends, and the next run copies it again. A seal is set only on the very inode that was written (seal.rs).
+//! Runs beside the shards, on one thread; `--readback` reads a batch back before its seals (readback.rs). A record is
+//! written once: it carries its batch number, and the header says up to which batch records are Completed. A sync that
+//! fails names no culprit: nothing of the batch is recorded, the job ends, and the next run copies it again. A seal is
+//! set only on the very inode that was written (seal.rs).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

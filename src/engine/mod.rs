@@ -47,7 +47,7 @@ use crate::provider::posix::Posix;
 use crate::readback;
 use crate::report::{
     Activity, Console, Count, Counters, Crowd, Durability, End, EngineUsed, ExitCode, Failures, Keeper, Latency,
-    Losses, Moment, Progress, Run, Summary, Totals, Walk, shell_command,
+    Losses, Moment, Progress, Run, Summary, Totals, Walk, forecast, shell_command,
 };
 use crate::resume;
 use crate::ring::syscalls::Kernel;
@@ -478,6 +478,7 @@ impl Setup {
             state: job.catalog.path().as_os_str().as_encoded_bytes().to_vec(),
             command: shell_command(&job.config.command),
             totals: outcome.totals,
+            forecast: forecast(&job.catalog.header().passes),
             losses: job.losses.counts(),
             elapsed: self.started.elapsed(),
             streams: job.gate.limit(),

@@ -159,3 +159,20 @@ fn ignored_ctimes_change_nothing() {
         Comparison::new(&tree, &dest).assert_same();
     }
 }
+
+/// From the second pass on the summary tells what the next one will take, and from how much.
+#[test]
+fn a_second_pass_tells_of_the_third() {
+    let scratch = support::Scratch::new();
+    let tree = scratch.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    (0..40).for_each(|index| fs::write(tree.join(index.to_string()), "content").unwrap());
+    let job = Job::new(&tree, scratch.path().join("copy"), scratch.path().join("state"), Engine::Sync);
+    let outcome = job.run().expect(0);
+    assert!(outcome.stdout.contains("\"forecast\":null"), "one pass is no ground for a forecast: {outcome}");
+    fs::write(tree.join("3"), "other content").unwrap();
+    let outcome = job.run().expect(0);
+    let counts = ["changes", "change_bytes", "entries"].map(|key| outcome.number(key));
+    assert_eq!(counts, [1, 13, 41], "{outcome}");
+    assert!(!outcome.stdout.contains("\"forecast\":{\"elapsed_s\":0.000"), "{outcome}");
+}
