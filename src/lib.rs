@@ -53,7 +53,7 @@
 //! shard/names.rs       where its objects come from
 //! shard/objects.rs     what becomes of them
 //! conduct.rs           the decisions of a run, apart from the waiting
-//! verify/*.rs          both sides compared on the same walker and rings
+//! verify/*.rs          both sides compared on the same walker and rings; verify/bucket.rs where one is a bucket
 //! rehearsal.rs         what a run would do, and why: nothing is changed
 //! ledger/*.rs          what a job did to every object, as a report of lines that vouch for each other
 //! crew.rs              who does the work: what answers, on how many threads, with how much memory

@@ -9,7 +9,7 @@
 //! The main thread sleeps on a bell: a batch is due, only the catalog has work left, nothing is left, or a stop was
 //! asked for.
 
-mod ends;
+pub(crate) mod ends;
 mod watch;
 
 use std::collections::HashMap;
