@@ -6,17 +6,18 @@
 //! end        last batch, then directories deepest first, syncfs, one transaction: everything Completed
 //! ```
 //!
-//! Runs beside the shards, on one thread. A record is written once: it carries its batch number, and the header says up
-//! to which batch records are Completed. A sync that fails names no culprit: nothing of the batch is recorded, the job
-//! ends, and the next run copies it again. A seal is set only on the very inode that was written (seal.rs).
+//! Runs beside the shards, on one thread; `--readback` reads a batch back before its seals (readback.rs). A record is
+//! written once: it carries its batch number, and the header says up to which batch records are Completed. A sync that
+//! fails names no culprit: nothing of the batch is recorded, the job ends, and the next run copies it again. A seal is
+//! set only on the very inode that was written (seal.rs).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::catalog::{
-    Batch, Checksum, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Proof, Record, Row,
-    Stamp, Status,
+    Batch, Checksum, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Record, Row, Stamp,
+    Status,
 };
 use crate::config::SyncPolicy;
 use crate::error::{Cause, Class, Errno, Error, Result};
@@ -25,8 +26,9 @@ use crate::lane::publish::{self, Publisher};
 use crate::links::{LinkKey, LinkName};
 use crate::outcome::{Intake, Outcome, What};
 use crate::provider::posix::Posix;
+use crate::readback::Readback;
 use crate::report::{Count, Counters, Loss};
-use crate::ring::{Caller, Handle, Kind, Name, Side};
+use crate::ring::{Caller, FixedBuffers, Handle, Kind, Name, Side};
 use crate::seal::{Sealer, on_all};
 use crate::transfer::Copied;
 use crate::walk::{DirNode, Work};
@@ -45,6 +47,8 @@ pub struct Checkpointer {
     pub(crate) sealers: Vec<Sealer>,
     /// Stores what a checkpoint has to store in a bucket.
     pub(crate) publisher: Option<Publisher>,
+    /// Reads back what is durable.
+    readback: Readback,
     /// The header of the last commit.
     pub(crate) header: Header,
     /// Directories that hold records of the last batch.
@@ -92,13 +96,14 @@ struct Further {
 }
 
 impl Checkpointer {
-    /// Checkpoints of `job`, fed by `intake`, sealing on up to `threads` threads (at least one).
+    /// Checkpoints of `job`, fed by `intake`, sealing on up to `threads` threads (at least one). `caller` answers on
+    /// the arena of `buffers`.
     pub fn new(
         job: Arc<Job>,
         caller: Arc<dyn Caller>,
         intake: Arc<Intake>,
         counters: Arc<Counters>,
-        threads: usize,
+        (threads, buffers): (usize, FixedBuffers),
     ) -> Result<Checkpointer> {
         let sealers = (0..threads.max(1)).map(|_| Sealer::new(job.clone(), caller.clone())).collect();
         let publisher = Publisher::new(&job)?;
@@ -111,6 +116,7 @@ impl Checkpointer {
             counters,
             sealers,
             publisher,
+            readback: Readback::new(buffers),
             header,
             reseal_dirs,
             found_early: Vec::new(),
@@ -125,15 +131,21 @@ impl Checkpointer {
         self.intake.is_due()
     }
 
+    /// Whether outcomes wait.
+    pub fn has_outcomes(&self) -> bool {
+        !self.intake.is_empty()
+    }
+
     /// Whether a checkpoint would change anything.
     pub fn has_work(&self) -> bool {
-        !self.intake.is_empty() || !self.job.notes.is_empty() || self.header.completed_batch < self.header.durable_batch
+        self.has_outcomes() || !self.job.notes.is_empty() || self.header.completed_batch < self.header.durable_batch
     }
 
     /// One batch: durable, sealed, recorded.
     pub fn checkpoint(&mut self) -> Result<()> {
-        let (outcomes, bytes) = self.intake.take();
+        let (mut outcomes, bytes) = self.intake.take();
         self.sync_batch()?;
+        self.readback.run(&mut self.sealers, &mut outcomes);
         let mut draft = Draft { number: self.header.durable_batch + 1, ..Draft::default() };
         for (dir, name, id) in std::mem::take(&mut self.found_early) {
             self.found(&mut draft, &dir, name, id)?;
@@ -323,13 +335,7 @@ impl Checkpointer {
 
     fn copied(&mut self, draft: &mut Draft, dir: &DirNode, name: Name, copied: Copied) {
         self.counters.add(copied.count, 1);
-        if let Some(checksum) = copied.checksum {
-            let proved = match checksum.proof {
-                Proof::Server => Count::ProvedByServer,
-                Proof::ReadBack => Count::ProvedByReading,
-                Proof::Length => Count::ProvedByLength,
-                Proof::Written => Count::ChecksumsKept,
-            };
+        if let Some(proved) = copied.proved() {
             self.counters.add(proved, 1);
         }
         if copied.large_id != 0 {

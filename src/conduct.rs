@@ -5,15 +5,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use crate::catalog;
 use crate::checkpoint::Checkpointer;
 use crate::config::Retry;
 use crate::delete;
 use crate::error::{Error, Result};
-use crate::job::Job;
+use crate::job::{Job, Past};
 use crate::links::LinkName;
-use crate::report::{Count, Counters, End, Totals};
+use crate::report::{Count, Counters, End, Pass, Totals};
 use crate::resume;
 use crate::stop::Stop;
 use crate::walk::Work;
@@ -37,6 +38,8 @@ pub struct Conductor {
     is_cleared: bool,
     /// How far a run that only tries what failed has come.
     retried: Retried,
+    /// When it began.
+    started: Instant,
 }
 
 /// How far the failed entries of the catalog are queued.
@@ -65,7 +68,8 @@ impl Conductor {
             Retry::FailedOnly => Retried::Until(None),
             Retry::WithAll => Retried::All,
         };
-        Conductor { job, checkpointer, counters, stop, rounds: 0, is_cleared: false, retried }
+        let (rounds, is_cleared, started) = (0, false, Instant::now());
+        Conductor { job, checkpointer, counters, stop, rounds, is_cleared, retried, started }
     }
 
     /// Does what is to be done now. `is_time` says that the interval between checkpoints is over.
@@ -94,7 +98,8 @@ impl Conductor {
     /// Nothing is queued: the last checkpoint, and the end of the pass unless that checkpoint handed names back.
     fn end_pass(&mut self) -> Result<Step> {
         self.checkpointer.checkpoint()?;
-        if !self.job.walker.is_done() || self.bring_back()? {
+        // What a checkpoint hands back may be copied before it is over: then it waits in the intake.
+        if !self.job.walker.is_done() || self.checkpointer.has_outcomes() || self.bring_back()? {
             return Ok(Step::Checkpointed);
         }
         if let Retried::Until(after) = &mut self.retried {
@@ -115,8 +120,21 @@ impl Conductor {
                 catalog::Totals { entries, bytes }
             }
         };
-        self.checkpointer.finish_pass(totals)?;
+        self.checkpointer.finish_pass(totals, self.cost())?;
         Ok(Step::Ended(End::Finished))
+    }
+
+    /// What this run came to, if it was a whole pass.
+    fn cost(&self) -> Option<(Instant, Pass)> {
+        let totals = Totals::of(&self.counters);
+        let sum = |counts: &[Count]| counts.iter().map(|&count| totals.get(count)).sum::<u64>();
+        let pass = Pass {
+            elapsed_ms: 0,
+            entries: totals.get(Count::EntriesWalked),
+            changes: totals.files_made() + sum(&[Count::Refreshed, Count::Adopted, Count::Removed]),
+            bytes: totals.get(Count::BytesCopied),
+        };
+        (self.job.past != Past::Interrupted).then_some((self.started, pass))
     }
 
     /// Removes what the source no longer has. True if names whose way is free now go round again, or the run is to

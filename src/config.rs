@@ -184,6 +184,8 @@ pub struct Config {
     pub checksum: ChecksumPolicy,
     /// Whether set-id bits come back from a bucket's metadata.
     pub special_bits: SpecialBits,
+    /// What a new ctime alone means.
+    pub ctime: CtimePolicy,
     /// Whether only what failed is tried again.
     pub retry: Retry,
     /// Whether what the source no longer has goes from the destination, and how much of it at most.
@@ -309,6 +311,18 @@ pub enum ChecksumPolicy {
     Free,
     /// All of them: what the server does not compare is read back.
     Keep,
+    /// All of them, and what is written to a file system is read back past the page cache.
+    ReadBack,
+}
+
+/// What a source whose ctime alone is new is taken for. Nothing else shows an edit that keeps size and mtime; but a
+/// restore or a move of the source may set every ctime anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CtimePolicy {
+    /// Changed: its content is compared with the recorded checksum, or copied.
+    Heed,
+    /// Unchanged.
+    Ignore,
 }
 
 /// Whether set-id bits come back from a bucket's metadata, which whoever may write there has set.

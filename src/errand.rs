@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crossbeam_deque::Worker;
 
 use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Record, Stamp};
-use crate::config::UNSTABLE_ATTEMPTS_MAX;
+use crate::config::{CtimePolicy, UNSTABLE_ATTEMPTS_MAX};
 use crate::error::{Cause, Error, Result};
 use crate::filter::Sort;
 use crate::job::{Job, Past, Place, Ticket};
@@ -196,7 +196,8 @@ impl Errands {
         let recorded = reader.dir(dir.id)?.and_then(|record| record.stamp);
         let (Some(recorded), Some(now)) = (recorded, dir.stamp()) else { return Ok(false) };
         let is_finished = !reader.is_open_dir(dir.id, DirState::Unfinished)?;
-        Ok(is_finished && DirStamp { atime: now.atime, ..recorded } == now)
+        let ctime = if self.job.config.ctime == CtimePolicy::Ignore { now.ctime } else { recorded.ctime };
+        Ok(is_finished && DirStamp { atime: now.atime, ctime, ..recorded } == now)
     }
 
     /// A directory that cannot be opened: recorded under its own number with an empty name.
@@ -240,6 +241,12 @@ impl Errands {
         match ending {
             Ending::Changed if errand.attempt < UNSTABLE_ATTEMPTS_MAX => {
                 errand.attempt += 1;
+                errand.claimed = group;
+                return Some(errand);
+            }
+            // Ends: without its checksum nothing is read again for it.
+            Ending::Differs => {
+                errand.record = errand.record.map(|record| FileRecord { checksum: None, ..record });
                 errand.claimed = group;
                 return Some(errand);
             }

@@ -7,6 +7,7 @@
 //! interrupted end goes on where it stopped.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::catalog::{Batch, DirId, DirStamp, DirState, Header, JobStatus, Row, Totals};
 use crate::checkpoint::Checkpointer;
@@ -14,7 +15,7 @@ use crate::config::{LossPolicy, Metadata, scaled};
 use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::lane::publish;
 use crate::provider::metadata;
-use crate::report::{Count, Loss};
+use crate::report::{Count, Loss, PASSES_MAX, Pass};
 use crate::ring::Side;
 use crate::seal::{Sealer, on_all};
 use crate::walk::DirNode;
@@ -28,8 +29,8 @@ const UPLOADS_MAX: usize = 4096;
 
 impl Checkpointer {
     /// Finishes the directories, makes everything durable, and records the pass as finished. To be called after the
-    /// last checkpoint, when nothing is queued.
-    pub fn finish_pass(&mut self, totals: Totals) -> Result<()> {
+    /// last checkpoint, when nothing is queued. `pass` is what it came to, with its start, if it was a whole one.
+    pub fn finish_pass(&mut self, totals: Totals, pass: Option<(Instant, Pass)>) -> Result<()> {
         let mut below = None;
         // Ends: each page lies strictly below the one before.
         loop {
@@ -47,7 +48,7 @@ impl Checkpointer {
                 rows.extend(self.job.note_rows());
             }
             self.sync()?;
-            let header = self.finished_header(is_last, totals);
+            let header = self.finished_header(is_last, totals, pass);
             let batch = Batch { rows, header, reseal_dirs: Vec::new() };
             self.job.catalog.commit(&batch)?;
             self.header = batch.header;
@@ -86,10 +87,16 @@ impl Checkpointer {
     }
 
     /// The sync just made covers the seals of the last batch: all its records are Completed.
-    fn finished_header(&self, is_last: bool, totals: Totals) -> Header {
+    fn finished_header(&self, is_last: bool, totals: Totals, pass: Option<(Instant, Pass)>) -> Header {
         let status = if is_last { JobStatus::Finished } else { JobStatus::Running };
         let totals = if is_last { totals } else { self.header.totals };
-        Header { status, totals, completed_batch: self.header.durable_batch, ..self.header.clone() }
+        let mut passes = self.header.passes.clone();
+        if let Some((started, pass)) = pass.filter(|_| is_last) {
+            let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            passes.drain(..(passes.len() + 1).saturating_sub(PASSES_MAX));
+            passes.push(Pass { elapsed_ms, ..pass });
+        }
+        Header { status, totals, passes, completed_batch: self.header.durable_batch, ..self.header.clone() }
     }
 
     /// Finishes directories, those of one depth together: none above them is finished before, for that might shut the

@@ -308,9 +308,22 @@ impl Job {
     }
 
     /// The recorded first name of a group, if it stands for the source as it is: copied in this pass, or unchanged
-    /// since.
+    /// since, or of a file of which only the ctime is new, which its first name is read again for. At the end of a pass
+    /// all firsts have had their turn.
     pub fn recorded_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<LinkName>, Error> {
-        Ok(self.first_record(key, stamp)?.map(|(first, _)| first))
+        if let Some((first, _)) = self.first_record(key, stamp)? {
+            return Ok(Some(first));
+        }
+        if key.is_in_bucket() || self.is_resealed.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let reader = self.catalog.reader()?;
+        let Some(first) = reader.link(key.dev, key.ino)? else { return Ok(None) };
+        let is_reread = match reader.entry(first.dir, &first.name)? {
+            Some(Record::File(record)) => self.progress.is_reread(&record, stamp),
+            _ => false,
+        };
+        Ok(is_reread.then_some((first.dir, first.name)))
     }
 
     /// As [`Job::recorded_first`], if it can be linked to (an interruption left no doubt of its seal).
@@ -328,7 +341,7 @@ impl Job {
             false => {
                 // The link objects of a bucket have stamps of their own; at the end of a pass all firsts are met.
                 let is_met = key.is_in_bucket() && self.is_resealed.load(Ordering::Relaxed);
-                record.status == Status::Done && (record.stamp == *stamp || is_met)
+                record.status == Status::Done && (self.progress.is_same(&record.stamp, stamp) || is_met)
             }
         };
         let is_lost = record.batch == BATCH_UNSEALED && self.is_resealed.load(Ordering::Relaxed);

@@ -38,11 +38,13 @@
 //! job.rs               what all parts of a run share
 //! listing.rs           one directory being listed
 //! transfer/mod.rs      the life of one object
+//! transfer/held.rs     what the destination holds already: sealed again, adopted, given new metadata
 //! transfer/named.rs    objects without content: symlinks, FIFOs, sockets, device nodes
 //! large/mod.rs         the life of a large file
 //! large/task.rs        one shard's part in it
 //! outcome.rs           what shards tell the checkpoints
 //! seal.rs              what makes a durable object final
+//! readback.rs          what a durable batch left at the destination, read past the page cache
 //! checkpoint.rs        a batch: durable, sealed, recorded
 //! delete.rs            what the source no longer has goes from the destination
 //! finish.rs            the end of a pass: directories, last commit
@@ -54,7 +56,7 @@
 //! shard/names.rs       where its objects come from
 //! shard/objects.rs     what becomes of them
 //! conduct.rs           the decisions of a run, apart from the waiting
-//! verify/*.rs          both sides compared on the same walker and rings
+//! verify/*.rs          both sides compared on the same walker and rings; verify/bucket.rs where one is a bucket
 //! rehearsal.rs         what a run would do, and why: nothing is changed
 //! ledger/*.rs          what a job did to every object, as a report of lines that vouch for each other
 //! crew.rs              who does the work: what answers, on how many threads, with how much memory
@@ -126,6 +128,7 @@ pub mod outcome;
 pub mod pages;
 pub mod plan;
 pub mod provider;
+pub(crate) mod readback;
 pub mod rehearsal;
 pub mod report;
 pub mod resume;

@@ -3,6 +3,7 @@
 //! ```text
 //! record of this pass          -> Done already                       (a resume: not even the source is looked at)
 //! record equals the source     -> Unchanged                          (the destination is not looked at)
+//! only its ctime differs       -> Reread: metadata alone if the content has the recorded checksum, else Copy
 //! failed, but held until then  -> Adopt, if the destination still has it
 //! record differs               -> Copy, replacing what is there
 //! no record, no dest name      -> Copy
@@ -11,6 +12,7 @@
 //! ```
 
 use crate::catalog::{FileRecord, Stamp, Status};
+use crate::config::CtimePolicy;
 use crate::ring::{Kind, Stat, Time};
 
 /// What to do with one object.
@@ -22,6 +24,8 @@ pub enum Plan {
     Copy(Reason),
     /// Copy it if, on looking at the destination, it is not there in the same state already.
     Compare,
+    /// Nothing but its ctime is new: copy it unless its content still has this CRC64.
+    Reread(u64),
 }
 
 /// Why nothing is to be done.
@@ -55,6 +59,8 @@ pub struct Progress {
     pub completed_batch: u64,
     /// `Written` records of this batch and later are of this boot, and so still hold.
     pub boot_batch: u64,
+    /// What a new ctime alone means.
+    pub ctime: CtimePolicy,
 }
 
 impl Progress {
@@ -71,6 +77,24 @@ impl Progress {
     pub fn is_handled(&self, record: &FileRecord) -> bool {
         record.batch >= self.pass_start_batch && self.holds(record)
     }
+
+    /// Whether a file in state `now` is read again before it is decided about.
+    pub fn is_reread(&self, record: &FileRecord, now: &Stamp) -> bool {
+        self.holds(record) && !self.is_same(&record.stamp, now) && known_content(record, now).is_some()
+    }
+
+    /// Whether a source in state `now` is the one that was recorded as `then`.
+    pub fn is_same(&self, then: &Stamp, now: &Stamp) -> bool {
+        match self.ctime {
+            CtimePolicy::Heed => then == now,
+            CtimePolicy::Ignore => is_same_but_ctime(then, now),
+        }
+    }
+}
+
+/// Whether nothing but ctime tells two states apart: attributes, names, or an edit that kept size and mtime.
+fn is_same_but_ctime(then: &Stamp, now: &Stamp) -> bool {
+    *then == Stamp { ctime: then.ctime, ..*now }
 }
 
 /// Decides from source and record. `dest_is_new` says that the destination directory was created by this run.
@@ -83,15 +107,25 @@ pub fn decide(source: &Stat, record: Option<&FileRecord>, progress: &Progress, d
     }
     match record.status {
         // A failure that left the destination's older file alone, of a source that is what it was then.
-        Status::Failed if record.stamp == Stamp::of(source) => Plan::Compare,
+        Status::Failed if progress.is_same(&record.stamp, &Stamp::of(source)) => Plan::Compare,
         Status::Failed => Plan::Copy(Reason::Failed),
         Status::Pending | Status::InProgress => Plan::Copy(Reason::Interrupted),
         Status::Done | Status::Written if !progress.holds(record) => Plan::Copy(Reason::Interrupted),
-        Status::Done | Status::Written => match record.stamp == Stamp::of(source) {
-            true => Plan::Skip(Skip::Unchanged),
-            false => Plan::Copy(Reason::Changed),
+        Status::Done | Status::Written if progress.is_same(&record.stamp, &Stamp::of(source)) => {
+            Plan::Skip(Skip::Unchanged)
+        }
+        Status::Done | Status::Written => match known_content(record, &Stamp::of(source)) {
+            Some(crc64) if source.kind() == Kind::File => Plan::Reread(crc64),
+            _ => Plan::Copy(Reason::Changed),
         },
     }
+}
+
+/// The CRC64 that a file has if nothing but its ctime is new, and not its content; `None` if only a copy is sure.
+fn known_content(record: &FileRecord, now: &Stamp) -> Option<u64> {
+    // The CRC64 of nothing is 0, recorded or not.
+    let known = record.checksum.map(|checksum| checksum.crc64).or((now.size == 0).then_some(0));
+    known.filter(|_| is_same_but_ctime(&record.stamp, now))
 }
 
 /// Whether a destination name without a record holds the source's content by the seal of I2: a regular file of the same
@@ -112,7 +146,8 @@ mod tests {
     use super::*;
     use crate::report::LossSet;
 
-    const PROGRESS: Progress = Progress { pass_start_batch: 10, completed_batch: 12, boot_batch: 12 };
+    const PROGRESS: Progress =
+        Progress { pass_start_batch: 10, completed_batch: 12, boot_batch: 12, ctime: CtimePolicy::Heed };
 
     fn source() -> Stat {
         let time = Time { secs: 1_700_000_000, nanos: 123_456_789 };
@@ -153,6 +188,26 @@ mod tests {
             change(&mut changed);
             assert_eq!(decide(&changed, Some(&done), &PROGRESS, false), Plan::Copy(Reason::Changed));
         }
+    }
+
+    #[test]
+    fn a_new_ctime_alone_is_read_again_where_there_is_something_to_compare() {
+        let mut changed = source();
+        changed.ctime.secs += 1;
+        let checksum = Some(crate::catalog::Checksum { crc64: 7, proof: crate::catalog::Proof::Written });
+        let known = FileRecord { checksum, ..record(Status::Done, 9) };
+        let plan = |source: &Stat, record: &FileRecord, progress| decide(source, Some(record), progress, false);
+        assert_eq!(plan(&changed, &known, &PROGRESS), Plan::Reread(7));
+        assert_eq!(plan(&changed, &record(Status::Done, 9), &PROGRESS), Plan::Copy(Reason::Changed));
+        let grown = Stat { size: 6, ..changed };
+        assert_eq!(plan(&grown, &known, &PROGRESS), Plan::Copy(Reason::Changed));
+        let symlink = Stat { mode: libc::S_IFLNK | 0o777, ..changed };
+        assert_eq!(plan(&symlink, &known, &PROGRESS), Plan::Copy(Reason::Changed));
+        let unsealed = FileRecord { batch: 13, ..known.clone() };
+        assert_eq!(plan(&changed, &unsealed, &PROGRESS), Plan::Copy(Reason::Interrupted));
+        let ignoring = Progress { ctime: CtimePolicy::Ignore, ..PROGRESS };
+        assert_eq!(plan(&changed, &known, &ignoring), Plan::Skip(Skip::Unchanged));
+        assert_eq!(plan(&grown, &known, &ignoring), Plan::Copy(Reason::Changed));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! ```text
 //! copy     new | changed | differs | failed before | interrupted before        dir/name
 //! adopt    same size and time                                                  dir/name
+//! reread   ctime alone is new: metadata if the content is as recorded, or copy dir/name
 //! skip     unchanged | done                                                    dir/name
 //! make     new directory                                                       dir
 //! delete   not in the source                                                   dir/name
@@ -15,9 +16,9 @@ use std::io::Write;
 use std::sync::Arc;
 
 use crate::catalog::{Catalog, DirId, FileRecord, JobStatus, Record, boot_id};
-use crate::config::{Config, DIR_CACHE_PER_SHARD};
+use crate::config::{Config, CtimePolicy, DIR_CACHE_PER_SHARD};
 use crate::engine::granularity_nanos;
-use crate::error::{Errno, Error, Result, escape, join};
+use crate::error::{Errno, Error, Result, escape};
 use crate::filter::{Choice, Sort};
 use crate::job::read_choice;
 use crate::listing::{BUFFER_BYTES, parse};
@@ -67,7 +68,7 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
         config,
         caller: &kernel,
         choice,
-        progress: progress(catalog.as_ref()),
+        progress: progress(catalog.as_ref(), config.ctime),
         next_id: catalog.as_ref().map_or(DirId::ROOT.0 + 1, |catalog| catalog.header().next_id),
         catalog,
         granularity_nanos: dest.as_ref().map_or(1, |(dest, _)| granularity_nanos(dest.file_system)),
@@ -86,9 +87,9 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
 }
 
 /// Where a run of now would stand: in a pass of its own after a finished one.
-fn progress(catalog: Option<&Catalog>) -> Progress {
+fn progress(catalog: Option<&Catalog>, ctime: CtimePolicy) -> Progress {
     let Some(header) = catalog.map(Catalog::header) else {
-        return Progress { pass_start_batch: 0, completed_batch: 0, boot_batch: u64::MAX };
+        return Progress { pass_start_batch: 0, completed_batch: 0, boot_batch: u64::MAX, ctime };
     };
     let is_same_boot = header.boot_id != [0; 16] && header.boot_id == boot_id();
     Progress {
@@ -98,6 +99,7 @@ fn progress(catalog: Option<&Catalog>) -> Progress {
         },
         completed_batch: header.completed_batch,
         boot_batch: if is_same_boot { header.boot_batch } else { u64::MAX },
+        ctime,
     }
 }
 
@@ -167,39 +169,82 @@ impl Rehearsal<'_> {
     fn directory(&mut self, dir: &Arc<DirNode>, is_there: bool) -> Result<Level> {
         let mut level = Level { subdirs: Vec::new() };
         let path = dir.path();
-        let listed = open(&mut self.source, self.caller, Side::Source, dir)
-            .and_then(|at| self.names(Side::Source, &at).map(|names| (at, names)));
-        let (at, names) = match listed {
+        let opened = open(&mut self.source, self.caller, Side::Source, dir);
+        let listed = match &opened {
+            Ok(at) => self.each_name(Side::Source, at, &mut |rehearsal, name| {
+                let below = rehearsal.entry(dir, at, &name, is_there)?;
+                level.subdirs.extend(below);
+                Ok(())
+            })?,
+            Err(errno) => Err(*errno),
+        };
+        let (at, count) = match opened.and_then(|at| Ok((at, listed?))) {
             Ok(listed) => listed,
             Err(errno) => {
                 self.fail("list", &path, errno);
                 return Ok(level);
             }
         };
-        let is_empty_root = names.is_empty() && dir.parent.is_none();
-        for name in names {
-            let stat = match Posix::new(self.caller, Side::Source).stat(&at, &name) {
-                Ok(stat) => stat,
-                Err(errno) => {
-                    self.fail("stat", &join(&path, &name), errno);
-                    continue;
-                }
-            };
-            let sort = if stat.kind() == Kind::Dir { Sort::Dir } else { Sort::Other };
-            if !self.choice.takes(&join(&path, &name), sort) {
-                continue;
-            }
-            let dest = if is_there { self.look_at(dir, &name) } else { None };
-            match stat.kind() {
-                Kind::Dir => level.subdirs.push(self.subdir(dir, &name, dest)?),
-                _ => self.object(dir, &name, &stat, dest)?,
-            }
-        }
+        let is_empty_root = count == 0 && dir.parent.is_none();
         let is_withheld = is_empty_root && !self.config.delete.is_some_and(|deletes| deletes.is_forced);
         if is_there && self.config.delete.is_some() && !is_withheld {
             self.extras(dir, &at)?;
         }
         Ok(level)
+    }
+
+    /// Decides about one name of a directory; a directory comes back, to be gone into.
+    fn entry(
+        &mut self,
+        dir: &Arc<DirNode>,
+        at: &Handle,
+        name: &Name,
+        is_there: bool,
+    ) -> Result<Option<(Arc<DirNode>, bool)>> {
+        let path = dir.path_of(name);
+        let stat = match Posix::new(self.caller, Side::Source).stat(at, name) {
+            Ok(stat) => stat,
+            Err(errno) => {
+                self.fail("stat", &path, errno);
+                return Ok(None);
+            }
+        };
+        let sort = if stat.kind() == Kind::Dir { Sort::Dir } else { Sort::Other };
+        if !self.choice.takes(&path, sort) {
+            return Ok(None);
+        }
+        let dest = if is_there { self.look_at(dir, name) } else { None };
+        match stat.kind() {
+            Kind::Dir => self.subdir(dir, name, dest).map(Some),
+            _ => self.object(dir, name, &stat, dest).map(|()| None),
+        }
+    }
+
+    /// Shows `visit` each name of a directory, a buffer of them at a time (I4); how many there were.
+    fn each_name(
+        &mut self,
+        side: Side,
+        at: &Handle,
+        visit: &mut dyn FnMut(&mut Self, Name) -> Result<()>,
+    ) -> Result<std::result::Result<u64, Errno>> {
+        let posix = Posix::new(self.caller, side);
+        let handle = match posix.open_dir(at, &c".".to_owned()) {
+            Ok(handle) => handle,
+            Err(errno) => return Ok(Err(errno)),
+        };
+        let (mut count, mut entries, mut buffer) = (0, VecDeque::new(), vec![0; BUFFER_BYTES]);
+        // Ends: the directory does.
+        loop {
+            match posix.read_dir(&handle, &mut buffer) {
+                Ok(0) => return Ok(Ok(count)),
+                Ok(filled) => parse(&buffer[..filled], &mut entries),
+                Err(errno) => return Ok(Err(errno)),
+            }
+            for entry in entries.drain(..) {
+                count += 1;
+                visit(self, entry.name)?;
+            }
+        }
     }
 
     fn names(&self, side: Side, at: &Handle) -> std::result::Result<Vec<Name>, Errno> {
@@ -247,6 +292,7 @@ impl Rehearsal<'_> {
             Plan::Compare if is_adopted => ("adopt", "same size and time"),
             Plan::Compare if dest.is_none() => ("copy", "new"),
             Plan::Compare => ("copy", "differs"),
+            Plan::Reread(_) => ("reread", "only ctime is new"),
             Plan::Copy(Reason::New) => ("copy", "new"),
             Plan::Copy(Reason::Changed) => ("copy", "changed"),
             Plan::Copy(Reason::Failed) => ("copy", "failed before"),
@@ -258,18 +304,20 @@ impl Rehearsal<'_> {
     /// Says what the destination has and the source has not.
     fn extras(&mut self, dir: &Arc<DirNode>, source: &Handle) -> Result<()> {
         let Some(dest) = self.dest.as_mut() else { return Ok(()) };
-        let names = open(dest, self.caller, Side::Dest, dir).and_then(|at| self.names(Side::Dest, &at));
-        let names = match names {
-            Ok(names) => names,
-            Err(errno) => {
-                self.fail("list", &dir.path(), errno);
-                return Ok(());
-            }
+        let listed = match open(dest, self.caller, Side::Dest, dir) {
+            Ok(at) => self.each_name(Side::Dest, &at, &mut |rehearsal, name| match Posix::new(
+                rehearsal.caller,
+                Side::Source,
+            )
+            .stat(source, &name)
+            {
+                Err(Errno::NOENT) => rehearsal.extra(dir, name),
+                _ => Ok(()),
+            })?,
+            Err(errno) => Err(errno),
         };
-        for name in names {
-            if Posix::new(self.caller, Side::Source).stat(source, &name) == Err(Errno::NOENT) {
-                self.extra(dir, name)?;
-            }
+        if let Err(errno) = listed {
+            self.fail("list", &dir.path(), errno);
         }
         Ok(())
     }

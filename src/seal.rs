@@ -115,16 +115,15 @@ impl Sealer {
     }
 
     /// A file that cannot be sealed does not stay (I2). Best effort: what stays has no seal.
-    fn remove_unsealed(&mut self, dir: &Arc<DirNode>, name: &Name, copied: &Copied) {
-        let written = match &copied.seal {
-            Seal::None => return,
-            Seal::Times { .. } => self.job.dest_name(dir, name).clone(),
-            Seal::Rename { temp, .. } => temp.clone(),
-        };
+    pub(crate) fn remove_unsealed(&mut self, dir: &Arc<DirNode>, name: &Name, copied: &Copied) {
+        if matches!(copied.seal, Seal::None) {
+            return;
+        }
         let Ok(at) = self.open(dir) else { return };
-        let now = self.dest().stat(&at, &written);
+        let written = copied.written_name(self.job.dest_name(dir, name));
+        let now = self.dest().stat(&at, written);
         if now.is_ok_and(|now| (now.dev, now.ino) == (copied.dest_dev, copied.dest_ino)) {
-            let _ = self.dest().unlink(&at, &written);
+            let _ = self.dest().unlink(&at, written);
         }
     }
 

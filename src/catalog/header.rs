@@ -2,9 +2,15 @@
 
 use super::bytes::{Damage, Decoded, Put, Take};
 use super::record::{self, DirId};
+use crate::report::{PASSES_MAX, Pass};
 
 /// Bytes of one stored piece of the list of directories to seal again: small enough to lie inside a page.
 const PIECE_BYTES_MAX: usize = 1500;
+
+/// A header without passes, as the first ones were.
+const KIND_PLAIN: u8 = 0;
+/// A header that ends with passes.
+const KIND_WITH_PASSES: u8 = 1;
 
 /// Where the job as a whole stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +35,8 @@ pub struct Header {
     pub boot_batch: u64,
     /// What the last finished pass saw, for the ETA of the next.
     pub totals: Totals,
+    /// What the last passes took, oldest first; those that nothing interrupted.
+    pub passes: Vec<Pass>,
 }
 
 /// Whether a pass is over.
@@ -63,6 +71,7 @@ impl Header {
             boot_id: boot_id(),
             boot_batch: 1,
             totals: Totals::default(),
+            passes: Vec::new(),
         }
     }
 
@@ -97,7 +106,9 @@ pub struct StoredHeader {
 /// Appends a header.
 pub fn encode_header(stored: &StoredHeader, body: &mut Vec<u8>) {
     let header = &stored.header;
+    let kind_at = body.len();
     record::put_version(body);
+    body[kind_at] |= if header.passes.is_empty() { KIND_PLAIN } else { KIND_WITH_PASSES };
     body.extend_from_slice(&header.job_id.to_le_bytes());
     body.extend_from_slice(&header.boot_id);
     body.push(match header.status {
@@ -118,12 +129,20 @@ pub fn encode_header(stored: &StoredHeader, body: &mut Vec<u8>) {
     ] {
         body.put_varint(number);
     }
+    if header.passes.is_empty() {
+        return;
+    }
+    body.put_varint(header.passes.len() as u64);
+    for Pass { elapsed_ms, entries, changes, bytes } in &header.passes {
+        [*elapsed_ms, *entries, *changes, *bytes].into_iter().for_each(|number| body.put_varint(number));
+    }
 }
 
 /// Reads a header.
 pub fn decode_header(body: &[u8]) -> Decoded<StoredHeader> {
     let mut take = Take(body);
-    if record::take_version(&mut take)? != 0 {
+    let kind = record::take_version(&mut take)?;
+    if ![KIND_PLAIN, KIND_WITH_PASSES].contains(&kind) {
         return Err(Damage("the header is of no known kind"));
     }
     let job_id = u64::from_le_bytes(take.array()?);
@@ -133,7 +152,7 @@ pub fn decode_header(body: &[u8]) -> Decoded<StoredHeader> {
         1 => JobStatus::Finished,
         _ => return Err(Damage("the header's status is unknown")),
     };
-    let header = Header {
+    let mut header = Header {
         job_id,
         boot_id,
         status,
@@ -144,10 +163,19 @@ pub fn decode_header(body: &[u8]) -> Decoded<StoredHeader> {
         next_id: take.varint()?,
         boot_batch: take.varint()?,
         totals: Totals { entries: take.varint()?, bytes: take.varint()? },
+        passes: Vec::new(),
     };
-    let stored = StoredHeader { header, transaction: take.varint()?, reseal_count: take.varint()? };
+    let (transaction, reseal_count) = (take.varint()?, take.varint()?);
+    let passes = if kind == KIND_WITH_PASSES { take.varint()? } else { 0 };
+    if passes > PASSES_MAX as u64 {
+        return Err(Damage("a number is out of range"));
+    }
+    for _ in 0..passes {
+        let (elapsed_ms, entries) = (take.varint()?, take.varint()?);
+        header.passes.push(Pass { elapsed_ms, entries, changes: take.varint()?, bytes: take.varint()? });
+    }
     take.end()?;
-    Ok(stored)
+    Ok(StoredHeader { header, transaction, reseal_count })
 }
 
 /// Cuts ascending ids into stored pieces: each a first id and the steps to the next ones.

@@ -156,6 +156,9 @@ struct Arguments {
     /// print what would be done and why; change nothing
     #[argh(switch)]
     dry_run: bool,
+    /// take a file whose ctime alone is new for unchanged
+    #[argh(switch)]
+    ignore_ctime: bool,
     /// try only what failed in the last pass
     #[argh(switch)]
     retry_failed: bool,
@@ -177,6 +180,9 @@ struct Arguments {
     /// record every file's CRC64; read back S3 objects that the server does not check
     #[argh(switch)]
     checksum: bool,
+    /// as --checksum; read every copy back from the device too
+    #[argh(switch)]
+    readback: bool,
     /// serve figures for Prometheus at ADDRESS:PORT, or a port of this machine
     #[argh(option, arg_name = "addr", from_str_fn(values::metrics_addr))]
     metrics_addr: Option<SocketAddr>,
@@ -329,6 +335,7 @@ impl Arguments {
             checkpoint_interval: self.checkpoint_interval,
             checkpoint_bytes: self.checkpoint_bytes,
             mounts: if self.one_file_system { Mounts::Stay } else { Mounts::Cross },
+            ctime: if self.ignore_ctime { CtimePolicy::Ignore } else { CtimePolicy::Heed },
             retry: if self.retry_failed { Retry::FailedOnly } else { Retry::WithAll },
             delete: (self.delete || self.force_delete)
                 .then_some(Deletes { max: self.max_delete, is_forced: self.force_delete }),
@@ -347,7 +354,11 @@ impl Arguments {
                 storage_class: self.storage_class,
             },
             part_bytes: self.part_size,
-            checksum: if self.checksum { ChecksumPolicy::Keep } else { ChecksumPolicy::Free },
+            checksum: match (self.readback, self.checksum) {
+                (true, _) => ChecksumPolicy::ReadBack,
+                (false, true) => ChecksumPolicy::Keep,
+                (false, false) => ChecksumPolicy::Free,
+            },
             special_bits: if self.special_bits { SpecialBits::Restore } else { SpecialBits::Leave },
             output: match (self.quiet, self.json) {
                 (false, false) => Output::Text,

@@ -71,6 +71,24 @@ pub(super) struct Arguments {
     /// auto, uring or sync: how the system is asked (auto)
     #[argh(option, arg_name = "which", default = "EngineChoice::Auto", from_str_fn(values::engine))]
     engine: EngineChoice,
+    /// where S3 requests go, instead of AWS
+    #[argh(option, arg_name = "url", from_str_fn(words::decode_text))]
+    endpoint_url: Option<String>,
+    /// the S3 region
+    #[argh(option, arg_name = "name", from_str_fn(words::decode_text))]
+    region: Option<String>,
+    /// the profile of ~/.aws to use
+    #[argh(option, arg_name = "name", from_str_fn(words::decode_text))]
+    profile: Option<String>,
+    /// the same for the source, where it differs
+    #[argh(option, arg_name = "url", from_str_fn(words::decode_text))]
+    source_endpoint_url: Option<String>,
+    /// the same for the source, where it differs
+    #[argh(option, arg_name = "name", from_str_fn(words::decode_text))]
+    source_region: Option<String>,
+    /// the same for the source, where it differs
+    #[argh(option, arg_name = "name", from_str_fn(words::decode_text))]
+    source_profile: Option<String>,
     /// print what differs, and a summary, as one JSON object a line
     #[argh(switch)]
     json: bool,
@@ -106,6 +124,18 @@ impl Arguments {
             files_from: self.files_from.map(PathBuf::from),
             sample: self.sample,
             has_holes: self.holes,
+            source_s3: S3Options {
+                endpoint_url: self.source_endpoint_url.or_else(|| self.endpoint_url.clone()),
+                region: self.source_region.or_else(|| self.region.clone()),
+                profile: self.source_profile.or_else(|| self.profile.clone()),
+                storage_class: None,
+            },
+            dest_s3: S3Options {
+                endpoint_url: self.endpoint_url,
+                region: self.region,
+                profile: self.profile,
+                storage_class: None,
+            },
             form,
             is_quiet: self.quiet,
         })

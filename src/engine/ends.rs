@@ -173,6 +173,18 @@ fn split_key(root: &mut BucketRoot, typed: &[u8]) -> Option<CString> {
     Some(name)
 }
 
+/// Opens a bucket to read what lies below a prefix; its name as the catalog keeps it.
+pub(crate) async fn open_to_read(
+    bucket: &str,
+    prefix: &[u8],
+    options: &S3Options,
+    side: Side,
+    names: KeyNames,
+) -> Result<(BucketRoot, Vec<u8>)> {
+    let end = open_bucket(bucket, prefix, options, side, names).await?;
+    Ok((end.root, end.name))
+}
+
 /// What stands for a bucket where a directory is expected.
 fn bucket_root(name: &[u8]) -> Result<Root> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;

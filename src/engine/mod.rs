@@ -11,7 +11,7 @@
 //! asked for.
 
 mod autopilot;
-mod ends;
+pub(crate) mod ends;
 mod team;
 mod watch;
 
@@ -52,13 +52,14 @@ use crate::outcome::Intake;
 use crate::plan::Progress as Standing;
 use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
+use crate::readback;
 use crate::report::{
     Activity, Console, Counters, Crowd, Durability, End, EngineUsed, ExitCode, Failures, Keeper, Latency, Losses,
-    Moment, Notes, Progress, Run, Summary, Totals, Walk, shell_command,
+    Moment, Notes, Progress, Run, Summary, Totals, Walk, forecast, shell_command,
 };
 use crate::resume;
 use crate::ring::syscalls::Kernel;
-use crate::ring::{Caller, FixedBuffers, Side};
+use crate::ring::{Caller, Side};
 use crate::roots::{DestOrigin, Root, Roots};
 use crate::stop::Stop;
 use crate::walk::{DestDir, Walker, Work};
@@ -220,6 +221,7 @@ pub(crate) fn make_job(
             resume::Kind::Resume | resume::Kind::Retry => Past::Interrupted,
         },
         progress: Standing {
+            ctime: config.ctime,
             pass_start_batch: header.pass_start_batch,
             completed_batch: header.completed_batch,
             boot_batch: header.boot_batch,
@@ -318,10 +320,12 @@ impl Setup {
         let slots = self.crew.slots;
         let counters: Vec<Arc<Counters>> = (0..=slots).map(|_| Arc::new(Counters::default())).collect();
         let intake = Arc::new(Intake::new(slots, job.config.checkpoint_bytes, self.bell.clone()));
-        let caller: Arc<dyn Caller> = Arc::new(Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone()));
+        let sealers = self.crew.sealers();
+        let buffers = readback::buffers(&job.config, sealers)?;
+        let caller: Arc<dyn Caller> = Arc::new(Kernel::new(buffers.arena().clone()));
         let dest_root = prepare_root(job, &self.roots, &*caller)?;
         let main = Arc::clone(&counters[slots]);
-        let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, self.crew.sealers())?;
+        let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, (sealers, buffers))?;
         let mut conductor = Conductor::new(job.clone(), checkpointer, counters.clone(), asks.stop.clone());
         resume::start(job, kind, dest_root)?;
         let former_entries = facts.former_entries;
@@ -459,6 +463,7 @@ impl Setup {
             state: job.catalog.path().as_os_str().as_encoded_bytes().to_vec(),
             command: shell_command(&job.config.command),
             totals: outcome.totals,
+            forecast: forecast(&job.catalog.header().passes),
             losses: job.losses.counts(),
             elapsed: self.started.elapsed(),
             streams: job.gate.limit(),

@@ -10,6 +10,9 @@
 //! [`LargeFile`] is what the shards share, [`LargeTask`] one shard's part in it. The last task to leave finishes the
 //! file: size, unchanged source, owner, mode, close. Holes are not read: SEEK_DATA finds what lies between them. A
 //! destination that direct I/O can reach is allocated first, for extending direct writes are serialised (ext4).
+//!
+//! A file of which only the ctime is new is read in the same way, and not written: its blocks end with their checksums
+//! ([`LargeFile::reread`]), and if they make the recorded one, its copy gets new metadata and nothing else.
 
 mod task;
 
@@ -86,6 +89,29 @@ pub struct LargeFile {
     written: AtomicU64,
     /// Its permit, which may be parked.
     pub stream: Stream,
+    /// What the catalog knew of it when the attempt began.
+    former: Option<FileRecord>,
+    /// What becomes of its blocks.
+    goal: Goal,
+}
+
+/// What a large file is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// To be written to the destination.
+    Copy,
+    /// To be compared with the CRC64 that its copy was written with.
+    Compare(u64),
+}
+
+/// The source of a large file, open.
+struct Source {
+    /// For its blocks: direct where `align` is not 1.
+    direct: Handle,
+    /// For descriptions and holes: never direct.
+    plain: Handle,
+    /// Alignment of offsets and lengths in bytes.
+    align: u64,
 }
 
 /// What a resume found of an earlier attempt.
@@ -102,18 +128,7 @@ impl LargeFile {
     /// Opens both sides of a large file, continuing an earlier attempt where the record allows.
     pub fn open(work: &Work, record: Option<&FileRecord>, ticket: Ticket, attempt: u32) -> Result<LargeFile> {
         let (job, place) = (work.job, work.place);
-        let source = Posix::new(work.caller, Side::Source);
-        let opened = |access| source.open(&place.open.source, &place.name, access);
-        let plain = opened(Access::Read).map_err(|errno| source_error(job, place, "open", errno))?;
-        let now = source.stat_handle(&plain).map_err(|errno| source_error(job, place, "stat", errno))?;
-        if !work.stat.is_unchanged_in(&now) {
-            return Err(work.unstable(attempt));
-        }
-        let source_align = direct_align(job, &now, work.stat.size, &place.path(job, Side::Source))?;
-        let direct = match source_align {
-            1 => plain.clone(),
-            _ => opened(Access::ReadDirect).map_err(|errno| source_error(job, place, "open direct", errno))?,
-        };
+        let source = open_source(work, attempt)?;
         let (file, id, durable) = match find_leftover(work, record)? {
             Some(leftover) => (leftover.file, leftover.id, leftover.ranges),
             None => (work.create()?, job.new_id(), Vec::new()),
@@ -121,29 +136,13 @@ impl LargeFile {
         let dest_align = direct_align(job, &file.made, work.stat.size, &place.path(job, Side::Dest));
         let dest_align = dest_align.inspect_err(|_| work.remove(file.temp.as_ref()))?;
         let mut large = LargeFile {
-            place: place.clone(),
-            stat: *work.stat,
-            group: work.group,
-            ticket,
-            attempt,
             id,
             dest_ino: file.made.ino,
-            source: direct,
-            source_plain: plain,
-            dest: Mutex::new(None),
-            file: Mutex::new(None),
             write_path: if dest_align == 1 { WritePath::Buffered } else { WritePath::Direct },
-            align: source_align.max(dest_align),
-            is_sparse: work.stat.blocks * 512 < work.stat.size,
-            chunk_bytes: chunk_bytes(work.stat.size, job.config.block_bytes as u64),
-            next_chunk: AtomicU64::new(0),
+            align: source.align.max(dest_align),
             durable,
-            settled: AtomicU64::new(0),
-            tasks: AtomicU32::new(1),
-            assembly: (job.config.checksum == ChecksumPolicy::Keep).then(Mutex::default),
-            trouble: Mutex::new(None),
-            written: AtomicU64::new(0),
-            stream: Stream::default(),
+            assembly: (job.config.checksum != ChecksumPolicy::Free).then(Mutex::default),
+            ..LargeFile::new(work, record, source, (ticket, attempt))
         };
         match large.open_dest(work, &file) {
             Ok(dest) => {
@@ -156,6 +155,61 @@ impl LargeFile {
                 Err(error)
             }
         }
+    }
+
+    /// Opens the source of a large file whose content is to be compared with `crc64`.
+    pub fn reread(
+        work: &Work,
+        record: Option<&FileRecord>,
+        ticket: Ticket,
+        attempt: u32,
+        crc64: u64,
+    ) -> Result<LargeFile> {
+        let source = open_source(work, attempt)?;
+        let assembly = Some(Mutex::default());
+        let goal = Goal::Compare(crc64);
+        Ok(LargeFile { assembly, goal, ..LargeFile::new(work, record, source, (ticket, attempt)) })
+    }
+
+    /// A file that is to be written nowhere yet.
+    fn new(work: &Work, record: Option<&FileRecord>, source: Source, (ticket, attempt): (Ticket, u32)) -> LargeFile {
+        LargeFile {
+            place: work.place.clone(),
+            stat: *work.stat,
+            group: work.group,
+            ticket,
+            attempt,
+            id: 0,
+            dest_ino: 0,
+            source: source.direct,
+            source_plain: source.plain,
+            dest: Mutex::new(None),
+            file: Mutex::new(None),
+            write_path: WritePath::Buffered,
+            align: source.align,
+            is_sparse: work.stat.blocks * 512 < work.stat.size,
+            chunk_bytes: chunk_bytes(work.stat.size, work.job.config.block_bytes as u64),
+            next_chunk: AtomicU64::new(0),
+            durable: Vec::new(),
+            settled: AtomicU64::new(0),
+            tasks: AtomicU32::new(1),
+            assembly: None,
+            trouble: Mutex::new(None),
+            written: AtomicU64::new(0),
+            stream: Stream::default(),
+            former: record.cloned(),
+            goal: Goal::Copy,
+        }
+    }
+
+    /// What it is read for.
+    pub fn goal(&self) -> Goal {
+        self.goal
+    }
+
+    /// What the catalog knew of it when the attempt began.
+    pub fn former(&self) -> Option<&FileRecord> {
+        self.former.as_ref()
     }
 
     /// Gives the destination its size or space, and opens it for the blocks.
@@ -255,11 +309,14 @@ impl LargeFile {
     /// Ends the file, as the last task to leave: `None` when the job was stopped and the rest is for a resume.
     pub fn finish(&self, job: &Job, caller: &dyn Caller) -> Option<Ending> {
         self.dest.lock().take();
-        let file = self.file.lock().take()?;
         let stamp = Stamp::of(&self.stat);
         let work = Work { job, caller, place: &self.place, stat: &self.stat, stamp, group: self.group };
         let is_complete = self.settled.load(Ordering::Acquire) == self.chunks();
         let trouble = self.trouble.lock().take();
+        if let Goal::Compare(crc64) = self.goal {
+            return trouble.or_else(|| is_complete.then(|| self.compare(&work, crc64)));
+        }
+        let file = self.file.lock().take()?;
         let ending = match trouble {
             Some(ending) => ending,
             // A full destination gets its space back; any other stop leaves the file for the resume.
@@ -283,10 +340,27 @@ impl LargeFile {
         Ok(())
     }
 
+    fn is_unchanged(&self, work: &Work) -> bool {
+        let after = Posix::new(work.caller, Side::Source).stat_handle(&self.source_plain);
+        after.is_ok_and(|after| self.stat.is_unchanged_in(&after))
+    }
+
+    /// All of it is read: if it is what was recorded, its copy gets new metadata.
+    fn compare(&self, work: &Work, crc64: u64) -> Ending {
+        if !self.is_unchanged(work) {
+            return Ending::Changed;
+        }
+        let found = self.assembly.as_ref().map(|assembly| assembly.lock().finish(self.stat.size));
+        let Some(record) = self.former.as_ref().filter(|_| found == Some(crc64)) else { return Ending::Differs };
+        match work.refresh(record) {
+            Ok(Some(copied)) => Ending::Copied(Box::new(copied)),
+            Ok(None) => Ending::Differs,
+            Err(error) => ending_of(error),
+        }
+    }
+
     fn seal_ready(&self, work: &Work, file: NewFile) -> Ending {
-        let source = Posix::new(work.caller, Side::Source);
-        let after = source.stat_handle(&self.source_plain);
-        if !after.is_ok_and(|after| self.stat.is_unchanged_in(&after)) {
+        if !self.is_unchanged(work) {
             work.remove(file.temp.as_ref());
             return Ending::Changed;
         }
@@ -302,6 +376,23 @@ impl LargeFile {
             Err(error) => ending_of(error),
         }
     }
+}
+
+fn open_source(work: &Work, attempt: u32) -> Result<Source> {
+    let (job, place) = (work.job, work.place);
+    let source = Posix::new(work.caller, Side::Source);
+    let opened = |access| source.open(&place.open.source, &place.name, access);
+    let plain = opened(Access::Read).map_err(|errno| source_error(job, place, "open", errno))?;
+    let now = source.stat_handle(&plain).map_err(|errno| source_error(job, place, "stat", errno))?;
+    if !work.stat.is_unchanged_in(&now) {
+        return Err(work.unstable(attempt));
+    }
+    let align = direct_align(job, &now, work.stat.size, &place.path(job, Side::Source))?;
+    let direct = match align {
+        1 => plain.clone(),
+        _ => opened(Access::ReadDirect).map_err(|errno| source_error(job, place, "open direct", errno))?,
+    };
+    Ok(Source { direct, plain, align })
 }
 
 /// The destination file of an interrupted attempt, if source and destination are still what they were.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::LargeFile;
+use super::{Goal, LargeFile};
 use crate::catalog::Range;
 use crate::digest::{Assembly, crc64};
 use crate::error::{Errno, Result};
@@ -250,6 +250,10 @@ impl LargeTask {
             let crc64 = crc64(&buffers.arena().bytes(&lease)[..wanted]);
             let chunk = self.chunk_of(block);
             chunk.assembly.add(block - chunk.start, wanted as u64, crc64);
+        }
+        if self.file.goal != Goal::Copy {
+            self.release_block(block, 0, lease, buffers);
+            return None;
         }
         let len = match self.file.write_path {
             WritePath::Buffered => wanted,

@@ -107,6 +107,36 @@ impl<'a> Posix<'a> {
         (lease, result)
     }
 
+    /// Reads `wanted` bytes from `offset` on to the lease's start, less only at the end of the file. O_DIRECT wants
+    /// multiples of `align`, and stops off them at the end only; through the page cache it is 1. Ends: each further
+    /// question follows bytes that were not there before.
+    pub fn read_all(
+        &self,
+        file: &Handle,
+        align: usize,
+        lease: Lease,
+        wanted: usize,
+        offset: u64,
+    ) -> (Lease, Verb<usize>) {
+        let asked = wanted.next_multiple_of(align).min(lease.capacity());
+        let mut op = Op::Read { file: file.clone(), lease, start: 0, len: asked, offset };
+        let result = loop {
+            let read = count(self.caller.call(self.side, &mut op));
+            let Op::Read { start, len, offset, .. } = &mut op else { unreachable!("a read stays a read") };
+            match read {
+                Err(errno) => break Err(errno),
+                Ok(read) => {
+                    (*start, *len, *offset) = (*start + read, *len - read, *offset + read as u64);
+                    if read == 0 || *start >= wanted || !start.is_multiple_of(align) {
+                        break Ok(wanted.min(*start));
+                    }
+                }
+            }
+        };
+        let Op::Read { lease, .. } = op else { unreachable!("a read stays a read") };
+        (lease, result)
+    }
+
     /// The next run of data at or after `from`, as (start, end).
     pub fn next_data(&self, file: &Handle, from: u64) -> Verb<Option<(u64, u64)>> {
         match self.ask(Op::NextData { file: file.clone(), from })? {

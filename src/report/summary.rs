@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::counters::{Count, Totals};
 use super::exit::ExitCode;
+use super::forecast::Forecast;
 use super::human;
 use super::json::Object;
 use super::latency::{Latency, SideLatency};
@@ -110,6 +111,8 @@ pub struct Summary {
     pub command: String,
     /// All counters of this run.
     pub totals: Totals,
+    /// How long the next pass will take.
+    pub forecast: Option<Forecast>,
     /// What was not kept.
     pub losses: Vec<(Loss, u64)>,
     /// Wall time.
@@ -169,6 +172,7 @@ impl Summary {
             field("state", &escape(&self.state)),
         ];
         lines.extend(self.limit.map(|(_, text)| field("limited by", text)));
+        lines.extend(self.forecast_line());
         let label = match (&self.end, code) {
             (End::Finished, 0) => "next pass",
             (End::Finished, _) => "try again",
@@ -178,6 +182,16 @@ impl Summary {
         lines.push(field(label, &self.command));
         lines.push(field("exit code", &code.to_string()));
         lines.join("\n") + "\n"
+    }
+
+    /// How long the next pass will take, if this one was whole.
+    fn forecast_line(&self) -> Option<String> {
+        let Forecast { walk, copy, last } = self.forecast.filter(|_| self.end == End::Finished)?;
+        let (total, walk, copy) = (human::duration(walk + copy), human::duration(walk), human::duration(copy));
+        let (entries, bytes) = (human::count(last.entries), human::bytes(last.bytes));
+        let changes = human::count(last.changes);
+        let why = format!("{walk} to look at {entries} entries, {copy} for {changes} changes of {bytes}");
+        Some(field("forecast", &format!("about {total} for the next pass if as much changes: {why}")))
     }
 
     fn headline(&self) -> String {
@@ -332,6 +346,7 @@ impl Summary {
         object.text("sync", policy_name(self.durability.used));
         object.text("sync_asked", policy_name(self.durability.asked));
         object.text("durability", self.durability.text());
+        self.put_forecast(&mut object);
         object.text("state", &escape(&self.state));
         object.text("command", &self.command);
         object.number("exit_code", self.exit_code().code().into());
@@ -355,6 +370,20 @@ impl Summary {
         object.text_or_null("error", error.as_deref());
         object.text("source", &escape(&self.source));
         object.text("dest", &escape(&self.dest));
+    }
+
+    fn put_forecast(&self, object: &mut Object) {
+        let Some(Forecast { walk, copy, last }) = self.forecast else {
+            return object.text_or_null("forecast", None);
+        };
+        let mut forecast = Object::default();
+        forecast.fraction("elapsed_s", (walk + copy).as_secs_f64());
+        forecast.fraction("walk_s", walk.as_secs_f64());
+        forecast.fraction("changes_s", copy.as_secs_f64());
+        forecast.number("entries", last.entries);
+        forecast.number("changes", last.changes);
+        forecast.number("change_bytes", last.bytes);
+        object.object("forecast", forecast);
     }
 
     fn put_engine(&self, object: &mut Object) {
@@ -420,6 +449,7 @@ fn field(name: &str, value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::counters::Counters;
+    use super::super::forecast::Pass;
     use super::*;
     use crate::error::Errno;
     use std::sync::Arc;
@@ -437,6 +467,7 @@ mod tests {
             state: b"/state/job".to_vec(),
             command: "gfast -source /s -dest /d".to_owned(),
             totals: Totals::of(&[shard]),
+            forecast: None,
             losses: vec![(Loss::Owner, 3)],
             elapsed: Duration::from_secs(2),
             streams: 32,
@@ -482,7 +513,7 @@ mod tests {
             r#""p99_ns":100,"max_ns":100},"dest":{"count":0,"p50_ns":0,"p99_ns":0,"max_ns":0}},"limit":"source","#,
             r#""sync":"file","#,
             r#""sync_asked":"batch","durability":"file: fsync of each file, for syncfs cannot be trusted here","#,
-            r#""state":"/state/job","command":"gfast -source /s -dest /d","exit_code":24}"#,
+            r#""forecast":null,"state":"/state/job","command":"gfast -source /s -dest /d","exit_code":24}"#,
             "\n"
         );
         assert_eq!(summary(End::Finished, &counts).json(), expected);
@@ -509,5 +540,19 @@ resumed pass 2 interrupted, resumable: /s\\xff -> /d
 ";
         assert_eq!(text, expected);
         assert!(summary(End::Finished, &[]).text().contains("finished, nothing had to be done"));
+    }
+
+    #[test]
+    fn a_finished_pass_tells_what_the_next_will_take() {
+        let last = Pass { elapsed_ms: 2100, entries: 12_345, changes: 70, bytes: 3 << 20 };
+        let (walk, copy) = (Duration::from_millis(1400), Duration::from_millis(600));
+        let forecast = Some(Forecast { walk, copy, last });
+        let told = |end| Summary { forecast, ..summary(end, &[]) };
+        let line = "  forecast   about 2.0 s for the next pass if as much changes: \
+            1.4 s to look at 12.3k entries, 600.0 ms for 70 changes of 3.0 MiB\n";
+        assert!(told(End::Finished).text().contains(line), "{}", told(End::Finished).text());
+        assert!(!told(End::Interrupted).text().contains("forecast"));
+        let object = r#""forecast":{"elapsed_s":2.000,"walk_s":1.400,"changes_s":0.600,"entries":12345,"changes":70,"#;
+        assert!(told(End::Finished).json().contains(object), "{}", told(End::Finished).json());
     }
 }

@@ -14,7 +14,7 @@ pub mod uring;
 
 use std::time::Duration;
 
-pub use buffers::{Arena, FixedBuffers, Lease};
+pub use buffers::{Arena, FixedBuffers, LEASE_ALIGN, Lease};
 pub use op::{Access, Answer, Completion, Handle, Kind, Name, Op, Side, Stat, Time, WritePath};
 
 /// What came of asking an operation.

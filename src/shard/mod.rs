@@ -21,7 +21,7 @@ use crossbeam_deque::{Injector, Worker};
 use crate::boards::Open;
 use crate::errand::{Errand, Errands};
 use crate::job::Job;
-use crate::large::{LargeFile, LargeTask, Reading, Turn};
+use crate::large::{Goal, LargeFile, LargeTask, Reading, Turn};
 use crate::links::LinkKey;
 use crate::listing::Listing;
 use crate::outcome::{Intake, What};
@@ -43,8 +43,8 @@ const OPEN_TOLD_MAX: usize = 256;
     reason = "most tasks are small files: a box for each would cost an allocation per file"
 )]
 enum Task {
-    /// A small file, waiting for its lease or its bytes.
-    Small { errand: Errand, stat: Stat, group: Option<LinkKey> },
+    /// A small file, waiting for its lease or its bytes, to be copied unless it has the CRC64 that is `known`.
+    Small { errand: Errand, stat: Stat, group: Option<LinkKey>, known: Option<u64> },
     /// This shard's part in a large file.
     Large(LargeTask, Part),
 }
@@ -426,6 +426,9 @@ impl<I: Interpreter> Shard<I> {
         let file = task.file.clone();
         self.errands.counters.add(Count::BytesCopied, bytes);
         self.errands.counters.add(Count::BytesSkipped, range.len - bytes.min(range.len));
+        if file.goal() != Goal::Copy {
+            return;
+        }
         self.errands.push(&file.place.dir, file.place.name.clone(), What::Written(file.id, range));
         self.errands.intake.add_bytes(bytes);
     }

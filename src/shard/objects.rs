@@ -9,7 +9,7 @@ use crate::config::ChecksumPolicy;
 use crate::digest::crc64;
 use crate::errand::Errand;
 use crate::error::{Errno, Result};
-use crate::large::{LargeFile, LargeTask};
+use crate::large::{Goal, LargeFile, LargeTask};
 use crate::links::LinkKey;
 use crate::outcome::What;
 use crate::report::Count;
@@ -28,19 +28,21 @@ impl<I: Interpreter> Shard<I> {
             }
             let ending = match prepared {
                 Prepared::Ended(ending) => ending,
-                Prepared::Small(stat) if stat.size <= self.buffers.block_bytes() as u64 => {
+                Prepared::Small(stat, known) if stat.size <= self.buffers.block_bytes() as u64 => {
                     self.errands.counters.add(Count::BytesPlanned, stat.size);
-                    let index = self.insert(Task::Small { errand, stat, group });
+                    let index = self.insert(Task::Small { errand, stat, group, known });
                     self.drive(index);
                     return Started::InFlight;
                 }
-                Prepared::Small(stat) | Prepared::Large(stat) => match self.open_large(&errand, &stat, group) {
-                    Ok(file) => {
-                        self.begin_large(&errand, file);
-                        return Started::InFlight;
+                Prepared::Small(stat, known) | Prepared::Large(stat, known) => {
+                    match self.open_large(&errand, &stat, group, known) {
+                        Ok(file) => {
+                            self.begin_large(&errand, file);
+                            return Started::InFlight;
+                        }
+                        Err(error) => ending_of(error),
                     }
-                    Err(error) => ending_of(error),
-                },
+                }
             };
             match self.errands.end(errand, group, ending) {
                 Some(again) => errand = again,
@@ -49,17 +51,29 @@ impl<I: Interpreter> Shard<I> {
         }
     }
 
-    pub(super) fn open_large(&mut self, errand: &Errand, stat: &Stat, group: Option<LinkKey>) -> Result<LargeFile> {
+    pub(super) fn open_large(
+        &mut self,
+        errand: &Errand,
+        stat: &Stat,
+        group: Option<LinkKey>,
+        known: Option<u64>,
+    ) -> Result<LargeFile> {
         let (job, caller, place) = (&*self.errands.job, &*self.errands.caller, &errand.place);
         let object = Object { job, caller, place, stat, stamp: Stamp::of(stat), group };
-        LargeFile::open(&object, errand.record.as_ref(), errand.ticket, errand.attempt)
+        let (record, ticket, attempt) = (errand.record.as_ref(), errand.ticket, errand.attempt);
+        match known {
+            Some(crc64) => LargeFile::reread(&object, record, ticket, attempt, crc64),
+            None => LargeFile::open(&object, record, ticket, attempt),
+        }
     }
 
     pub(super) fn begin_large(&mut self, errand: &Errand, file: LargeFile) {
         let file = Arc::new(file);
         self.errands.counters.add(Count::BytesPlanned, file.stat.size - file.durable_bytes());
-        errand.place.dir.touch();
-        self.errands.push(&errand.place.dir, errand.place.name.clone(), What::Begun(file.record(0)));
+        if file.goal() == Goal::Copy {
+            errand.place.dir.touch();
+            self.errands.push(&errand.place.dir, errand.place.name.clone(), What::Begun(file.record(0)));
+        }
         for _ in 0..file.helpers_max().min(self.errands.job.gate.workers().saturating_sub(1)) {
             self.help.push(file.clone());
             self.walker().expect_help();
@@ -74,9 +88,9 @@ impl<I: Interpreter> Shard<I> {
             self.ask(index, Side::Source, completion.op);
             return;
         }
-        let Some(Task::Small { errand, stat, group }) = self.remove(index) else { return };
+        let Some(Task::Small { errand, stat, group, known }) = self.remove(index) else { return };
         let Completion { op: Op::ReadWhole { lease, .. }, result, .. } = completion else { return };
-        let (lease, ending) = self.place_bytes(&errand, &stat, group, lease, result);
+        let (lease, ending) = self.place_bytes(&errand, (&stat, known), group, lease, result);
         self.buffers.release(lease);
         let again = self.errands.end(errand, group, ending);
         let started = match again {
@@ -91,7 +105,7 @@ impl<I: Interpreter> Shard<I> {
     pub(super) fn place_bytes(
         &mut self,
         errand: &Errand,
-        stat: &Stat,
+        (stat, known): (&Stat, Option<u64>),
         group: Option<LinkKey>,
         lease: Lease,
         result: std::result::Result<Answer, Errno>,
@@ -101,10 +115,14 @@ impl<I: Interpreter> Shard<I> {
         match result {
             Ok(Answer::Count(count)) => {
                 let started = Instant::now();
-                let checksum = (job.config.checksum == ChecksumPolicy::Keep).then(|| {
-                    let crc64 = crc64(&self.buffers.arena().bytes(&lease)[..count]);
-                    Checksum { crc64, proof: Proof::Written }
-                });
+                let is_kept = job.config.checksum != ChecksumPolicy::Free;
+                let crc64 = (is_kept || known.is_some()).then(|| crc64(&self.buffers.arena().bytes(&lease)[..count]));
+                let is_known = known.is_some() && known == crc64 && count as u64 == stat.size;
+                if is_known && let Some(ending) = errand.record.as_ref().and_then(|r| object.refresh_small(r)) {
+                    self.errands.counters.add(Count::BytesSkipped, stat.size);
+                    return (lease, ending);
+                }
+                let checksum = crc64.filter(|_| is_kept).map(|crc64| Checksum { crc64, proof: Proof::Written });
                 let placed = object.place_small(lease, count, checksum);
                 self.report.latency.dest.record(started.elapsed());
                 placed
@@ -132,8 +150,8 @@ impl<I: Interpreter> Shard<I> {
     pub(super) fn finish_large(&mut self, file: &LargeFile) -> Started {
         let Some(ending) = file.finish(&self.errands.job, &*self.errands.caller) else { return Started::Ended };
         let (ticket, attempt) = (file.ticket, file.attempt);
-        let place = file.place.clone();
-        let errand = Errand { place, ticket, record: None, attempt, claimed: None, listed: None, page: None };
+        let (place, record) = (file.place.clone(), file.former().cloned());
+        let errand = Errand { place, ticket, record, attempt, claimed: None, listed: None, page: None };
         match self.errands.end(errand, file.group, ending) {
             Some(errand) => self.begin(errand),
             None => Started::Ended,

@@ -516,7 +516,7 @@ fn a_line_at_a_time_and_a_stale_socket() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 5, "{text}");
     assert_eq!(lines[0], r#"{"ok":true,"line":"streams 9 -> 12"}"#);
-    assert!(lines[1].starts_with(r#"{"ok":false,"#) , "{text}");
+    assert!(lines[1].starts_with(r#"{"ok":false,"#), "{text}");
     assert_eq!(lines[3], r#"{"ok":true,"line":"streams 12 -> auto"}"#);
     let status: Status = serde_json::from_str(lines[2]).unwrap();
     assert_eq!((status.streams.limit, status.bwlimit), (12, Some(5 << 20)), "{status:?}");

@@ -2,7 +2,8 @@
 //! against the fault server, which counts and breaks.
 //!
 //! `s3/directions.rs` trees both ways and across; `s3/refusals.rs` what bad input gets; `s3/faults.rs` servers and
-//! wires that fail; `s3/resume.rs` kills and what they cost; `s3/uploads.rs` uploads that nothing goes on with.
+//! wires that fail; `s3/resume.rs` kills and what they cost; `s3/uploads.rs` uploads that nothing goes on with;
+//! `s3/verify.rs` comparisons.
 
 mod support;
 
@@ -16,6 +17,8 @@ mod refusals;
 mod resume;
 #[path = "s3/uploads.rs"]
 mod uploads;
+#[path = "s3/verify.rs"]
+mod verify;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};

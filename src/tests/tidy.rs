@@ -26,6 +26,7 @@ const RANKS: [&[&str]; 13] = [
         "errand",
         "lane",
         "seal",
+        "readback",
         "checkpoint",
         "delete",
         "finish",

@@ -8,12 +8,16 @@
 //!   '-> Large         large.rs
 //! ```
 //!
+//! A file of which only the ctime is new is read first: if it has the recorded CRC64, owner, mode and times are all
+//! that changes at the destination (held.rs).
+//!
 //! What is asynchronous is a state of the shard; what is not is straight-line code over a [`Caller`]. On any error the
 //! partial file is removed (I2). The mtime, which is the seal, comes later: checkpoint.rs.
 
+mod held;
 mod named;
 
-use crate::catalog::{Checksum, FileRecord, Proof, Stamp, Status};
+use crate::catalog::{Checksum, FileRecord, Proof, Stamp};
 use crate::config::{ChecksumPolicy, Metadata, Naming, ReflinkChoice, SMALL_BYTES_MAX};
 use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::job::{Job, Place, Reflink};
@@ -38,6 +42,8 @@ pub enum Ending {
     IsDir,
     /// It changed while it was read: to be tried again.
     Changed,
+    /// It was read again, and is not what was recorded: to be copied.
+    Differs,
     /// It was gone.
     Vanished,
     /// It failed, and the job goes on; or the job ends with it, by the error's class.
@@ -65,6 +71,27 @@ pub struct Copied {
     pub large_id: u64,
     /// Checksum of its content where one was computed.
     pub checksum: Option<Checksum>,
+}
+
+impl Copied {
+    /// What its checksum proves, to be counted; nothing if that was proved by an earlier pass.
+    pub(crate) fn proved(&self) -> Option<Count> {
+        let checksum = self.checksum.filter(|_| self.count != Count::Refreshed)?;
+        Some(match checksum.proof {
+            Proof::Server => Count::ProvedByServer,
+            Proof::ReadBack => Count::ProvedByReading,
+            Proof::Length => Count::ProvedByLength,
+            Proof::Written => Count::ChecksumsKept,
+        })
+    }
+
+    /// The name it was written under; `name` is the one it gets.
+    pub(crate) fn written_name<'a>(&'a self, name: &'a Name) -> &'a Name {
+        match &self.seal {
+            Seal::Rename { temp, .. } => temp,
+            Seal::Times { .. } | Seal::None => name,
+        }
+    }
 }
 
 /// What makes a copied object final, once its data is durable (I2).
@@ -95,10 +122,10 @@ pub enum Seal {
 pub enum Prepared {
     /// Done with.
     Ended(Ending),
-    /// To be read whole.
-    Small(Stat),
-    /// To be copied in blocks.
-    Large(Stat),
+    /// To be read whole, and copied unless it has this CRC64.
+    Small(Stat, Option<u64>),
+    /// To be read in blocks: copied, or compared with this CRC64.
+    Large(Stat, Option<u64>),
 }
 
 /// Looks at one name, decides, and does all that needs no reading of data. `group` is set as soon as the name is
@@ -150,6 +177,19 @@ fn try_prepare(
     if let Some(copied) = work.reseal(record)? {
         return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));
     }
+    let is_small = stat.size <= SMALL_BYTES_MAX.min(job.config.block_bytes) as u64;
+    let known = match plan {
+        Plan::Reread(crc64) => Some(crc64),
+        _ => None,
+    };
+    if known.is_some() && stat.size > 0 {
+        return Ok(if is_small { Prepared::Small(stat, known) } else { Prepared::Large(stat, known) });
+    }
+    if let (Some(_), Some(record)) = (known, record)
+        && let Some(copied) = work.refresh(record)?
+    {
+        return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));
+    }
     // Without a sync before it a seal proves nothing.
     if plan == Plan::Compare
         && job.syncs()
@@ -163,17 +203,15 @@ fn try_prepare(
         Kind::Dir => unreachable!("handled above"),
         Kind::File if stat.size == 0 => {
             let copied = work.finish(work.create()?, 0, Count::FilesCopied)?;
-            let is_kept = job.config.checksum == ChecksumPolicy::Keep;
+            let is_kept = job.config.checksum != ChecksumPolicy::Free;
             // The checksum of nothing is 0.
             let checksum = is_kept.then_some(Checksum { crc64: 0, proof: Proof::Written });
             Some(Copied { checksum, ..copied })
         }
         Kind::File => match work.try_clone()? {
             Some(copied) => Some(copied),
-            None if stat.size <= SMALL_BYTES_MAX.min(job.config.block_bytes) as u64 => {
-                return Ok(Prepared::Small(stat));
-            }
-            None => return Ok(Prepared::Large(stat)),
+            None if is_small => return Ok(Prepared::Small(stat, None)),
+            None => return Ok(Prepared::Large(stat, None)),
         },
     };
     Ok(Prepared::Ended(match copied {
@@ -296,78 +334,6 @@ impl<'a> Work<'a> {
             Some(temp) => Seal::Rename { temp, atime, mtime },
             None => Seal::Times { atime, mtime },
         }
-    }
-
-    /// A record whose data is durable but whose seal may not be (an interruption between the two), or a large file
-    /// whose seal is there but not the record of it: seal it again without copying, if the destination still holds the
-    /// inode that was written (I1). A sealed file must not be written to again: a power cut could leave its seal on
-    /// what is half overwritten (I2).
-    pub(crate) fn reseal(&self, record: Option<&FileRecord>) -> Result<Option<Copied>> {
-        let Some(record) = record.filter(|record| record.stamp == self.stamp) else { return Ok(None) };
-        let granularity = self.job.granularity_nanos;
-        let is_durable = |dest: &Stat| match record.status {
-            Status::Done => record.batch > self.job.progress.completed_batch,
-            Status::InProgress => self.job.syncs() && plan::is_sealed_copy(self.stat, dest, granularity),
-            _ => false,
-        };
-        if !matches!(record.status, Status::Done | Status::InProgress) {
-            return Ok(None);
-        }
-        let temp = self.place.temp_name(self.job);
-        for (name, temp) in [(&self.place.dest_name, None), (&temp, Some(temp.clone()))] {
-            match self.dest().stat(self.dest_dir(), name) {
-                Ok(dest) if dest.ino == record.dest_ino && dest.size == self.stat.size && is_durable(&dest) => {
-                    self.remove_leftover(temp.as_ref());
-                    let count = match self.stat.kind() {
-                        Kind::Symlink => Count::Symlinks,
-                        Kind::Special => Count::Specials,
-                        _ => Count::FilesCopied,
-                    };
-                    let mut copied = self.copied(&dest, self.seal(temp), 0, count);
-                    copied.large_id = record.large_id;
-                    return Ok(Some(copied));
-                }
-                Ok(_) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(self.error("stat", errno)),
-            }
-        }
-        Ok(None)
-    }
-
-    /// Takes what is at the destination if it is the source's copy already; puts owner and mode right.
-    pub(crate) fn adopt(&self) -> Result<Option<Copied>> {
-        let name = &self.place.dest_name;
-        let dest = match self.dest().stat(self.dest_dir(), name) {
-            Ok(dest) => dest,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(self.error("stat", errno)),
-        };
-        match self.stat.kind() {
-            Kind::File if plan::is_sealed_copy(self.stat, &dest, self.job.granularity_nanos) => self.adopt_file(&dest),
-            Kind::Symlink if dest.kind() == Kind::Symlink => {
-                let same = self.source_target()? == self.dest().read_link(self.dest_dir(), name).unwrap_or_default();
-                let owned = (dest.uid, dest.gid) == (self.stat.uid, self.stat.gid) || !self.keeps_metadata();
-                if !same || !owned || dest.mtime != self.stat.mtime {
-                    return Ok(None);
-                }
-                Ok(Some(self.copied(&dest, Seal::None, 0, Count::Adopted)))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    fn adopt_file(&self, seen: &Stat) -> Result<Option<Copied>> {
-        let name = &self.place.dest_name;
-        // A file that cannot be opened for reading (by an ordinary user) is replaced instead.
-        let Ok(file) = self.dest().open(self.dest_dir(), name, Access::Read) else { return Ok(None) };
-        let now = self.dest().stat_handle(&file).map_err(|errno| self.error("stat", errno))?;
-        if (now.dev, now.ino) != (seen.dev, seen.ino) || self.stat.nlink != now.nlink {
-            return Ok(None);
-        }
-        self.remove_leftover(None);
-        self.clear_acls(&file)?;
-        self.keep_metadata(&file, &now)?;
-        Ok(Some(self.copied(&now, self.seal(None), 0, Count::Adopted)))
     }
 
     fn keeps_metadata(&self) -> bool {

@@ -3,6 +3,7 @@
 //! ```text
 //! verify -source A -dest B       types, sizes, modes, owners, times, targets, hard links; bytes against bytes
 //! verify -dest B -state-dir S    sizes, times and CRC64s as they were recorded; the source is not touched
+//! either one in a bucket         the same, by its stored checksums where it has them (bucket.rs)
 //! ```
 //! Nothing is written on either side. The destination's content is read past the page cache, so that what is compared
 //! is what its device holds. Where both sides are read their bytes are compared themselves, which says no less than
@@ -10,8 +11,10 @@
 
 mod audit;
 mod auditor;
+mod bucket;
 mod compare;
 mod content;
+mod ends;
 mod findings;
 mod links;
 mod names;
@@ -32,7 +35,9 @@ pub use sample::Sampled;
 
 use crate::bell::Bell;
 use crate::catalog::{Catalog, DirId, JobIdentity};
-use crate::config::{ARENA_BYTES_MAX, BLOCK_BYTES_RANGE, EngineChoice, FILE_DEPTH, Metadata, Mounts, Output};
+use crate::config::{
+    ARENA_BYTES_MAX, BLOCK_BYTES_RANGE, EngineChoice, FILE_DEPTH, Metadata, Mounts, Output, S3Options,
+};
 use crate::crew::{self, Crew, Engine};
 use crate::engine::{descriptor_limit, granularity_nanos, raise_descriptor_limit};
 use crate::error::{Cause, Error, Result};
@@ -87,6 +92,10 @@ pub struct Request {
     pub sample: Option<f64>,
     /// Whether holes are compared.
     pub has_holes: bool,
+    /// How a source that is a bucket is reached.
+    pub source_s3: S3Options,
+    /// How a destination that is one is reached.
+    pub dest_s3: S3Options,
     /// How differences are written.
     pub form: Form,
     /// Whether nothing but errors goes to stderr.
@@ -126,6 +135,10 @@ impl Verdict {
 /// Compares as `request` asks, until it is done or `stop` is raised; differences go to stdout as they are found.
 pub fn run(request: &Request, stop: &Stop) -> Result<Verdict> {
     let started = Instant::now();
+    let is_bucket = |location: &Location| matches!(location, Location::S3 { .. });
+    if is_bucket(&request.dest) || request.source.as_ref().is_some_and(is_bucket) {
+        return bucket::run(request, stop, started);
+    }
     let refused = crew::ring_refused(request.engine)?;
     raise_descriptor_limit();
     let console = Arc::new(Console::stderr(if request.is_quiet { Output::Quiet } else { Output::Text }));
@@ -147,7 +160,7 @@ pub fn run(request: &Request, stop: &Stop) -> Result<Verdict> {
         }
     }
     let is_interrupted = compare_all(crew.engine, &audit, workers, &bell, stop)?;
-    Ok(conclude(request, &audit, started, is_interrupted))
+    Ok(conclude(request, (&audit.findings, &audit.tally), &audit.dest.path, started, is_interrupted))
 }
 
 /// Both ends, open.
@@ -303,19 +316,24 @@ fn audit_with(engine: Engine, audit: Arc<Audit>, worker: Worker<Work>, buffers: 
     }
 }
 
-fn conclude(request: &Request, audit: &Audit, started: Instant, is_interrupted: bool) -> Verdict {
+fn conclude(
+    request: &Request,
+    (findings, tally): (&Findings, &Tally),
+    path: &[u8],
+    started: Instant,
+    is_interrupted: bool,
+) -> Verdict {
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let tally = &audit.tally;
-    if is_interrupted && audit.findings.troubles() == 0 {
+    if is_interrupted && findings.troubles() == 0 {
         let cause = Cause::Protected("it was interrupted; what follows is about a part only");
-        audit.findings.trouble(&Error { verb: "compare", object: audit.dest.path.clone(), cause });
+        findings.trouble(&Error { verb: "compare", object: path.to_vec(), cause });
     }
-    let verdict = match (audit.findings.troubles(), audit.findings.different()) {
+    let verdict = match (findings.troubles(), findings.different()) {
         (0, 0) => Verdict::Same,
         (0, _) => Verdict::Different,
         _ => Verdict::Trouble,
     };
-    audit.findings.conclude(&Sum {
+    findings.conclude(&Sum {
         verdict: verdict.name(),
         elapsed: started.elapsed(),
         objects: count(&tally.objects),
@@ -332,5 +350,5 @@ fn conclude(request: &Request, audit: &Audit, started: Instant, is_interrupted: 
         }),
     });
     // A summary that could not be written is found out only now.
-    if audit.findings.troubles() > 0 { Verdict::Trouble } else { verdict }
+    if findings.troubles() > 0 { Verdict::Trouble } else { verdict }
 }

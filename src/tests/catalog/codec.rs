@@ -1,7 +1,7 @@
 //! The codecs: what is written is what is read, and no bytes make a decoder panic.
 
 use gfast::catalog::*;
-use gfast::report::LossSet;
+use gfast::report::{LossSet, PASSES_MAX, Pass};
 use gfast::ring::{Name, Time};
 use proptest::option;
 use proptest::prelude::*;
@@ -65,9 +65,19 @@ fn dir_stamp() -> impl Strategy<Value = DirStamp> {
     })
 }
 
+fn passes() -> impl Strategy<Value = Vec<Pass>> {
+    let pass = any::<[u64; 4]>().prop_map(|[elapsed_ms, entries, changes, bytes]| Pass {
+        elapsed_ms,
+        entries,
+        changes,
+        bytes,
+    });
+    prop::collection::vec(pass, 0..=PASSES_MAX)
+}
+
 fn header() -> impl Strategy<Value = StoredHeader> {
-    (any::<[u64; 8]>(), any::<u32>(), any::<bool>(), any::<[u8; 16]>(), any::<u64>()).prop_map(
-        |(numbers, pass, is_running, boot_id, transaction)| StoredHeader {
+    (any::<[u64; 8]>(), any::<u32>(), any::<bool>(), any::<[u8; 16]>(), any::<u64>(), passes()).prop_map(
+        |(numbers, pass, is_running, boot_id, transaction, passes)| StoredHeader {
             header: Header {
                 job_id: numbers[0],
                 pass,
@@ -79,6 +89,7 @@ fn header() -> impl Strategy<Value = StoredHeader> {
                 boot_id,
                 boot_batch: numbers[7],
                 totals: Totals { entries: numbers[5], bytes: numbers[6] },
+                passes,
             },
             transaction,
             reseal_count: numbers[7],

@@ -15,8 +15,8 @@ use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
 use crate::config::{
-    ChecksumPolicy, Config, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts, Naming, Output, Pilot,
-    ReflinkChoice, Retry, S3Options, SpecialBits, SyncPolicy,
+    ChecksumPolicy, Config, CtimePolicy, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts, Naming, Output,
+    Pilot, ReflinkChoice, Retry, S3Options, SpecialBits, SyncPolicy,
 };
 use crate::crew::{Crew, Engine};
 use crate::engine;
@@ -26,6 +26,7 @@ use crate::filter::Filter;
 use crate::location::Location;
 use crate::outcome::Intake;
 use crate::provider::metadata::Identity;
+use crate::readback;
 use crate::report::{Console, Count, Counters, End, Screen, Totals};
 use crate::resume::{self, Kind};
 use crate::ring::sim::{Disk, Failure, Faults, Mutation, Random, Sim, Target};
@@ -53,6 +54,8 @@ pub struct Style {
     pub naming: Naming,
     /// When the page cache is passed by.
     pub direct: DirectChoice,
+    /// Whether checksums are recorded.
+    pub checksum: ChecksumPolicy,
     /// How many shards there are.
     pub shards: usize,
     /// Blocks of each shard's arena.
@@ -78,6 +81,7 @@ impl Style {
             sync,
             naming,
             direct,
+            checksum: [ChecksumPolicy::Free, ChecksumPolicy::Keep, ChecksumPolicy::ReadBack][random.index(3)],
             shards: 1 + random.index(3),
             blocks: 2 + random.index(8),
             checkpoint_bytes: [4096, 50_000, 1 << 30][random.index(3)],
@@ -285,10 +289,11 @@ impl Machine {
         job.identity = Identity { uid: 0, gid: 0, umask: config.umask };
         let job = Arc::new(job);
         let intake = Arc::new(Intake::new(style.shards, config.checkpoint_bytes, bell));
-        let caller: Arc<dyn Caller> = Arc::new(sim.share(FixedBuffers::new(1, 4096, 4096)?.arena().clone()));
+        let buffers = readback::buffers(&config, 1)?;
+        let caller: Arc<dyn Caller> = Arc::new(sim.share(buffers.arena().clone()));
         let dest_root = engine::prepare_root(&job, &roots, &*caller)?;
         let main = counters[style.shards].clone();
-        let mut checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, 1)?;
+        let mut checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, (1, buffers))?;
         checkpointer.skips_sync = !style.is_synced;
         let stop = Stop::new();
         let conductor = Conductor::new(job.clone(), checkpointer, counters.to_vec(), stop.clone());
@@ -434,7 +439,8 @@ fn config(style: &Style) -> Config {
         source_s3: S3Options::default(),
         dest_s3: S3Options::default(),
         part_bytes: None,
-        checksum: ChecksumPolicy::Free,
+        checksum: style.checksum,
+        ctime: CtimePolicy::Heed,
         special_bits: SpecialBits::Leave,
         filter: Filter::default(),
         files_from: None,

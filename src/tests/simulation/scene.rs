@@ -3,7 +3,7 @@
 use super::machine::{CatalogAt, Machine, Order, Style};
 use crate::error::Errno;
 use crate::ring::sim::{Disk, EntryKind, Failure, Faults, Random, Shape, Target, Verb};
-use crate::ring::{Side, Time};
+use crate::ring::{Kind, Side, Time};
 
 /// The machine of `seed`.
 pub fn machine(seed: u64, style: Style, random: &mut Random) -> Machine {
@@ -63,7 +63,7 @@ pub fn change(machine: &mut Machine, pass: u64, random: &mut Random) {
         let paths: Vec<(Vec<u8>, EntryKind)> = source.dump().into_iter().map(|(path, e)| (path, e.kind)).collect();
         let (path, kind) = paths[random.index(paths.len())].clone();
         let is_dir = kind == EntryKind::Dir;
-        match random.below(7) {
+        match random.below(9) {
             0 if !is_dir => source.remove(&path),
             1 if !is_dir => {
                 source.remove(&path);
@@ -85,6 +85,16 @@ pub fn change(machine: &mut Machine, pass: u64, random: &mut Random) {
                 let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
                 let size = random.below(30_000) as usize;
                 source.add_file(&[&path, slash, format!("new{pass}.{count}").as_bytes()].concat(), &random.bytes(size));
+            }
+            // Nothing but ctime shows it: a chmod, or an edit that keeps size and mtime.
+            choice @ 5..=6 => {
+                let Some(stat) = source.stat_path(&path).filter(|stat| stat.kind() == Kind::File) else { continue };
+                if choice == 5 && stat.size > 0 {
+                    let len = 1 + random.below(stat.size) as usize;
+                    let at = random.below(stat.size - len as u64 + 1);
+                    source.overwrite(&path, at, &random.bytes(len));
+                }
+                source.set_attrs(&path, stat.uid, stat.gid, [0o604, 0o2755][random.index(2)], stat.mtime);
             }
             _ => {
                 if let EntryKind::File { size, .. } = kind {

@@ -26,6 +26,8 @@ use super::fixture::{has, skip};
 
 /// Operations answered at a time.
 const THREADS: usize = 64;
+/// Where a file has these bytes it is read with one bit wrong, as from a device that does not keep what it is given.
+pub const ROT: &[u8] = b"this rots";
 /// How long the kernel may believe an answer.
 const TTL: Duration = Duration::ZERO;
 
@@ -400,7 +402,12 @@ impl fuser::Filesystem for Passthrough {
             Ok(filled)
         };
         match self.after_delay(read) {
-            Ok(filled) => reply.data(&bytes[..filled]),
+            Ok(filled) => {
+                if let Some(at) = bytes.windows(ROT.len()).position(|window| window == ROT) {
+                    bytes[at] ^= 1;
+                }
+                reply.data(&bytes[..filled]);
+            }
             Err(errno) => reply.error(errno),
         }
     }

@@ -1,0 +1,178 @@
+//! Further passes over sources of which only the ctime is new: what has its recorded content gets new metadata, what
+//! has not is copied, and what has nothing to compare with is copied too.
+
+mod support;
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+
+use support::fixture::can_mount;
+use support::{Comparison, Engine, Job, Kind, Mount, Outcome, Rng, seed, tree};
+
+/// Names of files of all the sizes that are treated apart.
+const FILES: [(&str, u64); 6] =
+    [("empty", 0), ("small", 5000), ("blocks", 900_000), ("large", 9 << 20), ("quiet-small", 7000), ("quiet", 9 << 20)];
+
+/// A tree of [`FILES`], with a file with a hole and one of two names.
+fn make(tree: &Path, seed: u64) {
+    let mut rng = Rng::new(seed);
+    let at = tree::open_dir(tree);
+    for (name, size) in FILES {
+        tree::regular(&mut rng, &at, &std::ffi::CString::new(name).unwrap(), size);
+    }
+    tree::sparse(&mut rng, &at, c"holes", &[(0, 9), (3 << 20, 70_000)], 8 << 20);
+    tree::regular(&mut rng, &at, c"first", 40_000);
+    fs::hard_link(tree.join("first"), tree.join("second")).unwrap();
+}
+
+/// Everything but `quiet*` gets a change that only its ctime shows, and no new content.
+fn change_attributes(tree: &Path) {
+    for name in ["empty", "small", "large", "holes"] {
+        fs::set_permissions(tree.join(name), Permissions::from_mode(0o4710)).unwrap();
+    }
+    for name in ["blocks", "first"] {
+        chown(tree.join(name), Some(4321), Some(8765)).unwrap();
+    }
+    fs::hard_link(tree.join("first"), tree.join("a-third")).unwrap();
+}
+
+/// One bit of a file, behind its mtime's back.
+fn edit_quietly(path: &Path) {
+    let before = fs::metadata(path).unwrap();
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    let at = before.size() / 2;
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    file.set_modified(before.modified().unwrap()).unwrap();
+}
+
+fn inode(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().ino()
+}
+
+#[track_caller]
+fn assert_counts(outcome: &Outcome, refreshed: u64, copied: u64) {
+    let counts = (outcome.number("metadata_only"), outcome.number("copied"));
+    assert_eq!(counts, (refreshed, copied), "metadata only and copied: {outcome}");
+}
+
+/// chmod, chown and a further name copy no byte; an edit that keeps size and mtime is copied.
+#[test]
+fn attributes_alone_copy_nothing_and_quiet_edits_are_found() {
+    let test = "attributes_alone_copy_nothing_and_quiet_edits_are_found";
+    if !can_mount(test) {
+        return;
+    }
+    for (engine, direct) in Engine::all().into_iter().flat_map(|engine| [(engine, "auto"), (engine, "never")]) {
+        let (source, dest) = (Mount::new(Kind::Ext4, 256), Mount::new(Kind::Xfs, 512));
+        let tree = source.dir("tree");
+        make(&tree, seed(test, 1));
+        let job = Job::new(&tree, dest.join("copy"), dest.join("state"), engine);
+        let job = job.arg("--checksum").arg("--direct").arg(direct);
+        job.run().expect(0);
+        let inodes: Vec<u64> = FILES.iter().map(|(name, _)| inode(&job.dest().join(name))).collect();
+
+        change_attributes(&tree);
+        let outcome = job.run().expect(0);
+        assert_counts(&outcome, 6, 0);
+        assert_eq!((outcome.number("bytes"), outcome.number("failed")), (0, 0), "{outcome}");
+        Comparison::new(&tree, job.dest()).assert_same();
+        let now: Vec<u64> = FILES.iter().map(|(name, _)| inode(&job.dest().join(name))).collect();
+        assert_eq!(inodes, now, "a file was replaced for its attributes");
+
+        assert_counts(&job.run().expect(0), 0, 0);
+        edit_quietly(&tree.join("quiet-small"));
+        edit_quietly(&tree.join("quiet"));
+        let outcome = job.run().expect(0);
+        assert_counts(&outcome, 0, 2);
+        assert_eq!(outcome.number("bytes"), 7000 + (9 << 20), "{outcome}");
+        Comparison::new(&tree, job.dest()).assert_same();
+        assert_counts(&job.run().expect(0), 0, 0);
+    }
+}
+
+/// Without a recorded checksum there is nothing to compare with: such a file is copied.
+#[test]
+fn without_a_checksum_a_new_ctime_is_copied() {
+    for engine in Engine::all() {
+        let scratch = support::Scratch::new();
+        let tree = scratch.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("a"), "content").unwrap();
+        let dest = scratch.path().join("copy");
+        let job = Job::new(&tree, &dest, scratch.path().join("state"), engine).arg("--reflink").arg("never");
+        job.run().expect(0);
+        fs::set_permissions(tree.join("a"), Permissions::from_mode(0o600)).unwrap();
+        assert_counts(&job.run().expect(0), 0, 1);
+        Comparison::new(&tree, &dest).assert_same();
+    }
+}
+
+/// A copy that somebody changed or removed is not given new metadata: it is copied again.
+#[test]
+fn a_copy_that_is_not_what_was_written_is_copied_again() {
+    for engine in Engine::all() {
+        let scratch = support::Scratch::new();
+        let (tree, dest) = (scratch.path().join("tree"), scratch.path().join("copy"));
+        fs::create_dir(&tree).unwrap();
+        for name in ["gone", "replaced", "cut", "small"] {
+            fs::write(tree.join(name), vec![7; if name == "small" { 9 } else { 2 << 20 }]).unwrap();
+        }
+        let job = Job::new(&tree, &dest, scratch.path().join("state"), engine).arg("--checksum");
+        job.run().expect(0);
+        fs::remove_file(dest.join("gone")).unwrap();
+        fs::remove_file(dest.join("small")).unwrap();
+        fs::rename(dest.join("replaced"), dest.join("old")).unwrap();
+        fs::copy(dest.join("old"), dest.join("replaced")).unwrap();
+        fs::remove_file(dest.join("old")).unwrap();
+        File::options().write(true).open(dest.join("cut")).unwrap().set_len(5).unwrap();
+        for entry in fs::read_dir(&tree).unwrap() {
+            fs::set_permissions(entry.unwrap().path(), Permissions::from_mode(0o604)).unwrap();
+        }
+        let outcome = job.run().expect(0);
+        let made = outcome.number("copied") + outcome.number("cloned");
+        assert_eq!((outcome.number("metadata_only"), made), (0, 4), "{outcome}");
+        Comparison::new(&tree, &dest).assert_same();
+    }
+}
+
+/// `--ignore-ctime` takes all of it for unchanged, and still links a new name to the file it belongs to.
+#[test]
+fn ignored_ctimes_change_nothing() {
+    for engine in Engine::all() {
+        let scratch = support::Scratch::new();
+        let (tree, dest) = (scratch.path().join("tree"), scratch.path().join("copy"));
+        fs::create_dir(&tree).unwrap();
+        make(&tree, 3);
+        let state = scratch.path().join("state");
+        let job = Job::new(&tree, &dest, &state, engine).arg("--checksum");
+        job.run().expect(0);
+        change_attributes(&tree);
+        let ignoring = Job::new(&tree, &dest, &state, engine).arg("--ignore-ctime");
+        let outcome = ignoring.run().expect(0);
+        assert_counts(&outcome, 0, 0);
+        assert_eq!((outcome.number("bytes"), outcome.number("hard_links")), (0, 1), "{outcome}");
+        assert_eq!(inode(&dest.join("first")), inode(&dest.join("a-third")));
+        assert_counts(&job.run().expect(0), 6, 0);
+        Comparison::new(&tree, &dest).assert_same();
+    }
+}
+
+/// From the second pass on the summary tells what the next one will take, and from how much.
+#[test]
+fn a_second_pass_tells_of_the_third() {
+    let scratch = support::Scratch::new();
+    let tree = scratch.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    (0..40).for_each(|index| fs::write(tree.join(index.to_string()), "content").unwrap());
+    let job = Job::new(&tree, scratch.path().join("copy"), scratch.path().join("state"), Engine::Sync);
+    let outcome = job.run().expect(0);
+    assert!(outcome.stdout.contains("\"forecast\":null"), "one pass is no ground for a forecast: {outcome}");
+    fs::write(tree.join("3"), "other content").unwrap();
+    let outcome = job.run().expect(0);
+    let counts = ["changes", "change_bytes", "entries"].map(|key| outcome.number(key));
+    assert_eq!(counts, [1, 13, 41], "{outcome}");
+    assert!(!outcome.stdout.contains("\"forecast\":{\"elapsed_s\":0.000"), "{outcome}");
+}

@@ -1,0 +1,249 @@
+//! verify with a bucket on either side: what is the same is called the same, and every single difference is named.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::fs::chown;
+use std::process::Command;
+
+use support::fault::Checksums;
+
+use super::*;
+
+impl Scene {
+    /// Runs `verify`: the exit code, what differs by path, and all it said.
+    fn verify(&self, words: &[&OsStr]) -> (i32, BTreeMap<String, String>, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_gfast"))
+            .arg("verify")
+            .args(words)
+            .arg(format!("--endpoint-url={}", self.endpoint))
+            .arg("--json")
+            .env("AWS_ACCESS_KEY_ID", &self.access_key)
+            .env("AWS_SECRET_ACCESS_KEY", &self.secret_key)
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("HOME", self.scratch.path())
+            .output()
+            .unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let said = stdout.clone() + &String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains(&self.secret_key), "a secret was said");
+        let mut differences = BTreeMap::new();
+        for line in stdout.lines().filter_map(|line| line.strip_prefix("{\"path\":\"")) {
+            let (path, rest) = line.split_once("\",\"differs\":[").unwrap();
+            let names = rest.split_once(']').unwrap().0.replace('"', "");
+            assert!(differences.insert(path.to_owned(), names).is_none(), "{path} is said twice: {said}");
+        }
+        (output.status.code().unwrap(), differences, said)
+    }
+
+    /// The same, of all there is in two places; nothing for the catalog.
+    fn compare(&self, source: &OsStr, dest: &OsStr) -> (i32, BTreeMap<String, String>, String) {
+        self.verify(&["-source".as_ref(), source, "-dest".as_ref(), dest])
+    }
+
+    fn compare_recorded(&self, dest: &OsStr, state: &str) -> (i32, BTreeMap<String, String>, String) {
+        let state = self.join(state);
+        self.verify(&["-dest".as_ref(), dest, "-state-dir".as_ref(), state.as_os_str()])
+    }
+}
+
+#[track_caller]
+fn assert_same(compared: (i32, BTreeMap<String, String>, String)) {
+    let (code, differences, said) = compared;
+    assert_eq!((code, differences), (0, BTreeMap::new()), "{said}");
+}
+
+fn named(differences: &[(&str, &str)]) -> BTreeMap<String, String> {
+    differences.iter().map(|(path, names)| ((*path).to_owned(), (*names).to_owned())).collect()
+}
+
+/// Up, down and across: each pair is the same, and against the catalogs, too.
+#[test]
+fn trees_in_buckets_are_the_same() {
+    let server = fault_server(61);
+    server.make_bucket("c");
+    let scene = Scene::new(&server, Engine::Auto);
+    let tree = scene.dir("tree");
+    plain_tree(&tree, 61, 40, 12 << 20);
+    let (up, across, down) = (OsStr::new("s3://b/up"), OsStr::new("s3://c/across"), scene.join("down"));
+    scene.job(&tree, "s3://b/up", "state-up").run().expect(0);
+    scene.job("s3://b/up", "s3://c/across", "state-across").run().expect(0);
+    scene.job("s3://b/up", &down, "state-down").run().expect(0);
+    assert_same(scene.compare(tree.as_os_str(), up));
+    assert_same(scene.compare(up, across));
+    assert_same(scene.compare(up, down.as_os_str()));
+    assert_same(scene.compare_recorded(up, "state-up"));
+    assert_same(scene.compare_recorded(across, "state-across"));
+}
+
+/// Every difference between a tree and a bucket is named, whichever of the two is the source.
+#[test]
+fn every_difference_from_a_bucket_is_named() {
+    let server = fault_server(62);
+    let scene = Scene::new(&server, Engine::Auto);
+    let tree = scene.dir("tree");
+    plain_tree(&tree, 62, 30, 0);
+    for name in ["flipped", "grown", "moded", "timed", "gone", "retyped", "owned"] {
+        noise(&tree.join(name), &mut Rng::new(7), 5000);
+    }
+    symlink("here", tree.join("retargeted")).unwrap();
+    let bucket = OsStr::new("s3://b/up");
+    scene.job(&tree, "s3://b/up", "state").run().expect(0);
+
+    let keeping_time = |name: &str, change: &dyn Fn(&Path)| {
+        let path = tree.join(name);
+        let before = fs::metadata(&path).unwrap().modified().unwrap();
+        change(&path);
+        File::open(&path).unwrap().set_modified(before).unwrap();
+    };
+    keeping_time("flipped", &|path| {
+        File::options().write(true).open(path).unwrap().write_all_at(b"flip", 2500).unwrap();
+    });
+    keeping_time("grown", &|path| File::options().write(true).open(path).unwrap().set_len(5001).unwrap());
+    fs::set_permissions(tree.join("moded"), fs::Permissions::from_mode(0o4711)).unwrap();
+    date(&tree.join("timed"), &mut Rng::new(99));
+    let top = fs::metadata(&tree).unwrap().modified().unwrap();
+    fs::remove_file(tree.join("gone")).unwrap();
+    fs::remove_file(tree.join("retyped")).unwrap();
+    fs::create_dir(tree.join("retyped")).unwrap();
+    fs::write(tree.join("new"), "new").unwrap();
+    fs::create_dir(tree.join("new-dir")).unwrap();
+    fs::remove_file(tree.join("retargeted")).unwrap();
+    symlink("gone", tree.join("retargeted")).unwrap();
+    File::open(&tree).unwrap().set_modified(top).unwrap();
+    let mut expected =
+        named(&[("flipped", "content"), ("grown", "size"), ("moded", "mode"), ("timed", "mtime"), ("retyped", "type")]);
+    if rustix::process::geteuid().is_root() {
+        chown(tree.join("owned"), Some(77), None).unwrap();
+        expected.insert("owned".into(), "owner".into());
+    }
+    expected.insert("retargeted".into(), "target,mtime".into());
+
+    let (code, differences, said) = scene.compare(tree.as_os_str(), bucket);
+    let upwards = [("new", "missing"), ("new-dir", "missing"), ("gone", "extra")];
+    let both = expected.clone().into_iter().chain(named(&upwards)).collect::<BTreeMap<_, _>>();
+    assert_eq!((code, differences), (1, both), "{said}");
+    // Set-id bits do not come back from a bucket, so they are not missed.
+    fs::set_permissions(tree.join("moded"), fs::Permissions::from_mode(0o711)).unwrap();
+    let (code, differences, said) = scene.compare(bucket, tree.as_os_str());
+    let downwards = [("new", "extra"), ("new-dir", "extra"), ("gone", "missing")];
+    let both = expected.into_iter().chain(named(&downwards)).collect::<BTreeMap<_, _>>();
+    assert_eq!((code, differences), (1, both), "{said}");
+}
+
+/// Against the catalog: objects that others changed, removed and added.
+#[test]
+fn a_bucket_is_held_to_what_was_recorded() {
+    let server = fault_server(63);
+    let scene = Scene::new(&server, Engine::Auto);
+    let (tree, other) = (scene.dir("tree"), scene.dir("other"));
+    for name in ["same", "changed", "gone"] {
+        noise(&tree.join(name), &mut Rng::new(1), 9000);
+    }
+    fs::create_dir(tree.join("dir")).unwrap();
+    noise(&tree.join("dir/inner"), &mut Rng::new(2), 100);
+    let bucket = OsStr::new("s3://b/up");
+    scene.job(&tree, "s3://b/up", "state").run().expect(0);
+    assert_same(scene.compare_recorded(bucket, "state"));
+
+    let source = File::options().write(true).open(tree.join("changed")).unwrap();
+    source.write_all_at(b"other", 4000).unwrap();
+    fs::rename(tree.join("changed"), other.join("changed")).unwrap();
+    fs::create_dir(other.join("dir")).unwrap();
+    noise(&other.join("dir/added"), &mut Rng::new(3), 10);
+    scene.job(&other, "s3://b/up", "state-other").run().expect(0);
+    let (code, differences, said) = scene.compare_recorded(bucket, "state");
+    // The other job's directories have their own times.
+    let mut without_times = differences;
+    without_times.retain(|_, names| names != "mtime");
+    assert_eq!((code, without_times), (1, named(&[("changed", "content,mtime"), ("dir/added", "extra")])), "{said}");
+}
+
+/// What cannot be asked is trouble, exit 2.
+#[test]
+fn a_bucket_that_is_not_there_is_trouble() {
+    let server = fault_server(64);
+    let scene = Scene::new(&server, Engine::Auto);
+    let tree = scene.dir("tree");
+    fs::write(tree.join("a"), "a").unwrap();
+    let (code, _, said) = scene.compare(tree.as_os_str(), "s3://nowhere/up".as_ref());
+    assert_eq!(code, 2, "{said}");
+    let (code, _, said) = scene.compare_recorded("s3://b/up".as_ref(), "no-state");
+    assert_eq!(code, 2, "{said}");
+}
+
+/// s3s-fs lists no `dir/` objects; all else is the same by the checksums it stores.
+#[test]
+fn trees_on_another_server_are_the_same() {
+    let scratch = Scratch::new();
+    let server = S3sFs::start(scratch.path());
+    server.bucket("bucket");
+    let scene = Scene::with_s3s(&server, Engine::Auto);
+    let tree = scene.dir("tree");
+    plain_tree(&tree, 65, 30, 0);
+    fs::remove_dir(tree.join("empty")).unwrap();
+    scene.job(&tree, "s3://bucket/up", "state").run().expect(0);
+    assert_same(scene.compare(tree.as_os_str(), "s3://bucket/up".as_ref()));
+    assert_same(scene.compare_recorded("s3://bucket/up".as_ref(), "state"));
+}
+
+/// What somebody does to a bucket itself is named on every side it is compared with, whether the server stores
+/// checksums or the objects have to be read, over listings of many pages.
+#[test]
+fn objects_changed_on_the_server_are_named() {
+    for checksums in [Checksums::Stored, Checksums::Ignored] {
+        let server = fault_server(66);
+        server.make_bucket("c");
+        server.set_checksums(checksums);
+        server.set_page_max(3);
+        let scene = Scene::new(&server, Engine::Auto);
+        let tree = scene.dir("tree");
+        plain_tree(&tree, 66, 20, 6 << 20);
+        for name in ["flipped", "moded", "gone", "unlinked"] {
+            noise(&tree.join(name), &mut Rng::new(8), 5000);
+        }
+        fs::hard_link(tree.join("unlinked"), tree.join("unlinked-too")).unwrap();
+        scene.job(&tree, "s3://b/up", "state").run().expect(0);
+        scene.job("s3://b/up", "s3://c/twin", "state-twin").run().expect(0);
+        assert_same(scene.compare(tree.as_os_str(), "s3://b/up".as_ref()));
+
+        let object = |key: &str| server.object("b", key).unwrap();
+        let put = |key: &str, body: Vec<u8>, change: (&str, &str)| {
+            let mut attributes = object(key).attributes;
+            attributes.insert(change.0.to_owned(), change.1.to_owned());
+            let pairs: Vec<_> = attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            server.put("b", key, body, &pairs);
+        };
+        for key in ["up/flipped", "up/a/large"] {
+            let mut body = object(key).body.to_vec();
+            body[4321] ^= 1;
+            put(key, body, ("other", "1"));
+        }
+        put("up/moded", object("up/moded").body.to_vec(), ("file-permissions", "0100711"));
+        let linked = ["up/unlinked", "up/unlinked-too"].into_iter().find(|key| object(key).body.is_empty()).unwrap();
+        let body = object("up/gone").body.to_vec();
+        let first = linked == "up/unlinked";
+        let source = object(if first { "up/unlinked-too" } else { "up/unlinked" });
+        let pairs: Vec<_> = source.attributes.iter().filter(|(name, _)| *name != "gfast-links").collect();
+        let pairs: Vec<_> = pairs.into_iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        server.put("b", linked, source.body.clone(), &pairs);
+        assert_eq!(body, source.body, "made of the same noise");
+        server.remove("b", "up/gone");
+        server.put("b", "up/a/extra", "extra", &[]);
+        let linked = linked.trim_start_matches("up/");
+        let ours = [("flipped", "content"), ("a/large", "content"), ("moded", "mode"), (linked, "links")];
+        let expected = |gone, extra| {
+            named(&ours).into_iter().chain(named(&[("gone", gone), ("a/extra", extra)])).collect::<BTreeMap<_, _>>()
+        };
+        let (code, differences, said) = scene.compare(tree.as_os_str(), "s3://b/up".as_ref());
+        assert_eq!((code, differences), (1, expected("missing", "extra")), "{checksums:?} {said}");
+        let (code, differences, said) = scene.compare("s3://c/twin".as_ref(), "s3://b/up".as_ref());
+        assert_eq!((code, differences), (1, expected("missing", "extra")), "{checksums:?} {said}");
+        let (code, differences, said) = scene.compare("s3://b/up".as_ref(), tree.as_os_str());
+        assert_eq!((code, differences), (1, expected("extra", "missing")), "{checksums:?} {said}");
+        let (code, differences, said) = scene.compare_recorded("s3://b/up".as_ref(), "state");
+        let mut recorded = expected("missing", "extra");
+        recorded.retain(|_, names| !["mode", "links"].contains(&names.as_str()));
+        assert_eq!((code, differences), (1, recorded), "{checksums:?} {said}");
+    }
+}

@@ -1,0 +1,119 @@
+//! What the destination holds already: sealed again, adopted, or given new metadata. No content is written.
+
+use super::{Copied, Ending, Seal, Work, ending_of, stat_source};
+use crate::catalog::{FileRecord, Status};
+use crate::error::{Errno, Result};
+use crate::plan;
+use crate::report::Count;
+use crate::ring::{Access, Kind, Stat};
+
+impl Work<'_> {
+    /// A record whose data is durable but whose seal may not be (an interruption between the two), or a large file
+    /// whose seal is there but not the record of it: seal it again without copying, if the destination still holds the
+    /// inode that was written (I1). A sealed file must not be written to again: a power cut could leave its seal on
+    /// what is half overwritten (I2).
+    pub(crate) fn reseal(&self, record: Option<&FileRecord>) -> Result<Option<Copied>> {
+        let Some(record) = record.filter(|record| record.stamp == self.stamp) else { return Ok(None) };
+        let granularity = self.job.granularity_nanos;
+        let is_durable = |dest: &Stat| match record.status {
+            Status::Done => record.batch > self.job.progress.completed_batch,
+            Status::InProgress => self.job.syncs() && plan::is_sealed_copy(self.stat, dest, granularity),
+            _ => false,
+        };
+        if !matches!(record.status, Status::Done | Status::InProgress) {
+            return Ok(None);
+        }
+        let temp = self.place.temp_name(self.job);
+        for (name, temp) in [(&self.place.dest_name, None), (&temp, Some(temp.clone()))] {
+            match self.dest().stat(self.dest_dir(), name) {
+                Ok(dest) if dest.ino == record.dest_ino && dest.size == self.stat.size && is_durable(&dest) => {
+                    self.remove_leftover(temp.as_ref());
+                    let count = match self.stat.kind() {
+                        Kind::Symlink => Count::Symlinks,
+                        Kind::Special => Count::Specials,
+                        _ => Count::FilesCopied,
+                    };
+                    let mut copied = self.copied(&dest, self.seal(temp), 0, count);
+                    copied.large_id = record.large_id;
+                    copied.checksum = record.checksum;
+                    return Ok(Some(copied));
+                }
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(self.error("stat", errno)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes what is at the destination if it is the source's copy already; puts owner and mode right.
+    pub(crate) fn adopt(&self) -> Result<Option<Copied>> {
+        let name = &self.place.dest_name;
+        let dest = match self.dest().stat(self.dest_dir(), name) {
+            Ok(dest) => dest,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(self.error("stat", errno)),
+        };
+        match self.stat.kind() {
+            Kind::File if plan::is_sealed_copy(self.stat, &dest, self.job.granularity_nanos) => {
+                if self.stat.nlink != dest.nlink {
+                    return Ok(None);
+                }
+                self.take_over(&dest, Count::Adopted)
+            }
+            Kind::Symlink if dest.kind() == Kind::Symlink => {
+                let same = self.source_target()? == self.dest().read_link(self.dest_dir(), name).unwrap_or_default();
+                let owned = (dest.uid, dest.gid) == (self.stat.uid, self.stat.gid) || !self.keeps_metadata();
+                if !same || !owned || dest.mtime != self.stat.mtime {
+                    return Ok(None);
+                }
+                Ok(Some(self.copied(&dest, Seal::None, 0, Count::Adopted)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Owner, mode and times for a file that is there with the right content.
+    fn take_over(&self, seen: &Stat, count: Count) -> Result<Option<Copied>> {
+        let name = &self.place.dest_name;
+        // A file that cannot be opened for reading (by an ordinary user) is replaced instead.
+        let Ok(file) = self.dest().open(self.dest_dir(), name, Access::Read) else { return Ok(None) };
+        let now = self.dest().stat_handle(&file).map_err(|errno| self.error("stat", errno))?;
+        if (now.dev, now.ino) != (seen.dev, seen.ino) {
+            return Ok(None);
+        }
+        self.remove_leftover(None);
+        self.clear_acls(&file)?;
+        self.keep_metadata(&file, &now)?;
+        Ok(Some(self.copied(&now, self.seal(None), 0, count)))
+    }
+
+    /// The copy of a source of which only the ctime is new, and not the content: if the destination still holds the
+    /// very file that was written, its owner, mode and times alone are put right.
+    pub(crate) fn refresh(&self, record: &FileRecord) -> Result<Option<Copied>> {
+        let dest = match self.dest().stat(self.dest_dir(), &self.place.dest_name) {
+            Ok(dest) => dest,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(self.error("stat", errno)),
+        };
+        let is_sealed = plan::is_sealed_copy(self.stat, &dest, self.job.granularity_nanos);
+        if dest.ino != record.dest_ino || !is_sealed {
+            return Ok(None);
+        }
+        let refreshed = self.take_over(&dest, Count::Refreshed)?;
+        Ok(refreshed.map(|copied| Copied { checksum: record.checksum, ..copied }))
+    }
+
+    /// The second half of a small file that was read again and has its recorded content. `None`: the destination has
+    /// not, so it is to be copied.
+    pub fn refresh_small(&self, record: &FileRecord) -> Option<Ending> {
+        let refreshed = match stat_source(self.job, self.caller, self.place) {
+            Ok(after) if self.stat.is_unchanged_in(&after) => self.refresh(record),
+            Ok(_) => return Some(Ending::Changed),
+            Err(error) => Err(error),
+        };
+        match refreshed {
+            Ok(copied) => copied.map(|copied| Ending::Copied(Box::new(copied))),
+            Err(error) => Some(ending_of(error)),
+        }
+    }
+}

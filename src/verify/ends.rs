@@ -1,0 +1,493 @@
+//! The sides of a comparison in which a bucket takes part: a file system, a bucket, or what was recorded of one.
+//!
+//! Each side names what a directory holds, describes an object as far as it knows it, and tells the CRC64 of its
+//! content: the stored one where there is one, else by reading. A bucket's objects are what a restored tree would have:
+//! modes, owners, times, symlinks and links stand in their metadata, `dir/` objects describe directories.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::compare::{Aspect, Aspects, Measure};
+use crate::catalog::{Catalog, DirStamp, FileRecord, Record, Status};
+use crate::digest::{combine, crc64};
+use crate::error::{Errno, Error, Result, join};
+use crate::job::{BucketRoot, KeyNames, fnv1a};
+use crate::links::LinkKey;
+use crate::listing::{BUFFER_BYTES, parse};
+use crate::plan::same_time;
+use crate::provider::posix::Posix;
+use crate::provider::s3::{Client, From, Key, Object, attributes, keys};
+use crate::ring::syscalls::Kernel;
+use crate::ring::{Access, FixedBuffers, Handle, Kind, LEASE_ALIGN, Name, Side, Stat, Time};
+use crate::walk::{DirNode, Entry};
+
+/// Records read from the catalog at a time.
+const PAGE: usize = 1024;
+/// Bytes of one read of a file.
+const BLOCK_BYTES: usize = 1 << 20;
+/// Attribute of an object that others are links to.
+const LINKS_ATTRIBUTE: &str = "gfast-links";
+
+/// One side.
+pub(super) enum End {
+    /// A mounted file system.
+    Files {
+        /// Its canonical path.
+        path: Vec<u8>,
+        /// Answers what is asked of it.
+        caller: Kernel,
+        /// Which side it is.
+        side: Side,
+        /// A state directory of gfast's, which belongs to neither side.
+        state_dir: Option<(u64, u64)>,
+    },
+    /// A bucket.
+    Bucket {
+        /// Where keys begin.
+        root: BucketRoot,
+        /// Asks it.
+        client: Client,
+        /// What its objects are taken for.
+        objects: Objects,
+    },
+    /// What a job recorded.
+    Recorded {
+        /// Where.
+        catalog: Box<Catalog>,
+        /// What its records are of.
+        objects: Objects,
+    },
+}
+
+/// What objects and their records are taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Objects {
+    /// The files that they were made of, by their metadata.
+    Files,
+    /// Themselves: a job from bucket to bucket records what it lists, and nothing of what they stand for.
+    Plain,
+}
+
+/// A directory of the comparison.
+pub(super) struct Dir {
+    /// Its name and number.
+    pub node: Arc<DirNode>,
+    /// By side: the directory itself, where it is one of a file system.
+    pub handles: [Option<Handle>; 2],
+}
+
+/// What a listing says a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hint {
+    /// A directory.
+    Dir,
+    /// Anything else, or not known.
+    Other,
+}
+
+/// What one side knows of an object.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// What it is.
+    pub kind: Option<Kind>,
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner and group.
+    pub owner: Option<(u32, u32)>,
+    /// Last change of its content.
+    pub mtime: Option<Time>,
+    /// Number of a device node.
+    pub rdev: Option<u64>,
+    /// CRC64 of its content, where it is stored.
+    pub crc64: Option<u64>,
+    /// Which file it is a name of, if of one with several.
+    pub group: Option<LinkKey>,
+    /// Where its content is.
+    pub content: Content,
+    /// Whether it is a link to an object that is not there, or has no finished record.
+    pub broken: Option<Aspect>,
+}
+
+/// Where an object's content is.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Content {
+    /// Nowhere, or not to be had.
+    #[default]
+    None,
+    /// In the file.
+    File,
+    /// This is it: a symlink's target.
+    Target(Vec<u8>),
+    /// In the object of this key and tag.
+    Object(Key, String),
+}
+
+/// The names of a directory on one side, as they come.
+pub(super) struct Names {
+    at_hand: VecDeque<(Name, Hint)>,
+    /// A file system's: the directory, with an offset of its own.
+    handle: Option<Handle>,
+    /// A bucket's next page.
+    from: From,
+    /// The last name that the catalog told.
+    after: Option<Name>,
+    at_end: bool,
+}
+
+impl End {
+    /// The names of a directory.
+    pub(super) fn names(&self, dir: &Dir) -> Result<Names> {
+        let handle = match self {
+            End::Files { caller, side, .. } => {
+                let opened = Posix::new(caller, *side).open_dir(dir.handle(*side)?, &c".".to_owned());
+                Some(opened.map_err(|errno| self.error("list", &dir.node, None, errno))?)
+            }
+            _ => None,
+        };
+        Ok(Names { at_hand: VecDeque::new(), handle, from: From::Start, after: None, at_end: false })
+    }
+
+    /// The next name. Ends: every turn takes a name, reads on, or is at the end.
+    pub(super) async fn next(&self, names: &mut Names, dir: &Dir) -> Result<Option<(Name, Hint)>> {
+        loop {
+            if let Some(next) = names.at_hand.pop_front() {
+                return Ok(Some(next));
+            }
+            if names.at_end {
+                return Ok(None);
+            }
+            match self {
+                End::Files { caller, side, state_dir, .. } => {
+                    let (mut buffer, mut entries) = (vec![0; BUFFER_BYTES], VecDeque::new());
+                    let handle = names.handle.as_ref().expect("I8: a file system's names come from its directory");
+                    let filled = Posix::new(caller, *side).read_dir(handle, &mut buffer);
+                    let filled = filled.map_err(|errno| self.error("list", &dir.node, None, errno))?;
+                    names.at_end = filled == 0;
+                    parse(&buffer[..filled], &mut entries);
+                    for Entry { name, kind, ino, .. } in entries {
+                        let is_suspect = kind == libc::DT_UNKNOWN || Some(ino) == state_dir.map(|(_, ino)| ino);
+                        let stat = if is_suspect { Posix::new(caller, *side).stat(handle, &name).ok() } else { None };
+                        if stat.is_some_and(|stat| Some((stat.dev, stat.ino)) == *state_dir) {
+                            continue;
+                        }
+                        let is_dir = kind == libc::DT_DIR || stat.is_some_and(|stat| stat.kind() == Kind::Dir);
+                        names.at_hand.push_back((name, if is_dir { Hint::Dir } else { Hint::Other }));
+                    }
+                }
+                End::Recorded { catalog, .. } => {
+                    let page = catalog.reader()?.entries(dir.node.id, names.after.as_deref(), PAGE)?;
+                    names.at_end = page.len() < PAGE;
+                    names.after = page.last().map(|(name, _)| name.clone());
+                    let hint = |record| if matches!(record, Record::Dir(_)) { Hint::Dir } else { Hint::Other };
+                    // A directory's own failure stands under an empty name.
+                    let named = page.into_iter().filter(|(name, _)| !name.is_empty());
+                    names.at_hand.extend(named.map(|(name, record)| (name, hint(record))));
+                }
+                End::Bucket { root, client, .. } => {
+                    let prefix = root.dir_key(&dir.node);
+                    let page = client.list(&prefix, &names.from).await?;
+                    let found = page.objects.into_iter().map(|object| (object.key, Hint::Other));
+                    for (key, hint) in found.chain(page.prefixes.into_iter().map(|key| (key, Hint::Dir))) {
+                        names.at_hand.extend(name_of(root.names, &key, &prefix, hint)?.map(|name| (name, hint)));
+                    }
+                    names.at_end = page.next.is_none();
+                    names.from = page.next.map_or(From::Start, From::Token);
+                }
+            }
+        }
+    }
+
+    /// What is known of a name; `None` if there is none.
+    pub(super) async fn describe(&self, dir: &Dir, name: &Name, hint: Hint) -> Result<Option<Seen>> {
+        match self {
+            End::Files { caller, side, .. } => {
+                let (posix, at) = (Posix::new(caller, *side), dir.handle(*side)?);
+                let failed = |verb, errno| self.error(verb, &dir.node, Some(name), errno);
+                match posix.stat(at, name) {
+                    Ok(stat) => {
+                        let mut seen = Seen::of(&stat);
+                        if seen.kind == Some(Kind::Symlink) {
+                            let target = posix.read_link(at, name).map_err(|errno| failed("read link", errno))?;
+                            seen.content = Content::Target(target.into_bytes());
+                        }
+                        Ok(Some(seen))
+                    }
+                    Err(Errno::NOENT) => Ok(None),
+                    Err(errno) => Err(failed("stat", errno)),
+                }
+            }
+            End::Recorded { catalog, objects } => {
+                let reader = catalog.reader()?;
+                Ok(match reader.entry(dir.node.id, name)? {
+                    None => None,
+                    Some(Record::Dir(id)) => match objects {
+                        Objects::Files => Some(Seen::of_dir(reader.dir(id)?.and_then(|record| record.stamp))),
+                        Objects::Plain => Some(Seen { kind: Some(Kind::Dir), ..Seen::default() }),
+                    },
+                    Some(Record::File(record)) => Some(Seen::of_record(&record, *objects)),
+                })
+            }
+            End::Bucket { root, client, objects } => {
+                if hint == Hint::Dir
+                    && let Some(seen) = describe_prefix(root, client, dir, name).await?
+                {
+                    return Ok(Some(seen));
+                }
+                let path = || join(&dir.node.path(), name);
+                let key = root.key(&dir.node, name).map_err(|why| Error::refused_object(path(), why))?;
+                match describe_key(client, key, *objects).await? {
+                    None if hint == Hint::Other => describe_prefix(root, client, dir, name).await,
+                    seen => Ok(seen),
+                }
+            }
+        }
+    }
+
+    /// The CRC64 of an object's content, and the bytes that were read for it; `None` where nobody knows it.
+    pub(super) async fn checksum(&self, dir: &Dir, name: &Name, seen: &Seen) -> Result<(Option<u64>, u64)> {
+        if seen.crc64.is_some() {
+            return Ok((seen.crc64, 0));
+        }
+        match (self, &seen.content) {
+            (_, Content::Target(target)) => Ok((Some(crc64(target)), 0)),
+            (End::Files { side, .. }, Content::File) => {
+                let (side, at, name_too) = (*side, dir.handle(*side)?.clone(), name.clone());
+                let read = tokio::task::spawn_blocking(move || read_file(side, &at, &name_too));
+                let read = read.await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))?;
+                let (crc64, bytes) = read.map_err(|errno| self.error("read", &dir.node, Some(name), errno))?;
+                Ok((Some(crc64), bytes))
+            }
+            (End::Bucket { client, .. }, Content::Object(key, etag)) => {
+                let mut body = client.get(key, None, Some(etag)).await?;
+                let (mut value, mut bytes) = (0, 0);
+                while let Some(chunk) = body.chunk().await? {
+                    value = combine(value, crc64(&chunk), chunk.len() as u64);
+                    bytes += chunk.len() as u64;
+                }
+                Ok((Some(value), bytes))
+            }
+            _ => Ok((None, 0)),
+        }
+    }
+
+    /// Opens a directory below `dir`; only a file system's is opened.
+    pub(super) fn enter(&self, dir: &Dir, name: &Name) -> Result<Option<Handle>> {
+        let End::Files { caller, side, .. } = self else { return Ok(None) };
+        let opened = Posix::new(caller, *side).open_dir(dir.handle(*side)?, name);
+        opened.map(Some).map_err(|errno| self.error("open", &dir.node, Some(name), errno))
+    }
+
+    fn error(&self, verb: &'static str, dir: &DirNode, name: Option<&Name>, errno: Errno) -> Error {
+        let End::Files { path, .. } = self else { return Error::os(verb, dir.path(), errno) };
+        let below = name.map_or_else(|| dir.path(), |name| dir.path_of(name));
+        Error::os(verb, [&path[..], b"/", &below].concat(), errno)
+    }
+}
+
+impl Dir {
+    fn handle(&self, side: Side) -> Result<&Handle> {
+        Ok(self.handles[side as usize].as_ref().expect("I8: a file system's directory is open while it is compared"))
+    }
+}
+
+impl Seen {
+    fn of(stat: &Stat) -> Seen {
+        let kind = stat.kind();
+        Seen {
+            kind: Some(kind),
+            size: matches!(kind, Kind::File | Kind::Symlink).then_some(stat.size),
+            mode: (kind != Kind::Symlink).then(|| stat.permissions()),
+            owner: Some((stat.uid, stat.gid)),
+            mtime: Some(stat.mtime),
+            rdev: matches!(stat.mode & libc::S_IFMT, libc::S_IFBLK | libc::S_IFCHR).then_some(stat.rdev),
+            group: (stat.nlink > 1 && kind != Kind::Dir).then_some(LinkKey { dev: stat.dev, ino: stat.ino }),
+            content: if kind == Kind::File { Content::File } else { Content::None },
+            ..Seen::default()
+        }
+    }
+
+    fn of_dir(stamp: Option<DirStamp>) -> Seen {
+        let known = stamp.filter(|stamp| stamp.ino != 0);
+        Seen {
+            kind: Some(Kind::Dir),
+            mode: known.map(|stamp| stamp.mode & 0o7777),
+            owner: known.map(|stamp| (stamp.uid, stamp.gid)),
+            mtime: known.map(|stamp| stamp.mtime),
+            broken: stamp.is_none().then_some(Aspect::Unfinished),
+            ..Seen::default()
+        }
+    }
+
+    /// A record does not tell what sort of object it is of: only content and time are held against it.
+    fn of_record(record: &FileRecord, objects: Objects) -> Seen {
+        let is_done = matches!(record.status, Status::Done | Status::Written);
+        Seen {
+            size: Some(record.stamp.size),
+            mtime: (objects == Objects::Files).then_some(record.stamp.mtime),
+            // The record of a link has the checksum of what it links to; the object itself is empty.
+            crc64: match (objects, record.stamp.size) {
+                (Objects::Plain, 0) => Some(0),
+                _ => record.checksum.map(|checksum| checksum.crc64),
+            },
+            broken: (!is_done).then_some(Aspect::Unfinished),
+            ..Seen::default()
+        }
+    }
+
+    fn of_object(object: &Object) -> Seen {
+        let posix = attributes::decode(&object.attributes);
+        let mode = posix.mode.map(|mode| if mode & libc::S_IFMT == 0 { mode | libc::S_IFREG } else { mode });
+        let kind = Stat { mode: mode.unwrap_or(libc::S_IFREG), ..Stat::default() }.kind();
+        Seen {
+            kind: Some(kind),
+            size: matches!(kind, Kind::File | Kind::Symlink).then_some(object.size),
+            mode: mode.filter(|_| kind != Kind::Symlink).map(|mode| mode & 0o7777),
+            owner: posix.uid.zip(posix.gid),
+            mtime: posix.mtime,
+            rdev: posix.rdev,
+            crc64: object.crc64.filter(|_| kind != Kind::Special),
+            ..Seen::default()
+        }
+    }
+}
+
+/// What differs in what both sides know, besides content and links.
+pub(super) fn compare(source: &Seen, dest: &Seen, measure: &Measure, has_special_bits: bool) -> Aspects {
+    let mut aspects = Aspects::default();
+    if let Some(broken) = source.broken.or(dest.broken) {
+        return Aspects::only(broken);
+    }
+    if source.kind.zip(dest.kind).is_some_and(|(a, b)| a != b)
+        || (source.kind.is_none() && dest.kind == Some(Kind::Dir))
+    {
+        return Aspects::only(Aspect::Type);
+    }
+    let mask = if has_special_bits { 0o7777 } else { 0o1777 };
+    let mut note = |is_different: bool, aspect| {
+        if is_different {
+            aspects.add(aspect);
+        }
+    };
+    note(differ(source.size, dest.size), Aspect::Size);
+    note(differ(source.rdev, dest.rdev), Aspect::Device);
+    if measure.has_owner_and_mode {
+        note(differ(source.mode.map(|mode| mode & mask), dest.mode.map(|mode| mode & mask)), Aspect::Mode);
+        note(differ(source.owner, dest.owner), Aspect::Owner);
+    }
+    let is_moved = source.mtime.zip(dest.mtime).is_some_and(|(a, b)| !same_time(a, b, measure.granularity_nanos));
+    note(is_moved, Aspect::Mtime);
+    aspects
+}
+
+/// Whether both are known, and not the same.
+fn differ<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
+    a.zip(b).is_some_and(|(a, b)| a != b)
+}
+
+/// The name of what a listing of `prefix` told; `None` for the directory's own object.
+fn name_of(names: KeyNames, key: &str, prefix: &str, hint: Hint) -> Result<Option<Name>> {
+    let component = key.strip_prefix(prefix).unwrap_or(key);
+    let refused = |why| Error::refused_object(key, why);
+    let bytes = match names {
+        KeyNames::Pieces if component.is_empty() => b".".to_vec(),
+        KeyNames::Pieces => component.as_bytes().to_vec(),
+        KeyNames::Posix if component.is_empty() => return Ok(None),
+        KeyNames::Posix => {
+            let component =
+                if hint == Hint::Dir { component.strip_suffix('/').unwrap_or(component) } else { component };
+            keys::name_of(component).ok_or_else(|| refused("no file system has such a name"))?
+        }
+    };
+    Name::new(bytes).map(Some).map_err(|_| refused("it holds a NUL"))
+}
+
+async fn describe_key(client: &Client, key: Key, objects: Objects) -> Result<Option<Seen>> {
+    let Some(mut object) = client.head(&key).await? else { return Ok(None) };
+    if objects == Objects::Plain {
+        let (size, crc64) = (Some(object.size), object.crc64);
+        let content = Content::Object(key, object.etag);
+        return Ok(Some(Seen { kind: Some(Kind::File), size, crc64, content, ..Seen::default() }));
+    }
+    let link = attributes::decode(&object.attributes).link;
+    let is_first = object.attributes.contains_key(LINKS_ATTRIBUTE);
+    let group = |key: &str| LinkKey::in_bucket(fnv1a(key.as_bytes()));
+    let Some(first) = link else {
+        let content = Content::Object(key.clone(), object.etag.clone());
+        let group = is_first.then(|| group(key.as_str()));
+        return Ok(Some(Seen { group, content, ..Seen::of_object(&object) }));
+    };
+    let dangling = Seen { broken: Some(Aspect::Links), ..Seen::default() };
+    let Ok(first) = Key::new(first) else { return Ok(Some(dangling)) };
+    match client.head(&first).await? {
+        Some(found) => object = found,
+        None => return Ok(Some(dangling)),
+    }
+    let content = Content::Object(first.clone(), object.etag.clone());
+    Ok(Some(Seen { group: Some(group(first.as_str())), content, ..Seen::of_object(&object) }))
+}
+
+/// A directory: as its own object says, or of unknown attributes where only keys below it tell of it.
+async fn describe_prefix(root: &BucketRoot, client: &Client, dir: &Dir, name: &Name) -> Result<Option<Seen>> {
+    let node = DirNode::child(&dir.node, dir.node.id, name.clone());
+    let prefix = root.dir_key(&node);
+    // Of a bucket's own names only those of prefixes end in a slash.
+    if !prefix.ends_with('/') {
+        return Ok(None);
+    }
+    let page = client.list(&prefix, &From::Start).await?;
+    if page.objects.is_empty() && page.prefixes.is_empty() {
+        return Ok(None);
+    }
+    let mut seen = Seen::default();
+    // Only what is listed is asked for: servers that list no such objects may fail at the question.
+    if page.objects.iter().any(|object| object.key == prefix)
+        && let Ok(key) = Key::new(prefix)
+        && let Some(object) = client.head(&key).await?
+    {
+        seen = Seen::of_object(&object);
+    }
+    Ok(Some(Seen { kind: Some(Kind::Dir), size: None, crc64: None, ..seen }))
+}
+
+/// Reads a file for its CRC64, at the destination past the page cache.
+fn read_file(side: Side, at: &Handle, name: &Name) -> Result<std::result::Result<(u64, u64), Errno>> {
+    let mut buffers = FixedBuffers::new(1, BLOCK_BYTES, BLOCK_BYTES)?;
+    let kernel = Kernel::new(buffers.arena().clone());
+    let posix = Posix::new(&kernel, side);
+    let Some(mut lease) = buffers.acquire(BLOCK_BYTES) else { return Ok(Err(Errno::NOMEM)) };
+    let opened = posix.open(at, name, Access::Read).and_then(|plain| {
+        let align = posix.stat_handle(&plain)?.direct_align as usize;
+        if align > 0
+            && align <= LEASE_ALIGN
+            && let Ok(direct) = posix.open(at, name, Access::ReadDirect)
+        {
+            return Ok((direct, align));
+        }
+        if side == Side::Dest {
+            posix.drop_cache(&plain)?;
+        }
+        Ok((plain, 1))
+    });
+    let (file, align) = match opened {
+        Ok(opened) => opened,
+        Err(errno) => return Ok(Err(errno)),
+    };
+    let (mut value, mut at) = (0, 0);
+    // Ends: every turn but the last reads a block.
+    loop {
+        let read;
+        (lease, read) = posix.read_all(&file, align, lease, BLOCK_BYTES, at);
+        let filled = match read {
+            Ok(filled) => filled,
+            Err(errno) => return Ok(Err(errno)),
+        };
+        value = combine(value, crc64(&kernel.arena().bytes(&lease)[..filled]), filled as u64);
+        at += filled as u64;
+        if filled < BLOCK_BYTES {
+            buffers.release(lease);
+            return Ok(Ok((value, at)));
+        }
+    }
+}
