@@ -45,7 +45,8 @@
 //! outcome.rs           what shards tell the checkpoints
 //! seal.rs              what makes a durable object final
 //! readback.rs          what a durable batch left at the destination, read past the page cache
-//! checkpoint.rs        a batch: durable, sealed, recorded
+//! checkpoint/mod.rs    a batch: durable, sealed, recorded
+//! checkpoint/groups.rs  hard links at a checkpoint
 //! delete.rs            what the source no longer has goes from the destination
 //! finish.rs            the end of a pass: directories, last commit
 //! resume.rs            where a run begins

@@ -1,0 +1,215 @@
+//! Hard links at a checkpoint: waiting names become links to what was just sealed, or wait on, or are copied
+//! themselves.
+//!
+//! ```text
+//! first sealed in this batch, or recorded    waiting names are linked to it (or stored in a bucket as its links)
+//! first failed                               one waiting name is promoted and copied, the others wait for it
+//! neither                                    they wait in the catalog's late links
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Checkpointer, Draft};
+use crate::catalog::{DirId, Row, Stamp};
+use crate::error::{Cause, Class, Errno, Error, Result};
+use crate::job::{SealedFirst, temp_name};
+use crate::lane::publish;
+use crate::links::{LinkKey, LinkName};
+use crate::report::{Count, Loss};
+use crate::ring::{Kind, Name, Side};
+use crate::walk::{DirNode, Work};
+
+/// A further name waiting for its link.
+pub(super) struct Further {
+    /// Its group.
+    pub(super) key: LinkKey,
+    /// Its directory.
+    pub(super) dir: Arc<DirNode>,
+    /// Its name.
+    pub(super) name: Name,
+    /// The source's state; unknown for names that come from the catalog.
+    pub(super) stamp: Stamp,
+}
+
+impl Checkpointer {
+    /// Makes the links that can be made, promotes a waiting name where a first failed, leaves the rest waiting in the
+    /// catalog.
+    pub(super) fn settle_groups(&mut self, draft: &mut Draft) -> Result<()> {
+        let mut waiting: BTreeMap<LinkKey, Vec<Further>> = BTreeMap::new();
+        for further in std::mem::take(&mut draft.further) {
+            waiting.entry(further.key).or_default().push(further);
+        }
+        let sealed: Vec<LinkKey> = draft.firsts.keys().copied().collect();
+        for key in sealed.into_iter().chain(draft.orphans.iter().copied()) {
+            waiting.entry(key).or_default();
+        }
+        for (key, names) in waiting {
+            self.settle_group(draft, key, names)?;
+        }
+        self.publish_links(draft)
+    }
+
+    fn settle_group(&mut self, draft: &mut Draft, key: LinkKey, mut names: Vec<Further>) -> Result<()> {
+        let first = match draft.firsts.get(&key) {
+            Some(first) => Some(first.clone()),
+            None => {
+                let stamp = names.first().map_or_else(Stamp::default, |name| name.stamp);
+                self.job.sealed_first(key, &stamp)?
+            }
+        };
+        let is_orphan = first.is_none() && draft.orphans.contains(&key);
+        if first.is_some() || is_orphan {
+            names.extend(self.late_names(key)?);
+        }
+        if is_orphan {
+            return self.promote(draft, key, names);
+        }
+        for name in names {
+            match &first {
+                Some(first) if self.publisher.is_some() => draft.published.push((first.clone(), name)),
+                Some(first) => self.make_link(draft, first, name)?,
+                None => wait(draft, name),
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of a group that wait in the catalog.
+    fn late_names(&mut self, key: LinkKey) -> Result<Vec<Further>> {
+        let late = self.job.catalog.reader()?.late_links(key.dev, key.ino, usize::MAX)?;
+        let mut names = Vec::with_capacity(late.len());
+        for (id, name) in late {
+            names.push(Further { key, dir: self.node(id)?, name, stamp: Stamp::default() });
+        }
+        Ok(names)
+    }
+
+    /// A group whose first failed: one waiting name is copied in its place, the others wait for that one.
+    fn promote(&mut self, draft: &mut Draft, key: LinkKey, names: Vec<Further>) -> Result<()> {
+        let mut names = names.into_iter();
+        let Some(next) = names.next() else {
+            draft.settled.push(key);
+            return Ok(());
+        };
+        self.job.links.promote(key, (next.dir.id, next.name.clone()));
+        draft.rows.extend(reopen_rows(key, next.dir.id, &next.name));
+        self.job.walker.inject(Work::File(next.dir, next.name));
+        names.for_each(|name| wait(draft, name));
+        Ok(())
+    }
+
+    /// Makes one link. What is recorded of it is what was copied to its first name, not what its source is by now.
+    fn make_link(&mut self, draft: &mut Draft, first: &SealedFirst, further: Further) -> Result<()> {
+        let linked = self.try_link(&first.name, &further.dir, &further.name);
+        let Further { key, dir, name, .. } = &further;
+        match linked {
+            Ok(dest_ino) => self.linked(draft, first, further, dest_ino),
+            // The file has as many names as the file system allows, or the file system allows one only: this name
+            // becomes a file of its own, in the first case the first of those that follow.
+            Err(Error { cause: Cause::Os(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP)), .. }) => {
+                let path = crate::error::join(&self.job.path(Side::Dest, dir), name);
+                self.job.losses.record(Loss::HardLink, &path);
+                self.job.note_lost(dir.id, name, Loss::HardLink);
+                match errno {
+                    Errno::MLINK => self.job.links.promote(*key, (dir.id, name.clone())),
+                    _ => self.job.links.give_up(),
+                }
+                draft.rows.extend(reopen_rows(*key, dir.id, name));
+                self.job.walker.inject(Work::File(further.dir, further.name));
+            }
+            Err(error) => self.link_failed(draft, further, &error)?,
+        }
+        Ok(())
+    }
+
+    fn linked(&self, draft: &mut Draft, first: &SealedFirst, further: Further, dest_ino: u64) {
+        self.counters.add(Count::Linked, 1);
+        let Further { key, dir, name, stamp } = further;
+        draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
+        draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
+        // A bucket's link is an object of its own; one that waited in the catalog shows its state in the next listing.
+        let is_own = key.is_in_bucket() && stamp != Stamp::default();
+        let stamp = if is_own { stamp } else { first.stamp };
+        self.record_done(draft, dir.id, name, dest_ino, (stamp, first.checksum));
+    }
+
+    fn link_failed(&self, draft: &mut Draft, further: Further, error: &Error) -> Result<()> {
+        let Further { key, dir, name, .. } = further;
+        draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
+        self.failed(draft, &dir, name, error, 1, None)
+    }
+
+    /// Stores the objects of further names in a bucket, many at a time.
+    fn publish_links(&mut self, draft: &mut Draft) -> Result<()> {
+        let links = std::mem::take(&mut draft.published);
+        let mut publications = Vec::with_capacity(links.len());
+        for (first, further) in &links {
+            let first_dir = self.node(first.name.0)?;
+            publications.push(publish::link(&self.job, (&first_dir, &first.name.1), &further.dir, &further.name));
+        }
+        let Some(publisher) = &self.publisher else { return Ok(()) };
+        for ((first, further), stored) in links.into_iter().zip(publisher.publish(publications)) {
+            match stored {
+                Ok(etag) => self.linked(draft, &first, further, etag),
+                Err(error) if error.class() == Class::Fatal => return Err(error),
+                Err(error) => self.link_failed(draft, further, &error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Links `name` to the first name's destination file; the inode both then have. A name that is taken is replaced by
+    /// a link under the temporary name and a rename.
+    fn try_link(&mut self, first: &LinkName, dir: &Arc<DirNode>, name: &Name) -> Result<u64> {
+        let first_node = self.node(first.0)?;
+        let (first_at, at) = (self.open(&first_node)?, self.open(dir)?);
+        let dest = self.dest();
+        let failed = |verb, errno| Error::os(verb, crate::error::join(&self.job.path(Side::Dest, dir), name), errno);
+        let there = dest.stat(&first_at, &first.1).map_err(|errno| failed("link", errno))?;
+        if self.job.may_have_leftovers(dir) {
+            let _ = dest.unlink(&at, &temp_name(self.job.job_id, name));
+        }
+        match dest.link(&first_at, &first.1, &at, name) {
+            Ok(()) => return Ok(there.ino),
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(failed("link", errno)),
+        }
+        let taken = dest.stat(&at, name).map_err(|errno| failed("stat", errno))?;
+        if (taken.dev, taken.ino) == (there.dev, there.ino) {
+            return Ok(there.ino);
+        }
+        if taken.kind() == Kind::Dir {
+            dest.remove_dir(&at, name).map_err(|errno| failed("replace the directory", errno))?;
+        }
+        let temp = temp_name(self.job.job_id, name);
+        let linked = match dest.link(&first_at, &first.1, &at, &temp) {
+            Err(Errno::EXIST) => {
+                dest.unlink(&at, &temp).map_err(|errno| failed("replace the leftover of", errno))?;
+                dest.link(&first_at, &first.1, &at, &temp)
+            }
+            linked => linked,
+        };
+        linked.map_err(|errno| failed("link", errno))?;
+        dest.rename(&at, &temp, name).map_err(|errno| {
+            let _ = dest.unlink(&at, &temp);
+            failed("rename to", errno)
+        })?;
+        Ok(there.ino)
+    }
+}
+
+/// A name that waits no more for a first name, and has work of its own instead.
+pub(super) fn reopen_rows(key: LinkKey, dir: DirId, name: &Name) -> [Row; 2] {
+    let dropped = Row::DropLateLink { dev: key.dev, ino: key.ino, dir, name: name.clone() };
+    [dropped, Row::OpenFile { dir, name: name.clone() }]
+}
+
+fn late_row(further: &Further) -> Row {
+    let Further { key, dir, name, .. } = further;
+    Row::PutLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() }
+}
+
+fn wait(draft: &mut Draft, further: Further) {
+    draft.rows.push(late_row(&further));
+}
