@@ -336,7 +336,7 @@ impl Summary {
         object.fraction("bytes_per_s", self.bytes_per_second());
         object.fraction("files_per_s", self.files_per_second());
         object.number("streams", self.streams.into());
-        object.number("changes", self.changes);
+        object.number("steered", self.changes);
         self.put_engine(&mut object);
         let mut latency = Object::default();
         latency.object("source", latency_object(&self.latency.source));
@@ -506,7 +506,7 @@ mod tests {
             r#""submissions":0,"enters":0,"#,
             r#""proved_by_server":0,"proved_by_reading":0,"proved_by_length":0,"checksums_recorded":0,"#,
             r#""losses":{"owner":3},"#,
-            r#""elapsed_s":2.000,"bytes_per_s":1024.000,"files_per_s":2.000,"streams":32,"changes":0,"#,
+            r#""elapsed_s":2.000,"bytes_per_s":1024.000,"files_per_s":2.000,"streams":32,"steered":0,"#,
             r#""engine":"sync","#,
             r#""engine_fallback":"io_uring is disabled","threads":8,"ring_flags":null,"registered_buffer_bytes":0,"#,
             r#""buffer_bytes":1048576,"submissions_per_enter":0.000,"latency":{"source":{"count":1,"p50_ns":100,"#,

@@ -167,7 +167,7 @@ fn streams_change_at_random_in_a_running_copy() {
         told(&mut client, "bwlimit=off");
         let outcome = running.wait().expect(0);
         scene.assert_same();
-        assert_eq!(outcome.number("changes"), 61, "{outcome}");
+        assert_eq!(outcome.number("steered"), 61, "{outcome}");
         for line in lines {
             assert!(outcome.stderr.contains(&line), "not said: {line}: {outcome}");
         }
