@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::filter::Filter;
 use crate::location::Location;
 
@@ -197,6 +199,67 @@ pub struct Config {
     pub umask: u32,
     /// The command as typed, program name first: typed again it resumes the job.
     pub command: Vec<OsString>,
+    /// Longest time a stop may wait for its last checkpoint before the run ends on the one before.
+    pub stop_time: Duration,
+    /// What the command line left open: a measured profile may choose it.
+    pub open: Vec<Knob>,
+}
+
+/// An option that is worth measuring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Knob {
+    /// `--streams`.
+    Streams,
+    /// `--buffer-size`.
+    BufferSize,
+    /// `--engine`.
+    Engine,
+    /// `--direct`.
+    Direct,
+    /// `--part-size`.
+    PartSize,
+}
+
+impl Config {
+    /// A job with nothing asked for but its ends and where its state is kept.
+    pub fn new(source: Location, dest: Location, state_dir: PathBuf) -> Config {
+        Config {
+            source,
+            dest,
+            state_dir,
+            streams: STREAMS_DEFAULT,
+            pilot: Pilot::User,
+            metrics_addr: None,
+            bytes_per_s: None,
+            ops_per_s: None,
+            block_bytes: BLOCK_BYTES_DEFAULT,
+            metadata: Metadata::Keep,
+            engine: EngineChoice::Auto,
+            direct: DirectChoice::Auto,
+            reflink: ReflinkChoice::Auto,
+            sync: SyncPolicy::Batch,
+            naming: Naming::InPlace,
+            losses: LossPolicy::Count,
+            checkpoint_interval: CHECKPOINT_INTERVAL_DEFAULT,
+            checkpoint_bytes: CHECKPOINT_BYTES_DEFAULT,
+            mounts: Mounts::Cross,
+            ctime: CtimePolicy::Heed,
+            filter: Filter::default(),
+            files_from: None,
+            source_s3: S3Options::default(),
+            dest_s3: S3Options::default(),
+            part_bytes: None,
+            checksum: ChecksumPolicy::Free,
+            special_bits: SpecialBits::Leave,
+            retry: Retry::WithAll,
+            delete: None,
+            output: Output::Text,
+            umask: UMASK_DEFAULT,
+            command: Vec::new(),
+            stop_time: STOP_TIME_MAX,
+            open: Vec::new(),
+        }
+    }
 }
 
 /// Who chooses the number of streams while a job runs.
@@ -236,7 +299,8 @@ pub enum Metadata {
 }
 
 /// Which interpreter answers the operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
     /// The ring where the kernel allows it, else system calls, said in one line.
     Auto,
@@ -247,7 +311,8 @@ pub enum EngineChoice {
 }
 
 /// When O_DIRECT is used for large files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DirectChoice {
     /// Where both file systems report an alignment for it.
     Auto,

@@ -75,6 +75,8 @@
 //! control/metrics.rs   its figures for Prometheus
 //! control/show.rs      a status for people
 //! tui/*.rs             the full-screen view of a running job, a client of its control socket
+//! tune/mod.rs          which settings copy fastest between two places, measured
+//! tune/*.rs            its samples, trials, choice, profiles, and the process that cleans up
 //! ```
 //!
 //! # The life of one small file
@@ -140,6 +142,7 @@ pub mod shard;
 pub mod stop;
 pub mod transfer;
 pub mod tui;
+pub mod tune;
 pub mod tuner;
 pub mod verify;
 pub mod walk;

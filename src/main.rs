@@ -12,6 +12,7 @@ use gfast::error::Error;
 use gfast::nudges::Nudges;
 use gfast::report::ExitCode;
 use gfast::stop::Stop;
+use gfast::tune::Form;
 use gfast::verify::Request;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
@@ -37,7 +38,13 @@ fn main() -> Status {
             return view(gfast::tui::start(&command, &config.state_dir, &stop));
         }
         (_, Parsed::Rehearse(config)) => rehearse(&config, &stop),
-        (Ok(nudges), Parsed::Run(config)) => run(&Config { umask: umask.bits(), ..*config }, &Asks { stop, nudges }),
+        (_, Parsed::Tune(request)) => tune(&request, &stop),
+        (_, Parsed::Sweep) => sweep(),
+        (Ok(nudges), Parsed::Run(config)) => {
+            let mut config = Config { umask: umask.bits(), ..*config };
+            gfast::tune::advise(&mut config);
+            run(&config, &Asks { stop, nudges })
+        }
     };
     Status::from(code.code())
 }
@@ -113,6 +120,21 @@ fn view(shown: gfast::error::Result<u8>) -> Status {
 fn rehearse(config: &Config, stop: &Stop) -> ExitCode {
     let mut stdout = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
     gfast::rehearsal::run(config, stop, &mut stdout).unwrap_or_else(|error| fail(&error))
+}
+
+/// Measures which settings are best.
+fn tune(request: &gfast::tune::Request, stop: &Stop) -> ExitCode {
+    match gfast::tune::run(request, stop) {
+        Ok(Some(findings)) if request.form == Form::Json => print(&findings.json(), ExitCode::Done),
+        Ok(Some(findings)) => print(&findings.text(), ExitCode::Done),
+        Ok(None) => ExitCode::Interrupted,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Removes what a measurement has made, when it ends.
+fn sweep() -> ExitCode {
+    if gfast::tune::serve() { ExitCode::Done } else { ExitCode::Fatal }
 }
 
 /// Writes or checks a report.

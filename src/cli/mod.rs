@@ -11,6 +11,7 @@ mod ctl;
 mod normalise;
 mod report;
 mod tui;
+mod tune;
 mod values;
 mod verify;
 mod words;
@@ -28,6 +29,7 @@ use crate::filter::{Filter, Rule};
 use crate::ledger;
 use crate::location::Location;
 use crate::tui::Request as View;
+use crate::tune::{Request as Measurement, SWEEPER};
 use crate::verify::Request;
 pub use ctl::Request as Steering;
 use normalise::Normalised;
@@ -44,6 +46,7 @@ use normalise::Normalised;
     example = "{command_name} verify -source /data/old -dest /data/new",
     note = "gfast verify compares, gfast report says what was done: see their --help.",
     note = "gfast ctl steers a running job, gfast tui shows it.",
+    note = "gfast tune measures which settings are best.",
     note = "Options are written -name or --name, with their value as the next word or after '='.",
     note = "Sizes: K, M, G, T and KiB, MiB, GiB, TiB count in 1024, KB, MB, GB, TB in 1000.",
     error_code(0, "all done"),
@@ -63,8 +66,8 @@ struct Arguments {
     #[argh(option, arg_name = "path", from_str_fn(words::decode_value))]
     dest: OsString,
     /// objects open at once, 1 to 1024 (32), or auto: as the job finds best
-    #[argh(option, arg_name = "count", default = "(STREAMS_DEFAULT, Pilot::User)", from_str_fn(values::steered))]
-    streams: (u32, Pilot),
+    #[argh(option, arg_name = "count", from_str_fn(values::steered))]
+    streams: Option<(u32, Pilot)>,
     /// most bytes a second: 500M, or off (off)
     #[argh(option, arg_name = "bytes", default = "None", from_str_fn(values::rate))]
     bwlimit: Option<u64>,
@@ -72,8 +75,8 @@ struct Arguments {
     #[argh(option, arg_name = "count", default = "None", from_str_fn(values::rate))]
     iops_limit: Option<u64>,
     /// bytes of one read or write of a large file (1M)
-    #[argh(option, arg_name = "bytes", default = "BLOCK_BYTES_DEFAULT", from_str_fn(values::block_bytes))]
-    buffer_size: usize,
+    #[argh(option, arg_name = "bytes", from_str_fn(values::block_bytes))]
+    buffer_size: Option<usize>,
     /// where the job's state is kept (./.gofast-state)
     #[argh(option, arg_name = "dir", default = "STATE_DIR_DEFAULT.into()", from_str_fn(words::decode_value))]
     state_dir: OsString,
@@ -81,11 +84,11 @@ struct Arguments {
     #[argh(switch)]
     no_metadata: bool,
     /// auto, uring or sync: how the system is asked (auto)
-    #[argh(option, arg_name = "which", default = "EngineChoice::Auto", from_str_fn(values::engine))]
-    engine: EngineChoice,
+    #[argh(option, arg_name = "which", from_str_fn(values::engine))]
+    engine: Option<EngineChoice>,
     /// auto, always or never: pass the page cache by (auto)
-    #[argh(option, arg_name = "when", default = "DirectChoice::Auto", from_str_fn(values::direct))]
-    direct: DirectChoice,
+    #[argh(option, arg_name = "when", from_str_fn(values::direct))]
+    direct: Option<DirectChoice>,
     /// auto or never: clone within one file system (auto)
     #[argh(option, arg_name = "when", default = "ReflinkChoice::Auto", from_str_fn(values::reflink))]
     reflink: ReflinkChoice,
@@ -212,6 +215,10 @@ pub enum Parsed {
     Report(Box<ledger::Request>),
     /// What a running job is to be told.
     Steer(Box<Steering>),
+    /// Settings to be measured.
+    Tune(Box<Measurement>),
+    /// What a measurement has made is to be removed when it ends.
+    Sweep,
     /// A text for stdout; exit 0.
     Print(String),
     /// A command whose only code for errors is 2 cannot be understood.
@@ -230,6 +237,12 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
             let request = |arguments: verify::Arguments| arguments.resolve().map(Box::new).map(Parsed::Verify);
             (parsed.and_then(|read| read.map_or_else(Ok, request)), Parsed::Trouble)
         }
+        Some((word, rest)) if word == "tune" => {
+            let parsed = read::<tune::Arguments>(&["gfast", "tune"], rest.to_vec());
+            let request = |arguments: tune::Arguments| arguments.resolve().map(Box::new).map(Parsed::Tune);
+            (parsed.and_then(|read| read.map_or_else(Ok, request)), Parsed::Err)
+        }
+        Some((word, [])) if word == SWEEPER => return Parsed::Sweep,
         Some((word, rest)) if word == "report" => {
             let parsed = read::<report::Arguments>(&["gfast", "report"], rest.to_vec());
             let request = |arguments: report::Arguments| arguments.resolve().map(Box::new).map(Parsed::Report);
@@ -290,7 +303,20 @@ fn one_line(output: &str) -> String {
 }
 
 impl Arguments {
+    /// What a profile may choose.
+    fn left_open(&self) -> Vec<Knob> {
+        let knobs = [
+            (self.streams.is_none(), Knob::Streams),
+            (self.buffer_size.is_none(), Knob::BufferSize),
+            (self.engine.is_none(), Knob::Engine),
+            (self.direct.is_none(), Knob::Direct),
+            (self.part_size.is_none(), Knob::PartSize),
+        ];
+        knobs.into_iter().filter(|(is_open, _)| *is_open).map(|(_, knob)| knob).collect()
+    }
+
     fn resolve(self, command: Vec<OsString>) -> Result<Config> {
+        let open = self.left_open();
         let source = location("--source", self.source)?;
         let dest = location("--dest", self.dest)?;
         let is_bucket = |location: &Location| matches!(location, Location::S3 { .. });
@@ -318,16 +344,16 @@ impl Arguments {
         Ok(Config {
             source,
             dest,
-            streams: self.streams.0,
-            pilot: self.streams.1,
+            streams: self.streams.map_or(STREAMS_DEFAULT, |(streams, _)| streams),
+            pilot: self.streams.map_or(Pilot::User, |(_, pilot)| pilot),
             metrics_addr: self.metrics_addr,
             bytes_per_s: self.bwlimit,
             ops_per_s: self.iops_limit,
-            block_bytes: self.buffer_size,
+            block_bytes: self.buffer_size.unwrap_or(BLOCK_BYTES_DEFAULT),
             state_dir: PathBuf::from(self.state_dir),
             metadata: if self.no_metadata { Metadata::TimesOnly } else { Metadata::Keep },
-            engine: self.engine,
-            direct: self.direct,
+            engine: self.engine.unwrap_or(EngineChoice::Auto),
+            direct: self.direct.unwrap_or(DirectChoice::Auto),
             reflink: self.reflink,
             sync: self.sync,
             naming: if self.atomic { Naming::Atomic } else { Naming::InPlace },
@@ -368,6 +394,8 @@ impl Arguments {
             },
             umask: UMASK_DEFAULT,
             command,
+            stop_time: STOP_TIME_MAX,
+            open,
         })
     }
 }

@@ -67,6 +67,12 @@ pub(super) fn checkpoint_interval(text: &str) -> Result<Duration, String> {
     secs.map(Duration::from_secs_f64).ok_or_else(|| format!("from {least} to {most} seconds"))
 }
 
+/// `--seconds`.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    let secs = text.parse::<f64>().ok().filter(|secs| (1.0..=3600.0).contains(secs));
+    secs.map(Duration::from_secs_f64).ok_or_else(|| "from 1 to 3600 seconds".to_owned())
+}
+
 /// `--engine`.
 pub(super) fn engine(text: &str) -> Result<EngineChoice, String> {
     choose(text, &[("auto", EngineChoice::Auto), ("uring", EngineChoice::Uring), ("sync", EngineChoice::Sync)])

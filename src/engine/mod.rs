@@ -36,7 +36,7 @@ use crate::boards::Boards;
 use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
-use crate::config::{Config, Metadata, Pilot, ReflinkChoice, Retry, STOP_TIME_MAX, STREAMS_MAX, SyncPolicy};
+use crate::config::{Config, Metadata, Pilot, ReflinkChoice, Retry, STREAMS_MAX, SyncPolicy};
 use crate::control::{self, Desk, Facts};
 use crate::crew::{self, Crew};
 use crate::error::{Error, Result};
@@ -440,7 +440,7 @@ impl Setup {
 
     /// A stop does not wait for ever for a slow destination: the checkpoint before the last is as good to resume from.
     fn leave_if_late(&self, stopped: Instant) {
-        if stopped.elapsed() < STOP_TIME_MAX {
+        if stopped.elapsed() < self.job.config.stop_time {
             return;
         }
         let command = shell_command(&self.job.config.command);

@@ -40,7 +40,7 @@ pub use bucket::Bucket;
 pub use client::Client;
 pub use download::Download;
 pub use keys::Key;
-pub use settings::{Variables, process_variables};
+pub use settings::{Variables, process_variables, server_of};
 
 use crate::ring::Time;
 

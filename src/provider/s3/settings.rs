@@ -46,6 +46,17 @@ pub fn process_variables() -> Variables {
     std::env::vars_os().filter_map(text).filter(|(_, value)| !value.trim().is_empty()).collect()
 }
 
+/// Scheme and host of the server that requests with these options go to, as far as is known before the first: what
+/// tells one server from another. Holds no credentials, even if the URL did (I10).
+pub fn server_of(options: &S3Options, variables: &Variables) -> String {
+    let settings = Settings::load(options, variables);
+    let endpoint = settings.endpoint_in(&settings.region);
+    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("https", &endpoint));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let host = authority.rsplit('@').next().unwrap_or(authority);
+    format!("{scheme}://{host}")
+}
+
 impl Settings {
     /// What options, environment and files say. A file that cannot be read says nothing.
     pub fn load(options: &S3Options, variables: &Variables) -> Settings {

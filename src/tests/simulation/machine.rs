@@ -449,5 +449,7 @@ fn config(style: &Style) -> Config {
         output: Output::Quiet,
         umask: 0o022,
         command: Vec::new(),
+        stop_time: crate::config::STOP_TIME_MAX,
+        open: Vec::new(),
     }
 }
