@@ -3,7 +3,7 @@
 //!
 //! `s3/directions.rs` trees both ways and across; `s3/refusals.rs` what bad input gets; `s3/faults.rs` servers and
 //! wires that fail; `s3/resume.rs` kills and what they cost; `s3/uploads.rs` uploads that nothing goes on with;
-//! `s3/verify.rs` comparisons; `s3/streamed.rs` parts that fit no buffer.
+//! `s3/verify.rs` comparisons; `s3/streamed.rs` parts that fit no buffer; `s3/tls.rs` whose certificate is believed.
 
 mod support;
 
@@ -17,6 +17,8 @@ mod refusals;
 mod resume;
 #[path = "s3/streamed.rs"]
 mod streamed;
+#[path = "s3/tls.rs"]
+mod tls;
 #[path = "s3/uploads.rs"]
 mod uploads;
 #[path = "s3/verify.rs"]

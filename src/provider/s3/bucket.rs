@@ -220,7 +220,9 @@ impl Bucket {
             let unusable = |why: String| refused(format!("the CA bundle {path} cannot be used: {why}"));
             let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem);
-            let certificates = certificates.map_err(|_| unusable("it holds no certificates".to_owned()))?;
+            // A file without any is no error to the reader: then nobody would be believed, whatever the reason.
+            let certificates = certificates.ok().filter(|certificates| !certificates.is_empty());
+            let certificates = certificates.ok_or_else(|| unusable("it holds no certificates".to_owned()))?;
             builder = builder.tls_certs_only(certificates);
         }
         builder.build().map_err(|error| refused(format!("no HTTP client: {}", request::describe(error))))
