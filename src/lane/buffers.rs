@@ -47,19 +47,21 @@ impl Pool {
     /// An empty buffer for `len` bytes, once the budget allows it. More than the whole budget is cut to it: the buffer
     /// still has its size, and is alone.
     pub async fn acquire(self: &Arc<Pool>, len: usize) -> Buffer {
+        let len = room(len);
         let units = len.div_ceil(UNIT_BYTES).clamp(1, self.units);
         let permit = self.budget.clone().acquire_many_owned(units as u32).await;
         let permit = permit.expect("I4: the budget is never closed");
         Buffer { bytes: self.take(len), _permit: permit, pool: self.clone() }
     }
 
-    /// A kept buffer that is large enough, else a new one; what is kept gives way to it.
+    /// A kept buffer of this size, else a new one; what is kept gives way to it. A larger one would hold more than was
+    /// taken of the budget.
     fn take(&self, len: usize) -> Vec<u8> {
         if len < KEPT_BYTES_MIN {
             return Vec::with_capacity(len);
         }
         let mut kept = self.kept.lock();
-        if let Some(at) = kept.iter().position(|bytes| bytes.capacity() >= len) {
+        if let Some(at) = kept.iter().position(|bytes| bytes.capacity() == len) {
             return kept.swap_remove(at);
         }
         let free = self.budget.available_permits() * UNIT_BYTES;
@@ -71,6 +73,15 @@ impl Pool {
             }
         }
         Vec::with_capacity(len)
+    }
+}
+
+/// The size of a buffer for `len` bytes. Large ones come in few sizes, at most an eighth of a power of two above what
+/// is asked for, so that one that is kept is of use again.
+fn room(len: usize) -> usize {
+    match len {
+        0..KEPT_BYTES_MIN => len,
+        _ => len.next_multiple_of(len.next_power_of_two() / 8),
     }
 }
 

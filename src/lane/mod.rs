@@ -20,6 +20,7 @@ mod listing;
 mod parts;
 pub(crate) mod publish;
 mod relay;
+mod stream;
 mod upload;
 
 use std::cell::{Cell, RefCell};

@@ -5,6 +5,7 @@
 //! up      read from the file -> CRC64 -> UploadPart          down    ranged GET -> CRC64 -> written at its offset
 //! across  UploadPartCopy on one server, else ranged GET -> CRC64 -> UploadPart
 //! ```
+//! A part is one buffer; one that is too large for that is sent as it is read (stream.rs).
 //! The lane that opened the object waits until the last task has left, and then finishes it (large.rs). What earlier
 //! runs did is settled from the start.
 
@@ -17,6 +18,7 @@ use tokio::sync::Notify;
 
 use super::Lane;
 use super::disk::LaneFile;
+use super::stream::is_streamed;
 use crate::catalog::Range;
 use crate::config::PART_DEPTH;
 use crate::digest::{Assembly, crc64};
@@ -31,6 +33,9 @@ use crate::transfer::Ending;
 
 /// Times a part whose bytes arrive wrong is sent again.
 const CORRUPT_ATTEMPTS_MAX: u32 = 3;
+
+/// A part that is where it should be: the upload's part, and the checksum of what passed here.
+type Sent = (Option<Part>, Option<u64>);
 
 /// Where the parts come from and go to.
 #[derive(Debug)]
@@ -268,12 +273,13 @@ impl Lane {
     async fn do_part(&self, parts: &Parts, file: Option<&LaneFile>, index: u64) -> Result<()> {
         let range = parts.range(index);
         let mut attempt = 1;
-        let (part, crc64) = loop {
+        let done = loop {
             match self.try_part(parts, file, index, range).await {
                 Err(error) if error.class() == Class::Retry && attempt < CORRUPT_ATTEMPTS_MAX => attempt += 1,
                 done => break done?,
             }
         };
+        let Some((part, crc64)) = done else { return Ok(()) };
         let etag = part.as_ref().map(|part| super::hash(&part.etag));
         let mut progress = parts.progress.lock();
         progress.done += 1;
@@ -291,16 +297,20 @@ impl Lane {
         Ok(())
     }
 
-    /// Sends one part; the upload's part, and the checksum of what passed here.
+    /// Sends one part. `None` if the job was stopped meanwhile.
     async fn try_part(
         &self,
         parts: &Parts,
         file: Option<&LaneFile>,
         index: u64,
         range: ByteRange,
-    ) -> Result<(Option<Part>, Option<u64>)> {
+    ) -> Result<Option<Sent>> {
         let number = index as u32 + 1;
         match &parts.route {
+            Route::Up { .. } | Route::Across { is_server_side: false, .. } if is_streamed(range) => {
+                let sent = self.stream_part(parts, file, number, range).await?;
+                Ok(sent.map(|(part, crc64)| (Some(part), Some(crc64))))
+            }
             Route::Up { key, upload, .. } => {
                 let file = file.expect("I8: this route has a file");
                 let mut buffer = self.common.pool.acquire(range.len as usize).await;
@@ -311,7 +321,7 @@ impl Lane {
                 }
                 let crc64 = crc64(buffer.bytes());
                 let part = self.dest().put_part(key, upload, number, buffer.into_body(), crc64).await?;
-                Ok((Some(part), Some(crc64)))
+                Ok(Some((Some(part), Some(crc64))))
             }
             Route::Down { key, etag, .. } => {
                 let file = file.expect("I8: this route has a file");
@@ -319,18 +329,18 @@ impl Lane {
                 let crc64 = self.fetch(key, range, etag, &mut buffer).await?;
                 let written = file.write(&mut buffer, range.offset).await;
                 written.map_err(|errno| parts.place.error(self.job(), Side::Dest, "write", errno))?;
-                Ok((None, Some(crc64)))
+                Ok(Some((None, Some(crc64))))
             }
             Route::Across { source_key, etag, key, upload, is_server_side: true } => {
                 let from = self.source().bucket();
                 let part = self.dest().copy_part(from, source_key, etag, range, key, upload, number).await?;
-                Ok((Some(part), None))
+                Ok(Some((Some(part), None)))
             }
             Route::Across { source_key, etag, key, upload, is_server_side: false } => {
                 let mut buffer = self.common.pool.acquire(range.len as usize).await;
                 let crc64 = self.fetch(source_key, range, etag, &mut buffer).await?;
                 let part = self.dest().put_part(key, upload, number, buffer.into_body(), crc64).await?;
-                Ok((Some(part), Some(crc64)))
+                Ok(Some((Some(part), Some(crc64))))
             }
         }
     }

@@ -46,6 +46,8 @@ pub enum Count {
     BytesDurable,
     /// Unfinished uploads of the job that nothing will go on with and that the server did not let go.
     UploadsLeft,
+    /// Parts of uploads that were read once more, before they were sent, for a server that wants their checksum first.
+    PartsReadTwice,
     /// Entries handed to the kernel's submission queues.
     Submissions,
     /// Calls of io_uring_enter that carried submissions.
@@ -86,6 +88,7 @@ impl Count {
         Count::BytesCopied,
         Count::BytesDurable,
         Count::UploadsLeft,
+        Count::PartsReadTwice,
         Count::Submissions,
         Count::Enters,
         Count::ProvedByServer,
@@ -133,6 +136,7 @@ impl Count {
             Count::BytesCopied => "bytes",
             Count::BytesDurable => "bytes_durable",
             Count::UploadsLeft => "uploads_left",
+            Count::PartsReadTwice => "parts_read_twice",
             Count::Submissions => "submissions",
             Count::Enters => "enters",
             Count::ProvedByServer => "proved_by_server",

@@ -252,7 +252,12 @@ impl Summary {
             (Count::ChecksumsKept, "recorded as written (CRC64/NVME)"),
         ];
         let occurred = shown.iter().filter(|&&(count, _)| self.totals.get(count) > 0);
-        let texts: Vec<String> = occurred.map(|&(count, name)| format!("{} {name}", self.totals.get(count))).collect();
+        let mut texts: Vec<String> =
+            occurred.map(|&(count, name)| format!("{} {name}", self.totals.get(count))).collect();
+        let twice = self.totals.get(Count::PartsReadTwice);
+        if twice > 0 {
+            texts.push(format!("{twice} parts read twice, since the server wants their checksums before them"));
+        }
         if texts.is_empty() { "no checksums asked for".to_owned() } else { texts.join(", ") }
     }
 
@@ -503,7 +508,7 @@ mod tests {
             r#""adopted":0,"hard_links":0,"#,
             r#""symlinks":0,"special_files":0,"failed":0,"vanished":1,"unstable":0,"removed":0,"deletes_withheld":0,"#,
             r#""bytes_planned":0,"bytes_skipped":0,"bytes":2048,"bytes_durable":0,"uploads_left":0,"#,
-            r#""submissions":0,"enters":0,"#,
+            r#""parts_read_twice":0,"submissions":0,"enters":0,"#,
             r#""proved_by_server":0,"proved_by_reading":0,"proved_by_length":0,"checksums_recorded":0,"#,
             r#""losses":{"owner":3},"#,
             r#""elapsed_s":2.000,"bytes_per_s":1024.000,"files_per_s":2.000,"streams":32,"steered":0,"#,

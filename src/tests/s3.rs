@@ -3,7 +3,7 @@
 //!
 //! `s3/directions.rs` trees both ways and across; `s3/refusals.rs` what bad input gets; `s3/faults.rs` servers and
 //! wires that fail; `s3/resume.rs` kills and what they cost; `s3/uploads.rs` uploads that nothing goes on with;
-//! `s3/verify.rs` comparisons.
+//! `s3/verify.rs` comparisons; `s3/streamed.rs` parts that fit no buffer; `s3/tls.rs` whose certificate is believed.
 
 mod support;
 
@@ -15,6 +15,10 @@ mod faults;
 mod refusals;
 #[path = "s3/resume.rs"]
 mod resume;
+#[path = "s3/streamed.rs"]
+mod streamed;
+#[path = "s3/tls.rs"]
+mod tls;
 #[path = "s3/uploads.rs"]
 mod uploads;
 #[path = "s3/verify.rs"]
@@ -75,6 +79,11 @@ impl Scene {
 
     /// A job between two locations, with the server's credentials and nobody else's.
     fn job(&self, source: impl Into<PathBuf>, dest: impl Into<PathBuf>, state: &str) -> Job {
+        self.job_in_parts(source, dest, state, PART_BYTES)
+    }
+
+    /// The same with parts of another size.
+    fn job_in_parts(&self, source: impl Into<PathBuf>, dest: impl Into<PathBuf>, state: &str, part_bytes: u64) -> Job {
         let job = Job::new(source, dest, self.join(state), self.engine);
         job.env("AWS_ACCESS_KEY_ID", &self.access_key)
             .env("AWS_SECRET_ACCESS_KEY", &self.secret_key)
@@ -82,7 +91,7 @@ impl Scene {
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("HOME", self.scratch.path())
             .arg(format!("--endpoint-url={}", self.endpoint))
-            .arg(format!("--part-size={PART_BYTES}"))
+            .arg(format!("--part-size={part_bytes}"))
     }
 }
 

@@ -1,6 +1,5 @@
 //! Bodies: sent in slices that show progress, read whole within bounds.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +12,7 @@ use reqwest::Response;
 use tokio::time::Sleep;
 
 use super::request::{STALL, describe};
+use super::supply::Course;
 use crate::gate::Limits;
 
 /// Bodies above this size are handed over in slices of it. Measured cost of slices of 256 KiB against one piece:
@@ -28,8 +28,10 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// A body that counts what the connection has taken of it, and shares its memory with the caller.
 pub(super) struct Slices {
-    /// What is still to be taken.
+    /// What is still to be taken, as far as it is here.
     rest: Bytes,
+    /// Where the rest of a streamed body comes from.
+    course: Option<Course>,
     /// Bytes taken so far.
     taken: Arc<AtomicU64>,
     /// How fast they may be taken.
@@ -46,7 +48,7 @@ impl Slices {
 
     /// All of `body`, counting into `taken`, no faster than `limits`.
     pub fn new(body: Bytes, taken: Arc<AtomicU64>, limits: Option<Arc<Limits>>) -> Slices {
-        Slices { rest: body, taken, limits, rest_time: None }
+        Slices { rest: body, course: None, taken, limits, rest_time: None }
     }
 
     /// The length of the next slice, once it may go. Ends: every turn waits, or is the last.
@@ -68,16 +70,55 @@ impl Slices {
             }
         }
     }
+
+    /// The same of a body that comes as it is taken.
+    pub fn streamed(course: Course, taken: Arc<AtomicU64>, limits: Option<Arc<Limits>>) -> Slices {
+        Slices { course: Some(course), ..Slices::new(Bytes::new(), taken, limits) }
+    }
+
+    /// Bytes of a streamed body that are not here yet.
+    fn coming(&self) -> u64 {
+        self.course.as_ref().map_or(0, |course| course.left)
+    }
+
+    /// Makes `rest` hold something, unless all has been taken.
+    fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Cut>> {
+        let Some(course) = self.course.as_mut().filter(|course| self.rest.is_empty() && course.left > 0) else {
+            return Poll::Ready(Ok(()));
+        };
+        let polled = course.slices.poll_recv(context);
+        course.is_short.store(polled.is_pending(), Ordering::Relaxed);
+        match ready!(polled) {
+            Some(slice) if slice.len() as u64 <= course.left => {
+                course.left -= slice.len() as u64;
+                self.rest = slice;
+                Poll::Ready(Ok(()))
+            }
+            _ => Poll::Ready(Err(Cut)),
+        }
+    }
 }
+
+/// A streamed body ended before its length: the connection is cut, since nothing else can follow.
+#[derive(Debug)]
+pub(super) struct Cut;
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("what was to be sent ended early")
+    }
+}
+
+impl std::error::Error for Cut {}
 
 impl Body for Slices {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Cut;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Err(cut) = ready!(self.poll_more(context)) {
+            return Poll::Ready(Some(Err(cut)));
+        }
         if self.rest.is_empty() {
             return Poll::Ready(None);
         }
@@ -88,11 +129,11 @@ impl Body for Slices {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
+        self.rest.is_empty() && self.coming() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
+        SizeHint::with_exact(self.rest.len() as u64 + self.coming())
     }
 }
 

@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use reqwest::Url;
 use rusty_s3::{Method, UrlStyle};
+use tokio::sync::OnceCell;
 
 use super::credentials::{Credentials, Keys};
 use super::request::{self, Request};
@@ -45,6 +46,8 @@ pub struct Bucket {
     checksums: AtomicU8,
     /// Whether checksums are sent at all.
     takes_checksums: AtomicBool,
+    /// Whether it wants each part's checksum with the part; found out when it matters.
+    wants_part_checksums: OnceCell<bool>,
     /// An [`Escapes`], as a number.
     escapes: AtomicU8,
     /// How much it bears.
@@ -100,6 +103,7 @@ impl Bucket {
             clock_offset_ms: AtomicI64::new(0),
             checksums: AtomicU8::new(Checksums::Unknown as u8),
             takes_checksums: AtomicBool::new(true),
+            wants_part_checksums: OnceCell::new(),
             escapes: AtomicU8::new(Escapes::Unknown as u8),
             throttle: Arc::default(),
             limits: OnceLock::new(),
@@ -175,6 +179,11 @@ impl Bucket {
         self.takes_checksums.load(Ordering::Relaxed)
     }
 
+    /// Whether each part's checksum has to come with it, once that has been found out.
+    pub(super) fn wants_part_checksums(&self) -> &OnceCell<bool> {
+        &self.wants_part_checksums
+    }
+
     /// The server refuses what it does not know: no more checksums for it.
     pub(super) fn stop_checksums(&self) {
         self.takes_checksums.store(false, Ordering::Relaxed);
@@ -211,7 +220,9 @@ impl Bucket {
             let unusable = |why: String| refused(format!("the CA bundle {path} cannot be used: {why}"));
             let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem);
-            let certificates = certificates.map_err(|_| unusable("it holds no certificates".to_owned()))?;
+            // A file without any is no error to the reader: then nobody would be believed, whatever the reason.
+            let certificates = certificates.ok().filter(|certificates| !certificates.is_empty());
+            let certificates = certificates.ok_or_else(|| unusable("it holds no certificates".to_owned()))?;
             builder = builder.tls_certs_only(certificates);
         }
         builder.build().map_err(|error| refused(format!("no HTTP client: {}", request::describe(error))))

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! lane ---> Client (one a lane: its own connections)      client.rs  multipart.rs  download.rs
+//!             |  a large body as it is read                    supply.rs
 //!             |  every call: sign, send, classify, wait, again      request.rs  retry.rs
 //!             v
 //!           Bucket (one an end of the job, shared)         bucket.rs
@@ -30,6 +31,7 @@ mod refusal;
 mod request;
 pub mod retry;
 mod settings;
+mod supply;
 pub mod throttle;
 mod times;
 pub mod xml;
@@ -41,6 +43,7 @@ pub use client::Client;
 pub use download::Download;
 pub use keys::Key;
 pub use settings::{Variables, process_variables, server_of};
+pub use supply::{Demand, Supply, supply};
 
 use crate::ring::Time;
 

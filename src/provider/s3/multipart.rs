@@ -9,7 +9,8 @@ use rusty_s3::Method;
 use super::client::{CLOCK_SLACK_SECS, CRC64_HEADER, Client, copy_source, etag, is_missing, of_source, text};
 use super::request::{Answer, Request, failure};
 use super::xml::{self, Unfinished};
-use super::{Bucket, ByteRange, Key, Object, Part, Stored};
+use super::{Bucket, ByteRange, Key, Object, Part, Stored, Supply};
+use crate::digest::crc64;
 use crate::error::{Cause, Error, Result};
 
 /// Pages of uploads that are read: a hundred thousand uploads under way.
@@ -50,17 +51,65 @@ impl Client {
             true => request.signed(CRC64_HEADER, xml::encode_crc64(crc64)),
             false => request,
         };
-        let answer = self.upload(&request, self.may_go_on(key, upload)).await?;
-        let fail = |cause| Err(failure(&self.bucket, &request, cause));
-        match text(&answer.headers, CRC64_HEADER).and_then(xml::decode_crc64) {
-            Some(told) if told != crc64 => {
-                return fail(Cause::Transfer("the server stored another checksum than was sent".to_owned()));
-            }
-            _ => {}
+        let part = self.send_part(&request, (key, upload), number, len).await?;
+        match part.crc64 {
+            told if told != 0 && told != crc64 => Err(failure(&self.bucket, &request, other_checksum())),
+            _ => Ok(Part { crc64, ..part }),
         }
+    }
+
+    /// The same with content that is read while it is sent. Its checksum can go along only if it is known before; the
+    /// part's `crc64` is what the server tells, 0 where it tells none.
+    pub async fn stream_part(
+        &self,
+        key: &Key,
+        upload: &str,
+        number: u32,
+        supply: Supply,
+        crc64: Option<u64>,
+    ) -> Result<Part> {
+        let request = part_request("write a part of", key, upload, number).supply(&supply);
+        let request = match crc64 {
+            Some(crc64) => request.signed(CRC64_HEADER, xml::encode_crc64(crc64)),
+            None => request,
+        };
+        self.send_part(&request, (key, upload), number, supply.len()).await
+    }
+
+    /// Whether a part must bring its checksum, or the server would not put the upload together (garage). Servers that
+    /// want the whole's alone tell the checksum of a part that came without; others tell none of one that came with.
+    /// Found out once, by a part of one byte that the real one replaces.
+    pub async fn wants_part_checksums(&self, key: &Key, upload: &str, number: u32) -> Result<bool> {
+        if !self.bucket.takes_checksums() {
+            return Ok(false);
+        }
+        let wants = self.bucket.wants_part_checksums().get_or_try_init(async || {
+            let byte = Bytes::from_static(b"?");
+            let without = part_request("write a part of", key, upload, number).body(byte.clone());
+            match self.send_part(&without, (key, upload), number, 1).await {
+                Ok(part) if part.crc64 != 0 => return Ok(false),
+                Ok(_) | Err(Error { cause: Cause::Remote { status: 400, .. }, .. }) => {}
+                Err(error) => return Err(error),
+            }
+            let with = part_request("write a part of", key, upload, number);
+            let with = with.signed(CRC64_HEADER, xml::encode_crc64(crc64(&byte))).body(byte);
+            Ok(self.send_part(&with, (key, upload), number, 1).await?.crc64 != 0)
+        });
+        wants.await.copied()
+    }
+
+    async fn send_part(
+        &self,
+        request: &Request<'_>,
+        (key, upload): (&Key, &str),
+        number: u32,
+        len: u64,
+    ) -> Result<Part> {
+        let answer = self.upload(request, self.may_go_on(key, upload)).await?;
+        let crc64 = text(&answer.headers, CRC64_HEADER).and_then(xml::decode_crc64).unwrap_or(0);
         match etag(&answer.headers) {
             // An upload cannot be completed without it.
-            etag if etag.is_empty() => fail(NO_ETAG),
+            etag if etag.is_empty() => Err(failure(&self.bucket, request, NO_ETAG)),
             etag => Ok(Part { number, etag, len, crc64 }),
         }
     }
@@ -227,8 +276,7 @@ impl Client {
             false => (made.etag, told),
         };
         if told.is_some_and(|told| whole.crc64 != 0 && told != whole.crc64) {
-            let cause = Cause::Transfer("the server stored another checksum than was sent".to_owned());
-            return Err(failure(&self.bucket, request, cause));
+            return Err(failure(&self.bucket, request, other_checksum()));
         }
         let is_checked = told.is_some() && whole.crc64 != 0;
         self.bucket.note_checksums(is_checked);
@@ -270,6 +318,10 @@ impl Whole {
 fn is_forgotten(error: &Error) -> bool {
     matches!(&error.cause, Cause::Remote { status: 403 | 404, code } if code != "NoSuchBucket")
         || matches!(&error.cause, Cause::Remote { code, .. } if code == "NoSuchUpload")
+}
+
+fn other_checksum() -> Cause {
+    Cause::Transfer("the server stored another checksum than was sent".to_owned())
 }
 
 fn part_request<'a>(verb: &'static str, key: &'a Key, upload: &str, number: u32) -> Request<'a> {

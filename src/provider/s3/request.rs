@@ -21,10 +21,11 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Body, Response, Url};
 use rusty_s3::Method;
 
-use super::body::{LIMIT_TIME_MAX, Slices, read_whole};
+use super::body::{Cut, LIMIT_TIME_MAX, Slices, read_whole};
 use super::bucket::Place;
 use super::credentials::Keys;
 use super::retry::{self, Attempts, Pace, Patience, Verdict};
+use super::supply::{Course, Supply};
 use super::throttle::Throttle;
 use super::{Bucket, Key, refusal::Refusal, xml};
 use crate::error::{Cause, Error, Result};
@@ -52,6 +53,8 @@ pub(super) struct Request<'a> {
     pub plain: Vec<(&'static str, String)>,
     /// What is sent along; sharing its memory with the caller.
     pub body: Bytes,
+    /// What is sent instead where it is too large for memory.
+    pub supply: Option<&'a Supply>,
     /// How long the server may think once it has everything.
     pub answer_time: Duration,
     /// What a success looks like.
@@ -103,6 +106,7 @@ impl<'a> Request<'a> {
             signed: Vec::new(),
             plain: Vec::new(),
             body: Bytes::new(),
+            supply: None,
             answer_time: STALL,
             success: Success::Status,
         }
@@ -138,6 +142,23 @@ impl<'a> Request<'a> {
         self.body = body;
         self.answer_time = STALL * 2;
         self
+    }
+
+    /// With a body that is read while it is sent.
+    pub fn supply(mut self, supply: &'a Supply) -> Request<'a> {
+        self.supply = Some(supply);
+        self.answer_time = STALL * 2;
+        self
+    }
+
+    /// Bytes of what is sent.
+    fn len(&self) -> u64 {
+        self.supply.map_or(self.body.len() as u64, Supply::len)
+    }
+
+    /// Whether the body waits for its content, and not for the server.
+    fn is_short(&self) -> bool {
+        self.supply.is_some_and(Supply::is_short)
     }
 
     /// Of the sort whose answer begins before the server knows: minutes, and an error in the body.
@@ -272,9 +293,13 @@ impl<'a> Exchange<'a> {
         let (place, keys) = (self.bucket.place(), self.bucket.keys().await);
         let url = self.bucket.sign(&place, &keys, self.request);
         self.signature = Some(Signature { place, keys, time: self.bucket.now().as_second() });
-        let (request, progress) = self.assemble(url);
+        let course = match self.request.supply {
+            Some(supply) => Some(supply.open().await.ok_or_else(|| Trouble::Network(Cut.to_string()))?),
+            None => None,
+        };
+        let (request, progress) = self.assemble(url, course);
         let mut sending = pin!(self.http.execute(request));
-        let len = self.request.body.len() as u64;
+        let len = self.request.len();
         let mut seen = progress.load(Ordering::Relaxed).min(len);
         // Ends: each turn but the last has seen more of the body taken.
         let response = loop {
@@ -286,7 +311,7 @@ impl<'a> Exchange<'a> {
                     let now = progress.load(Ordering::Relaxed);
                     // What waits for its turn under a limit is not stuck.
                     let is_held = self.bucket.limits().is_some_and(|limits| limits.bytes.wait().is_err());
-                    if now == seen && !is_held {
+                    if now == seen && !is_held && !self.request.is_short() {
                         return Err(Trouble::Network(format!("nothing happened for {} s", time.as_secs())));
                     }
                     seen = now;
@@ -312,7 +337,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// The request as reqwest takes it, and the count of its body's bytes taken so far.
-    fn assemble(&self, url: Url) -> (reqwest::Request, Arc<AtomicU64>) {
+    fn assemble(&self, url: Url, course: Option<Course>) -> (reqwest::Request, Arc<AtomicU64>) {
         let method = match self.request.method {
             Method::Head => reqwest::Method::HEAD,
             Method::Get => reqwest::Method::GET,
@@ -325,8 +350,11 @@ impl<'a> Exchange<'a> {
         *request.headers_mut() = self.headers.clone();
         let body = self.request.body.clone();
         let progress = Arc::new(AtomicU64::new(0));
-        if Slices::suit(&body) {
-            *request.body_mut() = Some(Body::wrap(Slices::new(body, progress.clone(), self.bucket.limits().cloned())));
+        let limits = || self.bucket.limits().cloned();
+        if let Some(course) = course {
+            *request.body_mut() = Some(Body::wrap(Slices::streamed(course, progress.clone(), limits())));
+        } else if Slices::suit(&body) {
+            *request.body_mut() = Some(Body::wrap(Slices::new(body, progress.clone(), limits())));
         } else if has_body {
             progress.store(body.len() as u64, Ordering::Relaxed);
             // Without it an empty PUT has no length at all, which servers refuse.
@@ -351,6 +379,9 @@ impl<'a> Exchange<'a> {
 
     /// Does what lets the next attempt succeed, or gives the request up.
     async fn settle(&mut self, trouble: Trouble) -> Result<()> {
+        if self.request.supply.is_some_and(Supply::is_closed) {
+            return Err(failure(self.bucket, self.request, Cause::Transfer(Cut.to_string())));
+        }
         let (pace, retry_after) = match &trouble {
             Trouble::Network(_) => (Pace::Network, None),
             Trouble::Answered(refusal) => match self.judge(refusal) {

@@ -210,6 +210,13 @@ impl Running {
         Io { read_bytes: field("read_bytes:"), write_bytes: field("write_bytes:") }
     }
 
+    /// Most memory it has had at a time, in bytes; 0 once it has ended.
+    pub fn peak_bytes(&self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+    }
+
     /// Lets it run for `delay`, unless it ends before. True if it is still running.
     pub fn run_for(&self, delay: Duration) -> bool {
         let timeout = Timespec { tv_sec: delay.as_secs() as i64, tv_nsec: delay.subsec_nanos().into() };

@@ -347,7 +347,8 @@ impl Shared {
         }
         let mut request = request.clone();
         spoil_request(&mut request, fault);
-        let crc64 = crc64::crc64(&body);
+        let checksums = self.state.lock().store.checksums;
+        let crc64 = checksums.of(&body);
         let mut state = self.state.lock();
         let refused = state.terms.check(&request, SystemTime::now());
         let answer = refused.unwrap_or_else(|| state.store.handle(&request, body, crc64));

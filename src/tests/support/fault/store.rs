@@ -1,9 +1,9 @@
 //! What the fault server keeps, and S3's rules over it: buckets, objects, uploads, listings. No sockets here.
 //!
-//! A whole server of the kind that checks CRC64NVME, or, with [`Checksums::Ignored`], of the kind that has never heard
+//! A whole server of a kind that checks CRC64NVME, or, with [`Checksums::Ignored`], of the kind that has never heard
 //! of it. ETags are unique per write and no MD5, as behind SSE-KMS: nothing may take them for one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::time::SystemTime;
 
@@ -12,13 +12,25 @@ use bytes::{Bytes, BytesMut};
 use super::crc64;
 use super::http::{Request, iso8601, percent_decode, percent_encode, range, rfc1123};
 
+/// The header of a checksum.
+const CHECKSUM: &str = "x-amz-checksum-crc64nvme";
+
 /// What the server makes of checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksums {
     /// Verified, stored, told: AWS.
     Stored,
+    /// The same, and an upload is not put together unless each part came with its own: garage.
+    Demanded,
     /// Neither verified nor told: many others.
     Ignored,
+}
+
+impl Checksums {
+    /// What such a server computes of content: nothing if nobody is told.
+    pub fn of(self, content: &[u8]) -> u64 {
+        if self == Checksums::Ignored { 0 } else { crc64::crc64(content) }
+    }
 }
 
 /// One object.
@@ -28,7 +40,7 @@ pub struct Object {
     pub body: Bytes,
     /// Unique per write, without quotes.
     pub etag: String,
-    /// CRC64/NVME of the content.
+    /// CRC64/NVME of the content; 0 where the server has never heard of it.
     pub crc64: u64,
     /// User metadata, without `x-amz-meta-`.
     pub attributes: BTreeMap<String, String>,
@@ -45,6 +57,8 @@ pub struct Upload {
     pub target: (String, String),
     /// Parts by number.
     pub parts: BTreeMap<u32, Object>,
+    /// Numbers of parts that came without a checksum.
+    unproved: BTreeSet<u32>,
     attributes: BTreeMap<String, String>,
     storage_class: Option<String>,
     begun: SystemTime,
@@ -267,6 +281,7 @@ impl Store {
         let upload = Upload {
             target: (bucket.to_owned(), key.to_owned()),
             parts: BTreeMap::new(),
+            unproved: BTreeSet::new(),
             attributes: attributes(request)?,
             storage_class: request.header("x-amz-storage-class").map(str::to_owned),
             begun: SystemTime::now(),
@@ -288,14 +303,25 @@ impl Store {
         self.verify(request, crc64)?;
         let number = part_number(request)?;
         let part = self.object(body, crc64, BTreeMap::new());
-        let answer = self.stored(Answer::new(200), &part);
-        self.upload(request)?.parts.insert(number, part);
+        let is_proved = request.header(CHECKSUM).is_some();
+        let is_silent = self.checksums == Checksums::Demanded && !is_proved;
+        let answer = match is_silent {
+            true => Answer::new(200).with("ETag", format!("\"{}\"", part.etag)),
+            false => self.stored(Answer::new(200), &part),
+        };
+        let upload = self.upload(request)?;
+        upload.parts.insert(number, part);
+        if is_proved {
+            upload.unproved.remove(&number)
+        } else {
+            upload.unproved.insert(number)
+        };
         Ok(answer)
     }
 
     fn complete(&mut self, request: &Request, document: &[u8]) -> Handled {
         self.refuse_existing(request)?;
-        let part_bytes_min = self.part_bytes_min;
+        let (part_bytes_min, checksums) = (self.part_bytes_min, self.checksums);
         let upload = self.upload(request)?;
         let wanted = wanted_parts(document).ok_or_else(|| Answer::error(400, "MalformedXML"))?;
         let mut body = BytesMut::new();
@@ -305,13 +331,16 @@ impl Store {
             }
             let part = upload.parts.get(number).filter(|part| part.etag == *etag);
             let part = part.ok_or_else(|| Answer::error(400, "InvalidPart"))?;
+            if checksums == Checksums::Demanded && upload.unproved.contains(number) {
+                return Err(Answer::error(400, "InvalidRequest"));
+            }
             if at + 1 < wanted.len() && part.body.len() < part_bytes_min {
                 return Err(Answer::error(400, "EntityTooSmall"));
             }
             body.extend_from_slice(&part.body);
         }
         let (attributes, storage_class) = (upload.attributes.clone(), upload.storage_class.clone());
-        let crc64 = crc64::crc64(&body);
+        let crc64 = checksums.of(&body);
         self.verify(request, crc64)?;
         let mut object = self.object(body.freeze(), crc64, attributes);
         object.etag = format!("{}-{}", object.etag, wanted.len());
@@ -410,8 +439,8 @@ impl Store {
 
     /// Refuses content that is not what the client says it sent.
     fn verify(&self, request: &Request, crc64: u64) -> Result<(), Answer> {
-        match request.header("x-amz-checksum-crc64nvme") {
-            Some(sent) if self.checksums == Checksums::Stored && sent != crc64::header(crc64) => {
+        match request.header(CHECKSUM) {
+            Some(sent) if self.checksums != Checksums::Ignored && sent != crc64::header(crc64) => {
                 Err(Answer::error(400, "BadDigest"))
             }
             _ => Ok(()),
@@ -435,9 +464,9 @@ impl Store {
         }
         match self.checksums {
             Checksums::Ignored => answer,
-            Checksums::Stored => answer
-                .with("x-amz-checksum-crc64nvme", crc64::header(object.crc64))
-                .with("x-amz-checksum-type", "FULL_OBJECT"),
+            Checksums::Stored | Checksums::Demanded => {
+                answer.with(CHECKSUM, crc64::header(object.crc64)).with("x-amz-checksum-type", "FULL_OBJECT")
+            }
         }
     }
 
@@ -446,7 +475,7 @@ impl Store {
         let etag = format!("<ETag>&quot;{}&quot;</ETag>", object.etag);
         match self.checksums {
             Checksums::Ignored => etag,
-            Checksums::Stored => format!(
+            Checksums::Stored | Checksums::Demanded => format!(
                 "{etag}<ChecksumCRC64NVME>{}</ChecksumCRC64NVME><ChecksumType>FULL_OBJECT</ChecksumType>",
                 crc64::header(object.crc64)
             ),

@@ -1,0 +1,205 @@
+//! Parts that are too large for a buffer: read slice by slice while they are sent.
+//!
+//! ```text
+//! file, or ranged GET -> slice -> CRC64 -> body of UploadPart        one task, both halves: each waits for the other
+//! ```
+//! Memory is a few slices a part, whatever its size (I4). A request that is sent again reads the part again, and the
+//! checksum is that of the attempt that was answered. It cannot go along as a header, because that is sent first;
+//! a server that wants it there costs a reading before the one that is sent.
+
+use bytes::Bytes;
+
+use super::Lane;
+use super::buffers::Buffer;
+use super::disk::LaneFile;
+use super::parts::{Parts, Route};
+use crate::config::{PART_BYTES_LARGE, SLICE_BYTES};
+use crate::error::{Cause, Class, Error, Result};
+use crate::provider::s3::{self, ByteRange, Demand, Download, Key, Part};
+use crate::report::Count;
+use crate::ring::Side;
+
+/// Times a GET is begun again where it broke off, without a slice in between.
+const BREAKS_MAX: u32 = 3;
+
+/// A part that is read from its start to its end.
+struct Reading<'a> {
+    /// Who reads.
+    lane: &'a Lane,
+    /// What it is a part of.
+    parts: &'a Parts,
+    /// The file, where it is one.
+    file: Option<&'a LaneFile>,
+    /// What is still to be read.
+    rest: ByteRange,
+    /// The body of the object's range, while it arrives.
+    body: Option<Download>,
+    /// What has arrived beyond the last slice.
+    left: Bytes,
+}
+
+/// Whether a part is sent as it is read.
+pub(super) fn is_streamed(range: ByteRange) -> bool {
+    range.len > PART_BYTES_LARGE
+}
+
+impl Lane {
+    /// Sends a part of an upload as it is read; the upload's part, and the checksum of what was sent. `None` if the
+    /// job was stopped: then nobody waits until gigabytes are through.
+    pub(super) async fn stream_part(
+        &self,
+        parts: &Parts,
+        file: Option<&LaneFile>,
+        number: u32,
+        range: ByteRange,
+    ) -> Result<Option<(Part, u64)>> {
+        let (Route::Up { key, upload, .. } | Route::Across { key, upload, .. }) = &parts.route else {
+            return Ok(None);
+        };
+        let told = match self.dest().wants_part_checksums(key, upload, number).await? {
+            true => match self.measure(parts, file, range).await? {
+                Some(crc64) => Some(crc64),
+                None => return Ok(None),
+            },
+            false => None,
+        };
+        let (supply, demand) = s3::supply(range.len);
+        let sending = self.dest().stream_part(key, upload, number, supply, told);
+        // Neither half is dropped before it is done: a read may be under way in the other (I3).
+        let (sent, read) = tokio::join!(sending, self.feed(parts, file, range, demand));
+        match (sent, read?) {
+            (_, Fed::Stopped) => Ok(None),
+            (Ok(part), Fed::Whole(crc64)) if part.crc64 == 0 || part.crc64 == crc64 => Ok(Some((part, crc64))),
+            (Ok(_), _) => {
+                let cause = Cause::Transfer("the server stored another part than was sent".to_owned());
+                Err(Error { verb: "write a part of", object: key.as_str().as_bytes().to_vec(), cause })
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Reads a part for its checksum alone; `None` if the job was stopped.
+    async fn measure(&self, parts: &Parts, file: Option<&LaneFile>, range: ByteRange) -> Result<Option<u64>> {
+        let mut reading = Reading::new(self, parts, file, range);
+        let mut digest = crc64fast_nvme::Digest::new();
+        // Ends: every slice brings the end nearer.
+        while let Some(slice) = reading.next().await? {
+            if self.job().walker.is_stopped() {
+                return Ok(None);
+            }
+            digest.write(slice.bytes());
+        }
+        self.errands.counters.add(Count::PartsReadTwice, 1);
+        Ok(Some(digest.sum64()))
+    }
+
+    /// Reads a part for every attempt of its request. Ends: attempts are bounded, and end with the request.
+    async fn feed(&self, parts: &Parts, file: Option<&LaneFile>, range: ByteRange, mut demand: Demand) -> Result<Fed> {
+        let mut fed = Fed::InPart;
+        while let Some(taker) = demand.next().await {
+            fed = Fed::InPart;
+            let mut reading = Reading::new(self, parts, file, range);
+            let mut digest = crc64fast_nvme::Digest::new();
+            let is_taken = loop {
+                // What has been handed over whole is waited for.
+                let Some(slice) = reading.next().await? else { break true };
+                if self.job().walker.is_stopped() {
+                    return Ok(Fed::Stopped);
+                }
+                digest.write(slice.bytes());
+                if !taker.send(slice.into_body()).await {
+                    break false;
+                }
+            };
+            if is_taken {
+                fed = Fed::Whole(digest.sum64());
+            }
+        }
+        Ok(fed)
+    }
+}
+
+/// What the last attempt was given.
+#[derive(Clone, Copy, Debug)]
+enum Fed {
+    /// All of the part, which has this checksum.
+    Whole(u64),
+    /// Not all of it.
+    InPart,
+    /// Not all of it, because the job was stopped.
+    Stopped,
+}
+
+impl<'a> Reading<'a> {
+    fn new(lane: &'a Lane, parts: &'a Parts, file: Option<&'a LaneFile>, range: ByteRange) -> Reading<'a> {
+        Reading { lane, parts, file, rest: range, body: None, left: Bytes::new() }
+    }
+
+    /// The next slice; `None` at the end of the part.
+    async fn next(&mut self) -> Result<Option<Buffer>> {
+        let len = self.rest.len.min(SLICE_BYTES as u64);
+        if len == 0 {
+            return Ok(None);
+        }
+        let mut slice = self.lane.common.pool.acquire(len as usize).await;
+        match (&self.parts.route, self.file) {
+            (Route::Across { source_key, etag, .. }, _) => self.receive(source_key, etag, &mut slice, len).await?,
+            (_, Some(file)) => {
+                let (job, place) = (self.lane.job(), &self.parts.place);
+                let read = file.read(&mut slice, self.rest.offset, len as usize).await;
+                read.map_err(|errno| place.error(job, Side::Source, "read", errno))?;
+            }
+            (_, None) => return Ok(None),
+        }
+        if (slice.bytes().len() as u64) < len {
+            return Err(self.lane.unstable(&self.parts.place));
+        }
+        self.rest = ByteRange { offset: self.rest.offset + len, len: self.rest.len - len };
+        Ok(Some(slice))
+    }
+
+    /// Fills a slice from the object. A body that broke off is asked for again from where it did. Ends: every turn
+    /// brings bytes or is a break, and breaks are bounded.
+    async fn receive(&mut self, key: &Key, etag: &str, slice: &mut Buffer, len: u64) -> Result<()> {
+        let mut breaks = 0;
+        while (slice.bytes().len() as u64) < len {
+            match self.piece(key, etag, slice, len).await {
+                Err(error) if error.class() == Class::Retry && breaks < BREAKS_MAX => {
+                    breaks += 1;
+                    self.body = None;
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the next bytes of the body to a slice of `len` bytes.
+    async fn piece(&mut self, key: &Key, etag: &str, slice: &mut Buffer, len: u64) -> Result<()> {
+        let room = len as usize - slice.bytes().len();
+        let mut piece = match self.left.is_empty() {
+            false => std::mem::take(&mut self.left),
+            true => self.chunk(key, etag, slice.bytes().len() as u64).await?,
+        };
+        self.left = piece.split_off(piece.len().min(room));
+        self.lane.spend(piece.len()).await;
+        slice.append(&piece);
+        Ok(())
+    }
+
+    async fn chunk(&mut self, key: &Key, etag: &str, done: u64) -> Result<Bytes> {
+        let body = match &mut self.body {
+            Some(body) => body,
+            None => {
+                let range = ByteRange { offset: self.rest.offset + done, len: self.rest.len - done };
+                self.body.insert(self.lane.source().get(key, Some(range), Some(etag)).await?)
+            }
+        };
+        let cut = || Error {
+            verb: "read",
+            object: key.as_str().as_bytes().to_vec(),
+            cause: Cause::Transfer("the body of the answer is not as long as it was announced".to_owned()),
+        };
+        body.chunk().await?.ok_or_else(cut)
+    }
+}
