@@ -141,9 +141,9 @@ mod tests {
             let mut first = pool.acquire(3 << 20).await;
             first.append(&[7; 100]);
             let address = first.bytes().as_ptr();
-            let mut waiting = std::pin::pin!(pool.acquire(2 << 20));
+            let mut waiting = std::pin::pin!(pool.acquire((3 << 20) - 5));
             let is_out = futures_poll(waiting.as_mut()).await;
-            assert!(is_out, "three and two are more than four");
+            assert!(is_out, "three and three are more than four");
             let body = first.into_body();
             let (one, other) = (body.clone(), body);
             drop(one);
@@ -153,6 +153,11 @@ mod tests {
             let second = waiting.await;
             assert_eq!((second.bytes().len(), second.bytes().as_ptr()), (0, address));
             drop(second);
+            // The buffer of three gives way to three of one: kept, it would be a fourth, fifth and sixth MiB.
+            let small = [pool.acquire(1 << 20).await, pool.acquire(1 << 20).await, pool.acquire(1 << 20).await];
+            assert!(small.iter().all(|buffer| buffer.bytes.capacity() == 1 << 20));
+            assert!(pool.kept.lock().is_empty());
+            drop(small);
             drop(pool.acquire(64 << 20).await);
         });
     }
