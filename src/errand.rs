@@ -267,8 +267,10 @@ impl Errands {
             Ending::IsDir if !self.job.takes(&dir, &name, Sort::Dir) => {}
             Ending::IsDir => {
                 let record = self.job.catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
+                // The directory has no outcome then, and the one it is in must not be called listed (I1).
                 if let Err(error) = record.and_then(|record| self.find_dir(&dir, name, record)) {
                     self.job.end_with(error);
+                    return None;
                 }
             }
             Ending::Copied(copied) => {

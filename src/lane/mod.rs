@@ -346,6 +346,10 @@ impl Lane {
                     if let Some(errand) = self.errands.meet(dir, open, entry) {
                         return Some(errand);
                     }
+                    // A name that could not be recorded ends the job: its slice is not through (I1).
+                    if self.job().walker.is_stopped() {
+                        return None;
+                    }
                 }
                 None => {
                     slices.pop_front();

@@ -94,7 +94,7 @@ impl<I: Interpreter> Shard<I> {
                 match self.errands.is_as_recorded(&dir) {
                     Ok(true) => {}
                     Ok(false) => dir.touch(),
-                    Err(error) => self.errands.job.end_with(error),
+                    Err(error) => return self.errands.job.end_with(error),
                 }
                 self.current = Some(Current::Listing(listing));
             }
