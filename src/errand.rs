@@ -275,6 +275,7 @@ impl Errands {
             }
             Ending::Copied(copied) => {
                 self.counters.add(Count::BytesCopied, copied.bytes);
+                self.counters.foresee(copied.count);
                 self.intake.add_bytes(copied.bytes);
                 self.push(&dir, name, What::Copied(copied));
             }
