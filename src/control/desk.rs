@@ -142,8 +142,9 @@ impl Desk {
     /// How the job stands.
     pub(crate) fn status(&self, now: Instant) -> Status {
         let (job, gate) = (&self.job, &self.job.gate);
-        let totals = report::Totals::at_once(&self.counters);
+        // Asked first: what is counted after it says that all names are met is all of them.
         let walk = if job.walker.is_walked() { Walk::Ended } else { Walk::Running };
+        let totals = report::Totals::at_once(&self.counters);
         let pace = self.pace.lock();
         let (recent, minute) = (pace.recent(&totals, now), pace.minute(&totals, now));
         let eta = pace.eta(&totals, walk, &minute);

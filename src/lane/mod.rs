@@ -355,7 +355,7 @@ impl Lane {
                     slices.pop_front();
                     drop(slices);
                     self.room.notify_waiters();
-                    self.errands.release_dir(&dir);
+                    self.errands.end_names(&dir);
                     self.job().walker.complete();
                 }
             }
@@ -398,7 +398,7 @@ impl Lane {
         }
         dir.hold();
         // Counted like a slice of the walker's: it is completed like one.
-        self.job().walker.expect_help();
+        self.job().walker.expect_slice();
         self.slices.borrow_mut().push_back(Slice { dir: dir.clone(), open: open.clone(), entries });
         self.news.notify_one();
     }

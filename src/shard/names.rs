@@ -100,7 +100,7 @@ impl<I: Interpreter> Shard<I> {
             }
             Ok(Opened::LeftOut(reason)) => {
                 self.errands.job.note_left_out(&dir, reason);
-                self.errands.release_dir(&dir);
+                self.errands.end_names(&dir);
             }
             Ok(Opened::Unreadable(error)) => {
                 dir.touch();
@@ -112,9 +112,9 @@ impl<I: Interpreter> Shard<I> {
 
     pub(super) fn end_current(&mut self, current: Current) {
         match current {
-            Current::Listing(listing) => self.errands.release_dir(&listing.dir),
+            Current::Listing(listing) => self.errands.end_names(&listing.dir),
             Current::Slice(listing) => {
-                self.errands.release_dir(&listing.dir);
+                self.errands.end_names(&listing.dir);
                 self.errands.job.walker.complete();
             }
         }
