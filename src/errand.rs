@@ -21,7 +21,7 @@ use crate::provider::posix::Posix;
 use crate::report::{Count, Counters};
 use crate::ring::{Caller, Name, Side};
 use crate::transfer::{Ending, is_fatal};
-use crate::walk::{DestDir, DirNode, DirPair, Entry, Queued, Work};
+use crate::walk::{DestDir, DirNode, DirPair, Entry, Queued, Unmet, Work};
 
 /// An object on its way.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub(crate) struct Errand {
     pub listed: Option<Stamp>,
     /// The page of its bucket's listing that it came with.
     pub page: Option<Arc<Page>>,
+    /// Held while nobody knows whether it is a directory.
+    pub unmet: Option<Unmet>,
 }
 
 /// The errands of one shard or lane.
@@ -76,6 +78,7 @@ impl Errands {
             claimed: None,
             listed,
             page: None,
+            unmet: None,
         }
     }
 
@@ -130,7 +133,9 @@ impl Errands {
             return Ok(None);
         }
         dir.hold();
-        Ok(Some(self.errand(dir.clone(), open, entry.name, (record, entry.stamp), Ticket::Listed)))
+        let unmet = (entry.kind == libc::DT_UNKNOWN).then(|| self.job.walker.expect_dir());
+        let errand = self.errand(dir.clone(), open, entry.name, (record, entry.stamp), Ticket::Listed);
+        Ok(Some(Errand { unmet, ..errand }))
     }
 
     /// Whether a name is part of the job. Where the listing does not tell what it is, the source is asked: some rules
@@ -210,7 +215,7 @@ impl Errands {
         } else {
             self.push_failure(dir, Name::default(), error, 1, None);
         }
-        self.release_dir(dir);
+        self.end_names(dir);
     }
 
     /// Ends the job if the error is of that class.
@@ -267,16 +272,21 @@ impl Errands {
             Ending::IsDir if !self.job.takes(&dir, &name, Sort::Dir) => {}
             Ending::IsDir => {
                 let record = self.job.catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
+                // The directory has no outcome then, and the one it is in must not be called listed (I1).
                 if let Err(error) = record.and_then(|record| self.find_dir(&dir, name, record)) {
                     self.job.end_with(error);
+                    return None;
                 }
             }
             Ending::Copied(copied) => {
                 self.counters.add(Count::BytesCopied, copied.bytes);
+                self.counters.foresee(copied.count);
                 self.intake.add_bytes(copied.bytes);
                 self.push(&dir, name, What::Copied(copied));
             }
         }
+        // A directory it turned out to be is queued by now.
+        drop(errand.unmet);
         self.release_page(&dir, errand.page.as_deref());
         match errand.ticket {
             Ticket::Listed => self.release_dir(&dir),
@@ -313,8 +323,14 @@ impl Errands {
         }
     }
 
+    /// All names of a listing or a slice of `dir` have been met, or it failed.
+    pub(crate) fn end_names(&self, dir: &Arc<DirNode>) {
+        self.job.walker.met();
+        self.release_dir(dir);
+    }
+
     /// The last entry of a directory, or its listing, has its outcome.
-    pub(crate) fn release_dir(&self, dir: &Arc<DirNode>) {
+    fn release_dir(&self, dir: &Arc<DirNode>) {
         if dir.release() {
             self.push(dir, Name::default(), What::Listed);
             self.job.walker.complete();

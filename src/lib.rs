@@ -34,7 +34,8 @@
 //! links.rs             hard links in flight
 //! plan.rs              the decision about one object (pure)
 //! pages.rs             how far a bucket's listing has outcomes, page by page
-//! walk.rs              directories as work items, shared by all shards; open-directory caches
+//! walk/mod.rs          directories as work items, shared by all shards
+//! walk/cache.rs        open-directory caches
 //! job.rs               what all parts of a run share
 //! listing.rs           one directory being listed
 //! transfer/mod.rs      the life of one object

@@ -326,7 +326,7 @@ impl Checkpointer {
     }
 
     fn copied(&mut self, draft: &mut Draft, dir: &DirNode, name: Name, copied: Copied) {
-        self.counters.add(copied.count, 1);
+        self.counters.settle(copied.count);
         if let Some(proved) = copied.proved() {
             self.counters.add(proved, 1);
         }

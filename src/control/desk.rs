@@ -49,7 +49,7 @@ pub(crate) struct Desk {
 impl Desk {
     /// The desk of `job`.
     pub(crate) fn new(job: Arc<Job>, counters: Vec<Arc<Counters>>, stop: Stop, facts: Facts) -> Desk {
-        let pace = Mutex::new(Pace::new(facts.former_entries, &report::Totals::of(&counters), facts.started));
+        let pace = Mutex::new(Pace::new(facts.former_entries, &report::Totals::at_once(&counters), facts.started));
         Desk { job, counters, stop, facts, pace, limit: Mutex::default() }
     }
 
@@ -120,7 +120,7 @@ impl Desk {
     pub(crate) fn tick(&self, now: Instant) {
         let mut pace = self.pace.lock();
         if pace.is_due(now) {
-            pace.sample(&report::Totals::of(&self.counters), now);
+            pace.sample(&report::Totals::at_once(&self.counters), now);
         }
     }
 
@@ -142,8 +142,9 @@ impl Desk {
     /// How the job stands.
     pub(crate) fn status(&self, now: Instant) -> Status {
         let (job, gate) = (&self.job, &self.job.gate);
-        let totals = report::Totals::of(&self.counters);
+        // Asked first: what is counted after it says that all names are met is all of them.
         let walk = if job.walker.is_walked() { Walk::Ended } else { Walk::Running };
+        let totals = report::Totals::at_once(&self.counters);
         let pace = self.pace.lock();
         let (recent, minute) = (pace.recent(&totals, now), pace.minute(&totals, now));
         let eta = pace.eta(&totals, walk, &minute);

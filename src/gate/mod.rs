@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 
 use parking_lot::Mutex;
 
-pub use rate::{Limits, Rate};
+pub use rate::{Rate, RateLimits};
 
 /// Counts objects that are worked on against a limit.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub struct Gate {
     /// Threads there should be at most.
     workers_wanted: AtomicUsize,
     /// Most bytes and operations a second.
-    pub limits: Arc<Limits>,
+    pub limits: Arc<RateLimits>,
 }
 
 impl Gate {

@@ -13,14 +13,14 @@ const NANOS_PER_S: u128 = 1_000_000_000;
 
 /// What a job may use a second.
 #[derive(Debug, Default)]
-pub struct Limits {
+pub struct RateLimits {
     /// Bytes read from the source that go to the destination.
     pub bytes: Rate,
     /// Operations: objects begun, and blocks or parts of large ones.
     pub ops: Rate,
 }
 
-impl Limits {
+impl RateLimits {
     /// Ends both limits.
     pub fn lift(&self) {
         self.bytes.set(None);
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_block_takes_bytes_and_an_operation() {
-        let limits = Limits::default();
+        let limits = RateLimits::default();
         limits.ops.set(Some(1000));
         limits.bytes.set(Some(1));
         assert_eq!(limits.take_block(10), Ok(()));

@@ -93,7 +93,7 @@ impl Lane {
             Way::Down | Way::Across => self.list_keys(&dir).await,
         };
         match listed {
-            Ok(Listing::Done) => self.errands.release_dir(&dir),
+            Ok(Listing::Done) => self.errands.end_names(&dir),
             Ok(Listing::Stopped) => {}
             Err(error) => self.errands.fail_dir(&dir, error),
         }

@@ -347,12 +347,16 @@ impl Lane {
                     if let Some(errand) = self.errands.meet(dir, open, entry) {
                         return Some(errand);
                     }
+                    // A name that could not be recorded ends the job: its slice is not through (I1).
+                    if self.job().walker.is_stopped() {
+                        return None;
+                    }
                 }
                 None => {
                     slices.pop_front();
                     drop(slices);
                     self.room.notify_waiters();
-                    self.errands.release_dir(&dir);
+                    self.errands.end_names(&dir);
                     self.job().walker.complete();
                 }
             }
@@ -395,7 +399,7 @@ impl Lane {
         }
         dir.hold();
         // Counted like a slice of the walker's: it is completed like one.
-        self.job().walker.expect_help();
+        self.job().walker.expect_slice();
         self.slices.borrow_mut().push_back(Slice { dir: dir.clone(), open: open.clone(), entries });
         self.news.notify_one();
     }

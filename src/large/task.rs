@@ -8,7 +8,7 @@ use super::{Goal, LargeFile};
 use crate::catalog::Range;
 use crate::digest::{Assembly, crc64};
 use crate::error::{Errno, Result};
-use crate::gate::Limits;
+use crate::gate::RateLimits;
 use crate::job::Job;
 use crate::provider::posix::Posix;
 use crate::ring::{Answer, Arena, Caller, Completion, FixedBuffers, Handle, Lease, Op, Side, WritePath};
@@ -182,7 +182,7 @@ impl LargeTask {
     }
 
     /// Asks for a block; gives it back to its chunk if there is no lease, or it would be too much for this moment.
-    fn read(&mut self, limits: &Limits, offset: u64, len: u64, buffers: &mut FixedBuffers) -> Turn {
+    fn read(&mut self, limits: &RateLimits, offset: u64, len: u64, buffers: &mut FixedBuffers) -> Turn {
         let Some(lease) = buffers.acquire(buffers.block_bytes()) else {
             self.give_back(offset);
             return Turn::Starved;

@@ -154,6 +154,10 @@ impl Count {
 pub struct Counters {
     /// By `Count as usize`.
     counts: [AtomicU64; COUNTS],
+    /// Outcomes that the next checkpoint is expected to count, from the beginning of the run on.
+    foreseen: [AtomicU64; COUNTS],
+    /// What checkpoints have counted of such outcomes.
+    settled: [AtomicU64; COUNTS],
 }
 
 impl Counters {
@@ -162,9 +166,26 @@ impl Counters {
         self.counts[count as usize].fetch_add(by, Ordering::Relaxed);
     }
 
+    /// Counts an object that is at the destination. A checkpoint decides what became of it, and may be seconds away.
+    pub fn foresee(&self, count: Count) {
+        self.foreseen[count as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts what a checkpoint made of an object that was foreseen.
+    pub fn settle(&self, count: Count) {
+        self.settled[count as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// As it stands now.
     pub fn get(&self, count: Count) -> u64 {
-        self.counts[count as usize].load(Ordering::Relaxed)
+        let at = count as usize;
+        self.counts[at].load(Ordering::Relaxed) + self.settled[at].load(Ordering::Relaxed)
+    }
+
+    /// As it stands now, with what is foreseen.
+    fn get_at_once(&self, count: Count) -> u64 {
+        let at = count as usize;
+        self.counts[at].load(Ordering::Relaxed) + self.foreseen[at].load(Ordering::Relaxed)
     }
 }
 
@@ -178,9 +199,19 @@ pub struct Totals {
 impl Totals {
     /// Adds up `counters`.
     pub fn of(counters: &[Arc<Counters>]) -> Totals {
+        Totals::sum(counters, Counters::get)
+    }
+
+    /// The same with what is foreseen in the place of what checkpoints made of it: for whoever looks on. No figure ever
+    /// falls, so an object that could not be sealed stays among those copied here, beside the failed.
+    pub fn at_once(counters: &[Arc<Counters>]) -> Totals {
+        Totals::sum(counters, Counters::get_at_once)
+    }
+
+    fn sum(counters: &[Arc<Counters>], get: impl Fn(&Counters, Count) -> u64) -> Totals {
         let mut totals = Totals::default();
         for count in Count::ALL {
-            totals.counts[count as usize] = counters.iter().map(|shard| shard.get(count)).sum();
+            totals.counts[count as usize] = counters.iter().map(|shard| get(shard, count)).sum();
         }
         totals
     }
@@ -228,6 +259,19 @@ mod tests {
         let totals = Totals::of(&shards);
         assert_eq!((totals.entries_done(), totals.files_made(), totals.errors()), (6, 5, 1));
         assert_eq!(totals.bytes_left(), 6);
+    }
+
+    #[test]
+    fn what_is_foreseen_shows_at_once_and_is_counted_once() {
+        let (shard, checkpoints) = (Arc::new(Counters::default()), Arc::new(Counters::default()));
+        let both = [shard.clone(), checkpoints.clone()];
+        shard.foresee(Count::FilesCopied);
+        shard.add(Count::Unchanged, 1);
+        let done = || (Totals::of(&both).entries_done(), Totals::at_once(&both).entries_done());
+        assert_eq!(done(), (1, 2));
+        checkpoints.settle(Count::FilesCopied);
+        checkpoints.add(Count::Linked, 1);
+        assert_eq!(done(), (3, 3));
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Progress {
         now: Instant,
     ) -> Progress {
         let next_show = now + interval(console.screen());
-        let pace = Pace::new(former_entries, &Totals::of(&counters), now);
+        let pace = Pace::new(former_entries, &Totals::at_once(&counters), now);
         Progress { console, counters, pace, next_show }
     }
 
@@ -68,7 +68,7 @@ impl Progress {
         if !is_sample_due && !is_show_due {
             return;
         }
-        let totals = Totals::of(&self.counters);
+        let totals = Totals::at_once(&self.counters);
         if is_show_due {
             self.show(&totals, moment);
         }

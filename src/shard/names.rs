@@ -94,13 +94,13 @@ impl<I: Interpreter> Shard<I> {
                 match self.errands.is_as_recorded(&dir) {
                     Ok(true) => {}
                     Ok(false) => dir.touch(),
-                    Err(error) => self.errands.job.end_with(error),
+                    Err(error) => return self.errands.job.end_with(error),
                 }
                 self.current = Some(Current::Listing(listing));
             }
             Ok(Opened::LeftOut(reason)) => {
                 self.errands.job.note_left_out(&dir, reason);
-                self.errands.release_dir(&dir);
+                self.errands.end_names(&dir);
             }
             Ok(Opened::Unreadable(error)) => {
                 dir.touch();
@@ -112,9 +112,9 @@ impl<I: Interpreter> Shard<I> {
 
     pub(super) fn end_current(&mut self, current: Current) {
         match current {
-            Current::Listing(listing) => self.errands.release_dir(&listing.dir),
+            Current::Listing(listing) => self.errands.end_names(&listing.dir),
             Current::Slice(listing) => {
-                self.errands.release_dir(&listing.dir);
+                self.errands.end_names(&listing.dir);
                 self.errands.job.walker.complete();
             }
         }

@@ -13,7 +13,7 @@ use tokio::time::Sleep;
 
 use super::request::{STALL, describe};
 use super::supply::Course;
-use crate::gate::Limits;
+use crate::gate::RateLimits;
 
 /// Bodies above this size are handed over in slices of it. Measured cost of slices of 256 KiB against one piece:
 /// nothing that shows above the noise (0.033 against 0.031 s of user time a GiB).
@@ -35,7 +35,7 @@ pub(super) struct Slices {
     /// Bytes taken so far.
     taken: Arc<AtomicU64>,
     /// How fast they may be taken.
-    limits: Option<Arc<Limits>>,
+    limits: Option<Arc<RateLimits>>,
     /// Until when they may not.
     rest_time: Option<Pin<Box<Sleep>>>,
 }
@@ -47,7 +47,7 @@ impl Slices {
     }
 
     /// All of `body`, counting into `taken`, no faster than `limits`.
-    pub fn new(body: Bytes, taken: Arc<AtomicU64>, limits: Option<Arc<Limits>>) -> Slices {
+    pub fn new(body: Bytes, taken: Arc<AtomicU64>, limits: Option<Arc<RateLimits>>) -> Slices {
         Slices { rest: body, course: None, taken, limits, rest_time: None }
     }
 
@@ -72,7 +72,7 @@ impl Slices {
     }
 
     /// The same of a body that comes as it is taken.
-    pub fn streamed(course: Course, taken: Arc<AtomicU64>, limits: Option<Arc<Limits>>) -> Slices {
+    pub fn streamed(course: Course, taken: Arc<AtomicU64>, limits: Option<Arc<RateLimits>>) -> Slices {
         Slices { course: Some(course), ..Slices::new(Bytes::new(), taken, limits) }
     }
 

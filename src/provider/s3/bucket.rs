@@ -22,7 +22,7 @@ use super::throttle::Throttle;
 use super::{Checksums, Key};
 use crate::config::S3Options;
 use crate::error::{Cause, Error, Result};
-use crate::gate::Limits;
+use crate::gate::RateLimits;
 use crate::ring::Side;
 
 /// How long a signature is good for: longer than any attempt, shorter than keys are renewed ahead of their end.
@@ -53,7 +53,7 @@ pub struct Bucket {
     /// How much it bears.
     throttle: Arc<Throttle>,
     /// How fast bodies may go there.
-    limits: OnceLock<Arc<Limits>>,
+    limits: OnceLock<Arc<RateLimits>>,
 }
 
 /// Where requests go.
@@ -147,13 +147,13 @@ impl Bucket {
     }
 
     /// Lets bodies go there no faster than `limits` say, from now on.
-    pub fn limit_bodies(&self, limits: &Arc<Limits>) {
+    pub fn limit_bodies(&self, limits: &Arc<RateLimits>) {
         // Every lane says the same.
         let _ = self.limits.set(limits.clone());
     }
 
     /// How fast bodies may go there.
-    pub(super) fn limits(&self) -> Option<&Arc<Limits>> {
+    pub(super) fn limits(&self) -> Option<&Arc<RateLimits>> {
         self.limits.get()
     }
 

@@ -1,9 +1,15 @@
 //! A job that steers itself, and one whose figures others read.
 
+use std::fs;
 use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use super::support::{Engine, seed};
-use super::{Scene, told, until};
+use gfast::control::status::Status;
+
+use super::support::fault::FaultServer;
+use super::support::{Engine, Job, seed};
+use super::{Scene, s3_job, told, until};
 
 /// A limit makes any number of streams equally fast: the job comes down to few, and leaves them to who sets a number.
 #[test]
@@ -69,4 +75,66 @@ fn figures_are_served_while_the_job_runs() {
     running.wait().expect(0);
     drop(silent);
     scene.assert_same();
+}
+
+/// A job from file system to file system on each engine, and one into and one out of a bucket: all copy the same tree.
+fn on_each_way(name: &str, salt: u64, grow: impl Fn(&Scene), look: impl Fn(&Scene, Job)) {
+    for engine in Engine::all() {
+        let scene = Scene::new(engine);
+        grow(&scene);
+        look(&scene, scene.job(&[]));
+        scene.assert_same();
+    }
+    let server = FaultServer::start(seed(name, salt));
+    server.make_bucket("b");
+    let scene = Scene::new(Engine::all()[0]);
+    grow(&scene);
+    let bucket = PathBuf::from("s3://b/p");
+    look(&scene, s3_job(&scene, &server, scene.source(), bucket.clone()));
+    fs::remove_dir_all(scene.state()).unwrap();
+    look(&scene, s3_job(&scene, &server, bucket, scene.dest()));
+    scene.assert_same();
+}
+
+/// Names of one large directory are met as fast as they are copied: the walk has not ended before the last of them,
+/// whether a thread lists it, slices of it wait, or directories below it do.
+#[test]
+fn a_walk_has_ended_when_every_name_is_met() {
+    const FILES: u64 = 1500;
+    let grow = |scene: &Scene| {
+        for file in 0..FILES {
+            fs::write(scene.source().join(format!("file-{file}")), [7; 2048]).unwrap();
+        }
+        scene.grow(&scene.source(), 93, 20, 2048);
+    };
+    on_each_way("a_walk_has_ended_when_every_name_is_met", 93, grow, |scene, job| {
+        let running = job.args(&["--bwlimit=2M", "--streams=8"]).start();
+        let mut client = scene.client();
+        let (_, status) = until(&mut client, "walking", |status| status.totals.entries_walked > 100);
+        assert!(!status.totals.is_walked, "{:?}", status.totals);
+        // The root, two directories in it and the files there. The job may end with the last name.
+        while let Ok(Status { totals, .. }) = client.status() {
+            assert!(!totals.is_walked || totals.entries_walked == FILES + 23, "{totals:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        running.wait().expect(0);
+    });
+}
+
+/// What is copied shows before a checkpoint counts it, and is counted once.
+#[test]
+fn small_files_count_before_a_checkpoint() {
+    const FILES: u64 = 400;
+    let grow = |scene: &Scene| scene.grow(&scene.source(), 94, FILES, 4096);
+    on_each_way("small_files_count_before_a_checkpoint", 94, grow, |scene, job| {
+        let running = job.args(&["--bwlimit=1M", "--checkpoint-interval=600"]).start();
+        let mut client = scene.client();
+        let (_, status) = until(&mut client, "copying", |status| status.totals.files_copied > FILES / 4);
+        let totals = status.totals;
+        assert!(totals.bytes_durable == 0 && totals.files_copied < FILES, "{totals:?}");
+        assert!(totals.entries_done >= totals.files_copied && status.files_per_s > 0.0, "{status:?}");
+        told(&mut client, "bwlimit=off");
+        let outcome = running.wait().expect(0);
+        assert_eq!(outcome.number("copied"), FILES, "{outcome}");
+    });
 }

@@ -13,7 +13,9 @@
 //! raised for children before it is lowered for their parent, so it reaches 0 only when nothing is left (I4: queues are
 //! bounded by [`crate::config::QUEUED_DIRS_MAX`]; what exceeds it waits in the catalog).
 
-use std::collections::{HashMap, VecDeque};
+mod cache;
+
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -25,7 +27,9 @@ use crate::bell::Bell;
 use crate::catalog::{DirId, DirStamp, Record, Stamp};
 use crate::config::QUEUED_DIRS_MAX;
 use crate::pages::Page;
-use crate::ring::{Handle, Name};
+use crate::ring::Name;
+
+pub use cache::{DirCache, DirPair, path_steps};
 
 /// One directory of the source, and its counterpart at the destination.
 #[derive(Debug)]
@@ -214,6 +218,9 @@ pub struct Walker {
     queued_dirs: AtomicUsize,
     /// Directories that wait in the catalog only.
     spilled_dirs: AtomicUsize,
+    /// Listings and slices, wherever they wait or are worked on, of which not all names have been met; and names that
+    /// may turn out to be directories.
+    unmet: Arc<AtomicUsize>,
     /// Shards asleep.
     sleepers: AtomicUsize,
     /// What sleepers wait on.
@@ -234,6 +241,7 @@ impl Walker {
             outstanding: AtomicUsize::new(0),
             queued_dirs: AtomicUsize::new(0),
             spilled_dirs: AtomicUsize::new(0),
+            unmet: Arc::default(),
             sleepers: AtomicUsize::new(0),
             wake: (Mutex::new(()), Condvar::new()),
             stopped: AtomicBool::new(false),
@@ -246,6 +254,7 @@ impl Walker {
     /// has already put it in its batch as unlisted.
     pub fn push_dir(&self, worker: &Worker<Work>, dir: Arc<DirNode>) -> Queued {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
+        self.unmet.fetch_add(1, Ordering::Relaxed);
         if self.queued_dirs.load(Ordering::Relaxed) >= QUEUED_DIRS_MAX {
             self.spilled_dirs.fetch_add(1, Ordering::Relaxed);
             return Queued::Spilled;
@@ -258,9 +267,28 @@ impl Walker {
 
     /// Queues work on a shard's own queue, to be stolen by others.
     pub fn share(&self, worker: &Worker<Work>, work: Work) {
-        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        self.count_in(&work);
         worker.push(work);
         self.notify();
+    }
+
+    fn count_in(&self, work: &Work) {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        if !matches!(work, Work::File(..)) {
+            self.unmet.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a slice that a lane keeps in a queue of its own.
+    pub fn expect_slice(&self) {
+        self.unmet.fetch_add(1, Ordering::Relaxed);
+        self.expect_help();
+    }
+
+    /// Counts a name that may turn out to be a directory, until the guard is dropped.
+    pub fn expect_dir(&self) -> Unmet {
+        self.unmet.fetch_add(1, Ordering::Relaxed);
+        Unmet(self.unmet.clone())
     }
 
     /// Counts a work item that waits in another queue than the walker's (help with a large file), and wakes who may
@@ -272,7 +300,7 @@ impl Walker {
 
     /// Queues work that no shard owns.
     pub fn inject(&self, work: Work) {
-        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        self.count_in(&work);
         if matches!(work, Work::List(_)) {
             self.queued_dirs.fetch_add(1, Ordering::Relaxed);
         }
@@ -284,6 +312,7 @@ impl Walker {
     pub fn expect_spilled(&self, count: usize) {
         self.outstanding.fetch_add(count, Ordering::Relaxed);
         self.spilled_dirs.fetch_add(count, Ordering::Relaxed);
+        self.unmet.fetch_add(count, Ordering::Relaxed);
     }
 
     /// Queues a directory that waited in the catalog.
@@ -317,9 +346,16 @@ impl Walker {
         spilled > 0 && self.outstanding.load(Ordering::Acquire) == spilled
     }
 
-    /// Whether no directory waits to be listed. One may still be listed at this moment.
+    /// All names of a listing or of a slice have been met, those found below them queued; or it failed.
+    pub fn met(&self) {
+        let before = self.unmet.fetch_sub(1, Ordering::Release);
+        debug_assert!(before > 0, "each listing and slice is met once");
+    }
+
+    /// Whether every name has been met, so that those counted before this answer are all there are. For passes that
+    /// call [`Walker::met`]: those of shards and lanes.
     pub fn is_walked(&self) -> bool {
-        self.queued() == 0 && self.spilled() == 0
+        self.unmet.load(Ordering::Acquire) == 0
     }
 
     /// Whether every work item has its outcome.
@@ -409,6 +445,16 @@ impl Walker {
     }
 }
 
+/// A name that may turn out to be a directory.
+#[derive(Debug)]
+pub struct Unmet(Arc<AtomicUsize>);
+
+impl Drop for Unmet {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
 /// A lane at rest.
 #[derive(Debug)]
 pub struct Rest<'w>(&'w Walker);
@@ -428,134 +474,32 @@ pub enum Queued {
     Spilled,
 }
 
-/// Both sides of one directory, open.
-#[derive(Clone, Debug)]
-pub struct DirPair {
-    /// The source's.
-    pub source: Handle,
-    /// The destination's.
-    pub dest: Handle,
-}
-
-/// A bounded set of open directories, oldest use out first. The value is a [`DirPair`] for shards and the destination's
-/// handle for checkpoints.
-#[derive(Debug)]
-pub struct DirCache<T> {
-    /// Open directories with the time of their last use.
-    open: HashMap<DirId, (T, u64)>,
-    /// The root, always open.
-    root: T,
-    /// Most directories kept open besides the root.
-    capacity: usize,
-    /// Counts uses.
-    clock: u64,
-}
-
-impl<T: Clone> DirCache<T> {
-    /// A cache that keeps `capacity` directories open besides the root.
-    pub fn new(root: T, capacity: usize) -> DirCache<T> {
-        DirCache { open: HashMap::with_capacity(capacity + 1), root, capacity, clock: 0 }
-    }
-
-    /// The directory, if it is open.
-    pub fn get(&mut self, node: &DirNode) -> Option<T> {
-        if node.parent.is_none() {
-            return Some(self.root.clone());
-        }
-        self.clock += 1;
-        let (value, used) = self.open.get_mut(&node.id)?;
-        *used = self.clock;
-        Some(value.clone())
-    }
-
-    /// Keeps a directory open. A full cache drops the older half, so that the cost per insertion stays constant.
-    pub fn insert(&mut self, node: &DirNode, value: T) {
-        if self.open.len() >= self.capacity {
-            let mut uses: Vec<u64> = self.open.values().map(|(_, used)| *used).collect();
-            let middle = uses.len() / 2;
-            let (_, &mut oldest_kept, _) = uses.select_nth_unstable(middle);
-            self.open.retain(|_, (_, used)| *used >= oldest_kept);
-        }
-        self.clock += 1;
-        self.open.insert(node.id, (value, self.clock));
-    }
-
-    /// The nearest open ancestor of `node` (itself not), and the nodes from there down to `node`.
-    pub fn nearest<'a>(&mut self, node: &'a Arc<DirNode>) -> (T, Vec<&'a Arc<DirNode>>) {
-        let mut below = vec![node];
-        let mut at = node;
-        while let Some(parent) = &at.parent {
-            if let Some(open) = self.get(parent) {
-                below.reverse();
-                return (open, below);
-            }
-            below.push(parent);
-            at = parent;
-        }
-        below.reverse();
-        below.remove(0);
-        (self.root.clone(), below)
-    }
-}
-
-/// Splits the way from an open ancestor down to a directory into paths that fit in one system call each, with the node
-/// each of them ends at. PATH_MAX is 4,096 with its NUL.
-pub fn path_steps<'a>(below: &[&'a Arc<DirNode>]) -> Vec<(Name, &'a Arc<DirNode>)> {
-    const PATH_BYTES_MAX: usize = 4095;
-    let mut steps: Vec<(Vec<u8>, &'a Arc<DirNode>)> = Vec::new();
-    for &node in below {
-        let name = node.name.as_bytes();
-        match steps.last_mut() {
-            Some((path, end)) if path.len() + 1 + name.len() <= PATH_BYTES_MAX => {
-                path.push(b'/');
-                path.extend_from_slice(name);
-                *end = node;
-            }
-            _ => steps.push((name.to_vec(), node)),
-        }
-    }
-    let name = |path: Vec<u8>| Name::new(path).expect("I8: names from a listing hold no NUL");
-    steps.into_iter().map(|(path, node)| (name(path), node)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn chain(levels: u64) -> Vec<Arc<DirNode>> {
-        let mut nodes = vec![DirNode::root()];
-        for level in 0..levels {
-            let parent = &nodes[nodes.len() - 1];
-            nodes.push(DirNode::child(parent, DirId(level + 2), Name::new(format!("level{level}")).unwrap()));
-        }
-        nodes
-    }
-
     #[test]
-    fn a_deep_chain_is_reopened_in_few_steps_and_freed_without_recursion() {
-        let nodes = chain(10_000);
-        let mut cache: DirCache<u32> = DirCache::new(0, 4);
-        let (from, below) = cache.nearest(&nodes[10_000]);
-        assert_eq!((from, below.len()), (0, 10_000));
-        let steps = path_steps(&below);
-        assert!(steps.len() <= 10_000 * 10 / 4095 + 2, "{} steps", steps.len());
-        assert_eq!(steps.last().unwrap().1.id, nodes[10_000].id);
-        cache.insert(&nodes[9_999], 7);
-        assert_eq!(cache.nearest(&nodes[10_000]).0, 7);
-        let last = nodes[10_000].clone();
-        drop(nodes);
-        assert!(last.path().starts_with(b"level0/level1/"));
-    }
-
-    #[test]
-    fn the_cache_never_exceeds_its_capacity() {
-        let nodes = chain(100);
-        let mut cache: DirCache<u32> = DirCache::new(0, 8);
-        for node in &nodes[1..] {
-            cache.insert(node, 1);
-            assert!(cache.open.len() <= 8);
-            assert!(cache.get(node).is_some());
+    fn a_tree_is_walked_when_all_names_are_met_wherever_they_wait() {
+        let (walker, workers) = Walker::new(1, Arc::default());
+        let root = DirNode::root();
+        let child = DirNode::child(&root, DirId(2), Name::default());
+        walker.inject(Work::List(root.clone()));
+        assert!(matches!(walker.take(&workers[0]), Some(Work::List(_))));
+        assert!(!walker.is_walked(), "it is being listed");
+        walker.share(&workers[0], Work::Slice(root.clone(), VecDeque::new()));
+        walker.expect_slice();
+        walker.expect_spilled(1);
+        walker.inject(Work::File(root.clone(), Name::default()));
+        let unknown = walker.expect_dir();
+        for left in ["two slices", "a slice", "a spilled directory", "a name of unknown kind"] {
+            walker.met();
+            assert!(!walker.is_walked(), "{left}");
         }
+        assert_eq!(walker.push_dir(&workers[0], child), Queued::InMemory);
+        drop(unknown);
+        assert!(!walker.is_walked(), "the name was a directory");
+        walker.met();
+        assert!(walker.is_walked() && !walker.is_done());
     }
 
     #[test]
