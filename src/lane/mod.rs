@@ -16,11 +16,11 @@ mod buffers;
 mod disk;
 mod download;
 mod large;
-mod listing;
+pub(crate) mod listing;
 mod parts;
 pub(crate) mod publish;
 mod relay;
-mod upload;
+pub(crate) mod upload;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -190,7 +190,7 @@ pub(crate) fn run(parts: LaneParts) -> Result<Latency> {
     }
 }
 
-fn cannot_start(error: std::io::Error) -> Error {
+pub(crate) fn cannot_start(error: std::io::Error) -> Error {
     Error::refused("lane", format!("its runtime cannot be started: {error}"))
 }
 

@@ -10,6 +10,10 @@
 //! followed: every name is removed below a held directory, no symlink is entered (I8), nor another mount, nor a state
 //! directory. Memory: a page of doomed names for each thread, and the subdirectories of one branch (I4).
 
+mod bucket;
+mod forget;
+mod source;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +21,9 @@ use std::time::Duration;
 
 use crossbeam_deque::Worker;
 
+use self::forget::forget;
 use crate::bell::Bell;
-use crate::catalog::{Batch, DirId, DirState, Record, Row};
+use crate::catalog::{DirId, DirState, Record};
 use crate::config::{Deletes, QUEUED_DIRS_MAX};
 use crate::error::{Cause, Errno, Error, Result, join};
 use crate::filter::Sort;
@@ -32,8 +37,6 @@ use crate::walk::{DirCache, DirNode, DirPair, Entry, Walker, Work, path_steps};
 
 /// Doomed names whose records are forgotten by one commit.
 const BATCH: usize = 4096;
-/// Rows of one commit: the records below a directory may be many.
-const ROWS_MAX: usize = 65_536;
 /// Time between two looks at the stop.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -51,14 +54,39 @@ struct Deletion<'j> {
 /// Removes what the source no longer has. To be called when nothing is queued or under way, after a checkpoint.
 /// `clashes` are directories in the way of what is none in the source: they go first.
 pub(crate) fn run(
-    job: &Job,
-    caller: &dyn Caller,
-    counters: &Counters,
+    job: &Arc<Job>,
+    caller: &Arc<dyn Caller>,
+    counters: &Arc<Counters>,
     (threads, stop): (usize, &Stop),
     clashes: &[(Arc<DirNode>, Name)],
 ) -> Result<()> {
-    let Some(deletes) = job.config.delete else { return Ok(()) };
-    if job.single.is_some() || is_withheld(job, caller, counters, deletes)? {
+    let Some(deletes) = job.config.delete.filter(|_| job.single.is_none()) else { return Ok(()) };
+    if !deletes.is_forced && has_unlisted(job)? {
+        withhold(job, "some directories could not be listed");
+        return Ok(());
+    }
+    if job.dest.bucket.is_some() {
+        return bucket::run(job, caller, counters, (deletes, stop));
+    }
+    run_local(job, &**caller, counters, (threads, stop, deletes), clashes)
+}
+
+/// Says that nothing is removed, and why.
+fn withhold(job: &Job, why: &str) {
+    job.console.error(&format!("gfast: nothing is deleted: {why} (--force-delete deletes all the same)"));
+}
+
+fn run_local(
+    job: &Job,
+    caller: &dyn Caller,
+    counters: &Counters,
+    (threads, stop, deletes): (usize, &Stop, Deletes),
+    clashes: &[(Arc<DirNode>, Name)],
+) -> Result<()> {
+    let is_empty = |side, root: &Handle| is_empty(caller, side, root);
+    if !deletes.is_forced && is_empty(Side::Source, &job.source.handle) && !is_empty(Side::Dest, &job.dest.handle) {
+        counters.add(Count::DeletesWithheld, 1);
+        withhold(job, "the source is empty");
         return Ok(());
     }
     let (walker, workers) = Walker::new(threads.max(1), Arc::new(Bell::default()));
@@ -81,23 +109,6 @@ pub(crate) fn run(
     })
 }
 
-/// Whether nothing may be removed, said with its reason.
-fn is_withheld(job: &Job, caller: &dyn Caller, counters: &Counters, deletes: Deletes) -> Result<bool> {
-    if deletes.is_forced {
-        return Ok(false);
-    }
-    let why = if has_unlisted(job)? {
-        "some directories could not be listed"
-    } else if is_empty(caller, Side::Source, &job.source.handle) && !is_empty(caller, Side::Dest, &job.dest.handle) {
-        counters.add(Count::DeletesWithheld, 1);
-        "the source is empty"
-    } else {
-        return Ok(false);
-    };
-    job.console.error(&format!("gfast: nothing is deleted: {why} (--force-delete deletes all the same)"));
-    Ok(true)
-}
-
 /// Whether a directory could not be listed: it failed under an empty name.
 fn has_unlisted(job: &Job) -> Result<bool> {
     let mut after = None;
@@ -112,6 +123,14 @@ fn has_unlisted(job: &Job) -> Result<bool> {
             None => return Ok(false),
         }
     }
+}
+
+/// Whether this pass has listed a directory without an error.
+fn is_to_be_trusted(job: &Job, dir: &DirNode) -> Result<bool> {
+    let reader = job.catalog.reader()?;
+    Ok(job.is_listed(dir.id)?
+        && !reader.is_open_dir(dir.id, DirState::Unlisted)?
+        && !reader.is_open_file(dir.id, c"")?)
 }
 
 /// Whether a root holds no names. One that cannot be read holds what nobody knows.
@@ -199,7 +218,7 @@ impl<'d> Remover<'d> {
     fn look_through(&mut self, mut dirs: Vec<Arc<DirNode>>) -> Result<()> {
         let walker = &self.deletion.walker;
         while let Some(dir) = dirs.pop() {
-            if self.is_to_be_trusted(&dir)? {
+            if is_to_be_trusted(self.deletion.job, &dir)? {
                 let found = self.look_at(&dir)?;
                 for child in found {
                     match walker.queued() < QUEUED_DIRS_MAX / 2 {
@@ -214,15 +233,6 @@ impl<'d> Remover<'d> {
             walker.complete();
         }
         Ok(())
-    }
-
-    /// Whether this pass has listed a directory without an error.
-    fn is_to_be_trusted(&self, dir: &DirNode) -> Result<bool> {
-        let job = self.deletion.job;
-        let reader = job.catalog.reader()?;
-        Ok(job.is_listed(dir.id)?
-            && !reader.is_open_dir(dir.id, DirState::Unlisted)?
-            && !reader.is_open_file(dir.id, c"")?)
     }
 
     /// Finds what is doomed in a directory; answers the directories in it that both sides have.
@@ -308,7 +318,7 @@ impl<'d> Remover<'d> {
             self.deletion.counters.add(Count::DeletesWithheld, doomed.len() as u64);
             return Ok(());
         }
-        self.forget(&doomed)?;
+        forget(self.deletion.job, doomed.iter().map(|doomed| (&*doomed.dir, &doomed.name, doomed.record.as_ref())))?;
         let Deletion { job, caller, .. } = *self.deletion;
         for Doomed { dir, name, dest, .. } in doomed {
             let open = match open_pair(job, caller, &mut self.cache, &dir) {
@@ -327,65 +337,6 @@ impl<'d> Remover<'d> {
             }
         }
         Ok(())
-    }
-
-    fn forget(&self, doomed: &[Doomed]) -> Result<()> {
-        let mut rows = Vec::new();
-        let mut last = None;
-        for Doomed { dir, name, record, .. } in doomed {
-            if last.replace(dir.id) != Some(dir.id) {
-                rows.push(Row::OpenDir { id: dir.id, state: DirState::Unfinished });
-            }
-            match record {
-                Some(Record::Dir(id)) => self.forget_dir(*id, &mut rows)?,
-                Some(Record::File(record)) if record.large_id != 0 => {
-                    rows.push(Row::DropRanges { large_id: record.large_id });
-                }
-                _ => {}
-            }
-            rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
-            rows.push(Row::DeleteEntry { dir: dir.id, name: name.clone() });
-            self.commit_if(&mut rows, ROWS_MAX)?;
-        }
-        self.commit_if(&mut rows, 1)
-    }
-
-    /// Forgets all that is recorded below a directory, and the directory.
-    fn forget_dir(&self, id: DirId, rows: &mut Vec<Row>) -> Result<()> {
-        let mut dirs = vec![id];
-        // Ends: a directory's number is higher than that of the one it lies in.
-        while let Some(id) = dirs.pop() {
-            let mut after = None;
-            loop {
-                let page = self.deletion.job.catalog.reader()?.entries(id, after.as_deref(), BATCH)?;
-                let Some((last, _)) = page.last() else { break };
-                after = Some(last.clone());
-                for (name, record) in page {
-                    match record {
-                        Record::Dir(child) => dirs.push(child),
-                        Record::File(record) if record.large_id != 0 => {
-                            rows.push(Row::DropRanges { large_id: record.large_id });
-                        }
-                        Record::File(_) => {}
-                    }
-                    rows.push(Row::CloseFile { dir: id, name: name.clone() });
-                    rows.push(Row::DeleteEntry { dir: id, name });
-                }
-                self.commit_if(rows, ROWS_MAX)?;
-            }
-            rows.extend([Row::CloseDir { id }, Row::DeleteDir { id }]);
-        }
-        Ok(())
-    }
-
-    /// Records rows, if they are as many.
-    fn commit_if(&self, rows: &mut Vec<Row>, least: usize) -> Result<()> {
-        if rows.len() < least {
-            return Ok(());
-        }
-        let catalog = &self.deletion.job.catalog;
-        let reseal_dirs = catalog.reader()?.reseal_dirs()?;
-        catalog.commit(&Batch { rows: std::mem::take(rows), header: catalog.header(), reseal_dirs })
     }
 
     /// Removes a name, with all below it if it is a directory.
