@@ -14,7 +14,7 @@ mod bucket;
 mod forget;
 mod source;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,13 +22,14 @@ use std::time::Duration;
 use crossbeam_deque::Worker;
 
 use self::forget::forget;
+use self::source::Asked;
 use crate::bell::Bell;
 use crate::catalog::{DirId, DirState, Record};
 use crate::config::{Deletes, QUEUED_DIRS_MAX};
 use crate::error::{Cause, Errno, Error, Result, join};
 use crate::filter::Sort;
 use crate::job::Job;
-use crate::listing::{BUFFER_BYTES, open_pair, parse};
+use crate::listing::{BUFFER_BYTES, open_pair, open_side, parse};
 use crate::provider::posix::Posix;
 use crate::report::{Count, Counters};
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
@@ -37,6 +38,8 @@ use crate::walk::{DirCache, DirNode, DirPair, Entry, Walker, Work, path_steps};
 
 /// Doomed names whose records are forgotten by one commit.
 const BATCH: usize = 4096;
+/// Names of a directory that are held against a bucket's listing at a time.
+const NAMES_MAX: usize = 65_536;
 /// Time between two looks at the stop.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -83,8 +86,11 @@ fn run_local(
     (threads, stop, deletes): (usize, &Stop, Deletes),
     clashes: &[(Arc<DirNode>, Name)],
 ) -> Result<()> {
-    let is_empty = |side, root: &Handle| is_empty(caller, side, root);
-    if !deletes.is_forced && is_empty(Side::Source, &job.source.handle) && !is_empty(Side::Dest, &job.dest.handle) {
+    let is_source_empty = match &job.source.bucket {
+        None => is_empty(caller, Side::Source, &job.source.handle),
+        Some(root) => Asked::new(root)?.is_empty()?,
+    };
+    if !deletes.is_forced && is_source_empty && !is_empty(caller, Side::Dest, &job.dest.handle) {
         counters.add(Count::DeletesWithheld, 1);
         withhold(job, "the source is empty");
         return Ok(());
@@ -97,7 +103,7 @@ fn run_local(
         deletion.walker.inject(Work::File(dir.clone(), name.clone()));
     }
     std::thread::scope(|scope| {
-        let spawn = |worker| scope.spawn(|| Remover::new(&deletion, worker).run());
+        let spawn = |worker| scope.spawn(|| Remover::new(&deletion, worker)?.run());
         let removers: Vec<_> = workers.into_iter().map(spawn).collect();
         while !removers.iter().all(|remover| remover.is_finished()) {
             std::thread::park_timeout(TICK);
@@ -173,6 +179,8 @@ struct Remover<'d> {
     deletion: &'d Deletion<'d>,
     worker: Worker<Work>,
     cache: DirCache<DirPair>,
+    /// The source, if it is a bucket, and the destination's open directories then.
+    asked: Option<(Asked, DirCache<Handle>)>,
     /// Names whose turn comes with the next commit.
     doomed: Vec<Doomed>,
 }
@@ -187,10 +195,23 @@ struct Level {
 }
 
 impl<'d> Remover<'d> {
-    fn new(deletion: &'d Deletion<'d>, worker: Worker<Work>) -> Remover<'d> {
+    fn new(deletion: &'d Deletion<'d>, worker: Worker<Work>) -> Result<Remover<'d>> {
         let job = deletion.job;
+        let asked = match &job.source.bucket {
+            None => None,
+            Some(root) => Some((Asked::new(root)?, DirCache::new(job.dest.handle.clone(), job.cached_dirs))),
+        };
         let root = DirPair { source: job.source.handle.clone(), dest: job.dest.handle.clone() };
-        Remover { deletion, worker, cache: DirCache::new(root, job.cached_dirs), doomed: Vec::new() }
+        let cache = DirCache::new(root, job.cached_dirs);
+        Ok(Remover { deletion, worker, cache, asked, doomed: Vec::new() })
+    }
+
+    /// Opens a directory on both sides; a bucket has none.
+    fn open(&mut self, dir: &Arc<DirNode>) -> Result<DirPair> {
+        let Deletion { job, caller, .. } = *self.deletion;
+        let Some((_, cache)) = &mut self.asked else { return open_pair(job, caller, &mut self.cache, dir) };
+        let dest = open_side(job, caller, Side::Dest, cache, dir)?;
+        Ok(DirPair { source: job.source.handle.clone(), dest })
     }
 
     /// Works until there are no directories left. Ends with the last names removed, or with a fatal error.
@@ -238,19 +259,22 @@ impl<'d> Remover<'d> {
     /// Finds what is doomed in a directory; answers the directories in it that both sides have.
     fn look_at(&mut self, dir: &Arc<DirNode>) -> Result<Vec<Arc<DirNode>>> {
         let Deletion { job, caller, .. } = *self.deletion;
-        let open = match open_pair(job, caller, &mut self.cache, dir) {
+        let open = match self.open(dir) {
             Ok(open) => open,
             Err(error) => {
                 self.fail(&error);
                 return Ok(Vec::new());
             }
         };
-        let (mut children, mut judged) = (Vec::new(), Ok(()));
+        let (mut children, mut judged, mut names) = (Vec::new(), Ok(()), VecDeque::new());
+        let least = if self.asked.is_some() { NAMES_MAX } else { 1 };
         let listed = each_page(Posix::new(caller, Side::Dest), &open.dest, |page| {
-            if judged.is_ok() {
-                judged = self.judge_page(dir, &open, page, &mut children);
+            names.append(page);
+            if judged.is_ok() && names.len() >= least {
+                judged = self.judge_page(dir, &open, &mut names, &mut children);
             }
         });
+        judged = judged.and_then(|()| self.judge_page(dir, &open, &mut names, &mut children));
         if let Err(errno) = listed {
             self.fail(&job.dir_error(Side::Dest, dir, "list", errno));
         }
@@ -264,8 +288,19 @@ impl<'d> Remover<'d> {
         page: &mut VecDeque<Entry>,
         children: &mut Vec<Arc<DirNode>>,
     ) -> Result<()> {
+        let known = match &self.asked {
+            None => HashSet::new(),
+            Some((asked, _)) => match asked.listed(dir, page) {
+                Ok(known) => known,
+                Err(error) => {
+                    page.clear();
+                    self.fail(&error);
+                    return Ok(());
+                }
+            },
+        };
         for entry in page.drain(..) {
-            let Some((dest, is_extra)) = self.judge(dir, open, &entry.name) else { continue };
+            let Some((dest, is_extra)) = self.judge(dir, open, &entry.name, &known) else { continue };
             let record = self.deletion.job.catalog.reader()?.entry(dir.id, &entry.name)?;
             match (is_extra, record) {
                 (true, record) => {
@@ -283,29 +318,40 @@ impl<'d> Remover<'d> {
         Ok(())
     }
 
-    /// What a name of the destination is, and whether the source has none of that name. `None`: it is none of ours.
-    fn judge(&self, dir: &DirNode, open: &DirPair, name: &Name) -> Option<(Stat, bool)> {
+    /// What a name of the destination is, and whether the source has none of that name; it has those of `known`.
+    /// `None`: it is none of ours.
+    fn judge(&self, dir: &DirNode, open: &DirPair, name: &Name, known: &HashSet<Name>) -> Option<(Stat, bool)> {
         let Deletion { job, caller, .. } = *self.deletion;
         let dest = Posix::new(caller, Side::Dest).stat(&open.dest, name).ok()?;
         let sort = if dest.kind() == Kind::Dir { Sort::Dir } else { Sort::Other };
         if (dest.dev, dest.ino) == job.state_dir || !job.takes(dir, name, sort) {
             return None;
         }
-        match Posix::new(caller, Side::Source).stat(&open.source, name) {
-            Ok(_) => Some((dest, false)),
-            Err(Errno::NOENT) => Some((dest, true)),
-            // What cannot be asked for is not known to be gone.
+        match known.contains(name) {
+            true => Some((dest, false)),
+            false => self.look_for(dir, open, name).map(|found| (dest, found.is_none())),
+        }
+    }
+
+    /// Whether the source has a name, and whether that is a directory. `None`: what cannot be asked for is not known to
+    /// be gone.
+    fn look_for(&self, dir: &DirNode, open: &DirPair, name: &Name) -> Option<Option<bool>> {
+        if let Some((asked, _)) = &self.asked {
+            return asked.look_for(dir, name).inspect_err(|error| self.fail(error)).ok();
+        }
+        match Posix::new(self.deletion.caller, Side::Source).stat(&open.source, name) {
+            Ok(stat) => Some(Some(stat.kind() == Kind::Dir)),
+            Err(Errno::NOENT) => Some(None),
             Err(_) => None,
         }
     }
 
     /// A directory in the way of what is none in the source.
     fn doom_clash(&mut self, dir: Arc<DirNode>, name: Name) -> Result<()> {
-        let Deletion { job, caller, .. } = *self.deletion;
-        let Ok(open) = open_pair(job, caller, &mut self.cache, &dir) else { return Ok(()) };
+        let caller = self.deletion.caller;
+        let Ok(open) = self.open(&dir) else { return Ok(()) };
         let Ok(dest) = Posix::new(caller, Side::Dest).stat(&open.dest, &name) else { return Ok(()) };
-        let source = Posix::new(caller, Side::Source).stat(&open.source, &name);
-        if dest.kind() == Kind::Dir && source.is_ok_and(|source| source.kind() != Kind::Dir) {
+        if dest.kind() == Kind::Dir && self.look_for(&dir, &open, &name) == Some(Some(false)) {
             self.remove(&dir, &open.dest, &name, &dest);
         }
         Ok(())
@@ -319,9 +365,8 @@ impl<'d> Remover<'d> {
             return Ok(());
         }
         forget(self.deletion.job, doomed.iter().map(|doomed| (&*doomed.dir, &doomed.name, doomed.record.as_ref())))?;
-        let Deletion { job, caller, .. } = *self.deletion;
         for Doomed { dir, name, dest, .. } in doomed {
-            let open = match open_pair(job, caller, &mut self.cache, &dir) {
+            let open = match self.open(&dir) {
                 Ok(open) => open,
                 Err(error) => {
                     self.fail(&error);
@@ -329,7 +374,7 @@ impl<'d> Remover<'d> {
                 }
             };
             // The source may have the name again by now, and the destination another object under it.
-            match self.judge(&dir, &open, &name) {
+            match self.judge(&dir, &open, &name, &HashSet::new()) {
                 Some((now, true)) if (now.dev, now.ino) == (dest.dev, dest.ino) => {
                     self.remove(&dir, &open.dest, &name, &now);
                 }

@@ -95,6 +95,36 @@ fn what_a_bucket_lost_goes_from_the_other() {
 }
 
 #[test]
+fn what_a_bucket_lost_goes_from_a_tree() {
+    for engine in Engine::all() {
+        let server = fault_server(78);
+        let (scene, tree) = copied(&server, engine);
+        let back = scene.join("back");
+        let job = scene.job("s3://b/p", &back, "down").arg("--exclude=*.o").arg("--delete");
+        job.run().expect(0);
+        change(&tree);
+        scene.job(&tree, "s3://b/p", "up").arg("--delete").run().expect(0);
+        for dir in ["only/here", "a/x", "100%"] {
+            fs::create_dir_all(back.join(dir)).unwrap();
+            fs::write(back.join(dir).join("y"), "x").unwrap();
+        }
+        fs::write(back.join("a/saved.o"), "x").unwrap();
+        let outside = scene.dir("outside");
+        fs::write(outside.join("precious"), "x").unwrap();
+        std::os::unix::fs::symlink(&outside, back.join("a/way-out")).unwrap();
+        // The job stops deleting where it may not.
+        let outcome = job.clone().arg("--max-delete=1").run().expect(25);
+        assert_eq!(outcome.number("removed"), 1, "{outcome}");
+        let outcome = job.run().expect(0);
+        assert!(outcome.number("removed") > 8 && outside.join("precious").exists(), "{outcome}");
+        fs::remove_file(back.join("a/saved.o")).expect("what the rules leave out stays");
+        assert_eq!(job.run().expect(0).number("removed"), 0);
+        let found = Comparison::new(&tree, &back).run();
+        assert!(found.iter().all(|found| found.path == b"a"), "{found:#?}");
+    }
+}
+
+#[test]
 fn the_number_of_keys_that_may_go_is_kept() {
     let server = fault_server(73);
     let (scene, tree) = copied(&server, Engine::Auto);
