@@ -149,7 +149,7 @@ impl Conductor {
         let (job, counters) = (self.job.clone(), self.checkpointer.counters.clone());
         // The last of the counters is this thread's own.
         let threads = self.counters.len().saturating_sub(1).min(job.gate.limit() as usize);
-        delete::run(&job, &*self.checkpointer.caller, &counters, (threads, &self.stop), &nodes)?;
+        delete::run(&job, &self.checkpointer.caller, &counters, (threads, &self.stop), &nodes)?;
         let is_repeated = !nodes.is_empty();
         nodes.into_iter().for_each(|(dir, name)| job.walker.inject(Work::File(dir, name)));
         Ok(is_repeated || self.stop.is_requested() || job.fatal.lock().is_some())

@@ -320,9 +320,6 @@ impl Arguments {
         let source = location("--source", self.source)?;
         let dest = location("--dest", self.dest)?;
         let is_bucket = |location: &Location| matches!(location, Location::S3 { .. });
-        if (self.delete || self.force_delete) && (is_bucket(&source) || is_bucket(&dest)) {
-            return Err(Error::usage("--delete works between file systems only"));
-        }
         if self.retry_failed && (self.delete || self.force_delete) {
             return Err(Error::usage("--retry-failed looks at nothing else, so it cannot --delete"));
         }

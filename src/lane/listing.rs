@@ -38,18 +38,26 @@ enum Listing {
 }
 
 /// One thing a page lists below its directory.
-struct Item {
+pub(crate) struct Item {
     /// What follows the directory's key, without the slash of a prefix.
-    component: String,
+    pub component: String,
     /// The object; `None` for a prefix.
-    object: Option<Listed>,
+    pub object: Option<Listed>,
 }
 
 impl Item {
     /// Its key, in a directory whose keys begin with `prefix`.
-    fn key(&self, prefix: &str) -> String {
+    pub fn key(&self, prefix: &str) -> String {
         let end = if self.object.is_some() { "" } else { "/" };
         format!("{prefix}{}{end}", self.component)
+    }
+
+    /// Its name, or why it has none (I8).
+    pub fn name(&self, names: KeyNames) -> std::result::Result<Name, &'static str> {
+        match names {
+            KeyNames::Pieces => piece_name(self),
+            KeyNames::Posix => posix_name(&self.component),
+        }
     }
 }
 
@@ -284,11 +292,7 @@ impl Lane {
         if item.component.is_empty() && self.way == Way::Down && item.object.is_some() {
             return self.read_marker(dir, &item).await.map(|()| true);
         }
-        let name = match root.names {
-            KeyNames::Pieces => piece_name(&item),
-            KeyNames::Posix => posix_name(&item.component),
-        };
-        let name = match name {
+        let name = match item.name(root.names) {
             Ok(name) => name,
             Err(why) => {
                 self.refuse(dir, &item.component, why);
@@ -348,7 +352,7 @@ impl Lane {
 }
 
 /// The things of one page in the order of their keys.
-fn items(prefix: &str, objects: Vec<Listed>, prefixes: Vec<String>) -> Vec<Item> {
+pub(crate) fn items(prefix: &str, objects: Vec<Listed>, prefixes: Vec<String>) -> Vec<Item> {
     let below = |key: &str| key.strip_prefix(prefix).map(str::to_owned);
     let objects = objects.into_iter().filter_map(|object| {
         let component = below(&object.key)?;

@@ -16,12 +16,12 @@ mod buffers;
 mod disk;
 mod download;
 mod large;
-mod listing;
+pub(crate) mod listing;
 mod parts;
 pub(crate) mod publish;
 mod relay;
 mod stream;
-mod upload;
+pub(crate) mod upload;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -191,7 +191,7 @@ pub(crate) fn run(parts: LaneParts) -> Result<Latency> {
     }
 }
 
-fn cannot_start(error: std::io::Error) -> Error {
+pub(crate) fn cannot_start(error: std::io::Error) -> Error {
     Error::refused("lane", format!("its runtime cannot be started: {error}"))
 }
 

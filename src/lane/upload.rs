@@ -25,7 +25,7 @@ use crate::transfer::{Copied, Ending, Grouping, Seal, claim_group, source_error,
 use crate::walk::DestDir;
 
 /// Attribute of the first of several hard links: how many names the file had.
-pub(super) const LINKS_ATTRIBUTE: &str = "gfast-links";
+pub(crate) const LINKS_ATTRIBUTE: &str = "gfast-links";
 
 /// One file on its way up.
 pub(super) struct Upload<'a> {

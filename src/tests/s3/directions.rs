@@ -161,7 +161,9 @@ fn a_repeated_job_moves_only_what_changed() {
         // Without the catalog size and recorded time decide; what has no content of its own is written again.
         server.reset_counts();
         scene.job(&tree, "s3://b/p", "up-again").run().expect(0);
-        assert!(server.counts().body_in < 100, "targets of symlinks at most: {:?}", server.counts());
+        // Which name of a linked file is its first is open: it may be another one now.
+        let linked = fs::metadata(tree.join("file-0")).unwrap().len();
+        assert!(server.counts().body_in < 100 + linked, "targets of symlinks at most: {:?}", server.counts());
         noise(&tree.join("a/file-1"), &mut Rng::new(9), 5000);
         server.reset_counts();
         up.run().expect(0);
@@ -169,7 +171,7 @@ fn a_repeated_job_moves_only_what_changed() {
         server.reset_counts();
         down.run().expect(0);
         // The file, and the symlinks and the hard link that were written again above.
-        assert!((1..=6).contains(&server.counts().of(Kind::Get)), "{:?}", server.counts());
+        assert!((1..=7).contains(&server.counts().of(Kind::Get)), "{:?}", server.counts());
         Comparison::new(&tree, &scene.join("back")).assert_same();
     }
 }

@@ -10,20 +10,26 @@
 //! followed: every name is removed below a held directory, no symlink is entered (I8), nor another mount, nor a state
 //! directory. Memory: a page of doomed names for each thread, and the subdirectories of one branch (I4).
 
-use std::collections::VecDeque;
+mod bucket;
+mod forget;
+mod source;
+
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_deque::Worker;
 
+use self::forget::forget;
+use self::source::Asked;
 use crate::bell::Bell;
-use crate::catalog::{Batch, DirId, DirState, Record, Row};
+use crate::catalog::{DirId, DirState, Record};
 use crate::config::{Deletes, QUEUED_DIRS_MAX};
 use crate::error::{Cause, Errno, Error, Result, join};
 use crate::filter::Sort;
 use crate::job::Job;
-use crate::listing::{BUFFER_BYTES, open_pair, parse};
+use crate::listing::{BUFFER_BYTES, open_pair, open_side, parse};
 use crate::provider::posix::Posix;
 use crate::report::{Count, Counters};
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
@@ -32,8 +38,8 @@ use crate::walk::{DirCache, DirNode, DirPair, Entry, Walker, Work, path_steps};
 
 /// Doomed names whose records are forgotten by one commit.
 const BATCH: usize = 4096;
-/// Rows of one commit: the records below a directory may be many.
-const ROWS_MAX: usize = 65_536;
+/// Names of a directory that are held against a bucket's listing at a time.
+const NAMES_MAX: usize = 65_536;
 /// Time between two looks at the stop.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -51,14 +57,42 @@ struct Deletion<'j> {
 /// Removes what the source no longer has. To be called when nothing is queued or under way, after a checkpoint.
 /// `clashes` are directories in the way of what is none in the source: they go first.
 pub(crate) fn run(
-    job: &Job,
-    caller: &dyn Caller,
-    counters: &Counters,
+    job: &Arc<Job>,
+    caller: &Arc<dyn Caller>,
+    counters: &Arc<Counters>,
     (threads, stop): (usize, &Stop),
     clashes: &[(Arc<DirNode>, Name)],
 ) -> Result<()> {
-    let Some(deletes) = job.config.delete else { return Ok(()) };
-    if job.single.is_some() || is_withheld(job, caller, counters, deletes)? {
+    let Some(deletes) = job.config.delete.filter(|_| job.single.is_none()) else { return Ok(()) };
+    if !deletes.is_forced && has_unlisted(job)? {
+        withhold(job, "some directories could not be listed");
+        return Ok(());
+    }
+    if job.dest.bucket.is_some() {
+        return bucket::run(job, caller, counters, (deletes, stop));
+    }
+    run_local(job, &**caller, counters, (threads, stop, deletes), clashes)
+}
+
+/// Says that nothing is removed, and why.
+fn withhold(job: &Job, why: &str) {
+    job.console.error(&format!("gfast: nothing is deleted: {why} (--force-delete deletes all the same)"));
+}
+
+fn run_local(
+    job: &Job,
+    caller: &dyn Caller,
+    counters: &Counters,
+    (threads, stop, deletes): (usize, &Stop, Deletes),
+    clashes: &[(Arc<DirNode>, Name)],
+) -> Result<()> {
+    let is_source_empty = match &job.source.bucket {
+        None => is_empty(caller, Side::Source, &job.source.handle),
+        Some(root) => Asked::new(root)?.is_empty()?,
+    };
+    if !deletes.is_forced && is_source_empty && !is_empty(caller, Side::Dest, &job.dest.handle) {
+        counters.add(Count::DeletesWithheld, 1);
+        withhold(job, "the source is empty");
         return Ok(());
     }
     let (walker, workers) = Walker::new(threads.max(1), Arc::new(Bell::default()));
@@ -69,7 +103,7 @@ pub(crate) fn run(
         deletion.walker.inject(Work::File(dir.clone(), name.clone()));
     }
     std::thread::scope(|scope| {
-        let spawn = |worker| scope.spawn(|| Remover::new(&deletion, worker).run());
+        let spawn = |worker| scope.spawn(|| Remover::new(&deletion, worker)?.run());
         let removers: Vec<_> = workers.into_iter().map(spawn).collect();
         while !removers.iter().all(|remover| remover.is_finished()) {
             std::thread::park_timeout(TICK);
@@ -79,23 +113,6 @@ pub(crate) fn run(
         }
         removers.into_iter().try_for_each(|remover| remover.join().unwrap_or(Ok(())))
     })
-}
-
-/// Whether nothing may be removed, said with its reason.
-fn is_withheld(job: &Job, caller: &dyn Caller, counters: &Counters, deletes: Deletes) -> Result<bool> {
-    if deletes.is_forced {
-        return Ok(false);
-    }
-    let why = if has_unlisted(job)? {
-        "some directories could not be listed"
-    } else if is_empty(caller, Side::Source, &job.source.handle) && !is_empty(caller, Side::Dest, &job.dest.handle) {
-        counters.add(Count::DeletesWithheld, 1);
-        "the source is empty"
-    } else {
-        return Ok(false);
-    };
-    job.console.error(&format!("gfast: nothing is deleted: {why} (--force-delete deletes all the same)"));
-    Ok(true)
 }
 
 /// Whether a directory could not be listed: it failed under an empty name.
@@ -112,6 +129,14 @@ fn has_unlisted(job: &Job) -> Result<bool> {
             None => return Ok(false),
         }
     }
+}
+
+/// Whether this pass has listed a directory without an error.
+fn is_to_be_trusted(job: &Job, dir: &DirNode) -> Result<bool> {
+    let reader = job.catalog.reader()?;
+    Ok(job.is_listed(dir.id)?
+        && !reader.is_open_dir(dir.id, DirState::Unlisted)?
+        && !reader.is_open_file(dir.id, c"")?)
 }
 
 /// Whether a root holds no names. One that cannot be read holds what nobody knows.
@@ -154,6 +179,8 @@ struct Remover<'d> {
     deletion: &'d Deletion<'d>,
     worker: Worker<Work>,
     cache: DirCache<DirPair>,
+    /// The source, if it is a bucket, and the destination's open directories then.
+    asked: Option<(Asked, DirCache<Handle>)>,
     /// Names whose turn comes with the next commit.
     doomed: Vec<Doomed>,
 }
@@ -168,10 +195,23 @@ struct Level {
 }
 
 impl<'d> Remover<'d> {
-    fn new(deletion: &'d Deletion<'d>, worker: Worker<Work>) -> Remover<'d> {
+    fn new(deletion: &'d Deletion<'d>, worker: Worker<Work>) -> Result<Remover<'d>> {
         let job = deletion.job;
+        let asked = match &job.source.bucket {
+            None => None,
+            Some(root) => Some((Asked::new(root)?, DirCache::new(job.dest.handle.clone(), job.cached_dirs))),
+        };
         let root = DirPair { source: job.source.handle.clone(), dest: job.dest.handle.clone() };
-        Remover { deletion, worker, cache: DirCache::new(root, job.cached_dirs), doomed: Vec::new() }
+        let cache = DirCache::new(root, job.cached_dirs);
+        Ok(Remover { deletion, worker, cache, asked, doomed: Vec::new() })
+    }
+
+    /// Opens a directory on both sides; a bucket has none.
+    fn open(&mut self, dir: &Arc<DirNode>) -> Result<DirPair> {
+        let Deletion { job, caller, .. } = *self.deletion;
+        let Some((_, cache)) = &mut self.asked else { return open_pair(job, caller, &mut self.cache, dir) };
+        let dest = open_side(job, caller, Side::Dest, cache, dir)?;
+        Ok(DirPair { source: job.source.handle.clone(), dest })
     }
 
     /// Works until there are no directories left. Ends with the last names removed, or with a fatal error.
@@ -199,7 +239,7 @@ impl<'d> Remover<'d> {
     fn look_through(&mut self, mut dirs: Vec<Arc<DirNode>>) -> Result<()> {
         let walker = &self.deletion.walker;
         while let Some(dir) = dirs.pop() {
-            if self.is_to_be_trusted(&dir)? {
+            if is_to_be_trusted(self.deletion.job, &dir)? {
                 let found = self.look_at(&dir)?;
                 for child in found {
                     match walker.queued() < QUEUED_DIRS_MAX / 2 {
@@ -216,31 +256,25 @@ impl<'d> Remover<'d> {
         Ok(())
     }
 
-    /// Whether this pass has listed a directory without an error.
-    fn is_to_be_trusted(&self, dir: &DirNode) -> Result<bool> {
-        let job = self.deletion.job;
-        let reader = job.catalog.reader()?;
-        Ok(job.is_listed(dir.id)?
-            && !reader.is_open_dir(dir.id, DirState::Unlisted)?
-            && !reader.is_open_file(dir.id, c"")?)
-    }
-
     /// Finds what is doomed in a directory; answers the directories in it that both sides have.
     fn look_at(&mut self, dir: &Arc<DirNode>) -> Result<Vec<Arc<DirNode>>> {
         let Deletion { job, caller, .. } = *self.deletion;
-        let open = match open_pair(job, caller, &mut self.cache, dir) {
+        let open = match self.open(dir) {
             Ok(open) => open,
             Err(error) => {
                 self.fail(&error);
                 return Ok(Vec::new());
             }
         };
-        let (mut children, mut judged) = (Vec::new(), Ok(()));
+        let (mut children, mut judged, mut names) = (Vec::new(), Ok(()), VecDeque::new());
+        let least = if self.asked.is_some() { NAMES_MAX } else { 1 };
         let listed = each_page(Posix::new(caller, Side::Dest), &open.dest, |page| {
-            if judged.is_ok() {
-                judged = self.judge_page(dir, &open, page, &mut children);
+            names.append(page);
+            if judged.is_ok() && names.len() >= least {
+                judged = self.judge_page(dir, &open, &mut names, &mut children);
             }
         });
+        judged = judged.and_then(|()| self.judge_page(dir, &open, &mut names, &mut children));
         if let Err(errno) = listed {
             self.fail(&job.dir_error(Side::Dest, dir, "list", errno));
         }
@@ -254,8 +288,19 @@ impl<'d> Remover<'d> {
         page: &mut VecDeque<Entry>,
         children: &mut Vec<Arc<DirNode>>,
     ) -> Result<()> {
+        let known = match &self.asked {
+            None => HashSet::new(),
+            Some((asked, _)) => match asked.listed(dir, page) {
+                Ok(known) => known,
+                Err(error) => {
+                    page.clear();
+                    self.fail(&error);
+                    return Ok(());
+                }
+            },
+        };
         for entry in page.drain(..) {
-            let Some((dest, is_extra)) = self.judge(dir, open, &entry.name) else { continue };
+            let Some((dest, is_extra)) = self.judge(dir, open, &entry.name, &known) else { continue };
             let record = self.deletion.job.catalog.reader()?.entry(dir.id, &entry.name)?;
             match (is_extra, record) {
                 (true, record) => {
@@ -273,29 +318,40 @@ impl<'d> Remover<'d> {
         Ok(())
     }
 
-    /// What a name of the destination is, and whether the source has none of that name. `None`: it is none of ours.
-    fn judge(&self, dir: &DirNode, open: &DirPair, name: &Name) -> Option<(Stat, bool)> {
+    /// What a name of the destination is, and whether the source has none of that name; it has those of `known`.
+    /// `None`: it is none of ours.
+    fn judge(&self, dir: &DirNode, open: &DirPair, name: &Name, known: &HashSet<Name>) -> Option<(Stat, bool)> {
         let Deletion { job, caller, .. } = *self.deletion;
         let dest = Posix::new(caller, Side::Dest).stat(&open.dest, name).ok()?;
         let sort = if dest.kind() == Kind::Dir { Sort::Dir } else { Sort::Other };
         if (dest.dev, dest.ino) == job.state_dir || !job.takes(dir, name, sort) {
             return None;
         }
-        match Posix::new(caller, Side::Source).stat(&open.source, name) {
-            Ok(_) => Some((dest, false)),
-            Err(Errno::NOENT) => Some((dest, true)),
-            // What cannot be asked for is not known to be gone.
+        match known.contains(name) {
+            true => Some((dest, false)),
+            false => self.look_for(dir, open, name).map(|found| (dest, found.is_none())),
+        }
+    }
+
+    /// Whether the source has a name, and whether that is a directory. `None`: what cannot be asked for is not known to
+    /// be gone.
+    fn look_for(&self, dir: &DirNode, open: &DirPair, name: &Name) -> Option<Option<bool>> {
+        if let Some((asked, _)) = &self.asked {
+            return asked.look_for(dir, name).inspect_err(|error| self.fail(error)).ok();
+        }
+        match Posix::new(self.deletion.caller, Side::Source).stat(&open.source, name) {
+            Ok(stat) => Some(Some(stat.kind() == Kind::Dir)),
+            Err(Errno::NOENT) => Some(None),
             Err(_) => None,
         }
     }
 
     /// A directory in the way of what is none in the source.
     fn doom_clash(&mut self, dir: Arc<DirNode>, name: Name) -> Result<()> {
-        let Deletion { job, caller, .. } = *self.deletion;
-        let Ok(open) = open_pair(job, caller, &mut self.cache, &dir) else { return Ok(()) };
+        let caller = self.deletion.caller;
+        let Ok(open) = self.open(&dir) else { return Ok(()) };
         let Ok(dest) = Posix::new(caller, Side::Dest).stat(&open.dest, &name) else { return Ok(()) };
-        let source = Posix::new(caller, Side::Source).stat(&open.source, &name);
-        if dest.kind() == Kind::Dir && source.is_ok_and(|source| source.kind() != Kind::Dir) {
+        if dest.kind() == Kind::Dir && self.look_for(&dir, &open, &name) == Some(Some(false)) {
             self.remove(&dir, &open.dest, &name, &dest);
         }
         Ok(())
@@ -308,10 +364,9 @@ impl<'d> Remover<'d> {
             self.deletion.counters.add(Count::DeletesWithheld, doomed.len() as u64);
             return Ok(());
         }
-        self.forget(&doomed)?;
-        let Deletion { job, caller, .. } = *self.deletion;
+        forget(self.deletion.job, doomed.iter().map(|doomed| (&*doomed.dir, &doomed.name, doomed.record.as_ref())))?;
         for Doomed { dir, name, dest, .. } in doomed {
-            let open = match open_pair(job, caller, &mut self.cache, &dir) {
+            let open = match self.open(&dir) {
                 Ok(open) => open,
                 Err(error) => {
                     self.fail(&error);
@@ -319,7 +374,7 @@ impl<'d> Remover<'d> {
                 }
             };
             // The source may have the name again by now, and the destination another object under it.
-            match self.judge(&dir, &open, &name) {
+            match self.judge(&dir, &open, &name, &HashSet::new()) {
                 Some((now, true)) if (now.dev, now.ino) == (dest.dev, dest.ino) => {
                     self.remove(&dir, &open.dest, &name, &now);
                 }
@@ -327,65 +382,6 @@ impl<'d> Remover<'d> {
             }
         }
         Ok(())
-    }
-
-    fn forget(&self, doomed: &[Doomed]) -> Result<()> {
-        let mut rows = Vec::new();
-        let mut last = None;
-        for Doomed { dir, name, record, .. } in doomed {
-            if last.replace(dir.id) != Some(dir.id) {
-                rows.push(Row::OpenDir { id: dir.id, state: DirState::Unfinished });
-            }
-            match record {
-                Some(Record::Dir(id)) => self.forget_dir(*id, &mut rows)?,
-                Some(Record::File(record)) if record.large_id != 0 => {
-                    rows.push(Row::DropRanges { large_id: record.large_id });
-                }
-                _ => {}
-            }
-            rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
-            rows.push(Row::DeleteEntry { dir: dir.id, name: name.clone() });
-            self.commit_if(&mut rows, ROWS_MAX)?;
-        }
-        self.commit_if(&mut rows, 1)
-    }
-
-    /// Forgets all that is recorded below a directory, and the directory.
-    fn forget_dir(&self, id: DirId, rows: &mut Vec<Row>) -> Result<()> {
-        let mut dirs = vec![id];
-        // Ends: a directory's number is higher than that of the one it lies in.
-        while let Some(id) = dirs.pop() {
-            let mut after = None;
-            loop {
-                let page = self.deletion.job.catalog.reader()?.entries(id, after.as_deref(), BATCH)?;
-                let Some((last, _)) = page.last() else { break };
-                after = Some(last.clone());
-                for (name, record) in page {
-                    match record {
-                        Record::Dir(child) => dirs.push(child),
-                        Record::File(record) if record.large_id != 0 => {
-                            rows.push(Row::DropRanges { large_id: record.large_id });
-                        }
-                        Record::File(_) => {}
-                    }
-                    rows.push(Row::CloseFile { dir: id, name: name.clone() });
-                    rows.push(Row::DeleteEntry { dir: id, name });
-                }
-                self.commit_if(rows, ROWS_MAX)?;
-            }
-            rows.extend([Row::CloseDir { id }, Row::DeleteDir { id }]);
-        }
-        Ok(())
-    }
-
-    /// Records rows, if they are as many.
-    fn commit_if(&self, rows: &mut Vec<Row>, least: usize) -> Result<()> {
-        if rows.len() < least {
-            return Ok(());
-        }
-        let catalog = &self.deletion.job.catalog;
-        let reseal_dirs = catalog.reader()?.reseal_dirs()?;
-        catalog.commit(&Batch { rows: std::mem::take(rows), header: catalog.header(), reseal_dirs })
     }
 
     /// Removes a name, with all below it if it is a directory.
