@@ -7,8 +7,8 @@
 //!                                                      what won, against the defaults --> best
 //! ```
 //! The source is only read. Copies go into a scratch folder at the destination, which another process removes however
-//! this one ends ([`sweeper`]). Clones are not measured: they take no time. What is best can be kept as a profile
-//! ([`profile`]), which later jobs between the same two storages take for the options they are not given.
+//! this one ends (sweeper.rs). Clones are not measured: they take no time. What is best can be kept as a profile
+//! (profile.rs), which later jobs between the same two storages take for the options they are not given.
 
 mod bucket;
 mod choice;
