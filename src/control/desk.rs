@@ -106,8 +106,7 @@ impl Desk {
             self.job.notes.say(&format!("{line} ({who})"));
             return Answer { ok: true, line };
         };
-        gate.set_auto(false);
-        let (before, now) = gate.set_limit(wanted);
+        let (before, now) = gate.set_limit_by_hand(wanted);
         let mut line = format!("streams {before} -> {now}");
         if now < wanted {
             line.push_str(&format!(", the most there can be: {wanted} were asked for"));
@@ -183,9 +182,10 @@ impl Desk {
         }
     }
 
-    /// Bytes copied so far.
-    pub(crate) fn bytes(&self) -> u64 {
-        report::Totals::of(&self.counters).get(Count::BytesCopied)
+    /// What has been done so far: bytes copied, and entries made. What is passed over costs no stream.
+    pub(crate) fn work(&self) -> (u64, u64) {
+        let totals = report::Totals::at_once(&self.counters);
+        (totals.get(Count::BytesCopied), totals.files_made())
     }
 
     /// What the threads measured, as far as they told.

@@ -41,12 +41,12 @@ struct Flight {
 
 impl Autopilot {
     /// Looks, and changes the streams at the end of an epoch. To be called several times a second.
-    pub fn tick(&mut self, job: &Job, bytes: u64, now: Instant) {
+    pub fn tick(&mut self, job: &Job, (bytes, objects): (u64, u64), now: Instant) {
         if !job.gate.is_auto() || job.gate.is_paused() {
             self.flight = None;
             return;
         }
-        let work = bytes as f64 + OBJECT_BYTES * job.gate.finished() as f64;
+        let work = bytes as f64 + OBJECT_BYTES * objects as f64;
         let streams = job.gate.limit();
         let Some(flight) = self.flight.as_mut().filter(|flight| flight.streams == streams) else {
             let tuner = Tuner::new(streams, job.gate.max());
@@ -67,8 +67,8 @@ impl Autopilot {
         let is_saturated = active >= SATURATED * f64::from(streams);
         let speed = (work - flight.work) / elapsed.as_secs_f64();
         let wanted = flight.tuner.after(&Epoch { speed, is_saturated });
-        let (before, changed) = job.gate.set_limit(wanted);
-        let settles = if changed == before { Duration::ZERO } else { SETTLING };
+        let changed = job.gate.set_limit_by_itself(wanted);
+        let settles = if changed == streams { Duration::ZERO } else { SETTLING };
         (flight.streams, flight.began, flight.work, flight.active) = (changed, now + settles, work, (0, 0));
     }
 }

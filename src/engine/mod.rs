@@ -71,6 +71,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
     let started = Instant::now();
     let refused = crew::ring_refused(config.engine)?;
+    let listener = config.metrics_addr.map(control::metrics::listen).transpose()?;
     raise_descriptor_limit();
     let console = Arc::new(Console::stderr(config.output));
     if let Some(reason) = &refused {
@@ -114,7 +115,7 @@ pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
         former_entries: Some(header.totals.entries).filter(|entries| *entries > 0),
         started,
     };
-    let setup = Setup { job, bell, crew, roots, started };
+    let setup = Setup { job, bell, crew, roots, listener, started };
     let outcome = setup.run(kind, facts, workers, asks)?;
     Ok(setup.summary(kind, &names, outcome))
 }
@@ -296,6 +297,8 @@ struct Setup {
     crew: Crew,
     /// Both ends.
     roots: Roots,
+    /// Where figures are asked for.
+    listener: Option<TcpListener>,
     /// When the run began.
     started: Instant,
 }
@@ -329,18 +332,17 @@ impl Setup {
         let mut conductor = Conductor::new(job.clone(), checkpointer, counters.clone(), asks.stop.clone());
         resume::start(job, kind, dest_root)?;
         let former_entries = facts.former_entries;
-        let listener = job.config.metrics_addr.map(control::metrics::listen).transpose()?;
         let desk = Desk::new(job.clone(), counters.clone(), asks.stop.clone(), facts);
+        job.gate.set_auto(job.config.pilot == Pilot::Job);
         desk.nudge(asks.nudges.take());
         let team = Team::new(self.crew.clone(), job.clone(), intake, counters.clone(), workers);
         team.adjust()?;
         let progress = Progress::new(job.console.clone(), counters.clone(), former_entries, Instant::now());
-        job.gate.set_auto(job.config.pilot == Pilot::Job);
         let is_over = AtomicBool::new(false);
         let (end, figures, limit) = std::thread::scope(|scope| {
             let ticker = scope.spawn(|| self.tick(progress, asks, (&desk, &team), &is_over));
             let served = self.serve(scope, &desk);
-            let measured = listener.and_then(|listener| self.show(scope, &desk, listener));
+            let measured = self.show(scope, &desk);
             let end = self.conduct(&mut conductor);
             job.walker.stop();
             let figures = team.close();
@@ -374,15 +376,11 @@ impl Setup {
         }
     }
 
-    /// Serves figures for Prometheus until what comes back is dropped.
-    fn show<'scope>(
-        &self,
-        scope: &'scope Scope<'scope, '_>,
-        desk: &'scope Desk,
-        listener: TcpListener,
-    ) -> Option<PipeWriter> {
+    /// Serves figures for Prometheus, where that was asked for, until what comes back is dropped.
+    fn show<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, desk: &'scope Desk) -> Option<PipeWriter> {
+        let listener = self.listener.as_ref()?;
         let (end, closes) = std::io::pipe().ok()?;
-        scope.spawn(move || control::metrics::serve(desk, &listener, &end));
+        scope.spawn(move || control::metrics::serve(desk, listener, &end));
         Some(closes)
     }
 
@@ -429,7 +427,7 @@ impl Setup {
             let _ = team.adjust();
             let walk = if self.job.walker.is_walked() { Walk::Ended } else { Walk::Running };
             progress.tick(&Moment { now: Instant::now(), walk, streams: self.job.gate.limit() });
-            autopilot.tick(&self.job, desk.bytes(), Instant::now());
+            autopilot.tick(&self.job, desk.work(), Instant::now());
             watch.tick(&self.job, self.job.gate.is_paused());
             desk.set_limit(watch.limits.now());
             std::thread::park_timeout(TICK);

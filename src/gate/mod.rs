@@ -13,7 +13,7 @@
 mod rate;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -29,9 +29,7 @@ pub struct Gate {
     /// Whether nothing may go on.
     is_paused: AtomicBool,
     /// Whether the job chooses the limit itself.
-    is_auto: AtomicBool,
-    /// Objects that are through.
-    finished: AtomicU64,
+    is_auto: Mutex<bool>,
     /// Objects worked on now.
     used: AtomicU32,
     /// Open objects that wait, because the limit was lowered.
@@ -51,8 +49,7 @@ impl Gate {
             limit: AtomicU32::new(limit),
             max: max.max(limit),
             is_paused: AtomicBool::new(false),
-            is_auto: AtomicBool::new(false),
-            finished: AtomicU64::new(0),
+            is_auto: Mutex::new(false),
             used: AtomicU32::new(0),
             parked: AtomicU32::new(0),
             workers: AtomicU32::new(workers as u32),
@@ -89,17 +86,25 @@ impl Gate {
 
     /// Leaves the limit to the job, or to whoever sets it.
     pub fn set_auto(&self, is_auto: bool) {
-        self.is_auto.store(is_auto, Ordering::Relaxed);
+        *self.is_auto.lock() = is_auto;
     }
 
     /// Whether the job chooses the limit itself.
     pub fn is_auto(&self) -> bool {
-        self.is_auto.load(Ordering::Relaxed)
+        *self.is_auto.lock()
     }
 
-    /// Objects that are through so far.
-    pub fn finished(&self) -> u64 {
-        self.finished.load(Ordering::Relaxed)
+    /// Changes the limit for the user, who has the last word: the job does not choose any more.
+    pub fn set_limit_by_hand(&self, limit: u32) -> (u32, u32) {
+        let mut is_auto = self.is_auto.lock();
+        *is_auto = false;
+        self.set_limit(limit)
+    }
+
+    /// Changes the limit for the job, unless somebody has taken that from it in the meantime; the limit now.
+    pub fn set_limit_by_itself(&self, limit: u32) -> u32 {
+        let is_auto = self.is_auto.lock();
+        if *is_auto { self.set_limit(limit).1 } else { self.limit() }
     }
 
     /// Threads that share the streams.
@@ -172,7 +177,6 @@ impl Gate {
 
     /// Gives a permit back.
     pub fn release(&self) {
-        self.finished.fetch_add(1, Ordering::Relaxed);
         let before = self.used.fetch_sub(1, Ordering::Relaxed);
         assert!(before > 0, "I4: a permit is given back once");
     }
@@ -238,6 +242,16 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_user_has_the_last_word() {
+        let gate = Gate::new(32, 1024, 2);
+        assert_eq!(gate.set_limit_by_itself(64), 32, "nobody asked for it");
+        gate.set_auto(true);
+        assert_eq!(gate.set_limit_by_itself(64), 64);
+        assert_eq!(gate.set_limit_by_hand(8), (64, 8));
+        assert_eq!((gate.set_limit_by_itself(96), gate.limit(), gate.is_auto()), (8, 8, false));
+    }
 
     #[test]
     fn the_limit_holds_when_raised_and_lowered() {

@@ -52,7 +52,7 @@ fn figures_are_served_while_the_job_runs() {
     let address = format!("127.0.0.1:{port}");
     let refused = scene.job(&["--metrics-addr", &address]).run().expect(2);
     assert!(refused.stderr.contains("cannot serve metrics there"), "{refused}");
-    assert!(!scene.dest().join("dir-0").exists(), "nothing moves before that is known");
+    assert!(!scene.dest().exists() && !scene.state().exists(), "nothing is touched before that is known");
     drop(taken);
     let running = scene.job(&["--metrics-addr", &address, "--bwlimit", "2M"]).start();
     until(&mut scene.client(), "copying", |status| status.totals.bytes_copied > 1 << 20);
