@@ -188,6 +188,8 @@ pub struct Config {
     pub checksum: ChecksumPolicy,
     /// Whether set-id bits come back from a bucket's metadata.
     pub special_bits: SpecialBits,
+    /// What is allowed where an end is a block device.
+    pub devices: DeviceOptions,
     /// What a new ctime alone means.
     pub ctime: CtimePolicy,
     /// Whether only what failed is tried again.
@@ -253,6 +255,7 @@ impl Config {
             part_bytes: None,
             checksum: ChecksumPolicy::Free,
             special_bits: SpecialBits::Leave,
+            devices: DeviceOptions::default(),
             retry: Retry::WithAll,
             delete: None,
             output: Output::Text,
@@ -399,6 +402,59 @@ pub enum SpecialBits {
     Leave,
     /// They do: the bucket is trusted.
     Restore,
+}
+
+/// What is allowed where an end of the job is a block device. The least, unless asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceOptions {
+    /// What becomes of a destination that carries something.
+    pub overwrite: Overwrite,
+    /// Whether a source that may change meanwhile is copied.
+    pub live_source: LiveSource,
+    /// What an unreadable block of the source means.
+    pub bad_sectors: BadSectors,
+    /// What becomes of blocks that the destination has already.
+    pub equal_blocks: EqualBlocks,
+}
+
+/// What becomes of a destination device that carries a file system, a partition table or the like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overwrite {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It is overwritten.
+    Allow,
+}
+
+/// Whether a source device that is mounted for writing is copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LiveSource {
+    /// It is refused: its copy would be of no one moment.
+    #[default]
+    Refuse,
+    /// It is copied as it is read.
+    Allow,
+}
+
+/// What an unreadable block of the source means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BadSectors {
+    /// The copy fails.
+    #[default]
+    Fail,
+    /// It is zeroed at the destination and reported, and the copy goes on.
+    Skip,
+}
+
+/// What becomes of blocks that a destination device has already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EqualBlocks {
+    /// They are written again.
+    #[default]
+    Write,
+    /// The destination is read, and what is equal is left alone.
+    Leave,
 }
 
 /// Where the summary and the progress go.

@@ -7,6 +7,7 @@
 use std::ffi::CStr;
 use std::fmt;
 
+use crate::extents::Extents;
 pub use rustix::io::Errno;
 
 /// What a failure means for the work that met it.
@@ -33,6 +34,8 @@ pub enum Cause {
     Protected(&'static str),
     /// The catalog is damaged or cannot be written (exit 11).
     Catalog(String),
+    /// A device cannot be read there: what the kernel said, and where.
+    Unreadable(Errno, Extents),
     /// The source changed while it was read, `attempts` times in a row.
     Unstable {
         /// How often the object was read.
@@ -111,6 +114,7 @@ impl Cause {
             Cause::Os(errno) => class_of(*errno),
             Cause::Usage(_) | Cause::Refused(_) | Cause::Catalog(_) => Class::Fatal,
             Cause::Unstable { .. } | Cause::Vanished | Cause::Loss(_) | Cause::Protected(_) => Class::Object,
+            Cause::Unreadable(..) => Class::Object,
             Cause::Remote { code, .. } => class_of_code(code),
             // The whole budget of retries met no server: no other object will fare better now.
             Cause::Network(_) => Class::Fatal,
@@ -162,6 +166,9 @@ impl fmt::Display for Cause {
             Cause::Os(errno) => write!(f, "{}", describe(*errno)),
             Cause::Usage(why) | Cause::Refused(why) | Cause::Catalog(why) => f.write_str(why),
             Cause::Unstable { attempts } => write!(f, "it kept changing while it was read ({attempts} attempts)"),
+            Cause::Unreadable(errno, extents) => {
+                write!(f, "{} in {} bytes: {extents}", describe(*errno), extents.bytes())
+            }
             Cause::Vanished => f.write_str("it vanished while the job ran"),
             Cause::Protected(why) => f.write_str(why),
             Cause::Loss(what) => write!(f, "the destination cannot keep its {what} (--strict)"),

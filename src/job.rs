@@ -14,11 +14,13 @@ use crate::boards::Boards;
 use crate::catalog::{BATCH_UNSEALED, Catalog, Checksum, DirId, DirState, FileRecord, Record, Row, Stamp, Status};
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
+use crate::extents::Extents;
 use crate::filesystem::Reach;
 use crate::filter::{Choice, Filter, Selection, Sort};
 use crate::gate::Gate;
 use crate::links::{LinkKey, LinkMap, LinkName};
 use crate::plan::Progress;
+use crate::provider::block::Device;
 use crate::provider::metadata::Identity;
 use crate::provider::s3::{Bucket, Key, keys};
 use crate::report::{Console, Crowd, Failure, Failures, Loss, LossSet, Losses, Notes};
@@ -36,6 +38,8 @@ pub struct JobRoot {
     pub stat: Stat,
     /// The bucket, if it is one.
     pub bucket: Option<BucketRoot>,
+    /// The block device that the job is about, if it is one; its parent directory is the root then.
+    pub device: Option<Arc<Device>>,
 }
 
 /// A root that is a bucket, or the keys of one that begin with a prefix.
@@ -196,6 +200,8 @@ pub struct Job {
     /// One descriptor per destination file system, opened before the first write there: syncfs reports an error once
     /// per descriptor (I1).
     pub superblocks: Mutex<HashMap<u64, Handle>>,
+    /// Bytes of a source device that could not be read and are zeros at the destination.
+    pub unreadable: Mutex<Extents>,
 }
 
 /// What the catalog held when a run began.
@@ -385,9 +391,22 @@ impl Job {
         self.console.note(&format!("gfast: left out {path}: {reason}"));
     }
 
+    /// The block device on one side, if there is one.
+    pub fn device(&self, side: Side) -> Option<&Arc<Device>> {
+        match side {
+            Side::Source => self.source.device.as_ref(),
+            Side::Dest => self.dest.device.as_ref(),
+        }
+    }
+
+    /// Whether either side is a block device.
+    pub fn has_device(&self) -> bool {
+        self.source.device.is_some() || self.dest.device.is_some()
+    }
+
     /// Whether an interrupted run may have left something under a temporary name in `dir`.
     pub fn may_have_leftovers(&self, dir: &DirNode) -> bool {
-        self.past == Past::Interrupted && dir.dest() != DestDir::Created
+        self.dest.device.is_none() && self.past == Past::Interrupted && dir.dest() != DestDir::Created
     }
 
     /// The destination's name for a name of the source: the same, but for the root of a single file's job.

@@ -8,6 +8,7 @@
 //! config.rs            what was asked for, resolved; every limit in one place
 //! location.rs          one side of a job, as named on the command line
 //! filter.rs            which names a job is about: include and exclude rules, lists of paths (pure)
+//! extents.rs           parts of an object: where a device cannot be read
 //! error.rs             Error {verb, object, cause} and what it means for the job
 //! digest.rs            CRC64/NVME, and putting the values of parts together
 //! filesystem.rs        kinds of file systems, and what each can be trusted with
@@ -29,6 +30,7 @@
 //! provider/mod.rs      what each kind of storage can do
 //! provider/posix.rs    a mounted file system's verbs, typed
 //! provider/metadata.rs owner and mode
+//! provider/block/*.rs  block devices: opened, described, what they carry, who uses them
 //! provider/s3/*.rs     S3: the bucket, a lane's client of it, keys, attributes, retries
 //! roots/*.rs           both ends of a job: examined, refused, opened
 //! links.rs             hard links in flight
@@ -40,9 +42,13 @@
 //! listing.rs           one directory being listed
 //! transfer/mod.rs      the life of one object
 //! transfer/held.rs     what the destination holds already: sealed again, adopted, given new metadata
+//! transfer/device.rs   ends that are block devices
 //! transfer/named.rs    objects without content: symlinks, FIFOs, sockets, device nodes
 //! large/mod.rs         the life of a large file
 //! large/task.rs        one shard's part in it
+//! large/device.rs      where an end of it is a block device
+//! large/sparing.rs     which parts of a block are written
+//! large/salvage.rs     bad sectors: what can be read around them
 //! outcome.rs           what shards tell the checkpoints
 //! seal.rs              what makes a durable object final
 //! readback.rs          what a durable batch left at the destination, read past the page cache
@@ -115,6 +121,7 @@ pub mod digest;
 pub mod engine;
 pub(crate) mod errand;
 pub mod error;
+pub mod extents;
 pub mod filesystem;
 pub mod filter;
 pub mod finish;

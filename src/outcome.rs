@@ -129,6 +129,12 @@ impl Intake {
         }
     }
 
+    /// A large file that was begun is recorded as soon as can be, whatever its size.
+    pub fn hurry(&self) {
+        self.has_early.store(true, Ordering::Release);
+        self.bell.ring();
+    }
+
     /// Whether [`Intake::take_early`] would find a large file.
     pub fn has_early(&self) -> bool {
         self.has_early.load(Ordering::Acquire)

@@ -19,6 +19,7 @@ use crate::digest::{Assembly, crc64};
 use crate::error::{Cause, Errno, Error, Result, join};
 use crate::job::Job;
 use crate::outcome::{Outcome, What};
+use crate::provider::block::Device;
 use crate::provider::posix::{Posix, Verb};
 use crate::report::Count;
 use crate::ring::{Access, Arena, FixedBuffers, Handle, LEASE_ALIGN, Lease, Side, Stat};
@@ -173,6 +174,9 @@ impl Round<'_> {
             let due = &self.dues[index];
             let Outcome { dir, name, what: What::Copied(copied) } = &self.outcomes[due.index] else { continue };
             let opened = sealer.open(dir).and_then(|at| {
+                if let Some(device) = sealer.job.device(Side::Dest) {
+                    return Ok(File::of(device));
+                }
                 let name = copied.written_name(sealer.job.dest_name(dir, name));
                 let opened = open(sealer.dest(), &at, name, copied);
                 opened.map_err(|errno| Error::os("read back", join(&sealer.job.path(Side::Dest, dir), name), errno))
@@ -246,6 +250,14 @@ struct File {
     align: usize,
     /// Whether it has holes.
     is_sparse: bool,
+}
+
+impl File {
+    /// A device, as it was claimed when the job began.
+    fn of(device: &Device) -> File {
+        let (plain, align) = (device.buffered.clone(), device.block_bytes() as usize);
+        File { plain, direct: Some(device.direct.clone()), align, is_sparse: false }
+    }
 }
 
 /// Opens the very file that was written, past the page cache or with its pages dropped.

@@ -58,6 +58,12 @@ struct Level {
 pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode> {
     let choice = read_choice(&config.filter, config.files_from.as_deref())?;
     let examined = roots::examine(config)?;
+    if examined.has_device() {
+        return Err(Error::refused(
+            examined.source_path(),
+            "--dry-run tells of files: a block device is always copied",
+        ));
+    }
     let (source_path, dest_path) = (examined.source_path(), examined.dest_path());
     let (source, name) = open_to_read(&config.source)?;
     let dest = if examined.is_dest_there() { Some(open_to_read(&config.dest)?) } else { None };

@@ -204,6 +204,10 @@ impl Checkpointer {
         if !self.job.syncs() {
             return Ok(());
         }
+        if let Some(device) = self.job.device(Side::Dest) {
+            let synced = self.dest().sync_file(&device.buffered);
+            return synced.map_err(|errno| Error::os("sync", &device.path, errno));
+        }
         let handles: Vec<Handle> = self.job.superblocks.lock().values().cloned().collect();
         for handle in handles {
             let synced = self.dest().sync_file_system(&handle);

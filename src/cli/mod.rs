@@ -59,7 +59,7 @@ use normalise::Normalised;
     error_code(25, "finished, more deletes were due than allowed")
 )]
 struct Arguments {
-    /// file or directory to read
+    /// file, directory or block device to read
     #[argh(option, arg_name = "path", from_str_fn(words::decode_value))]
     source: OsString,
     /// where its copy goes; made if it is missing
@@ -156,6 +156,18 @@ struct Arguments {
     /// take set-id bits from S3 metadata
     #[argh(switch)]
     special_bits: bool,
+    /// write to a device that carries a file system or partitions
+    #[argh(switch)]
+    overwrite_device: bool,
+    /// read a device although it is mounted read-write
+    #[argh(switch)]
+    live_source: bool,
+    /// go on behind unreadable blocks of a device; exit 23
+    #[argh(switch)]
+    skip_bad_sectors: bool,
+    /// leave blocks alone that the destination device has already
+    #[argh(switch)]
+    skip_equal: bool,
     /// print what would be done and why; change nothing
     #[argh(switch)]
     dry_run: bool,
@@ -315,8 +327,18 @@ impl Arguments {
         knobs.into_iter().filter(|(is_open, _)| *is_open).map(|(_, knob)| knob).collect()
     }
 
+    /// What is allowed with block devices.
+    fn devices(&self) -> DeviceOptions {
+        DeviceOptions {
+            overwrite: if self.overwrite_device { Overwrite::Allow } else { Overwrite::Refuse },
+            live_source: if self.live_source { LiveSource::Allow } else { LiveSource::Refuse },
+            bad_sectors: if self.skip_bad_sectors { BadSectors::Skip } else { BadSectors::Fail },
+            equal_blocks: if self.skip_equal { EqualBlocks::Leave } else { EqualBlocks::Write },
+        }
+    }
+
     fn resolve(self, command: Vec<OsString>) -> Result<Config> {
-        let open = self.left_open();
+        let (open, devices) = (self.left_open(), self.devices());
         let source = location("--source", self.source)?;
         let dest = location("--dest", self.dest)?;
         let is_bucket = |location: &Location| matches!(location, Location::S3 { .. });
@@ -383,6 +405,7 @@ impl Arguments {
                 (false, false) => ChecksumPolicy::Free,
             },
             special_bits: if self.special_bits { SpecialBits::Restore } else { SpecialBits::Leave },
+            devices,
             output: match (self.quiet, self.json) {
                 (false, false) => Output::Text,
                 (true, false) => Output::Quiet,

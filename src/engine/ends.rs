@@ -36,6 +36,8 @@ struct BucketEnd {
     name: Vec<u8>,
     /// The object's name below the root.
     single: Option<CString>,
+    /// Its size in bytes.
+    bytes: u64,
 }
 
 /// Opens both ends. Refused (exit 2) before anything is touched: what cannot be reached, and what would copy a tree
@@ -75,7 +77,8 @@ fn open_down(config: &Config, bucket: &str, prefix: &[u8]) -> Result<Ends> {
         find_source(&mut end, prefix).await?;
         Ok(end)
     })?;
-    let (dest, dest_path, dest_origin, dest_name) = roots::open_dest_alone(config, source.single.clone())?;
+    let single = source.single.clone().map(|name| (name, source.bytes));
+    let (dest, dest_path, dest_origin, dest_name) = roots::open_dest_alone(config, single)?;
     let single = source.single.zip(dest_name).map(|(source_name, dest_name)| SingleFile { source_name, dest_name });
     let names = (source.name, dest_path);
     let roots = Roots { source: bucket_root(&names.0)?, dest, dest_origin, single };
@@ -123,7 +126,7 @@ async fn open_bucket(name: &str, typed: &[u8], options: &S3Options, side: Side, 
     let bucket = Arc::new(Bucket::open(name, &prefix, options, side).await?);
     let name = format!("s3://{name}/{prefix}").into_bytes();
     let root = BucketRoot { bucket, prefix, names, is_empty: false, is_near: false };
-    let mut end = BucketEnd { root, name, single: None };
+    let mut end = BucketEnd { root, name, single: None, bytes: 0 };
     if side == Side::Dest {
         let page = first_page(&mut end.root).await?;
         end.root.is_empty = page.objects.is_empty() && page.prefixes.is_empty();
@@ -140,8 +143,9 @@ async fn find_source(end: &mut BucketEnd, typed: &[u8]) -> Result<()> {
     let typed = String::from_utf8_lossy(typed).into_owned();
     let key = Key::new(typed.clone()).ok().filter(|_| !typed.ends_with('/'));
     if let Some(key) = key
-        && Client::new(end.root.bucket.clone())?.head(&key).await?.is_some()
+        && let Some(object) = Client::new(end.root.bucket.clone())?.head(&key).await?
     {
+        end.bytes = object.size;
         end.single = split_key(&mut end.root, typed.as_bytes());
         return Ok(());
     }
@@ -196,5 +200,6 @@ fn bucket_root(name: &[u8]) -> Result<Root> {
         stat: Stat::default(),
         birth: Time::default(),
         file_system: FileSystem::Other,
+        device: None,
     })
 }

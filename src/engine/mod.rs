@@ -33,10 +33,10 @@ use self::team::{Figures, Team};
 use self::watch::Watch;
 use crate::bell::Bell;
 use crate::boards::Boards;
-use crate::catalog::{Catalog, JobIdentity, RootId};
+use crate::catalog::{Catalog, DirId, JobIdentity, JobStatus, Record, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
-use crate::config::{Config, Metadata, Pilot, ReflinkChoice, Retry, STREAMS_MAX, SyncPolicy};
+use crate::config::{Config, Metadata, Overwrite, Pilot, ReflinkChoice, Retry, STREAMS_MAX, SyncPolicy};
 use crate::control::{self, Desk, Facts};
 use crate::crew::{self, Crew};
 use crate::error::{Error, Result};
@@ -59,7 +59,7 @@ use crate::report::{
 };
 use crate::resume;
 use crate::ring::syscalls::Kernel;
-use crate::ring::{Caller, Side};
+use crate::ring::{Caller, Side, Time};
 use crate::roots::{DestOrigin, Root, Roots};
 use crate::stop::Stop;
 use crate::walk::{DestDir, Walker, Work};
@@ -86,6 +86,7 @@ pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
     if dest.is_none() {
         make_root_durable(&roots)?;
     }
+    refuse_overwriting(config, &roots, &names)?;
     let identity = identity_of(config, &choice, &names, &roots);
     let catalog = Arc::new(Catalog::open(&config.state_dir, &identity, false)?);
     let kind = resume::kind(&catalog, config.retry)?;
@@ -101,7 +102,7 @@ pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
     let mut job = make_job(config, &roots, catalog, kind, (walker, &crew), console)?;
     job.choice = choice;
     (job.source.bucket, job.dest.bucket) = (source, dest);
-    if job.dest.bucket.is_some() {
+    if job.dest.bucket.is_some() || job.dest.device.is_some() {
         job.superblocks.get_mut().clear();
     }
     job.gate.limits.bytes.set(config.bytes_per_s);
@@ -135,6 +136,24 @@ fn refuse_first_run(config: &Config) -> Result<()> {
     let path = std::fs::canonicalize(dest);
     let path = path.map_err(|error| Error::refused(dest.as_os_str().as_encoded_bytes(), error.to_string()))?;
     Catalog::open_recorded(&config.state_dir, Some(path.as_os_str().as_encoded_bytes())).map(drop)
+}
+
+/// A destination device that carries something is refused, unless that is what an interrupted run of this very job has
+/// written: the catalog tells of it before the first byte is there.
+fn refuse_overwriting(config: &Config, roots: &Roots, names: &(Vec<u8>, Vec<u8>)) -> Result<()> {
+    let Some(device) = roots.dest.device.as_ref().filter(|_| config.devices.overwrite == Overwrite::Refuse) else {
+        return Ok(());
+    };
+    let Some(signature) = device.signature()? else { return Ok(()) };
+    let Some(single) = &roots.single else { return Ok(()) };
+    if let Some(catalog) = Catalog::find(&config.state_dir, &names.0, &names.1)?
+        && catalog.header().status == JobStatus::Running
+        && let Some(Record::File(record)) = catalog.reader()?.entry(DirId::ROOT, &single.source_name)?
+        && record.dest_ino == device.identity()
+    {
+        return Ok(());
+    }
+    Err(Error::refused(&device.path, format!("carries {signature}: to overwrite it say --overwrite-device")))
 }
 
 /// Open files are what streams are made of: as many as the administrator allows, not as few as shells start with.
@@ -179,7 +198,10 @@ fn make_root_durable(roots: &Roots) -> Result<()> {
 }
 
 fn identity_of(config: &Config, choice: &Choice, names: &(Vec<u8>, Vec<u8>), roots: &Roots) -> JobIdentity {
-    let root_id = |root: &Root| RootId { ino: root.stat.ino, birth: root.birth, dev: root.stat.dev };
+    let root_id = |root: &Root| match &root.device {
+        Some(device) => RootId { ino: device.identity(), birth: Time::default(), dev: device.number() },
+        None => RootId { ino: root.stat.ino, birth: root.birth, dev: root.stat.dev },
+    };
     JobIdentity {
         source: names.0.clone(),
         dest: names.1.clone(),
@@ -200,8 +222,13 @@ pub(crate) fn make_job(
 ) -> Result<Job> {
     let header = catalog.header();
     let last_note = catalog.reader()?.notes()?.last().map(|(serial, _)| *serial);
-    let root =
-        |root: &Root| JobRoot { handle: root.handle.clone(), path: root.path.clone(), stat: root.stat, bucket: None };
+    let root = |root: &Root| JobRoot {
+        handle: root.handle.clone(),
+        path: root.path.clone(),
+        stat: root.stat,
+        bucket: None,
+        device: root.device.clone(),
+    };
     let (source, dest) = (root(&roots.source), root(&roots.dest));
     let is_untrusted = !roots.dest.file_system.trusts_syncfs();
     let refused = if config.reflink == ReflinkChoice::Never { Reflink::Refused } else { Reflink::Untried };
@@ -251,6 +278,7 @@ pub(crate) fn make_job(
         is_resealed: AtomicBool::new(false),
         fatal: Mutex::new(None),
         reflink: AtomicU8::new(refused as u8),
+        unreadable: Mutex::default(),
         config: config.clone(),
         catalog,
     })
@@ -479,8 +507,13 @@ impl Setup {
             durability: Durability {
                 asked: job.config.sync,
                 used,
-                keeper: if job.dest.bucket.is_some() { Keeper::Server } else { Keeper::FileSystem },
+                keeper: match (&job.dest.bucket, &job.dest.device) {
+                    (Some(_), _) => Keeper::Server,
+                    (None, Some(_)) => Keeper::Device,
+                    (None, None) => Keeper::FileSystem,
+                },
             },
+            unreadable: job.unreadable.lock().clone(),
         }
     }
 }

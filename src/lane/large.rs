@@ -15,15 +15,15 @@ use super::upload::Upload;
 use super::{Carried, Lane, hash};
 use crate::catalog::{self, FileRecord, Range, Stamp, Status};
 use crate::config::{PART_BYTES_LARGE, PART_BYTES_MIN, PARTS_MAX};
-use crate::errand::Errand;
+use crate::errand::{Errand, file_record};
 use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::large::find_leftover;
 use crate::outcome::What;
 use crate::provider::posix::Posix;
 use crate::provider::s3::{Key, Part, Stored};
 use crate::report::{Count, LossSet};
-use crate::ring::{Access, Side};
-use crate::transfer::{Ending, NewFile, source_error, stat_source};
+use crate::ring::Side;
+use crate::transfer::{Ending, NewFile, open_source, stat_source};
 
 /// Time between two looks for an early record.
 const RECORD_LOOK: Duration = Duration::from_millis(1);
@@ -50,13 +50,9 @@ impl Lane {
     pub(super) async fn upload_parts(self: &Rc<Lane>, upload: Upload<'_>) -> Carried {
         let (job, place) = (self.job(), &upload.errand.place);
         let stamp = Stamp::of(&upload.stat);
-        let posix = Posix::new(&*self.errands.caller, Side::Source);
-        let opened = posix.open(&place.open.source, &place.name, Access::Read);
-        let file = opened.map_err(|errno| source_error(job, place, "open", errno))?;
-        let now = posix.stat_handle(&file).map_err(|errno| source_error(job, place, "stat", errno))?;
-        if !upload.stat.is_unchanged_in(&now) {
+        let Some(file) = open_source(job, &*self.errands.caller, place, &upload.stat)? else {
             return Ok(Some(Ending::Changed));
-        }
+        };
         let begun = self.begin_upload(upload.errand, &upload.key, stamp, &upload.attributes).await?;
         let Some(begun) = begun else { return Ok(None) };
         let id = begun.upload.id.clone();
@@ -179,6 +175,25 @@ impl Lane {
         }
     }
 
+    /// Waits until the catalog knows that this job writes to a destination device, as a shard does; false if the job
+    /// was stopped before. Ends: the record comes early, or the job is stopped by what keeps it from coming.
+    async fn is_device_recorded(&self, errand: &Errand, large_id: u64) -> Result<bool> {
+        if self.job().device(Side::Dest).is_none() {
+            return Ok(true);
+        }
+        self.errands.intake.hurry();
+        loop {
+            let record = self.job().catalog.reader()?.entry(errand.place.dir.id, &errand.place.name)?;
+            if file_record(record).is_some_and(|r| r.status == Status::InProgress && r.large_id == large_id) {
+                return Ok(true);
+            }
+            if self.job().walker.is_stopped() {
+                return Ok(false);
+            }
+            tokio::time::sleep(RECORD_LOOK).await;
+        }
+    }
+
     fn push_begun(&self, errand: &Errand, stamp: Stamp, large_id: u64, dest_ino: u64) {
         let record = FileRecord {
             status: Status::InProgress,
@@ -290,6 +305,9 @@ impl Lane {
             return Err(error);
         }
         self.push_begun(download.errand, download.stamp, large_id, file.made.ino);
+        if !self.is_device_recorded(download.errand, large_id).await? {
+            return Ok(None);
+        }
         let count = object.size.div_ceil(bytes);
         let (mut settled, mut progress) = (vec![false; count as usize], Progress::default());
         for range in ranges.iter().filter(|range| is_part(range, bytes, object.size)) {

@@ -16,12 +16,12 @@ use crate::errand::Errand;
 use crate::error::{Error, Result};
 use crate::job::Place;
 use crate::links::LinkKey;
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, Skip};
 use crate::provider::posix::Posix;
 use crate::provider::s3::{Key, Stored, attributes};
 use crate::report::Count;
-use crate::ring::{Access, Kind, Side, Stat};
-use crate::transfer::{Copied, Ending, Grouping, Seal, claim_group, source_error, stat_source};
+use crate::ring::{Kind, Side, Stat};
+use crate::transfer::{Copied, Ending, Grouping, Seal, claim_group, open_source, source_error, stat_source};
 use crate::walk::DestDir;
 
 /// Attribute of the first of several hard links: how many names the file had.
@@ -50,8 +50,11 @@ impl Lane {
         }
         let is_fresh = place.dir.dest() == DestDir::Created;
         let plan = plan::decide(&stat, errand.record.as_ref(), &job.progress, is_fresh);
-        if let Plan::Skip(skip) = plan {
-            return Ok(Some(Ending::Skipped(skip)));
+        match plan {
+            // A device does not tell whether it has changed.
+            Plan::Skip(Skip::Unchanged) if job.has_device() => {}
+            Plan::Skip(skip) => return Ok(Some(Ending::Skipped(skip))),
+            _ => {}
         }
         *group = match stat.nlink {
             0 | 1 => None,
@@ -107,7 +110,7 @@ impl Lane {
             copied.large_id = record.large_id;
             return Ok(Some(Ending::Copied(Box::new(copied))));
         }
-        if plan != Plan::Compare {
+        if plan != Plan::Compare || self.job().has_device() {
             return Ok(None);
         }
         let Some(object) = self.dest().head(&upload.key).await? else { return Ok(None) };
@@ -147,12 +150,9 @@ impl Lane {
         let posix = Posix::new(&*self.errands.caller, Side::Source);
         match stat.kind() {
             Kind::File if stat.size > 0 => {
-                let opened = posix.open(&place.open.source, &place.name, Access::Read);
-                let handle = opened.map_err(|errno| source_error(job, place, "open", errno))?;
-                let now = posix.stat_handle(&handle).map_err(|errno| source_error(job, place, "stat", errno))?;
-                if !stat.is_unchanged_in(&now) {
+                let Some(handle) = open_source(job, &*self.errands.caller, place, stat)? else {
                     return Ok(Ending::Changed);
-                }
+                };
                 let failed = |errno| source_error(job, place, "read", errno);
                 let file = self.disk.open(&handle).map_err(failed)?;
                 file.read(&mut buffer, 0, stat.size as usize).await.map_err(failed)?;

@@ -11,9 +11,16 @@
 //! file: size, unchanged source, owner, mode, close. Holes are not read: SEEK_DATA finds what lies between them. A
 //! destination that direct I/O can reach is allocated first, for extending direct writes are serialised (ext4).
 //!
+//! A block device is copied in the same way (device.rs): it is written to as it is, zeros of a source device become
+//! holes of its image, blocks that a destination has already may be left alone (sparing.rs), and what cannot be read
+//! is narrowed down (salvage.rs).
+//!
 //! A file of which only the ctime is new is read in the same way, and not written: its blocks end with their checksums
 //! ([`LargeFile::reread`]), and if they make the recorded one, its copy gets new metadata and nothing else.
 
+mod device;
+mod salvage;
+mod sparing;
 mod task;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -31,6 +38,8 @@ use crate::provider::posix::Posix;
 use crate::report::{Count, LossSet};
 use crate::ring::{Access, Caller, Handle, Side, Stat, WritePath};
 use crate::transfer::{Ending, NewFile, Work, ending_of, source_error};
+use device::DevicePart;
+use sparing::Sparing;
 pub use task::{LargeTask, Reading, Turn};
 
 /// Least bytes of a chunk: what a resume may have to copy again per stream.
@@ -62,7 +71,7 @@ pub struct LargeFile {
     /// The source for descriptions and holes: never direct.
     source_plain: Handle,
     /// What blocks are written to.
-    dest: Mutex<Option<Handle>>,
+    dest: Mutex<Option<Dest>>,
     /// The destination as it was created: owner, mode, size and close go through it.
     file: Mutex<Option<NewFile>>,
     /// Whether blocks are written past the page cache.
@@ -93,6 +102,19 @@ pub struct LargeFile {
     former: Option<FileRecord>,
     /// What becomes of its blocks.
     goal: Goal,
+    /// Which parts of a block are written.
+    sparing: Sparing,
+    /// What is known of an end that is a block device.
+    device: Option<DevicePart>,
+}
+
+/// The destination of a large file, open for its blocks.
+#[derive(Clone, Debug)]
+struct Dest {
+    /// For blocks: direct where that is the write path.
+    blocks: Handle,
+    /// Through the page cache, for what direct I/O cannot do.
+    plain: Handle,
 }
 
 /// What a large file is read for.
@@ -135,13 +157,16 @@ impl LargeFile {
         };
         let dest_align = direct_align(job, &file.made, work.stat.size, &place.path(job, Side::Dest));
         let dest_align = dest_align.inspect_err(|_| work.remove(file.temp.as_ref()))?;
+        let is_begun = !durable.is_empty() || record.is_some_and(|record| record.large_id == id);
         let mut large = LargeFile {
             id,
             dest_ino: file.made.ino,
             write_path: if dest_align == 1 { WritePath::Buffered } else { WritePath::Direct },
             align: source.align.max(dest_align),
             durable,
-            assembly: (job.config.checksum != ChecksumPolicy::Free).then(Mutex::default),
+            assembly: (job.config.checksum != ChecksumPolicy::Free || job.has_device()).then(Mutex::default),
+            sparing: Sparing::of(job, is_begun),
+            device: DevicePart::of(job),
             ..LargeFile::new(work, record, source, (ticket, attempt))
         };
         match large.open_dest(work, &file) {
@@ -187,7 +212,8 @@ impl LargeFile {
             file: Mutex::new(None),
             write_path: WritePath::Buffered,
             align: source.align,
-            is_sparse: work.stat.blocks * 512 < work.stat.size,
+            // What is a hole of an image has to be zeros on a device.
+            is_sparse: work.stat.blocks * 512 < work.stat.size && !work.job.has_device(),
             chunk_bytes: chunk_bytes(work.stat.size, work.job.config.block_bytes as u64),
             next_chunk: AtomicU64::new(0),
             durable: Vec::new(),
@@ -199,6 +225,8 @@ impl LargeFile {
             stream: Stream::default(),
             former: record.cloned(),
             goal: Goal::Copy,
+            sparing: Sparing::Nothing,
+            device: None,
         }
     }
 
@@ -213,27 +241,31 @@ impl LargeFile {
     }
 
     /// Gives the destination its size or space, and opens it for the blocks.
-    fn open_dest(&self, work: &Work, file: &NewFile) -> Result<Handle> {
+    fn open_dest(&self, work: &Work, file: &NewFile) -> Result<Dest> {
         let (job, place) = (work.job, work.place);
+        if let Some(device) = job.device(Side::Dest) {
+            return Ok(DevicePart::dest(device, self.write_path));
+        }
         let dest = Posix::new(work.caller, Side::Dest);
         let failed = |verb, errno| place.error(job, Side::Dest, verb, errno);
         let name = file.temp.as_ref().unwrap_or(&place.dest_name);
-        let handle = match self.write_path {
+        let blocks = match self.write_path {
             WritePath::Buffered => file.handle.clone(),
             WritePath::Direct => {
                 dest.open(&place.open.dest, name, Access::WriteDirect).map_err(|errno| failed("open direct", errno))?
             }
         };
-        if self.is_sparse {
+        let handles = Dest { blocks, plain: file.handle.clone() };
+        if self.is_sparse || self.sparing.leaves_holes() {
             dest.truncate(&file.handle, self.stat.size).map_err(|errno| failed("set size of", errno))?;
-            return Ok(handle);
+            return Ok(handles);
         }
         if file.made.size == self.stat.size {
             // Left by an earlier run, and allocated by it: XFS wants the whole space free to allocate it a second time.
-            return Ok(handle);
+            return Ok(handles);
         }
         match dest.allocate(&file.handle, self.stat.size) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(handle),
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(handles),
             Err(errno) => Err(failed("allocate", errno)),
         }
     }
@@ -322,6 +354,7 @@ impl LargeFile {
             // A full destination gets its space back; any other stop leaves the file for the resume.
             None if !is_complete => Ending::Failed(job.fatal.lock().clone()?),
             None => match self.try_finish(&work, &file) {
+                Ok(()) if self.missing().is_some() => return Some(self.finish_in_part(&work, file)),
                 Ok(()) => return Some(self.seal_ready(&work, file)),
                 Err(error) => ending_of(error),
             },
@@ -332,7 +365,8 @@ impl LargeFile {
 
     fn try_finish(&self, work: &Work, file: &NewFile) -> Result<()> {
         let (job, place) = (work.job, work.place);
-        if self.align > 1 || self.is_sparse {
+        let is_padded = self.align > 1 || self.is_sparse;
+        if is_padded && job.device(Side::Dest).is_none() {
             let dest = Posix::new(work.caller, Side::Dest);
             let cut = dest.truncate(&file.handle, self.stat.size);
             cut.map_err(|errno| place.error(job, Side::Dest, "set size of", errno))?;
@@ -341,6 +375,9 @@ impl LargeFile {
     }
 
     fn is_unchanged(&self, work: &Work) -> bool {
+        if let Some(device) = work.job.device(Side::Source) {
+            return device.stat().is_ok_and(|after| self.stat.is_unchanged_in(&after));
+        }
         let after = Posix::new(work.caller, Side::Source).stat_handle(&self.source_plain);
         after.is_ok_and(|after| self.stat.is_unchanged_in(&after))
     }
@@ -380,6 +417,11 @@ impl LargeFile {
 
 fn open_source(work: &Work, attempt: u32) -> Result<Source> {
     let (job, place) = (work.job, work.place);
+    if let Some(device) = job.device(Side::Source) {
+        let align = direct_align(job, work.stat, work.stat.size, &device.path)?;
+        let direct = if align == 1 { &device.buffered } else { &device.direct };
+        return Ok(Source { direct: direct.clone(), plain: device.buffered.clone(), align });
+    }
     let source = Posix::new(work.caller, Side::Source);
     let opened = |access| source.open(&place.open.source, &place.name, access);
     let plain = opened(Access::Read).map_err(|errno| source_error(job, place, "open", errno))?;
@@ -398,6 +440,10 @@ fn open_source(work: &Work, attempt: u32) -> Result<Source> {
 /// The destination file of an interrupted attempt, if source and destination are still what they were.
 pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<Option<Leftover>> {
     let (job, place) = (work.job, work.place);
+    if let Some(device) = job.device(Side::Dest) {
+        let found = work.find_on_device(device, record)?;
+        return Ok(found.map(|(file, id, ranges)| Leftover { file, id, ranges }));
+    }
     let is_of_source = |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0 && r.stamp == work.stamp;
     let Some(record) = record.filter(is_of_source) else { return Ok(None) };
     let dest = Posix::new(work.caller, Side::Dest);

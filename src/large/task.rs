@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Goal, LargeFile};
+use super::salvage::{Failed, is_of_medium, read_around};
+use super::sparing::{Against, Sparing, next_run};
+use super::{Dest, Goal, LargeFile};
 use crate::catalog::Range;
 use crate::digest::{Assembly, crc64};
 use crate::error::{Errno, Result};
 use crate::gate::RateLimits;
 use crate::job::Job;
 use crate::provider::posix::Posix;
-use crate::ring::{Answer, Arena, Caller, Completion, FixedBuffers, Handle, Lease, Op, Side, WritePath};
+use crate::ring::{Answer, Arena, Caller, Completion, FixedBuffers, Lease, Op, Side, WritePath};
 use crate::transfer::{Ending, ending_of, source_error};
 
 /// A claimed chunk.
@@ -73,7 +75,7 @@ pub struct LargeTask {
     /// The file.
     pub file: Arc<LargeFile>,
     /// What blocks are written to.
-    dest: Option<Handle>,
+    dest: Option<Dest>,
     /// Chunks with blocks not yet written, oldest first.
     chunks: Vec<Chunk>,
     /// Blocks in flight.
@@ -111,6 +113,14 @@ impl LargeTask {
         if self.file.stream.rests(&job.gate) {
             return Turn::Parked;
         }
+        match self.file.may_write(job) {
+            Ok(true) => {}
+            Ok(false) => return Turn::Starved,
+            Err(error) => {
+                self.file.fail(ending_of(error));
+                return self.wind_down();
+            }
+        }
         match self.next_block(job, caller, buffers.block_bytes()) {
             Ok(Some((offset, len))) => self.read(&job.gate.limits, offset, len, buffers),
             Ok(None) if self.settled_chunk().is_some() => self.turn(job, caller, buffers, reading),
@@ -139,7 +149,7 @@ impl LargeTask {
 
     /// The next block to read, as offset and length in bytes; `None` when all is asked for.
     fn next_block(&mut self, job: &Job, caller: &dyn Caller, room: usize) -> Result<Option<(u64, u64)>> {
-        let block_bytes = job.config.block_bytes.min(room) as u64;
+        let block_bytes = self.block_bytes(job, room) as u64;
         loop {
             let file = self.file.clone();
             let Some(chunk) = self.chunks.last_mut().filter(|chunk| !chunk.is_issued()) else {
@@ -181,6 +191,17 @@ impl LargeTask {
         }
     }
 
+    /// Bytes of a whole block where a lease has room for `room`.
+    fn block_bytes(&self, job: &Job, room: usize) -> usize {
+        self.file.sparing.block_bytes(job.config.block_bytes.min(room))
+    }
+
+    /// Where the destination's bytes begin in a lease, if they are read.
+    fn compared_at(&self, job: &Job, room: usize) -> Option<usize> {
+        let is_compared = self.file.sparing.compares(job.config.block_bytes.min(room));
+        is_compared.then(|| self.block_bytes(job, room))
+    }
+
     /// Asks for a block; gives it back to its chunk if there is no lease, or it would be too much for this moment.
     fn read(&mut self, limits: &RateLimits, offset: u64, len: u64, buffers: &mut FixedBuffers) -> Turn {
         let Some(lease) = buffers.acquire(buffers.block_bytes()) else {
@@ -204,14 +225,20 @@ impl LargeTask {
     }
 
     /// Takes a completion in; the operation it leads to, if any.
-    pub fn advance(&mut self, job: &Job, completion: Completion, buffers: &mut FixedBuffers) -> Option<(Side, Op)> {
+    pub fn advance(
+        &mut self,
+        (job, caller): (&Job, &dyn Caller),
+        completion: Completion,
+        buffers: &mut FixedBuffers,
+    ) -> Option<(Side, Op)> {
         let Completion { op, result, .. } = completion;
+        let side = self.side_of(job, &op, buffers);
         let count = match result {
             Ok(Answer::Count(count)) => count,
             Ok(other) => unreachable!("blocks answer counts, not {other:?}"),
-            Err(Errno::INTR | Errno::AGAIN) => {
-                let side = if matches!(op, Op::Read { .. }) { Side::Source } else { Side::Dest };
-                return Some((side, op));
+            Err(Errno::INTR | Errno::AGAIN) => return Some((side, op)),
+            Err(errno) if side == Side::Source && self.file.device.is_some() && is_of_medium(errno) => {
+                return self.salvage((job, caller), op, errno, buffers);
             }
             Err(errno) => {
                 self.fail_block(job, op, errno, buffers);
@@ -219,14 +246,58 @@ impl LargeTask {
             }
         };
         match op {
-            Op::Read { .. } => self.advance_read(op, count, buffers),
-            Op::Write { .. } => self.advance_write(job, op, count, buffers),
+            Op::Read { .. } if side == Side::Source => self.advance_read((job, caller), op, count, buffers),
+            Op::Read { .. } => self.advance_compared((job, caller), op, count, buffers),
+            Op::Write { .. } => self.advance_write((job, caller), op, count, buffers),
             other => unreachable!("blocks are read and written, not {other:?}"),
         }
     }
 
-    fn advance_read(&mut self, op: Op, count: usize, buffers: &mut FixedBuffers) -> Option<(Side, Op)> {
-        let Op::Read { file, mut lease, start, len, offset } = op else { return None };
+    /// Which side an operation is about: what is read into the second half of a lease is the destination's.
+    fn side_of(&self, job: &Job, op: &Op, buffers: &FixedBuffers) -> Side {
+        match op {
+            Op::Read { start, .. } if self.compared_at(job, buffers.block_bytes()).is_none_or(|at| *start < at) => {
+                Side::Source
+            }
+            _ => Side::Dest,
+        }
+    }
+
+    /// Reads around what cannot be read.
+    fn salvage(
+        &mut self,
+        (job, caller): (&Job, &dyn Caller),
+        op: Op,
+        errno: Errno,
+        buffers: &mut FixedBuffers,
+    ) -> Option<(Side, Op)> {
+        let Op::Read { file, lease, start, len, offset } = op else { return None };
+        let block = offset - start as u64;
+        let wanted = ((start + len) as u64).min(self.file.stat.size - block) as usize;
+        let grain = if self.file.align > 1 { self.file.align as usize } else { 4096 };
+        let failed = Failed { file: &file, block, part: start..start + len, wanted, grain };
+        let (lease, read) = read_around(caller, buffers.arena(), lease, &failed);
+        let noted = match read {
+            Ok(missing) if missing.is_empty() => Ok(()),
+            Ok(missing) => self.file.note_missing(job, errno, &missing),
+            Err(errno) => Err(source_error(job, &self.file.place, "read", errno)),
+        };
+        if let Err(error) = noted {
+            self.file.fail(ending_of(error));
+            self.release_block(block, 0, lease, buffers);
+            return None;
+        }
+        self.advance_read((job, caller), Op::Read { file, lease, start, len, offset }, wanted - start, buffers)
+    }
+
+    fn advance_read(
+        &mut self,
+        (job, caller): (&Job, &dyn Caller),
+        op: Op,
+        count: usize,
+        buffers: &mut FixedBuffers,
+    ) -> Option<(Side, Op)> {
+        let Op::Read { file, lease, start, len, offset } = op else { return None };
         let block = offset - start as u64;
         let asked = start + len;
         let wanted = (asked as u64).min(self.file.stat.size - block) as usize;
@@ -255,33 +326,116 @@ impl LargeTask {
             self.release_block(block, 0, lease, buffers);
             return None;
         }
-        let len = match self.file.write_path {
-            WritePath::Buffered => wanted,
-            WritePath::Direct => pad(buffers.arena(), &mut lease, wanted, self.file.align as usize),
-        };
-        let file = self.dest.clone().expect("I3: a task with blocks in flight holds its destination");
-        let path = self.file.write_path;
-        Some((Side::Dest, Op::Write { file, lease, start: 0, len, offset: block, path }))
+        if let Some(start) = self.compared_at(job, buffers.block_bytes()) {
+            let (file, len) = (self.dest().blocks.clone(), wanted.next_multiple_of(self.file.align as usize));
+            return Some((Side::Dest, Op::Read { file, lease, start, len, offset: block }));
+        }
+        self.write_next((job, caller), (block, 0..wanted), lease, buffers)
     }
 
-    fn advance_write(&mut self, job: &Job, op: Op, count: usize, buffers: &mut FixedBuffers) -> Option<(Side, Op)> {
+    /// The destination's bytes of a block are here, beside the source's.
+    fn advance_compared(
+        &mut self,
+        (job, caller): (&Job, &dyn Caller),
+        op: Op,
+        count: usize,
+        buffers: &mut FixedBuffers,
+    ) -> Option<(Side, Op)> {
+        if count == 0 {
+            self.fail_block(job, op, Errno::IO, buffers);
+            return None;
+        }
+        let Op::Read { lease, start, len, offset, .. } = op else { return None };
+        if count < len {
+            // Short reads of a device end anywhere: the page cache goes on from there.
+            let (file, start, len) = (self.dest().plain.clone(), start + count, len - count);
+            return Some((Side::Dest, Op::Read { file, lease, start, len, offset: offset + count as u64 }));
+        }
+        let at = self.compared_at(job, buffers.block_bytes()).unwrap_or(start);
+        let block = offset - (start - at) as u64;
+        let wanted = self.block_len(job, block, buffers);
+        self.write_next((job, caller), (block, 0..wanted), lease, buffers)
+    }
+
+    /// Bytes of the block that begins at `block`, where blocks are cut at no holes of the source.
+    fn block_len(&mut self, job: &Job, block: u64, buffers: &FixedBuffers) -> usize {
+        let whole = self.block_bytes(job, buffers.block_bytes()) as u64;
+        whole.min(self.chunk_of(block).end - block) as usize
+    }
+
+    fn dest(&self) -> &Dest {
+        self.dest.as_ref().expect("I3: a task with blocks in flight holds its destination")
+    }
+
+    /// Writes the next run of a block whose bytes are all here; its lease comes back when there is none.
+    fn write_next(
+        &mut self,
+        (job, caller): (&Job, &dyn Caller),
+        (block, rest): (u64, std::ops::Range<usize>),
+        mut lease: Lease,
+        buffers: &mut FixedBuffers,
+    ) -> Option<(Side, Op)> {
+        let run = {
+            let bytes = buffers.arena().bytes(&lease);
+            let dest_bytes = self.compared_at(job, buffers.block_bytes()).map(|at| &bytes[at..]);
+            let against = Against { caller, dest: &self.dest().plain, dest_bytes, block };
+            next_run(self.file.sparing, &bytes[..rest.end], rest.start, &against)
+        };
+        let Some(run) = run else {
+            self.release_block(block, rest.end as u64, lease, buffers);
+            return None;
+        };
+        let align = self.file.align as usize;
+        let is_device = self.file.device.as_ref().is_some_and(|device| device.is_dest());
+        let (start, mut len, mut path) = (run.start, run.len(), self.file.write_path);
+        if path == WritePath::Direct && !run.end.is_multiple_of(align) {
+            match run.end / align * align {
+                // What follows the last byte on a device is not ours: the end of it goes through the page cache.
+                aligned if is_device && aligned > start => len = aligned - start,
+                _ if is_device => path = WritePath::Buffered,
+                _ => len = pad(buffers.arena(), &mut lease, run.end, align) - start,
+            }
+        }
+        let dest = self.dest();
+        let file = if path == self.file.write_path { &dest.blocks } else { &dest.plain };
+        Some((Side::Dest, Op::Write { file: file.clone(), lease, start, len, offset: block + start as u64, path }))
+    }
+
+    fn advance_write(
+        &mut self,
+        (job, caller): (&Job, &dyn Caller),
+        op: Op,
+        count: usize,
+        buffers: &mut FixedBuffers,
+    ) -> Option<(Side, Op)> {
         if count == 0 {
             self.fail_block(job, op, Errno::IO, buffers);
             return None;
         }
         let Op::Write { file, lease, start, len, offset, path } = op else { return None };
+        let block = offset - start as u64;
+        // Padding is no content.
+        let end = (offset + count as u64).min(self.file.stat.size);
+        self.chunk_of(block).bytes += end.saturating_sub(offset);
         if count < len {
             let (start, len, offset) = (start + count, len - count, offset + count as u64);
             return Some((Side::Dest, Op::Write { file, lease, start, len, offset, path }));
         }
-        let block = offset - start as u64;
-        let written = ((start + len) as u64).min(self.file.stat.size - block);
-        self.release_block(block, written, lease, buffers);
-        None
+        if self.file.sparing == Sparing::Nothing && self.file.device.is_none() {
+            self.release_block(block, end - block, lease, buffers);
+            return None;
+        }
+        let block_len = self.block_len(job, block, buffers);
+        self.write_next((job, caller), (block, start + len..block_len), lease, buffers)
     }
 
     fn fail_block(&mut self, job: &Job, op: Op, errno: Errno, buffers: &mut FixedBuffers) {
+        let side = self.side_of(job, &op, buffers);
         let (error, block, lease) = match op {
+            Op::Read { lease, start, offset, .. } if side == Side::Dest => {
+                let at = self.compared_at(job, buffers.block_bytes()).unwrap_or(start);
+                (self.file.place.error(job, Side::Dest, "read", errno), offset - (start - at) as u64, lease)
+            }
             Op::Read { lease, start, offset, .. } => {
                 (source_error(job, &self.file.place, "read", errno), offset - start as u64, lease)
             }
@@ -294,13 +448,12 @@ impl LargeTask {
         self.release_block(block, 0, lease, buffers);
     }
 
-    fn release_block(&mut self, block: u64, written: u64, lease: Lease, buffers: &mut FixedBuffers) {
+    /// A block is done with: `done` bytes of it are at the destination.
+    fn release_block(&mut self, block: u64, done: u64, lease: Lease, buffers: &mut FixedBuffers) {
         buffers.release(lease);
         self.in_flight -= 1;
-        self.file.written.fetch_add(written, Ordering::Relaxed);
-        let chunk = self.chunk_of(block);
-        chunk.in_flight -= 1;
-        chunk.bytes += written;
+        self.file.written.fetch_add(done, Ordering::Relaxed);
+        self.chunk_of(block).in_flight -= 1;
     }
 
     fn chunk_of(&mut self, block: u64) -> &mut Chunk {

@@ -11,6 +11,7 @@ use super::latency::{Latency, SideLatency};
 use super::losses::Loss;
 use crate::config::SyncPolicy;
 use crate::error::{Error, escape};
+use crate::extents::Extents;
 
 /// Version of the JSON object. Raised when a key changes its meaning or goes; new keys do not raise it.
 pub const SCHEMA: u64 = 1;
@@ -92,6 +93,8 @@ pub enum Keeper {
     FileSystem,
     /// A server, by the time it answers.
     Server,
+    /// The destination device, asked to (fsync).
+    Device,
 }
 
 /// Everything a run can say of itself.
@@ -135,6 +138,8 @@ pub struct Summary {
     pub limit: Option<(&'static str, &'static str)>,
     /// How data was made durable.
     pub durability: Durability,
+    /// Bytes of a source device that could not be read, and are zeros at the destination.
+    pub unreadable: Extents,
 }
 
 impl Summary {
@@ -179,6 +184,7 @@ impl Summary {
             _ => "resume",
         };
         lines.extend(self.uploads_line());
+        lines.extend(self.unreadable_line());
         lines.push(field(label, &self.command));
         lines.push(field("exit code", &code.to_string()));
         lines.join("\n") + "\n"
@@ -268,6 +274,13 @@ impl Summary {
         (left > 0).then(|| field("uploads", &text))
     }
 
+    /// The map of what is missing.
+    fn unreadable_line(&self) -> Option<String> {
+        let bytes = self.unreadable.bytes();
+        let text = format!("{bytes} bytes, zeros at the destination: {}", self.unreadable);
+        (bytes > 0).then(|| field("unreadable", &text))
+    }
+
     fn losses_text(&self) -> String {
         if self.losses.is_empty() {
             return "none".to_owned();
@@ -351,6 +364,10 @@ impl Summary {
         object.text("sync", policy_name(self.durability.used));
         object.text("sync_asked", policy_name(self.durability.asked));
         object.text("durability", self.durability.text());
+        if !self.unreadable.is_empty() {
+            object.number("unreadable_bytes", self.unreadable.bytes());
+            object.text("unreadable", &self.unreadable.to_string());
+        }
         self.put_forecast(&mut object);
         object.text("state", &escape(&self.state));
         object.text("command", &self.command);
@@ -412,6 +429,9 @@ impl Durability {
     fn text(&self) -> &'static str {
         if self.keeper == Keeper::Server {
             return "server: durable when the server has answered";
+        }
+        if self.keeper == Keeper::Device && self.asked != SyncPolicy::None {
+            return "device: durable at each checkpoint (fsync of the device)";
         }
         match (self.asked, self.used) {
             (_, SyncPolicy::Batch) => "batch: durable at each checkpoint (syncfs)",
@@ -484,6 +504,7 @@ mod tests {
             latency,
             limit: Some(("source", "reading the source")),
             durability: Durability { asked: SyncPolicy::Batch, used: SyncPolicy::File, keeper: Keeper::FileSystem },
+            unreadable: Extents::default(),
         }
     }
 

@@ -10,9 +10,12 @@
 //! --source FILE  --dest DIR or NEW/        roots: FILE's directory and DIR; the name stays
 //! --source FILE  --dest NAME (file or not) roots: FILE's directory and NAME's; the name becomes NAME's
 //! ```
+//! A block device is named like a file, on either side. It is opened here, a destination exclusively, and held
+//! (devices.rs).
 //!
 //! A state directory may lie in either root; it is skipped by (dev, ino) later, not refused here.
 
+mod devices;
 mod mounts;
 mod overlap;
 mod target;
@@ -29,7 +32,8 @@ use crate::config::Config;
 use crate::error::{Cause, Errno, Error, Result, join};
 use crate::filesystem::FileSystem;
 use crate::location::Location;
-use crate::ring::{Handle, Kind, Stat, Time};
+use crate::provider::block::Device;
+use crate::ring::{Handle, Kind, Side, Stat, Time};
 use target::Target;
 
 /// One end of the job, open.
@@ -46,6 +50,8 @@ pub struct Root {
     pub birth: Time,
     /// The kind of file system it lives on.
     pub file_system: FileSystem,
+    /// The block device that the job is about, if it is one.
+    pub device: Option<Arc<Device>>,
 }
 
 /// The names of a job that copies one file.
@@ -84,6 +90,11 @@ impl Roots {
     pub fn slower(&self) -> Option<&Root> {
         [&self.source, &self.dest].into_iter().find(|side| side.file_system.is_remote())
     }
+
+    /// Whether either side is a block device.
+    pub fn has_device(&self) -> bool {
+        self.source.device.is_some() || self.dest.device.is_some()
+    }
 }
 
 /// Both ends of the job, looked at and found good; nothing is touched yet.
@@ -95,6 +106,8 @@ pub struct Examined {
     dest: Target,
     /// For a job that copies one file: its names.
     single: Option<SingleFile>,
+    /// Source and destination as far as they are block devices.
+    devices: [Option<Arc<Device>>; 2],
     /// The user's umask.
     umask: u32,
 }
@@ -110,6 +123,9 @@ struct Found {
     stat: Stat,
 }
 
+/// What no job can be about.
+const NO_DATA: &str = "only files, directories and block devices can be copied";
+
 /// Looks at both ends and refuses what must not be copied. Touches nothing. Every error is [`Cause::Refused`].
 pub fn examine(config: &Config) -> Result<Examined> {
     let source_path = posix(&config.source)?;
@@ -121,9 +137,8 @@ pub fn examine(config: &Config) -> Result<Examined> {
     match source.stat.kind() {
         Kind::Dir => examine_tree(source, dest, config),
         Kind::File => examine_file(source, source_path, dest, config),
-        Kind::Symlink | Kind::Special => {
-            Err(Error::refused(source.path, "only files and directories can be copied yet"))
-        }
+        Kind::Special if source.is_block_device() => examine_file(source, source_path, dest, config),
+        Kind::Symlink | Kind::Special => Err(Error::refused(source.path, NO_DATA)),
     }
 }
 
@@ -134,11 +149,16 @@ pub fn open_to_read(location: &Location) -> Result<(Root, Option<CString>)> {
     let found = Found::at(path)?;
     let found = found.ok_or_else(|| Error::refused(path.as_os_str().as_bytes(), "is not there"))?;
     refuse_kernel_files(&found)?;
+    let device = match found.is_block_device() {
+        true => Some(Arc::new(Device::open(&found.fd, &found.path, Side::Source)?)),
+        false => None,
+    };
     let (dir, name) = match found.stat.kind() {
         Kind::Dir => (found, None),
         _ => found.parent().map(|(dir, name)| (dir, Some(name)))?,
     };
-    Ok((Root::describe(open_source(&dir)?, dir.path)?, name))
+    let root = Root::describe(open_source(&dir)?, dir.path)?;
+    Ok((Root { device, ..root }, name))
 }
 
 /// Opens the source of a job whose destination is no file system: its root, its path, and its name if it is one file.
@@ -150,24 +170,31 @@ pub fn open_source_alone(config: &Config) -> Result<(Root, Vec<u8>, Option<CStri
     let typed = found.path.clone();
     match found.stat.kind() {
         Kind::Dir => Ok((Root::describe(open_source(&found)?, found.path)?, typed, None)),
-        Kind::File => {
+        Kind::Special if !found.is_block_device() => Err(Error::refused(typed, NO_DATA)),
+        _ => {
+            let device = devices::open_source(&found, config)?;
             let (dir, name) = found.parent()?;
-            Ok((Root::describe(dir.fd, dir.path)?, typed, Some(name)))
+            let root = Root::describe(dir.fd, dir.path)?;
+            Ok((Root { device, ..root }, typed, Some(name)))
         }
-        Kind::Symlink | Kind::Special => Err(Error::refused(typed, "only files and directories can be copied yet")),
     }
 }
 
 /// Opens the destination of a job whose source is no file system, making what is missing: its root, its path, whether
-/// it was there, and the name there of the one file that `single` names.
+/// it was there, and the name there of the one object that `single` names with its size in bytes.
 pub fn open_dest_alone(
     config: &Config,
-    single: Option<CString>,
+    single: Option<(CString, u64)>,
 ) -> Result<(Root, Vec<u8>, DestOrigin, Option<CString>)> {
     let target = Target::find(posix(&config.dest)?)?;
     refuse_kernel_files(&target.found)?;
+    let bytes = single.as_ref().map_or(0, |(_, bytes)| *bytes);
+    let device = match single.is_some() && target.is_there() {
+        true => devices::open_dest(&target.found, bytes)?,
+        false => None,
+    };
     let (target, name) = match single {
-        Some(name) => target.for_file(name).map(|(target, name)| (target, Some(name)))?,
+        Some((name, _)) => target.for_file(name).map(|(target, name)| (target, Some(name)))?,
         None if target.found.stat.kind() != Kind::Dir => {
             return Err(Error::refused(target.found.path, "is not a directory, but the source is"));
         }
@@ -181,7 +208,8 @@ pub fn open_dest_alone(
     let parents_mode = 0o777 & !config.umask;
     let last_mode = if name.is_some() { parents_mode } else { 0o700 };
     let (fd, dest_path) = target.open(parents_mode, last_mode)?;
-    Ok((Root::describe(fd, dest_path)?, path, origin, name))
+    let root = Root::describe(fd, dest_path)?;
+    Ok((Root { device, ..root }, path, origin, name))
 }
 
 fn examine_tree(source: Found, dest: Target, config: &Config) -> Result<Examined> {
@@ -189,10 +217,11 @@ fn examine_tree(source: Found, dest: Target, config: &Config) -> Result<Examined
         return Err(Error::refused(dest.found.path, "is not a directory, but the source is"));
     }
     overlap::refuse(&source, &dest, config.mounts)?;
-    Ok(Examined { source, dest, single: None, umask: config.umask })
+    Ok(Examined { source, dest, single: None, devices: [None, None], umask: config.umask })
 }
 
 fn examine_file(file: Found, typed: &Path, dest: Target, config: &Config) -> Result<Examined> {
+    let devices = devices::examine(&file, &dest, config)?;
     let (source, source_name) = file.parent()?;
     let typed_name = match typed.file_name() {
         Some(name) => c_string(name.as_bytes())?,
@@ -202,7 +231,8 @@ fn examine_file(file: Found, typed: &Path, dest: Target, config: &Config) -> Res
     if dest.is_there() {
         refuse_same_file(&file, &dest.found, &dest_name)?;
     }
-    Ok(Examined { source, dest, single: Some(SingleFile { source_name, dest_name }), umask: config.umask })
+    let single = Some(SingleFile { source_name, dest_name });
+    Ok(Examined { source, dest, single, devices, umask: config.umask })
 }
 
 fn refuse_same_file(file: &Found, dir: &Found, name: &CStr) -> Result<()> {
@@ -254,8 +284,14 @@ impl Examined {
         self.dest.is_there()
     }
 
+    /// Whether either side is a block device.
+    pub fn has_device(&self) -> bool {
+        self.devices.iter().any(Option::is_some)
+    }
+
     /// Opens the source, then makes what is missing of the destination and opens it.
     pub fn open(self) -> Result<Roots> {
+        let [source_device, dest_device] = self.devices;
         let source = match &self.single {
             Some(_) => Root::describe(self.source.fd, self.source.path)?,
             None => Root::describe(open_source(&self.source)?, self.source.path)?,
@@ -265,7 +301,8 @@ impl Examined {
         // A directory that will get the source's mode is closed to others until then (I9).
         let last_mode = if self.single.is_some() { parents_mode } else { 0o700 };
         let (dest_fd, dest_path) = self.dest.open(parents_mode, last_mode)?;
-        let dest = Root::describe(dest_fd, dest_path)?;
+        let dest = Root { device: dest_device, ..Root::describe(dest_fd, dest_path)? };
+        let source = Root { device: source_device, ..source };
         Ok(Roots { source, dest, dest_origin, single: self.single })
     }
 }
@@ -285,7 +322,7 @@ impl Root {
         let described = describe_at(&fd, c"", AtFlags::EMPTY_PATH);
         let (stat, birth) = described.map_err(|errno| refused_by(&path, "described", errno))?;
         let file_system = FileSystem::of(&fd).map_err(|error| Error::refused(&path, error.cause.to_string()))?;
-        Ok(Root { handle: Arc::new(fd), path, stat, birth, file_system })
+        Ok(Root { handle: Arc::new(fd), path, stat, birth, file_system, device: None })
     }
 }
 
@@ -322,6 +359,10 @@ impl Found {
             Ok((stat, _)) if self.is(&stat) => Ok((dir, name)),
             _ => Err(moved()),
         }
+    }
+
+    fn is_block_device(&self) -> bool {
+        self.stat.mode & libc::S_IFMT == libc::S_IFBLK
     }
 
     fn is(&self, other: &Stat) -> bool {

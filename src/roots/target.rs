@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{Found, c_string, refused_by};
+use super::{Found, NO_DATA, c_string, refused_by};
 use crate::error::{Errno, Error, Result, join};
 use crate::ring::Kind;
 
@@ -44,7 +44,8 @@ impl Target {
             if let Some(found) = Found::at(here)? {
                 refuse_unusable(&found, &missing)?;
                 missing.reverse();
-                return Ok(Target { found, missing, form });
+                let target = Target { found, missing, form };
+                return refuse_missing_device(&target).map(|()| target);
             }
             if rustix::fs::readlink(here, Vec::new()).is_ok() {
                 return Err(Error::refused(rest, "is a symlink that leads nowhere"));
@@ -121,15 +122,24 @@ impl Target {
     }
 }
 
-/// What exists must be a directory to hold what is missing, and must not be a device or the like in any case.
+/// What exists must be a directory to hold what is missing; by itself it may be a file or a block device.
 fn refuse_unusable(found: &Found, missing: &[CString]) -> Result<()> {
     match found.stat.kind() {
         Kind::Dir => Ok(()),
-        Kind::File if missing.is_empty() => Ok(()),
-        Kind::File => Err(Error::refused(&found.path, "is not a directory")),
-        Kind::Symlink | Kind::Special => {
-            Err(Error::refused(&found.path, "only files and directories can be written yet"))
-        }
+        Kind::Special if !found.is_block_device() => Err(Error::refused(&found.path, NO_DATA)),
+        Kind::File | Kind::Special if missing.is_empty() => Ok(()),
+        _ => Err(Error::refused(&found.path, "is not a directory")),
+    }
+}
+
+/// What is missing below /dev is a device that is not there (yet), under a name that was not meant: a file in its place
+/// would fill the memory that /dev lives in. /dev/shm is for files.
+fn refuse_missing_device(target: &Target) -> Result<()> {
+    let path = target.path();
+    let is_device = path.starts_with(b"/dev/") && !path.starts_with(b"/dev/shm/");
+    match is_device && !target.is_there() {
+        true => Err(Error::refused(path, "is not there: no file is made where devices are")),
+        false => Ok(()),
     }
 }
 

@@ -429,8 +429,11 @@ impl<I: Interpreter> Shard<I> {
         if file.goal() != Goal::Copy {
             return;
         }
-        self.errands.push(&file.place.dir, file.place.name.clone(), What::Written(file.id, range));
         self.errands.intake.add_bytes(bytes);
+        if !file.is_whole(&range) {
+            return;
+        }
+        self.errands.push(&file.place.dir, file.place.name.clone(), What::Written(file.id, range));
     }
 
     /// Asks an operation; one that is answered at once is driven at once.
@@ -481,7 +484,8 @@ impl<I: Interpreter> Shard<I> {
         let job = self.errands.job.clone();
         match self.tasks[index].as_mut() {
             Some(Task::Large(task, _)) => {
-                if let Some((side, op)) = task.advance(&job, completion, &mut self.buffers) {
+                let caller = self.errands.caller.clone();
+                if let Some((side, op)) = task.advance((&job, &*caller), completion, &mut self.buffers) {
                     self.ask(index, side, op);
                 }
                 self.drive(index);

@@ -73,6 +73,9 @@ impl<I: Interpreter> Shard<I> {
         if file.goal() == Goal::Copy {
             errand.place.dir.touch();
             self.errands.push(&errand.place.dir, errand.place.name.clone(), What::Begun(file.record(0)));
+            if file.is_recorded_early() {
+                self.errands.intake.hurry();
+            }
         }
         for _ in 0..file.helpers_max().min(self.errands.job.gate.workers().saturating_sub(1)) {
             self.help.push(file.clone());

@@ -139,14 +139,14 @@ fn what_holds_no_tree_is_refused() {
     refused(&scratch.path("missing"), &new, &[], "there is no such source");
     refused(&scratch.path("dangling"), &new, &[], "there is no such source");
     refused(&file.join("x"), &new, &[], "Not a directory");
-    refused(&fifo, &new, &[], "only files and directories");
-    refused(Path::new("/dev/null"), &new, &[], "only files and directories");
+    refused(&fifo, &new, &[], "only files, directories");
+    refused(Path::new("/dev/null"), &new, &[], "only files, directories");
     refused(Path::new("/proc/self"), &new, &[], "holds no data");
     refused(Path::new("/sys/kernel"), &new, &[], "holds no data");
     refused(Path::new("/proc/version"), &new, &[], "holds no data");
     refused(&source, Path::new("/proc/new"), &[], "holds no data");
-    refused(&source, Path::new("/dev/null"), &[], "only files and directories");
-    refused(&source, &fifo, &[], "only files and directories");
+    refused(&source, Path::new("/dev/null"), &[], "only files, directories");
+    refused(&source, &fifo, &[], "only files, directories");
     refused(&source, &file, &[], "is not a directory, but the source is");
     refused(&source, &file.join("x"), &[], "Not a directory");
     refused(&source, &scratch.path("dangling"), &[], "symlink that leads nowhere");

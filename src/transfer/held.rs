@@ -5,7 +5,7 @@ use crate::catalog::{FileRecord, Status};
 use crate::error::{Errno, Result};
 use crate::plan;
 use crate::report::Count;
-use crate::ring::{Access, Kind, Stat};
+use crate::ring::{Access, Kind, Side, Stat};
 
 impl Work<'_> {
     /// A record whose data is durable but whose seal may not be (an interruption between the two), or a large file
@@ -13,6 +13,9 @@ impl Work<'_> {
     /// inode that was written (I1). A sealed file must not be written to again: a power cut could leave its seal on
     /// what is half overwritten (I2).
     pub(crate) fn reseal(&self, record: Option<&FileRecord>) -> Result<Option<Copied>> {
+        if let Some(device) = self.job.device(Side::Dest) {
+            return Ok(self.device_before(device, record));
+        }
         let Some(record) = record.filter(|record| record.stamp == self.stamp) else { return Ok(None) };
         let granularity = self.job.granularity_nanos;
         let is_durable = |dest: &Stat| match record.status {
@@ -47,6 +50,9 @@ impl Work<'_> {
 
     /// Takes what is at the destination if it is the source's copy already; puts owner and mode right.
     pub(crate) fn adopt(&self) -> Result<Option<Copied>> {
+        if self.job.has_device() {
+            return Ok(None);
+        }
         let name = &self.place.dest_name;
         let dest = match self.dest().stat(self.dest_dir(), name) {
             Ok(dest) => dest,

@@ -14,6 +14,7 @@
 //! What is asynchronous is a state of the shard; what is not is straight-line code over a [`Caller`]. On any error the
 //! partial file is removed (I2). The mtime, which is the seal, comes later: checkpoint.rs.
 
+mod device;
 mod held;
 mod named;
 
@@ -160,6 +161,10 @@ fn try_prepare(
     group: &mut Option<LinkKey>,
 ) -> Result<Prepared> {
     let stat = stat_source(job, caller, place)?;
+    if job.has_device() {
+        let work = Work { job, caller, place, stat: &stat, stamp: Stamp::of(&stat), group: None };
+        return Ok(work.prepare_device(record));
+    }
     if stat.kind() == Kind::Dir {
         return Ok(Prepared::Ended(Ending::IsDir));
     }
@@ -222,8 +227,23 @@ fn try_prepare(
 
 /// The source's state; an object that is gone is [`Cause::Vanished`].
 pub fn stat_source(job: &Job, caller: &dyn Caller, place: &Place) -> Result<Stat> {
+    if let Some(device) = job.device(Side::Source) {
+        return device.stat().map_err(|errno| Error::os("stat", &device.path, errno));
+    }
     let source = Posix::new(caller, Side::Source);
     source.stat(&place.open.source, &place.name).map_err(|errno| source_error(job, place, "stat", errno))
+}
+
+/// Opens the source to be read through the page cache; nothing if it is not in the state `stat` any more.
+pub fn open_source(job: &Job, caller: &dyn Caller, place: &Place, stat: &Stat) -> Result<Option<Handle>> {
+    if let Some(device) = job.device(Side::Source) {
+        return Ok(Some(device.buffered.clone()));
+    }
+    let source = Posix::new(caller, Side::Source);
+    let opened = source.open(&place.open.source, &place.name, Access::Read);
+    let file = opened.map_err(|errno| source_error(job, place, "open", errno))?;
+    let now = source.stat_handle(&file).map_err(|errno| source_error(job, place, "stat", errno))?;
+    Ok(stat.is_unchanged_in(&now).then_some(file))
 }
 
 /// An error on the source side: ENOENT and ESTALE mean that the object is gone.
@@ -329,7 +349,11 @@ impl<'a> Work<'a> {
     }
 
     fn seal(&self, temp: Option<Name>) -> Seal {
-        let (atime, mtime) = (self.stat.atime, self.stat.mtime);
+        let (atime, mtime) = match self.job.device(Side::Source) {
+            // A device has no times: its image is as old as it is.
+            Some(_) => (now(), now()),
+            None => (self.stat.atime, self.stat.mtime),
+        };
         match temp {
             Some(temp) => Seal::Rename { temp, atime, mtime },
             None => Seal::Times { atime, mtime },
@@ -354,6 +378,9 @@ impl<'a> Work<'a> {
 
     /// Creates the destination file: under its own name if that is free, else under the temporary one (I2).
     pub fn create(&self) -> Result<NewFile> {
+        if let Some(device) = self.job.device(Side::Dest) {
+            return Ok(self.open_device(device));
+        }
         let mode = metadata::creation_mode(self.stat, self.job.config.metadata, &self.job.identity);
         let (handle, temp) = match self.job.config.naming {
             Naming::InPlace => match self.create_in_place(mode)? {
@@ -449,6 +476,10 @@ impl<'a> Work<'a> {
 
     /// Removes what was made, after an error (I2). Best effort: what stays has no seal.
     pub fn remove(&self, temp: Option<&Name>) {
+        // A device's node is not ours to remove, and has no seal.
+        if self.job.device(Side::Dest).is_some() {
+            return;
+        }
         let name = temp.unwrap_or(&self.place.dest_name);
         let _ = self.dest().unlink(self.dest_dir(), name);
     }
@@ -456,6 +487,10 @@ impl<'a> Work<'a> {
     /// Owner, mode, durability if each file has its own, close. Consumes the file; on an error it is removed.
     pub fn finish(&self, file: NewFile, bytes: u64, count: Count) -> Result<Copied> {
         let NewFile { handle, temp, made } = file;
+        if self.job.device(Side::Dest).is_some() {
+            // Durable by the checkpoint's fsync; owner, mode and times are its node's own.
+            return Ok(self.copied(&made, Seal::None, bytes, count));
+        }
         match self.try_finish(handle, &made) {
             Ok(()) => Ok(self.copied(&made, self.seal(temp), bytes, count)),
             Err(error) => {

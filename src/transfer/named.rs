@@ -6,7 +6,7 @@ use crate::config::Metadata;
 use crate::error::{Cause, Errno, Error, Result};
 use crate::provider::metadata;
 use crate::report::{Count, Loss};
-use crate::ring::{Kind, Name, Stat};
+use crate::ring::{Kind, Name, Side, Stat};
 use crate::walk::DestDir;
 
 impl Work<'_> {
@@ -41,6 +41,9 @@ impl Work<'_> {
 
     /// Makes an object under its own name, or under the temporary one where that is taken.
     fn make_named(&self, make: impl Fn(&Name) -> std::result::Result<(), Errno>) -> Result<Option<Name>> {
+        if let Some(device) = self.job.device(Side::Dest) {
+            return Err(Error::refused_object(&device.path, "a device holds the content of a file, and nothing else"));
+        }
         match make(&self.place.dest_name) {
             Ok(()) => {
                 self.remove_leftover(None);

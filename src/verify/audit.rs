@@ -17,7 +17,9 @@ use crate::config::Mounts;
 use crate::error::{Errno, Error, join};
 use crate::filter::Choice;
 use crate::job::JobRoot;
-use crate::ring::{Name, Side, Stat};
+use crate::provider::block::Device;
+use crate::provider::posix::Posix;
+use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
 use crate::walk::{DirNode, Walker};
 
 /// One comparison.
@@ -111,6 +113,41 @@ impl Audit {
         let aspects = compare(&source, &self.dest.stat, &self.measure);
         if !aspects.is_empty() {
             self.findings.differ(b"", aspects, None);
+        }
+    }
+
+    /// The block device on one side, if that is what is compared.
+    pub fn device(&self, side: Side) -> Option<&Device> {
+        match side {
+            Side::Source => self.source.device.as_deref(),
+            Side::Dest => self.dest.device.as_deref(),
+        }
+    }
+
+    /// Whether either side is a block device.
+    pub fn has_device(&self) -> bool {
+        self.source.device.is_some() || self.dest.device.is_some()
+    }
+
+    /// Describes a name; a device as a file of its size.
+    pub fn stat(&self, caller: &dyn Caller, side: Side, at: &Handle, name: &Name) -> Result<Stat, Errno> {
+        match self.device(side) {
+            Some(device) => device.stat(),
+            None => Posix::new(caller, side).stat(at, name),
+        }
+    }
+
+    /// A destination as far as it is compared with a source of `size` bytes: a device may hold more, and it has no
+    /// owner, mode and times of its content, nor has the image of one.
+    pub fn as_far_as(&self, source: &Stat, dest: Stat) -> Stat {
+        let size = match self.device(Side::Dest) {
+            Some(_) => dest.size.min(source.size),
+            None => dest.size,
+        };
+        let (mode, uid, gid, mtime) = (source.mode, source.uid, source.gid, source.mtime);
+        match self.has_device() {
+            true if dest.kind() == Kind::File => Stat { size, mode, uid, gid, mtime, ..dest },
+            _ => dest,
         }
     }
 

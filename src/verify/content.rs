@@ -133,6 +133,10 @@ impl Content {
     pub fn open_files(&mut self, audit: &Audit, caller: &dyn Caller) -> Result<(), (Side, Errno)> {
         let mut files = [Side::Source, Side::Dest].map(|_| File { handle: None, is_direct: false });
         for &side in self.sides() {
+            if let Some(device) = audit.device(side) {
+                files[side as usize] = File { handle: Some(device.direct.clone()), is_direct: true };
+                continue;
+            }
             let (at, name) = self.place(audit, side);
             files[side as usize] = open(Posix::new(caller, side), at, name, side).map_err(|errno| (side, errno))?;
         }
@@ -215,7 +219,7 @@ impl Content {
         } else {
             let fits = self.expected.is_none_or(|expected| state.assembly.finish(self.size()) == expected);
             if state.differs_at.is_some() || !fits {
-                if self.has_changed(caller) {
+                if self.has_changed(audit, caller) {
                     let object = audit.path(Side::Source, &self.dir, &self.name);
                     audit.findings.trouble(&Error { verb: "compare", object, cause: Cause::Unstable { attempts: 1 } });
                 } else {
@@ -230,9 +234,9 @@ impl Content {
     }
 
     /// Whether the source is not the file any more that was described before it was read.
-    fn has_changed(&self, caller: &dyn Caller) -> bool {
+    fn has_changed(&self, audit: &Audit, caller: &dyn Caller) -> bool {
         let Some(before) = &self.source else { return false };
-        let now = Posix::new(caller, Side::Source).stat(&self.open.source, &self.name);
+        let now = audit.stat(caller, Side::Source, &self.open.source, &self.name);
         !now.is_ok_and(|now| before.is_unchanged_in(&now))
     }
 }
@@ -304,7 +308,11 @@ impl Unit {
 pub(super) fn without_direct(audit: &Audit, caller: &dyn Caller, unit: &Unit, op: Op) -> Result<Op, (Errno, Op)> {
     let posix = Posix::new(caller, Side::Dest);
     let (at, name) = unit.content.place(audit, Side::Dest);
-    let opened = posix.open(at, name, Access::Read).and_then(|file| posix.drop_cache(&file).map(|()| file));
+    let opened = match audit.device(Side::Dest) {
+        Some(device) => Ok(device.buffered.clone()),
+        None => posix.open(at, name, Access::Read),
+    };
+    let opened = opened.and_then(|file| posix.drop_cache(&file).map(|()| file));
     let file = match opened {
         Ok(file) => file,
         Err(errno) => return Err((errno, op)),

@@ -47,7 +47,7 @@ use crate::location::Location;
 use crate::report::Console;
 use crate::ring::syscalls::Kernel;
 use crate::ring::uring::Ring;
-use crate::ring::{Caller, FixedBuffers, Name};
+use crate::ring::{Caller, FixedBuffers, Name, Time};
 use crate::roots::{Root, open_to_read};
 use crate::stop::Stop;
 use crate::walk::{DirNode, Walker, Work};
@@ -199,7 +199,11 @@ impl Ends {
             None => {
                 let path = dest_name.as_ref().map_or(dest.path.clone(), |name| crate::error::join(&dest.path, name));
                 let (catalog, identity) = Catalog::open_recorded(&request.state_dir, Some(&path))?;
-                if (identity.dest_root.ino, identity.dest_root.birth) != (dest.stat.ino, dest.birth) {
+                let now = match &dest.device {
+                    Some(device) => (device.identity(), Time::default()),
+                    None => (dest.stat.ino, dest.birth),
+                };
+                if (identity.dest_root.ino, identity.dest_root.birth) != now {
                     let why = "it is not the one this job wrote to: it was replaced, or is not mounted";
                     return Err(Error::refused(path, why));
                 }
@@ -219,8 +223,13 @@ fn make_audit(
 ) -> Audit {
     let is_kept = |identity: &JobIdentity| !identity.options.starts_with(b"metadata=TimesOnly");
     let is_recorded = ends.catalog.as_ref().is_none_or(|(_, identity)| is_kept(identity));
-    let root =
-        |root: &Root| JobRoot { handle: root.handle.clone(), path: root.path.clone(), stat: root.stat, bucket: None };
+    let root = |root: &Root| JobRoot {
+        handle: root.handle.clone(),
+        path: root.path.clone(),
+        stat: root.stat,
+        bucket: None,
+        device: root.device.clone(),
+    };
     let state_dir = std::fs::metadata(&request.state_dir).ok();
     let state_dir =
         state_dir.map(|dir| (std::os::unix::fs::MetadataExt::dev(&dir), std::os::unix::fs::MetadataExt::ino(&dir)));

@@ -25,7 +25,7 @@ use crate::filesystem::FileSystem;
 use crate::filter::Sort;
 use crate::listing::{BUFFER_BYTES, parse};
 use crate::provider::posix::Posix;
-use crate::ring::{Handle, Interpreter, Kind, Name, Side, Stat};
+use crate::ring::{Handle, Interpreter, Kind, Name, Side, Stat, Time};
 use crate::walk::{DirNode, DirPair, Entry, Work, path_steps};
 
 /// Records read from the catalog at a time.
@@ -313,9 +313,9 @@ impl<I: Interpreter> Auditor<I> {
     fn meet(&mut self, dir: &Arc<DirNode>, open: &DirPair, entry: Entry) -> (bool, Option<Box<Content>>) {
         let audit = self.audit.clone();
         let caller = self.caller.clone();
-        let source = match (&audit.catalog, Posix::new(&*caller, Side::Source)) {
-            (Some(_), _) => None,
-            (None, posix) => match posix.stat(&open.source, &entry.name) {
+        let source = match &audit.catalog {
+            Some(_) => None,
+            None => match audit.stat(&*caller, Side::Source, &open.source, &entry.name) {
                 Ok(source) if Some((source.dev, source.ino)) == audit.state_dir => return (false, None),
                 Ok(source) => Some(source),
                 // One file that was named is there, or it is trouble.
@@ -337,8 +337,8 @@ impl<I: Interpreter> Auditor<I> {
         }
         add(&audit.tally.objects, 1);
         let dest_name = audit.dest_name(dir, &entry.name);
-        let dest = match Posix::new(&*caller, Side::Dest).stat(&open.dest, dest_name) {
-            Ok(dest) => dest,
+        let dest = match audit.stat(&*caller, Side::Dest, &open.dest, dest_name) {
+            Ok(dest) => source.as_ref().map_or(dest, |source| audit.as_far_as(source, dest)),
             Err(Errno::NOENT) => {
                 audit.findings.differ(&path, Aspects::only(Aspect::Missing), None);
                 return (false, None);
@@ -433,7 +433,14 @@ impl<I: Interpreter> Auditor<I> {
             return None;
         }
         // What the record does not tell, the type among it, is taken as it is.
-        let (size, mtime) = (record.stamp.size, record.stamp.mtime);
+        let (size, mut mtime) = (record.stamp.size, record.stamp.mtime);
+        let mut dest = dest;
+        if audit.device(Side::Dest).is_some() {
+            dest = Stat { size: dest.size.min(size), mtime, ..dest };
+        } else if (mtime, record.stamp.ctime) == (Time::default(), Time::default()) {
+            // The image of a device, which has no times.
+            mtime = dest.mtime;
+        }
         let is_sized = matches!(dest.kind(), Kind::File | Kind::Symlink);
         let size = if is_sized { size } else { dest.size };
         let source = Stat { size, mtime, ..dest };
@@ -485,7 +492,7 @@ impl<I: Interpreter> Auditor<I> {
     /// Decides whether a file's bytes are compared, and opens it if it is a large one.
     fn draw(&mut self, mut content: Content) -> Option<Box<Content>> {
         let audit = self.audit.clone();
-        let is_small = content.size() <= self.small_bytes_max();
+        let is_small = content.size() <= self.small_bytes_max() && !audit.has_device();
         let units = if is_small { 1 } else { content.size().div_ceil(audit.block_bytes as u64) };
         add(&audit.tally.units, units);
         add(&audit.tally.bytes, content.size());

@@ -15,8 +15,8 @@ use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
 use crate::config::{
-    ChecksumPolicy, Config, CtimePolicy, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts, Naming, Output,
-    Pilot, ReflinkChoice, Retry, S3Options, SpecialBits, SyncPolicy,
+    ChecksumPolicy, Config, CtimePolicy, DeviceOptions, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts,
+    Naming, Output, Pilot, ReflinkChoice, Retry, S3Options, SpecialBits, SyncPolicy,
 };
 use crate::crew::{Crew, Engine};
 use crate::engine;
@@ -410,6 +410,7 @@ fn roots(sim: &Sim) -> Roots {
         stat: sim.with_disk(side, |disk| disk.stat_path(b"")).expect("the root is there"),
         birth: Time::default(),
         file_system: FileSystem::Ext,
+        device: None,
     };
     let (source, dest) = (root(Side::Source, b"/source"), root(Side::Dest, b"/dest"));
     Roots { source, dest, dest_origin: DestOrigin::Found, single: None }
@@ -441,6 +442,7 @@ fn config(style: &Style) -> Config {
         part_bytes: None,
         checksum: style.checksum,
         ctime: CtimePolicy::Heed,
+        devices: DeviceOptions::default(),
         special_bits: SpecialBits::Leave,
         filter: Filter::default(),
         files_from: None,

@@ -5,6 +5,7 @@
 //! ([`fixture::can_mount`]); with `GFAST_NO_SKIP=1` it fails instead.
 #![allow(dead_code, unused_imports, reason = "every test file is a crate of its own and uses a part of this module")]
 
+pub mod block;
 pub mod compare;
 pub mod fault;
 pub mod fixture;

@@ -28,6 +28,8 @@ use super::fixture::{has, skip};
 const THREADS: usize = 64;
 /// Where a file has these bytes it is read with one bit wrong, as from a device that does not keep what it is given.
 pub const ROT: &[u8] = b"this rots";
+/// Pages that hold these bytes cannot be read, as bad sectors of a disk.
+pub const BAD: &[u8] = b"this page is lost";
 /// How long the kernel may believe an answer.
 const TTL: Duration = Duration::ZERO;
 
@@ -402,6 +404,7 @@ impl fuser::Filesystem for Passthrough {
             Ok(filled)
         };
         match self.after_delay(read) {
+            Ok(filled) if bytes[..filled].windows(BAD.len()).any(|window| window == BAD) => reply.error(Errno::EIO),
             Ok(filled) => {
                 if let Some(at) = bytes.windows(ROT.len()).position(|window| window == ROT) {
                     bytes[at] ^= 1;

@@ -1,0 +1,96 @@
+//! Bad sectors: a read that failed is tried again in halves, down to the blocks that cannot be read.
+//!
+//! ```text
+//! |--------------- failed ---------------|
+//! |------- read ------||---- failed -----|
+//!                      |- read -||failed-|  ... down to one logical block, which has one more chance
+//! ```
+//! On the spot, by plain reads: a disk that fails takes its time, and what else is in flight completes meanwhile.
+
+use std::ops::Range;
+
+use crate::error::Errno;
+use crate::extents::Extents;
+use crate::ring::{Answer, Arena, Caller, Handle, Lease, Op, Side};
+
+/// Times one block is read before it counts as unreadable.
+const BLOCK_TRIES: u32 = 2;
+
+/// A part of a block that could not be read.
+pub(super) struct Failed<'f> {
+    /// What it is read from.
+    pub file: &'f Handle,
+    /// Where the block begins.
+    pub block: u64,
+    /// Its part, in bytes of the lease.
+    pub part: Range<usize>,
+    /// One past the last byte of the lease that counts.
+    pub wanted: usize,
+    /// The smallest part that is read.
+    pub grain: usize,
+}
+
+/// Whether an errno tells of the medium: what lies around it may be readable.
+pub(super) fn is_of_medium(errno: Errno) -> bool {
+    matches!(errno, Errno::IO | Errno::NODATA | Errno::REMOTEIO | Errno::ILSEQ)
+}
+
+/// Reads what can be read of `failed` into `lease` and zeroes the rest; the lease, and what is missing. An errno that
+/// tells of anything else ends it. Ends: each turn reads a part, gives one up, or halves it.
+pub(super) fn read_around(
+    caller: &dyn Caller,
+    arena: &Arena,
+    mut lease: Lease,
+    failed: &Failed<'_>,
+) -> (Lease, Result<Extents, Errno>) {
+    let mut missing = Extents::default();
+    let mut parts = vec![failed.part.clone()];
+    while let Some(part) = parts.pop() {
+        let is_least = part.len() <= failed.grain;
+        let mut result = Err(Errno::IO);
+        for _ in 0..if is_least { BLOCK_TRIES } else { 1 } {
+            (lease, result) = read(caller, lease, failed, part.clone());
+            if result.is_ok() {
+                break;
+            }
+        }
+        match result {
+            Ok(()) => {}
+            Err(errno) if !is_of_medium(errno) => return (lease, Err(errno)),
+            Err(_) if is_least => {
+                arena.bytes_mut(&mut lease)[part.clone()].fill(0);
+                let end = part.end.min(failed.wanted);
+                missing.add(failed.block + part.start as u64, end.saturating_sub(part.start) as u64);
+            }
+            Err(_) => {
+                let middle = part.start + (part.len() / 2).next_multiple_of(failed.grain);
+                parts.extend([middle..part.end, part.start..middle]);
+            }
+        }
+    }
+    (lease, Ok(missing))
+}
+
+/// Reads all of a part that counts. Ends: every turn reads a byte at least.
+fn read(caller: &dyn Caller, lease: Lease, failed: &Failed<'_>, part: Range<usize>) -> (Lease, Result<(), Errno>) {
+    let (file, offset) = (failed.file.clone(), failed.block + part.start as u64);
+    let mut op = Op::Read { file, lease, start: part.start, len: part.len(), offset };
+    let result = loop {
+        let answer = caller.call(Side::Source, &mut op);
+        let Op::Read { start, len, offset, .. } = &mut op else { unreachable!("a read stays a read") };
+        match answer {
+            Ok(Answer::Count(0)) => break Err(Errno::IO),
+            Ok(Answer::Count(count)) => {
+                (*start, *len, *offset) = (*start + count, *len - count, *offset + count as u64);
+                if *start >= part.end.min(failed.wanted) {
+                    break Ok(());
+                }
+            }
+            Ok(other) => unreachable!("a read answers a count, not {other:?}"),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(errno) => break Err(errno),
+        }
+    };
+    let Op::Read { lease, .. } = op else { unreachable!("a read stays a read") };
+    (lease, result)
+}

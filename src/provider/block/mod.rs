@@ -1,0 +1,203 @@
+//! Block devices: opened, described, and known again.
+//!
+//! ```text
+//! source   read-only, through the page cache and past it
+//! dest     read-write and exclusive (O_EXCL) for as long as the job runs: nobody mounts it meanwhile
+//! both     described as a regular file of the device's size without times, so that they are copied as one (large/)
+//! ```
+//! A device is held by these descriptors and never looked up by its name again. It is never created, truncated,
+//! allocated, renamed or stamped, and durable by fsync of its own descriptor (I1). What it carries is told by
+//! signature.rs, what it lies on and who uses it by usage.rs.
+
+mod signature;
+mod usage;
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{Advice, Mode, OFlags, SeekFrom};
+
+use crate::digest;
+use crate::error::{Errno, Error, Result, escape};
+use crate::ring::{Handle, Side, Stat};
+
+/// Bytes of one read where a device is looked at, not copied.
+const LOOK_BYTES: u64 = 1 << 20;
+
+/// A block device, open.
+#[derive(Debug)]
+pub struct Device {
+    /// Canonical path of its node.
+    pub path: Vec<u8>,
+    /// Through the page cache.
+    pub buffered: Handle,
+    /// Past the page cache.
+    pub direct: Handle,
+    /// What copies of it are described as: a regular file of its size.
+    stat: Stat,
+}
+
+impl Device {
+    /// Opens the device that `node`, an O_PATH descriptor of `path`, stands for: the source to be read, the destination
+    /// for nobody but this process. Every error is a refusal.
+    pub fn open(node: &OwnedFd, path: &[u8], side: Side) -> Result<Device> {
+        let refused = |errno| match errno {
+            Errno::BUSY => Error::refused(path, "is in use: mounted out of sight, or held by another process"),
+            errno => Error::refused(path, format!("cannot be opened: {}", crate::error::Cause::Os(errno))),
+        };
+        // The node that was looked at, whatever its path leads to by now.
+        let node_path = format!("/proc/self/fd/{}", node.as_raw_fd());
+        let open = |flags| rustix::fs::open(&node_path, flags | OFlags::CLOEXEC, Mode::empty());
+        let (access, claim) = match side {
+            Side::Source => (OFlags::RDONLY, OFlags::empty()),
+            Side::Dest => (OFlags::RDWR, OFlags::EXCL),
+        };
+        let buffered = open(access | claim).map_err(refused)?;
+        let direct = open(access | OFlags::DIRECT).map_err(refused)?;
+        let node = rustix::fs::fstat(&buffered).map_err(refused)?;
+        let size = size_of(&buffered).map_err(refused)?;
+        let block_bytes = rustix::fs::ioctl_blksszget(&buffered).map_err(refused)?;
+        let stat = Stat {
+            dev: node.st_rdev,
+            ino: identity(node.st_rdev, size),
+            mode: libc::S_IFREG | node.st_mode & 0o777,
+            nlink: 1,
+            uid: node.st_uid,
+            gid: node.st_gid,
+            rdev: node.st_rdev,
+            size,
+            blocks: size.div_ceil(512),
+            direct_align: block_bytes,
+            ..Stat::default()
+        };
+        Ok(Device { path: path.to_vec(), buffered: Arc::new(buffered), direct: Arc::new(direct), stat })
+    }
+
+    /// What it is now, as a regular file: the size is asked for, and a device has no times that tell of its content.
+    pub fn stat(&self) -> std::result::Result<Stat, Errno> {
+        let size = size_of(&self.buffered)?;
+        Ok(Stat { size, blocks: size.div_ceil(512), ..self.stat })
+    }
+
+    /// What it was when it was opened.
+    pub fn described(&self) -> Stat {
+        self.stat
+    }
+
+    /// Its size in bytes when it was opened.
+    pub fn size(&self) -> u64 {
+        self.stat.size
+    }
+
+    /// Its device number.
+    pub fn number(&self) -> u64 {
+        self.stat.rdev
+    }
+
+    /// Bytes of its logical blocks: what direct I/O is aligned to, and the smallest part that can be unreadable.
+    pub fn block_bytes(&self) -> u32 {
+        self.stat.direct_align
+    }
+
+    /// What tells it from other devices that come to have its name: its size and its serial number or UUID, as a
+    /// number.
+    pub fn identity(&self) -> u64 {
+        self.stat.ino
+    }
+
+    /// The CRC64 of `len` bytes from `offset` on, as its medium has them.
+    pub fn crc64(&self, offset: u64, len: u64) -> std::result::Result<u64, Errno> {
+        rustix::fs::fadvise(&self.buffered, 0, None, Advice::DontNeed)?;
+        let mut crc64 = 0;
+        for at in (offset..offset + len).step_by(LOOK_BYTES as usize) {
+            let bytes = self.read(at, LOOK_BYTES.min(offset + len - at) as usize)?;
+            crc64 = digest::combine(crc64, digest::crc64(&bytes), bytes.len() as u64);
+        }
+        Ok(crc64)
+    }
+
+    /// What it carries that nobody should overwrite by mistake.
+    pub fn signature(&self) -> Result<Option<&'static str>> {
+        let found = signature::find(self.size(), |offset, len| self.read(offset, len));
+        found.map_err(|errno| Error::os("read", &self.path, errno))
+    }
+
+    /// Exactly `len` bytes from `offset` on. Ends: every turn reads a byte at least.
+    fn read(&self, offset: u64, len: usize) -> std::result::Result<Vec<u8>, Errno> {
+        let mut bytes = vec![0; len];
+        let mut filled = 0;
+        while filled < len {
+            match rustix::io::pread(&self.buffered, &mut bytes[filled..], offset + filled as u64) {
+                Ok(0) => return Err(Errno::IO),
+                Ok(count) => filled += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Refuses a destination device that holds less than `bytes`.
+    pub fn refuse_too_small(&self, bytes: u64) -> Result<()> {
+        if bytes <= self.size() {
+            return Ok(());
+        }
+        let why = format!("is too small: it holds {} bytes, the source has {bytes}", self.size());
+        Err(Error::refused(&self.path, why))
+    }
+}
+
+/// Refuses, before it is opened, a device that must not be written to: read-only, mounted, or held.
+pub fn refuse_as_dest(path: &[u8], number: u64) -> Result<()> {
+    if usage::is_read_only(number) {
+        return Err(Error::refused(path, "is read-only"));
+    }
+    match usage::user(number)? {
+        Some(user) => Err(Error::refused(path, format!("is in use: {user}"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a source that changes while it is copied, unless that is asked for: mounted for writing, or held by who
+/// may write.
+pub fn refuse_live_source(path: &[u8], number: u64) -> Result<()> {
+    match usage::writer(number)? {
+        Some(user) => Err(Error::refused(
+            path,
+            format!("may change while it is read, {user}: unmount it, mount it read-only, or say --live-source"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// One end of a job, as far as it lies on devices.
+#[derive(Clone, Copy, Debug)]
+pub enum Ground {
+    /// A device, by its number.
+    Device(u64),
+    /// A file, by the number of its file system and its own.
+    File(u64, u64),
+    /// A file to be made on the file system of this number.
+    NewFile(u64),
+}
+
+/// Refuses two ends that lie on the same blocks: a disk and its partition, a device and the image behind it, a device
+/// and a file on the file system it holds.
+pub fn refuse_overlap(source: Ground, dest: Ground, (source_path, dest_path): (&[u8], &[u8])) -> Result<()> {
+    match usage::overlap(source, dest) {
+        true => {
+            let why = format!("lies on the same blocks as the source: {}", escape(source_path));
+            Err(Error::refused(dest_path, why))
+        }
+        false => Ok(()),
+    }
+}
+
+fn size_of(device: &OwnedFd) -> std::result::Result<u64, Errno> {
+    rustix::fs::seek(device, SeekFrom::End(0))
+}
+
+fn identity(number: u64, size: u64) -> u64 {
+    let serial = usage::serial(number).unwrap_or_default();
+    digest::crc64(&[&size.to_le_bytes(), serial.as_slice()].concat())
+}

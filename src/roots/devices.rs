@@ -1,0 +1,78 @@
+//! Ends that are block devices: refused where a copy would destroy or miss something, else opened.
+//!
+//! All of it happens before anything is touched. A destination is claimed by the way it is opened (O_EXCL), so what was
+//! found here stays true until the job ends.
+
+use std::sync::Arc;
+
+use rustix::fs::AtFlags;
+
+use super::target::Target;
+use super::{Found, describe_at};
+use crate::config::{Config, EqualBlocks, LiveSource};
+use crate::error::{Error, Result};
+use crate::provider::block::{self, Device, Ground};
+use crate::ring::{Kind, Side};
+
+/// Source and destination as far as they are devices.
+pub(super) type Devices = [Option<Arc<Device>>; 2];
+
+/// Looks at both ends of a job about one file or device.
+pub(super) fn examine(source: &Found, dest: &Target, config: &Config) -> Result<Devices> {
+    let is_dest = dest.is_there() && dest.found.is_block_device();
+    if !is_dest && config.devices.equal_blocks == EqualBlocks::Leave {
+        return Err(Error::refused(dest.path(), "is no block device: --skip-equal is about those"));
+    }
+    if !is_dest && !source.is_block_device() {
+        return Ok([None, None]);
+    }
+    let source_ground = match source.is_block_device() {
+        true => Ground::Device(source.stat.rdev),
+        false => Ground::File(source.stat.dev, source.stat.ino),
+    };
+    block::refuse_overlap(source_ground, dest_ground(source, dest), (&source.path, &dest.path()))?;
+    let source_device = open_source(source, config)?;
+    let bytes = source_device.as_ref().map_or(source.stat.size, |device| device.size());
+    if bytes == 0 {
+        return Err(Error::refused(&source.path, "is empty: there is nothing to copy"));
+    }
+    let dest_device = if is_dest { open_dest(&dest.found, bytes)? } else { None };
+    Ok([source_device, dest_device])
+}
+
+/// What the destination lies on: itself, or the file that will be written.
+fn dest_ground(source: &Found, dest: &Target) -> Ground {
+    let found = &dest.found;
+    match found.stat.kind() {
+        _ if found.is_block_device() => Ground::Device(found.stat.rdev),
+        Kind::File => Ground::File(found.stat.dev, found.stat.ino),
+        // A directory that is there may hold a file of the source's name.
+        _ => {
+            let name = source.parent().ok().filter(|_| dest.is_there()).map(|(_, name)| name);
+            let there = name.and_then(|name| describe_at(&found.fd, &name, AtFlags::SYMLINK_NOFOLLOW).ok());
+            there.map_or(Ground::NewFile(found.stat.dev), |(stat, _)| Ground::File(stat.dev, stat.ino))
+        }
+    }
+}
+
+/// Opens a source that is a device.
+pub(super) fn open_source(found: &Found, config: &Config) -> Result<Option<Arc<Device>>> {
+    if !found.is_block_device() {
+        return Ok(None);
+    }
+    if config.devices.live_source == LiveSource::Refuse {
+        block::refuse_live_source(&found.path, found.stat.rdev)?;
+    }
+    Device::open(&found.fd, &found.path, Side::Source).map(Arc::new).map(Some)
+}
+
+/// Claims a destination that is a device, for `bytes` bytes.
+pub(super) fn open_dest(found: &Found, bytes: u64) -> Result<Option<Arc<Device>>> {
+    if !found.is_block_device() {
+        return Ok(None);
+    }
+    block::refuse_as_dest(&found.path, found.stat.rdev)?;
+    let device = Device::open(&found.fd, &found.path, Side::Dest)?;
+    device.refuse_too_small(bytes)?;
+    Ok(Some(Arc::new(device)))
+}

@@ -1,0 +1,53 @@
+//! Block devices, as source and destination: copied, resumed, verified, and refused wherever data could be lost.
+//! `block/refusals.rs` what is refused; `block/copies.rs` what arrives; `block/damage.rs` kills and bad sectors.
+
+mod support;
+
+#[path = "block/copies.rs"]
+mod copies;
+#[path = "block/damage.rs"]
+mod damage;
+#[path = "block/refusals.rs"]
+mod refusals;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use support::Rng;
+use support::block::Loop;
+
+/// A device of `mib` MiB: a quarter of noise, a quarter of zeros, and so on, each part of another length.
+fn noisy(mib: u64, seed: u64) -> Loop {
+    let device = Loop::new(mib << 20);
+    let mut rng = Rng::new(seed);
+    let mut at = 0;
+    while at < mib << 20 {
+        let len = (rng.below(96 << 10) & !511).min((mib << 20) - at) + 512;
+        let mut bytes = vec![0; len.min((mib << 20) - at) as usize];
+        if rng.below(2) == 0 {
+            rng.fill(&mut bytes);
+            device.write(at, &bytes);
+        }
+        at += len;
+    }
+    device
+}
+
+/// `gfast verify`: its exit code, and all it said.
+fn verify(source: Option<&Path>, dest: &Path, more: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gfast"));
+    command.arg("verify").arg("-dest").arg(dest).args(more);
+    if let Some(source) = source {
+        command.arg("-source").arg(source);
+    }
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    (status.code(), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())
+}
+
+/// Panics without printing megabytes.
+#[track_caller]
+fn assert_same(found: &[u8], expected: &[u8]) {
+    let differs = found.iter().zip(expected).position(|(a, b)| a != b);
+    assert!(differs.is_none(), "byte {differs:?} differs");
+    assert_eq!(found.len(), expected.len());
+}

@@ -1,0 +1,171 @@
+//! Kills, devices that are exchanged between two runs, and bad sectors.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::support::block::Loop;
+use super::support::fixture::{can_mount, must};
+use super::support::slow::{BAD, SlowMount, can_mount_fuse};
+use super::support::{Engine, Job, Rng, Scratch, seed};
+use super::{assert_same, noisy};
+
+/// Kills a job again and again, a little later each time, until one run ends; bytes that all runs wrote together.
+fn until_done(job: &Job, rng: &mut Rng) -> (u64, u32) {
+    for kills in 0..60 {
+        let running = job.start();
+        if running.run_for(Duration::from_millis(60 + rng.below(250) + 10 * kills)) {
+            running.kill();
+            continue;
+        }
+        return (running.wait().expect(0).number("bytes"), kills as u32);
+    }
+    panic!("never done");
+}
+
+#[test]
+fn a_killed_copy_goes_on_where_it_was() {
+    let test = "a_killed_copy_goes_on_where_it_was";
+    if !can_mount(test) {
+        return;
+    }
+    let source = noisy(48, seed(test, 21));
+    // Carries what a destination would be refused for: only the job's own writing may be written over.
+    source.write(510, &[0x55, 0xaa]);
+    let expected = source.content();
+    for engine in Engine::all() {
+        let scratch = Scratch::new();
+        let dest = Loop::new(48 << 20);
+        let image = scratch.path().join("image");
+        for (dest, state) in [(dest.path(), "device"), (&*image, "image")] {
+            let job = Job::new(source.path(), dest, scratch.path().join(format!("state-{state}")), engine);
+            let job = job.args(&["--bwlimit", "24M", "--checkpoint-interval", "0.1", "--buffer-size", "256K"]);
+            let (bytes, kills) = until_done(&job, &mut Rng::new(seed(test, 22)));
+            assert!(kills > 1, "never killed");
+            assert!(bytes < 48 << 20, "the last of {kills} runs copied everything");
+        }
+        assert_same(&dest.content(), &expected);
+        assert_same(&fs::read(&image).unwrap(), &expected);
+    }
+}
+
+/// A job between these, interrupted when some of it is durable.
+fn interrupted(source: &Path, dest: &Path, state: &Path) -> Job {
+    let job = Job::new(source, dest, state, Engine::Auto);
+    let slow = job.clone().args(&["--bwlimit", "8M", "--checkpoint-interval", "0.1", "--buffer-size", "256K"]);
+    let running = slow.start();
+    assert!(running.run_for(Duration::from_millis(1500)), "it was too fast");
+    running.kill();
+    job
+}
+
+#[test]
+fn a_device_that_was_used_meanwhile_is_not_written_to() {
+    if !can_mount("a_device_that_was_used_meanwhile_is_not_written_to") {
+        return;
+    }
+    let (source, dest, scratch) = (noisy(40, 23), Loop::new(40 << 20), Scratch::new());
+    let job = interrupted(source.path(), dest.path(), &scratch.path().join("state"));
+    must(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(dest.path()));
+    let before = dest.content();
+    assert!(job.run().expect(2).says("does not hold any more"));
+    assert_same(&dest.content(), &before);
+    job.arg("--overwrite-device").run().expect(0);
+    assert_same(&dest.content(), &source.content());
+}
+
+#[test]
+fn another_device_under_the_same_name_is_not_written_to() {
+    if !can_mount("another_device_under_the_same_name_is_not_written_to") {
+        return;
+    }
+    let (source, scratch) = (noisy(40, 24), Scratch::new());
+    let (first, second) = (Loop::new(40 << 20), noisy(40, 25));
+    let name = scratch.path().join("disk");
+    first.make_node(&name);
+    let job = interrupted(source.path(), &name, &scratch.path().join("state"));
+    // The node is the second's now, as after a reboot.
+    fs::remove_file(&name).unwrap();
+    second.make_node(&name);
+    let before = second.content();
+    let outcome = job.run().expect(2);
+    assert!(outcome.says("replaced"), "{outcome}");
+    assert_same(&second.content(), &before);
+    fs::remove_file(&name).unwrap();
+    first.make_node(&name);
+    job.run().expect(0);
+    assert_same(&first.content(), &source.content());
+}
+
+/// A disk with a page that cannot be read in its 5th and another in its 9th MiB, over FUSE.
+fn failing(mount: &SlowMount) -> (Loop, Vec<u8>) {
+    let mut content = vec![0; 12 << 20];
+    Rng::new(31).fill(&mut content);
+    for at in [5 << 20, (9 << 20) + 8192] {
+        content[at..at + BAD.len()].copy_from_slice(BAD);
+    }
+    fs::write(mount.folder().join("disk"), &content).unwrap();
+    for at in [5 << 20, (9 << 20) + 8192] {
+        content[at..at + 4096].fill(0);
+    }
+    (Loop::over(&mount.path().join("disk"), &[]), content)
+}
+
+#[test]
+fn bad_sectors_are_found_reported_and_zeroed() {
+    let test = "bad_sectors_are_found_reported_and_zeroed";
+    if !can_mount(test) || !can_mount_fuse(test) {
+        return;
+    }
+    let mount = SlowMount::new(Duration::ZERO);
+    let (source, expected) = failing(&mount);
+    for engine in Engine::all() {
+        let (scratch, dest) = (Scratch::new(), noisy(12, 32));
+        let image = scratch.path().join("image");
+        let state = scratch.path().join("state");
+        let outcome = Job::new(source.path(), &image, &state, engine).run().expect(23);
+        assert!(outcome.says("5242880+4096") || outcome.says("9445376+4096"), "{outcome}");
+        assert!(!image.exists(), "half an image stayed");
+        for (to, state) in [(dest.path(), "device"), (&*image, "image")] {
+            let job = Job::new(source.path(), to, scratch.path().join(format!("state-{state}")), engine)
+                .arg("--skip-bad-sectors");
+            let outcome = job.run().expect(23);
+            assert!(outcome.stdout.contains("\"unreadable\":\"5242880+4096, 9445376+4096\""), "{outcome}");
+            assert_eq!((outcome.number("unreadable_bytes"), outcome.number("failed")), (8192, 1), "{outcome}");
+        }
+        assert_same(&dest.content(), &expected);
+        assert_same(&fs::read(&image).unwrap(), &expected);
+        let state = scratch.path().join("state-device");
+        let report = Command::new(env!("CARGO_BIN_EXE_gfast"))
+            .arg("report")
+            .arg("-state-dir")
+            .arg(state)
+            .args(["-format", "ndjson"])
+            .output();
+        let report = String::from_utf8_lossy(&report.unwrap().stdout).into_owned();
+        assert!(report.contains("5242880+4096, 9445376+4096"), "{report}");
+    }
+}
+
+#[test]
+fn an_image_with_bad_pages_goes_onto_a_device() {
+    let test = "an_image_with_bad_pages_goes_onto_a_device";
+    if !can_mount(test) || !can_mount_fuse(test) {
+        return;
+    }
+    let mount = SlowMount::new(Duration::ZERO);
+    let (_source, expected) = failing(&mount);
+    let (scratch, dest) = (Scratch::new(), Loop::new(12 << 20));
+    let job = Job::new(mount.path().join("disk"), dest.path(), scratch.path().join("state"), Engine::Auto);
+    let job = job.arg("--skip-bad-sectors");
+    let outcome = job.run().expect(23);
+    assert!(outcome.stdout.contains("\"unreadable\":\"5242880+4096, 9445376+4096\""), "{outcome}");
+    assert_same(&dest.content(), &expected);
+    // Repaired: what failed is copied by the next run.
+    let mut repaired = expected;
+    repaired[5 << 20..][..4096].fill(b'r');
+    fs::write(mount.folder().join("disk"), &repaired).unwrap();
+    job.run().expect(0);
+    assert_same(&dest.content(), &repaired);
+}

@@ -1,0 +1,177 @@
+//! What is refused, exit 2: each of these would destroy or miss data. Every destination holds noise, and still does.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use super::support::block::Loop;
+use super::support::fixture::{can_mount, must};
+use super::support::{Engine, Job, Scratch};
+use super::{assert_same, noisy};
+
+const MIB: u64 = 4;
+
+/// Refused for this reason, and neither the destination nor the state was touched.
+#[track_caller]
+fn refused(source: &Path, dest: &Path, more: &[&str], reason: &str) {
+    let scratch = Scratch::new();
+    let state = scratch.path().join("state");
+    let before = fs::read(dest).ok();
+    let outcome = Job::new(source, dest, &state, Engine::Auto).args(more).run().expect(2);
+    assert!(outcome.says(reason), "{reason}: {outcome}");
+    assert!(fs::read(dest).ok() == before, "the destination was touched: {outcome}");
+    let jobs = fs::read_dir(&state).map_or(0, Iterator::count);
+    assert_eq!(jobs, 0, "a job was made");
+}
+
+/// An empty file system on it.
+fn format(device: &Path) {
+    must(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(device));
+}
+
+/// Mounted for as long as this lives.
+struct Mounted(Scratch);
+
+impl Mounted {
+    fn new(device: &Path, options: &str) -> Mounted {
+        let point = Scratch::new();
+        must(Command::new("mount").args(["-o", options]).arg(device).arg(point.path()));
+        Mounted(point)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn what_carries_something_is_overwritten_only_when_asked() {
+    if !can_mount("what_carries_something_is_overwritten_only_when_asked") {
+        return;
+    }
+    let (source, dest, scratch) = (noisy(MIB, 1), Loop::new(MIB << 20), Scratch::new());
+    format(dest.path());
+    refused(source.path(), dest.path(), &[], "ext4 file system");
+    let job = Job::new(source.path(), dest.path(), scratch.path().join("state"), Engine::Auto);
+    job.clone().arg("--overwrite-device").run().expect(0);
+    assert_same(&dest.content(), &source.content());
+    // A finished job's device may be in use for something else by now.
+    format(dest.path());
+    job.run().expect(2);
+    dest.write(0, &vec![0; (MIB << 20) as usize]);
+    dest.write(510, &[0x55, 0xaa]);
+    refused(source.path(), dest.path(), &[], "MBR");
+}
+
+#[test]
+fn what_is_in_use_is_not_written_to() {
+    if !can_mount("what_is_in_use_is_not_written_to") {
+        return;
+    }
+    let (source, dest) = (noisy(MIB, 2), Loop::new(MIB << 20));
+    format(dest.path());
+    {
+        let _mounted = Mounted::new(dest.path(), "ro,noload");
+        refused(source.path(), dest.path(), &["--overwrite-device"], "mounted at");
+    }
+    {
+        let _held = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(dest.path()).unwrap();
+        refused(source.path(), dest.path(), &["--overwrite-device"], "in use");
+    }
+    let image = Scratch::new();
+    let file = image.path().join("file");
+    fs::write(&file, vec![7; 1 << 20]).unwrap();
+    let frozen = Loop::over(&file, &["-r"]);
+    refused(source.path(), frozen.path(), &["--overwrite-device"], "read-only");
+}
+
+#[test]
+fn what_has_no_room_or_is_no_device_is_not_written_to() {
+    if !can_mount("what_has_no_room_or_is_no_device_is_not_written_to") {
+        return;
+    }
+    let (source, small, scratch) = (noisy(MIB, 3), noisy(MIB - 1, 4), Scratch::new());
+    refused(source.path(), small.path(), &["--overwrite-device"], "too small");
+    refused(source.image(), small.path(), &["--overwrite-device"], "too small");
+    let missing = Path::new("/dev/gfast-no-such-device");
+    refused(source.path(), missing, &[], "is not there");
+    refused(source.image(), missing, &[], "is not there");
+    refused(scratch.path(), Path::new("/dev/gfast-no-such/tree"), &[], "is not there");
+    assert!(!missing.exists() && !Path::new("/dev/gfast-no-such").exists());
+    refused(scratch.path(), small.path(), &["--overwrite-device"], "is not a directory");
+    let empty = scratch.path().join("empty");
+    fs::write(&empty, b"").unwrap();
+    refused(&empty, small.path(), &["--overwrite-device"], "is empty");
+    refused(source.path(), &scratch.path().join("new"), &["--skip-equal"], "is no block device");
+    refused(source.path(), small.path(), &["--dry-run"], "");
+}
+
+#[test]
+fn ends_on_the_same_blocks_are_refused() {
+    if !can_mount("ends_on_the_same_blocks_are_refused") {
+        return;
+    }
+    let device = noisy(MIB, 5);
+    refused(device.path(), device.path(), &["--overwrite-device"], "same blocks");
+    refused(device.image(), device.path(), &["--overwrite-device"], "same blocks");
+    refused(device.path(), device.image(), &[], "same blocks");
+    let second = Loop::over(device.image(), &[]);
+    refused(device.path(), second.path(), &["--overwrite-device"], "same blocks");
+    let part = Loop::over(device.image(), &["-o", "1048576", "--sizelimit", "1048576"]);
+    refused(part.path(), device.path(), &["--overwrite-device"], "same blocks");
+    // Parts that lie apart are two devices.
+    let other = Loop::over(device.image(), &["-o", "2097152", "--sizelimit", "1048576"]);
+    let scratch = Scratch::new();
+    Job::new(part.path(), other.path(), scratch.path().join("state"), Engine::Auto).run().expect(0);
+    assert_same(&other.content(), &part.content());
+}
+
+#[test]
+fn a_disk_and_its_partition_are_refused() {
+    if !can_mount("a_disk_and_its_partition_are_refused") {
+        return;
+    }
+    let disk = noisy(MIB, 6);
+    // One partition of type 83 from sector 2048, 4096 sectors long.
+    let mut table = [0; 66];
+    table[4] = 0x83;
+    table[8..12].copy_from_slice(&2048u32.to_le_bytes());
+    table[12..16].copy_from_slice(&4096u32.to_le_bytes());
+    table[64..].copy_from_slice(&[0x55, 0xaa]);
+    disk.write(446, &table);
+    let mut whole = Loop::over(disk.image(), &["-P"]);
+    let name = whole.path().file_name().unwrap().to_str().unwrap().to_owned();
+    if !Path::new(&format!("/sys/block/{name}/{name}p1")).exists() {
+        super::support::fixture::skip("a_disk_and_its_partition_are_refused", "loop devices have no partitions here");
+        return;
+    }
+    let part = whole.part();
+    refused(whole.path(), &part, &["--overwrite-device"], "same blocks");
+    refused(&part, whole.path(), &["--overwrite-device"], "same blocks");
+    let source = noisy(1, 7);
+    let _held = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&part).unwrap();
+    refused(source.path(), whole.path(), &["--overwrite-device"], "in use");
+}
+
+#[test]
+fn a_source_that_may_change_is_copied_only_when_asked() {
+    if !can_mount("a_source_that_may_change_is_copied_only_when_asked") {
+        return;
+    }
+    let (source, dest, scratch) = (Loop::new(MIB << 20), noisy(MIB, 8), Scratch::new());
+    format(source.path());
+    let job = |name: &str| Job::new(source.path(), dest.path(), scratch.path().join(name), Engine::Auto);
+    {
+        let mounted = Mounted::new(source.path(), "rw");
+        refused(source.path(), dest.path(), &[], "--live-source");
+        // An image of a device on itself would never end.
+        refused(source.path(), &mounted.0.path().join("image"), &["--live-source"], "same blocks");
+        job("live").arg("--live-source").run().expect(0);
+    }
+    let _mounted = Mounted::new(source.path(), "ro,noload");
+    job("still").arg("--overwrite-device").run().expect(0);
+    assert_same(&dest.content(), &source.content());
+}

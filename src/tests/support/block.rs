@@ -1,0 +1,109 @@
+//! Loop devices to copy between, detached again when dropped.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+
+use super::Scratch;
+use super::fixture::must;
+
+/// A loop device over an image file.
+#[derive(Debug)]
+pub struct Loop {
+    /// Its node.
+    node: PathBuf,
+    /// The file behind it.
+    image: PathBuf,
+    /// Nodes of partitions that were made for it.
+    parts: Vec<PathBuf>,
+    /// Holds the image, if it is this device's own.
+    _images: Option<Scratch>,
+}
+
+impl Loop {
+    /// A device of `bytes` zeros.
+    pub fn new(bytes: u64) -> Loop {
+        let images = Scratch::new();
+        let image = images.path().join("image");
+        File::create(&image).unwrap().set_len(bytes).unwrap();
+        let mut device = Loop::over(&image, &[]);
+        device._images = Some(images);
+        device
+    }
+
+    /// A device over a file that is there.
+    pub fn over(image: &Path, options: &[&str]) -> Loop {
+        // A node may be missing where nobody makes them; losetup names the number before it needs it.
+        let found = must(Command::new("losetup").arg("-f"));
+        make_node(Path::new(found.trim()));
+        let node = must(Command::new("losetup").args(["-f", "--show"]).args(options).arg(image));
+        let node = PathBuf::from(node.trim());
+        Loop { node, image: image.to_owned(), parts: Vec::new(), _images: None }
+    }
+
+    /// Its node.
+    pub fn path(&self) -> &Path {
+        &self.node
+    }
+
+    /// The file behind it.
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// The node of its first partition, which the kernel knows already.
+    pub fn part(&mut self) -> PathBuf {
+        let name = self.node.file_name().unwrap().to_str().unwrap();
+        let text = fs::read_to_string(format!("/sys/block/{name}/{name}p1/dev")).unwrap();
+        let (major, minor) = text.trim().split_once(':').unwrap();
+        let part = PathBuf::from(format!("{}p1", self.node.display()));
+        let _ = fs::remove_file(&part);
+        let number = makedev(major.parse().unwrap(), minor.parse().unwrap());
+        mknodat(CWD, &part, FileType::BlockDevice, Mode::from_raw_mode(0o600), number).unwrap();
+        self.parts.push(part.clone());
+        part
+    }
+
+    /// Makes another node of it.
+    pub fn make_node(&self, at: &Path) {
+        let number = fs::metadata(&self.node).unwrap().rdev();
+        mknodat(CWD, at, FileType::BlockDevice, Mode::from_raw_mode(0o600), number).unwrap();
+    }
+
+    /// Writes bytes.
+    pub fn write(&self, offset: u64, bytes: &[u8]) {
+        let device = OpenOptions::new().write(true).open(&self.node).unwrap();
+        device.write_all_at(bytes, offset).unwrap();
+        device.sync_all().unwrap();
+    }
+
+    /// All of it, past what the kernel remembers.
+    pub fn content(&self) -> Vec<u8> {
+        must(Command::new("blockdev").arg("--flushbufs").arg(&self.node));
+        fs::read(&self.node).unwrap()
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        self.parts.iter().for_each(|part| drop(fs::remove_file(part)));
+        let detached = Command::new("losetup").arg("-d").arg(&self.node).status();
+        if !matches!(detached, Ok(status) if status.success()) {
+            eprintln!("left attached: {}", self.node.display());
+        }
+    }
+}
+
+fn make_node(node: &Path) {
+    if node.exists() {
+        return;
+    }
+    let number: u32 = node.to_str().unwrap().trim_start_matches("/dev/loop").parse().unwrap();
+    let known = Path::new("/dev/loop0").metadata().unwrap().rdev();
+    let number = makedev(rustix::fs::major(known), number);
+    // Another test may have been faster.
+    let _ = mknodat(CWD, node, FileType::BlockDevice, Mode::from_raw_mode(0o660), number);
+}

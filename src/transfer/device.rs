@@ -1,0 +1,108 @@
+//! An end that is a block device: what is decided, opened and finished in another way than a file.
+//!
+//! ```text
+//! decided    done in this pass, or the same image on the same device: nothing to do        else: copied
+//! opened     the device as it was claimed when the job began                 never created, never removed
+//! finished   nothing: durable with the checkpoint's fsync, no owner, mode or times
+//! ```
+//! A device has no time of change: what a finished pass copied from one is copied again by the next.
+
+use super::{Copied, Ending, NewFile, Prepared, Seal, Work, ending_of};
+use crate::catalog::{FileRecord, Range, Status};
+use crate::config::Overwrite;
+use crate::error::{Error, Result, escape};
+use crate::plan::{self, Plan, Skip};
+use crate::provider::block::Device;
+use crate::report::Count;
+use crate::ring::{Kind, Side};
+
+impl Work<'_> {
+    /// Decides about a device, or about an image that goes onto one. It is always copied in blocks.
+    pub(super) fn prepare_device(&self, record: Option<&FileRecord>) -> Prepared {
+        match self.decide_device(record) {
+            Ok(Some(ending)) => Prepared::Ended(ending),
+            Ok(None) => Prepared::Large(*self.stat, None),
+            Err(error) => Prepared::Ended(ending_of(error)),
+        }
+    }
+
+    fn decide_device(&self, record: Option<&FileRecord>) -> Result<Option<Ending>> {
+        if self.stat.kind() != Kind::File || self.stat.size == 0 {
+            let path = self.place.path(self.job, Side::Source);
+            return Err(Error::refused_object(path, "it is no file with content any more"));
+        }
+        match plan::decide(self.stat, record, &self.job.progress, false) {
+            Plan::Skip(Skip::Unchanged) if self.job.device(Side::Source).is_some() => {
+                let path = escape(&self.place.path(self.job, Side::Source));
+                let why = "a device does not tell whether it has changed";
+                self.job.console.note(&format!("gfast: {path} is copied again: {why}"));
+            }
+            Plan::Skip(skip) => return Ok(Some(Ending::Skipped(skip))),
+            Plan::Copy(_) | Plan::Compare | Plan::Reread(_) => {}
+        }
+        Ok(self.reseal(record)?.map(|copied| Ending::Copied(Box::new(copied))))
+    }
+
+    /// A device whose content an interrupted run has made durable, and whose record only was not completed.
+    pub(super) fn device_before(&self, device: &Device, record: Option<&FileRecord>) -> Option<Copied> {
+        let is_durable = |r: &&FileRecord| {
+            r.status == Status::Done && r.batch > self.job.progress.completed_batch && r.stamp == self.stamp
+        };
+        let record = record.filter(is_durable).filter(|r| r.dest_ino == device.identity())?;
+        let mut copied = self.copied(&self.open_device(device).made, Seal::None, 0, Count::FilesCopied);
+        (copied.large_id, copied.checksum) = (record.large_id, record.checksum);
+        Some(copied)
+    }
+
+    /// The destination device, as the new file that it stands for. It has the room: that was seen to before.
+    pub(super) fn open_device(&self, device: &Device) -> NewFile {
+        let made = crate::ring::Stat { size: self.stat.size, ..device.described() };
+        NewFile { handle: device.buffered.clone(), temp: None, made }
+    }
+
+    /// What an interrupted run has made durable on the destination device. The first of it is read again: a device
+    /// that holds something else now was taken into use meanwhile, and nothing more is written to it.
+    pub(crate) fn find_on_device(
+        &self,
+        device: &Device,
+        record: Option<&FileRecord>,
+    ) -> Result<Option<(NewFile, u64, Vec<Range>)>> {
+        let is_ours = |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0 && r.stamp == self.stamp;
+        let record = record.filter(is_ours).filter(|r| r.dest_ino == device.identity());
+        let Some(record) = record else { return Ok(None) };
+        let ranges = self.job.catalog.reader()?.ranges(record.large_id)?;
+        if let Some((first, crc64)) = ranges.first().and_then(|range| Some((range, range.crc64?))) {
+            let now = device.crc64(first.offset, first.len);
+            let now = now.map_err(|errno| Error::os("read", &device.path, errno))?;
+            if now != crc64 && self.job.config.devices.overwrite == Overwrite::Refuse {
+                let why = "does not hold any more what this job has written to it: \
+                           to begin anew say --overwrite-device";
+                return Err(Error::refused(&device.path, why));
+            }
+            if now != crc64 {
+                return Ok(None);
+            }
+        }
+        Ok(Some((self.open_device(device), record.large_id, ranges)))
+    }
+
+    /// Ends a file of which parts could not be read: it stays, under its name, and has no seal. What is there of a
+    /// failing disk may be all that is left of it.
+    pub(crate) fn finish_in_part(&self, file: NewFile) -> Result<()> {
+        let NewFile { handle, temp, made } = file;
+        if self.job.device(Side::Dest).is_some() {
+            return Ok(());
+        }
+        let dest = self.dest();
+        self.keep_metadata(&handle, &made)?;
+        dest.sync_file(&handle).map_err(|errno| self.error("sync", errno))?;
+        dest.close(handle).map_err(|errno| self.error("close", errno))?;
+        match &temp {
+            Some(temp) => {
+                let renamed = dest.rename(self.dest_dir(), temp, &self.place.dest_name);
+                renamed.map_err(|errno| self.error("rename", errno))
+            }
+            None => Ok(()),
+        }
+    }
+}
