@@ -1,12 +1,12 @@
 //! Kills, devices that are exchanged between two runs, and bad sectors.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use super::support::block::Loop;
-use super::support::fixture::{can_mount, must};
+use super::support::fixture::{can_mount, has, must, set_mode, skip};
 use super::support::slow::{BAD, SlowMount, can_mount_fuse};
 use super::support::{Engine, Job, Rng, Scratch, seed};
 use super::{assert_same, noisy};
@@ -98,6 +98,33 @@ fn another_device_under_the_same_name_is_not_written_to() {
     assert_same(&first.content(), &source.content());
 }
 
+/// The program that shows which files are made durable, by a wrapper that writes to `log`.
+fn tracing(scratch: &Scratch, log: &Path) -> PathBuf {
+    let script = scratch.path().join("traced");
+    fs::write(&script, format!("#!/bin/sh\nexec strace -f -y -e trace=fsync -o {} \"$@\"\n", log.display())).unwrap();
+    set_mode(&script, 0o755);
+    script
+}
+
+#[test]
+fn a_device_is_made_durable_itself() {
+    let test = "a_device_is_made_durable_itself";
+    if !can_mount(test) || !(has("strace") || skip(test, "no strace")) {
+        return;
+    }
+    let (source, dest) = (noisy(8, 26), noisy(8, 27));
+    for (more, is_synced) in [(&[][..], true), (&["--sync", "none"], false)] {
+        let scratch = Scratch::new();
+        let log = scratch.path().join("log");
+        let job = Job::new(source.path(), dest.path(), scratch.path().join("state"), Engine::Auto).args(more);
+        job.within(&tracing(&scratch, &log)).run().expect(0);
+        let called = format!("<{}", dest.path().display());
+        let log = fs::read_to_string(&log).unwrap();
+        let is_there = log.lines().any(|line| line.contains(&called) && line.trim_end().ends_with("= 0"));
+        assert_eq!(is_there, is_synced, "{more:?}\n{log}");
+    }
+}
+
 /// A disk with a page that cannot be read in its 5th and another in its 9th MiB, over FUSE.
 fn failing(mount: &SlowMount) -> (Loop, Vec<u8>) {
     let mut content = vec![0; 12 << 20];
@@ -127,6 +154,10 @@ fn bad_sectors_are_found_reported_and_zeroed() {
         let outcome = Job::new(source.path(), &image, &state, engine).run().expect(23);
         assert!(outcome.says("5242880+4096") || outcome.says("9445376+4096"), "{outcome}");
         assert!(!image.exists(), "half an image stayed");
+        let node = scratch.path().join("node");
+        dest.make_node(&node);
+        Job::new(source.path(), &node, scratch.path().join("state-node"), engine).run().expect(23);
+        assert!(node.exists(), "a copy that failed has removed its destination's node");
         for (to, state) in [(dest.path(), "device"), (&*image, "image")] {
             let job = Job::new(source.path(), to, scratch.path().join(format!("state-{state}")), engine)
                 .arg("--skip-bad-sectors");
