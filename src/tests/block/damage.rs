@@ -98,10 +98,10 @@ fn another_device_under_the_same_name_is_not_written_to() {
     assert_same(&first.content(), &source.content());
 }
 
-/// The program that shows which files are made durable, by a wrapper that writes to `log`.
-fn tracing(scratch: &Scratch, log: &Path) -> PathBuf {
+/// A wrapper that runs a program under strace with these words.
+fn traced(scratch: &Scratch, words: &str) -> PathBuf {
     let script = scratch.path().join("traced");
-    fs::write(&script, format!("#!/bin/sh\nexec strace -f -y -e trace=fsync -o {} \"$@\"\n", log.display())).unwrap();
+    fs::write(&script, format!("#!/bin/sh\nexec strace -f {words} \"$@\"\n")).unwrap();
     set_mode(&script, 0o755);
     script
 }
@@ -117,12 +117,30 @@ fn a_device_is_made_durable_itself() {
         let scratch = Scratch::new();
         let log = scratch.path().join("log");
         let job = Job::new(source.path(), dest.path(), scratch.path().join("state"), Engine::Auto).args(more);
-        job.within(&tracing(&scratch, &log)).run().expect(0);
+        job.within(&traced(&scratch, &format!("-y -e trace=fsync -o {}", log.display()))).run().expect(0);
         let called = format!("<{}", dest.path().display());
         let log = fs::read_to_string(&log).unwrap();
         let is_there = log.lines().any(|line| line.contains(&called) && line.trim_end().ends_with("= 0"));
         assert_eq!(is_there, is_synced, "{more:?}\n{log}");
     }
+}
+
+#[test]
+fn what_the_first_write_leaves_is_known_for_the_jobs_own() {
+    let test = "what_the_first_write_leaves_is_known_for_the_jobs_own";
+    if !can_mount(test) || !(has("strace") || skip(test, "no strace")) {
+        return;
+    }
+    let (source, dest, scratch) = (noisy(8, 28), Loop::new(8 << 20), Scratch::new());
+    source.write(510, &[0x55, 0xaa]);
+    let job = Job::new(source.path(), dest.path(), scratch.path().join("state"), Engine::Sync);
+    let node = dest.path().display();
+    let words = format!("-o /dev/null -P {node} -e trace=pwrite64 -e inject=pwrite64:signal=KILL:when=2");
+    let outcome = job.clone().within(&traced(&scratch, &words)).run();
+    assert_eq!(outcome.code(), None, "{outcome}");
+    assert_eq!(&dest.content()[510..512], &[0x55, 0xaa], "it was killed before its first write");
+    job.run().expect(0);
+    assert_same(&dest.content(), &source.content());
 }
 
 /// A disk with a page that cannot be read in its 5th and another in its 9th MiB, over FUSE.
@@ -177,6 +195,28 @@ fn bad_sectors_are_found_reported_and_zeroed() {
         let report = String::from_utf8_lossy(&report.unwrap().stdout).into_owned();
         assert!(report.contains("5242880+4096, 9445376+4096"), "{report}");
     }
+}
+
+#[test]
+fn the_map_is_whole_after_a_kill() {
+    let test = "the_map_is_whole_after_a_kill";
+    if !can_mount(test) || !can_mount_fuse(test) {
+        return;
+    }
+    let mount = SlowMount::new(Duration::ZERO);
+    let (source, expected) = failing(&mount);
+    let (scratch, dest) = (Scratch::new(), Loop::new(12 << 20));
+    let job = Job::new(source.path(), dest.path(), scratch.path().join("state"), Engine::Auto);
+    let job = job.args(&["--skip-bad-sectors", "--bwlimit", "8M", "--checkpoint-interval", "0.1"]);
+    let running = job.start();
+    // Behind the first bad page and the chunk it lies in.
+    assert!(running.run_until(|io| io.write_bytes > 17 << 19), "it was too fast");
+    running.run_for(Duration::from_millis(200));
+    running.kill();
+    let outcome = job.run().expect(23);
+    assert!(outcome.stdout.contains("\"unreadable\":\"5242880+4096, 9445376+4096\""), "{outcome}");
+    assert!(outcome.number("bytes") < 12 << 20, "everything was copied again: {outcome}");
+    assert_same(&dest.content(), &expected);
 }
 
 #[test]
