@@ -25,6 +25,7 @@ mod trial;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -146,6 +147,7 @@ pub fn run(request: &Request, stop: &Stop) -> Result<Option<Findings>> {
         dest_s3: request.s3.clone(),
         ..Config::new(request.source.clone(), request.dest.clone(), request.state_dir.clone())
     };
+    [&request.source, &request.dest].into_iter().try_for_each(refuse_device)?;
     let source = examine(request, &base)?;
     Catalog::check_place(&request.state_dir)?;
     let places = (Place::of(&request.source, &request.s3)?, Place::of(&request.dest, &request.s3)?);
@@ -173,6 +175,15 @@ pub fn run(request: &Request, stop: &Stop) -> Result<Option<Findings>> {
         findings.profile = Some(escape(path.as_os_str().as_encoded_bytes()));
     }
     Ok(Some(findings))
+}
+
+/// Measurements make and remove trees: a device holds none.
+fn refuse_device(location: &Location) -> Result<()> {
+    let Location::Posix(path) = location else { return Ok(()) };
+    match std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device()) {
+        true => Err(Error::refused(path.as_os_str().as_encoded_bytes(), "is a block device: tune measures with files")),
+        false => Ok(()),
+    }
 }
 
 /// Refuses what no job could copy, and what is not measured. Touches nothing.

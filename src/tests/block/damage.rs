@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::support::block::Loop;
 use super::support::fixture::{can_mount, has, must, set_mode, skip};
+use super::support::s3::S3sFs;
 use super::support::slow::{BAD, SlowMount, can_mount_fuse};
 use super::support::{Engine, Job, Rng, Scratch, seed};
 use super::{assert_same, noisy};
@@ -48,6 +49,33 @@ fn a_killed_copy_goes_on_where_it_was() {
         assert_same(&dest.content(), &expected);
         assert_same(&fs::read(&image).unwrap(), &expected);
     }
+}
+
+#[test]
+fn a_killed_download_goes_on_where_it_was() {
+    if !can_mount("a_killed_download_goes_on_where_it_was") {
+        return;
+    }
+    let (source, scratch) = (noisy(40, 33), Scratch::new());
+    source.write(510, &[0x55, 0xaa]);
+    let server = S3sFs::start(scratch.path());
+    server.bucket("bucket");
+    let object = Path::new("s3://bucket/disk.img");
+    let job = |from: &Path, to: &Path, state: &str| {
+        Job::new(from, to, scratch.path().join(state), Engine::Auto)
+            .env("AWS_ACCESS_KEY_ID", server.access_key())
+            .env("AWS_SECRET_ACCESS_KEY", server.secret_key())
+            .args(&["--endpoint-url", &server.endpoint(), "--region", "us-east-1", "--part-size", "5M"])
+    };
+    job(source.path(), object, "up").run().expect(0);
+    let dest = Loop::new(40 << 20);
+    let down = job(object, dest.path(), "down");
+    let running = down.clone().args(&["--bwlimit", "8M", "--checkpoint-interval", "0.1", "--streams", "1"]).start();
+    assert!(running.run_for(Duration::from_secs(3)), "it was too fast");
+    running.kill();
+    let outcome = down.run().expect(0);
+    assert!(outcome.number("bytes") < 40 << 20, "everything was copied again: {outcome}");
+    assert_same(&dest.content(), &source.content());
 }
 
 /// A job between these, interrupted when some of it is durable.

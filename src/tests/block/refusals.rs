@@ -110,6 +110,24 @@ fn what_has_no_room_or_is_no_device_is_not_written_to() {
 }
 
 #[test]
+fn tune_makes_nothing_on_devices() {
+    if !can_mount("tune_makes_nothing_on_devices") {
+        return;
+    }
+    let (device, scratch) = (noisy(1, 9), Scratch::new());
+    let before = device.content();
+    for (source, dest) in [(device.path(), scratch.path()), (scratch.path(), device.path())] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gfast"));
+        command.arg("tune").arg("-source").arg(source).arg("-dest").arg(dest);
+        let output = command.arg("-state-dir").arg(scratch.path().join("state")).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("is a block device"), "{said}");
+    }
+    assert_same(&device.content(), &before);
+}
+
+#[test]
 fn ends_on_the_same_blocks_are_refused() {
     if !can_mount("ends_on_the_same_blocks_are_refused") {
         return;
