@@ -14,7 +14,7 @@ use crate::boards::Boards;
 use crate::catalog::{BATCH_UNSEALED, Catalog, Checksum, DirId, DirState, FileRecord, Record, Row, Stamp, Status};
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
-use crate::filesystem::Reach;
+use crate::filesystem::{FileSystem, Reach};
 use crate::filter::{Choice, Filter, Selection, Sort};
 use crate::gate::Gate;
 use crate::links::{LinkKey, LinkMap, LinkName};
@@ -152,6 +152,12 @@ pub struct Job {
     pub sync_each: bool,
     /// Nanoseconds the destination's times are told apart by.
     pub granularity_nanos: u32,
+    /// What the destination root lives on.
+    pub dest_file_system: FileSystem,
+    /// Names of the destination directory that was last looked through.
+    pub seen: Mutex<Seen>,
+    /// Held while a name is given that a destination might take for another.
+    pub naming: Mutex<()>,
     /// The queues.
     pub walker: Walker,
     /// Streams.
@@ -196,6 +202,15 @@ pub struct Job {
     /// One descriptor per destination file system, opened before the first write there: syncfs reports an error once
     /// per descriptor (I1).
     pub superblocks: Mutex<HashMap<u64, Handle>>,
+}
+
+/// Names of a destination directory that folds case, as they were listed: hashes, so that they are bounded in bytes.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Which directory's.
+    pub dir: Option<DirId>,
+    /// Its names.
+    pub names: HashSet<u64>,
 }
 
 /// What the catalog held when a run began.

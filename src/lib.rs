@@ -32,6 +32,7 @@
 //! provider/s3/*.rs     S3: the bucket, a lane's client of it, keys, attributes, retries
 //! roots/*.rs           both ends of a job: examined, refused, opened
 //! links.rs             hard links in flight
+//! names.rs             names that a destination takes for one another
 //! plan.rs              the decision about one object (pure)
 //! pages.rs             how far a bucket's listing has outcomes, page by page
 //! walk/mod.rs          directories as work items, shared by all shards
@@ -127,6 +128,7 @@ pub mod limits;
 pub mod links;
 pub mod listing;
 pub mod location;
+pub mod names;
 pub mod nudges;
 pub mod outcome;
 pub mod pages;

@@ -53,6 +53,7 @@ impl Work<'_> {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(self.error("stat", errno)),
         };
+        self.own_name()?;
         match self.stat.kind() {
             Kind::File if plan::is_sealed_copy(self.stat, &dest, self.job.granularity_nanos) => {
                 if self.stat.nlink != dest.nlink {

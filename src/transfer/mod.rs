@@ -21,7 +21,8 @@ use crate::catalog::{Checksum, FileRecord, Proof, Stamp};
 use crate::config::{ChecksumPolicy, Metadata, Naming, ReflinkChoice, SMALL_BYTES_MAX};
 use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::job::{Job, Place, Reflink};
-use crate::links::{Claim, LinkKey};
+use crate::links::{self, LinkKey};
+use crate::names::{self, Claim};
 use crate::plan::{self, Plan, Skip};
 use crate::provider::metadata::{self, UNSEALED};
 use crate::provider::posix::Posix;
@@ -258,8 +259,8 @@ pub(crate) fn claim_group(job: &Job, place: &Place, key: LinkKey, stamp: &Stamp)
     }
     let claim = job.links.claim(key, (place.dir.id, place.name.clone()), || job.recorded_first(key, stamp))?;
     Ok(match claim {
-        Claim::First => Grouping::First(key),
-        Claim::Further => Grouping::Further(key),
+        links::Claim::First => Grouping::First(key),
+        links::Claim::Further => Grouping::Further(key),
     })
 }
 
@@ -361,7 +362,8 @@ impl<'a> Work<'a> {
                 None => self.create_temp(mode)?,
             },
             Naming::Atomic => {
-                if self.place.dir.dest() != DestDir::Created {
+                if self.place.dir.dest() != DestDir::Created && self.is_taken() {
+                    self.own_name()?;
                     self.make_way()?;
                 }
                 self.create_temp(mode)?
@@ -398,10 +400,22 @@ impl<'a> Work<'a> {
                 self.remove_leftover(None);
                 Ok(Some(handle))
             }
-            Err(Errno::EXIST) if self.make_way()? => self.create_in_place(mode),
-            Err(Errno::EXIST) => Ok(None),
+            Err(Errno::EXIST) => match self.own_name().and_then(|()| self.make_way())? {
+                true => self.create_in_place(mode),
+                false => Ok(None),
+            },
             Err(errno) => Err(self.error("create", errno)),
         }
+    }
+
+    fn is_taken(&self) -> bool {
+        self.dest().stat(self.dest_dir(), &self.place.dest_name).is_ok()
+    }
+
+    /// The name is taken: by its own object, or by another that the destination takes for it.
+    fn own_name(&self) -> Result<()> {
+        let Place { dir, open, name, dest_name } = self.place;
+        names::own(self.job, self.caller, Claim { dir, open, name, dest_name })
     }
 
     /// What was to replace a file when the power went may still be there, and not be needed any more, unless it is what

@@ -46,8 +46,12 @@ impl Work<'_> {
                 self.remove_leftover(None);
                 return Ok(None);
             }
-            Err(Errno::EXIST) if self.make_way()? => return self.make_named(make),
-            Err(Errno::EXIST) => {}
+            Err(Errno::EXIST) => {
+                self.own_name()?;
+                if self.make_way()? {
+                    return self.make_named(make);
+                }
+            }
             Err(errno) => return Err(self.error("create", errno)),
         }
         let temp = self.place.temp_name(self.job);
