@@ -24,6 +24,7 @@
 //! ring/buffers.rs      the arena and its leases
 //! ring/uring.rs        io_uring answers
 //! ring/syscalls.rs     plain system calls answer
+//! ring/xattrs.rs       those of extended attributes
 //! ring/sim/*.rs        the seeded simulator answers (tests)
 //! catalog/*.rs         LMDB through heed: records, indexes, one commit a batch
 //! provider/mod.rs      what each kind of storage can do
