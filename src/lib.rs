@@ -30,6 +30,7 @@
 //! provider/mod.rs      what each kind of storage can do
 //! provider/posix.rs    a mounted file system's verbs, typed
 //! provider/metadata.rs owner and mode
+//! provider/xattrs.rs   extended attributes and ACLs
 //! provider/s3/*.rs     S3: the bucket, a lane's client of it, keys, attributes, retries
 //! roots/*.rs           both ends of a job: examined, refused, opened
 //! links.rs             hard links in flight
@@ -41,6 +42,7 @@
 //! job.rs               what all parts of a run share
 //! listing.rs           one directory being listed
 //! transfer/mod.rs      the life of one object
+//! transfer/attributes.rs  its extended attributes and ACLs
 //! transfer/held.rs     what the destination holds already: sealed again, adopted, given new metadata
 //! transfer/named.rs    objects without content: symlinks, FIFOs, sockets, device nodes
 //! large/mod.rs         the life of a large file

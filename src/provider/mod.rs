@@ -3,3 +3,4 @@
 pub mod metadata;
 pub mod posix;
 pub mod s3;
+pub mod xattrs;

@@ -14,8 +14,11 @@
 //! What is asynchronous is a state of the shard; what is not is straight-line code over a [`Caller`]. On any error the
 //! partial file is removed (I2). The mtime, which is the seal, comes later: checkpoint.rs.
 
+mod attributes;
 mod held;
 mod named;
+
+pub(crate) use attributes::note_unasked;
 
 use crate::catalog::{Checksum, FileRecord, Proof, Stamp};
 use crate::config::{ChecksumPolicy, Metadata, Naming, ReflinkChoice, SMALL_BYTES_MAX};
@@ -26,6 +29,7 @@ use crate::names::{self, Claim};
 use crate::plan::{self, Plan, Skip};
 use crate::provider::metadata::{self, UNSEALED};
 use crate::provider::posix::Posix;
+use crate::provider::xattrs::Made;
 use crate::report::Count;
 use crate::ring::{Access, Caller, Handle, Kind, Lease, Name, Side, Stat, Time};
 use crate::walk::DestDir;
@@ -174,7 +178,7 @@ fn try_prepare(
         Grouping::First(key) => Some(key),
         Grouping::Further(key) => return Ok(Prepared::Ended(Ending::Further(key, Stamp::of(&stat)))),
     };
-    let work = Work { job, caller, place, stat: &stat, stamp: Stamp::of(&stat), group: *group };
+    let work = Work { job, caller, place, stat: &stat, stamp: Stamp::of(&stat), group: *group, told: None };
     if let Some(copied) = work.reseal(record)? {
         return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));
     }
@@ -290,6 +294,8 @@ pub struct Work<'a> {
     pub stamp: Stamp,
     /// Its group if it has several names.
     pub group: Option<LinkKey>,
+    /// Its extended attributes and ACLs, where the source cannot be asked for them.
+    pub told: Option<&'a [(Name, Vec<u8>)]>,
 }
 
 impl<'a> Work<'a> {
@@ -339,18 +345,6 @@ impl<'a> Work<'a> {
 
     fn keeps_metadata(&self) -> bool {
         self.job.config.metadata == Metadata::Keep
-    }
-
-    fn keep_metadata(&self, file: &Handle, now: &Stat) -> Result<()> {
-        if !self.keeps_metadata() {
-            return Ok(());
-        }
-        let loss = metadata::keep_owner_and_mode(&self.dest(), file, self.stat, now)
-            .map_err(|errno| self.error("set owner and mode of", errno))?;
-        match loss {
-            Some(loss) => self.job.lose(self.place, loss),
-            None => Ok(()),
-        }
     }
 
     /// Creates the destination file: under its own name if that is free, else under the temporary one (I2).
@@ -467,7 +461,8 @@ impl<'a> Work<'a> {
         let _ = self.dest().unlink(self.dest_dir(), name);
     }
 
-    /// Owner, mode, durability if each file has its own, close. Consumes the file; on an error it is removed.
+    /// Owner, mode, attributes, durability if each file has its own, close. Consumes the file; on an error it is
+    /// removed.
     pub fn finish(&self, file: NewFile, bytes: u64, count: Count) -> Result<Copied> {
         let NewFile { handle, temp, made } = file;
         match self.try_finish(handle, &made) {
@@ -480,7 +475,8 @@ impl<'a> Work<'a> {
     }
 
     fn try_finish(&self, handle: Handle, made: &Stat) -> Result<()> {
-        self.keep_metadata(&handle, made)?;
+        let kept = self.keep_metadata(&handle, made)?;
+        self.keep_attributes_of(&handle, kept, Made::New)?;
         let dest = self.dest();
         if metadata::is_young(self.stat.mtime, now()) {
             dest.set_times(&handle, self.stat.atime, UNSEALED).map_err(|errno| self.error("set times of", errno))?;
