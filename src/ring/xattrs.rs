@@ -152,3 +152,37 @@ unsafe fn call(number: c_long, at: &Handle, name: &CStr, key: &CStr, args: *mut 
     // SAFETY: both names end in a NUL and outlive the call; `args` is valid by this function's own condition.
     unsafe { libc::syscall(number, at.as_raw_fd(), name, flags, key, args.cast::<c_void>(), size_of::<Args>()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, Mode, OFlags};
+    use std::sync::Arc;
+
+    /// The system calls of Linux 6.13 and the way through procfs see one and the same, a symlink's own included.
+    #[test]
+    fn both_ways_of_asking_by_name_answer_alike() {
+        let dir = std::env::temp_dir().join(format!("gfast-xattrs-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("file"), "").unwrap();
+        std::os::unix::fs::symlink("file", dir.join("link")).unwrap();
+        let at: Handle = Arc::new(rustix::fs::openat(CWD, &dir, OFlags::DIRECTORY, Mode::empty()).unwrap());
+        let (file, link, key) = (c"file".to_owned(), c"link".to_owned(), c"user.key".to_owned());
+        let value = vec![7; 2 * BYTES_USUAL];
+        let is_there = match set(&at, &file, &key, &value) {
+            Err(Errno::OPNOTSUPP) => false,
+            set => set.map(|()| true).unwrap(),
+        };
+        if is_there {
+            assert_eq!(get(&at, &file, &key).as_ref(), Ok(&value));
+            let by_path = grown(|bytes| rustix::fs::lgetxattr(path(&at, &file), &*key, bytes));
+            assert_eq!(by_path.as_ref(), Ok(&value));
+            assert_eq!(list(&at, &file), grown(|bytes| rustix::fs::llistxattr(path(&at, &file), bytes)));
+            assert_eq!(get(&at, &link, &key), Err(Errno::NODATA), "a symlink is not followed");
+            let held: Handle = Arc::new(rustix::fs::openat(&at, c"file", OFlags::RDONLY, Mode::empty()).unwrap());
+            assert_eq!(get(&held, &Name::default(), &key).as_ref(), Ok(&value));
+            assert_eq!((remove(&at, &file, &key), remove(&at, &file, &key)), (Ok(()), Err(Errno::NODATA)));
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
