@@ -138,7 +138,8 @@ fn id(dir: u64) -> DirId {
 fn put_dir(dir: u64, batch: u64, rows: &mut Vec<Row>) {
     let name = Name::new(format!("directory-{dir:07}")).unwrap_or_default();
     let stamp = Some(DirStamp { mode: 0o40755, ino: 1_000_000 + dir, dev: 2049, ..DirStamp::default() });
-    let record = DirRecord { parent: DirId::ROOT, name: name.clone(), stamp, listed_batch: batch };
+    let record =
+        DirRecord { parent: DirId::ROOT, name: name.clone(), stamp, listed_batch: batch, ..DirRecord::default() };
     rows.push(Row::PutEntry { dir: DirId::ROOT, name, record: Record::Dir(id(dir)) });
     rows.push(Row::PutDir { id: id(dir), record });
     rows.push(Row::CloseDir { id: id(dir) });

@@ -156,6 +156,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Whether owner and mode are kept.
     pub metadata: Metadata,
+    /// What is kept beside owner, mode and times.
+    pub attributes: Attributes,
     /// Which interpreter answers the operations.
     pub engine: EngineChoice,
     /// When the page cache is passed by.
@@ -238,6 +240,7 @@ impl Config {
             ops_per_s: None,
             block_bytes: BLOCK_BYTES_DEFAULT,
             metadata: Metadata::Keep,
+            attributes: Attributes::None,
             engine: EngineChoice::Auto,
             direct: DirectChoice::Auto,
             reflink: ReflinkChoice::Auto,
@@ -301,6 +304,41 @@ pub enum Metadata {
     Keep,
     /// Times only (mtime is the seal, I2); owner and mode are left to the system.
     TimesOnly,
+}
+
+/// What is kept of an object beside owner, mode and times. Nothing is asked for what is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attributes {
+    /// Nothing.
+    None,
+    /// Extended attributes, file capabilities among them.
+    Xattrs,
+    /// POSIX ACLs.
+    Acls,
+    /// Both.
+    All,
+}
+
+impl Attributes {
+    /// From what the command line says of each.
+    pub fn of(xattrs: bool, acls: bool) -> Attributes {
+        match (xattrs, acls) {
+            (false, false) => Attributes::None,
+            (true, false) => Attributes::Xattrs,
+            (false, true) => Attributes::Acls,
+            (true, true) => Attributes::All,
+        }
+    }
+
+    /// Whether extended attributes are.
+    pub fn has_xattrs(self) -> bool {
+        matches!(self, Attributes::Xattrs | Attributes::All)
+    }
+
+    /// Whether ACLs are.
+    pub fn has_acls(self) -> bool {
+        matches!(self, Attributes::Acls | Attributes::All)
+    }
 }
 
 /// Which interpreter answers the operations.

@@ -45,6 +45,8 @@ pub enum Cause {
     Vanished,
     /// What the object is cannot be kept at the destination and `--strict` asked for it.
     Loss(&'static str),
+    /// The destination takes its name for that of this other object, by a path there.
+    Clash(Vec<u8>),
     /// An S3 server answered with an error.
     Remote {
         /// The HTTP status.
@@ -114,7 +116,7 @@ impl Cause {
             Cause::Os(errno) => class_of(*errno),
             Cause::Usage(_) | Cause::Refused(_) | Cause::Catalog(_) => Class::Fatal,
             Cause::Unstable { .. } | Cause::Vanished | Cause::Loss(_) | Cause::Protected(_) => Class::Object,
-            Cause::Unreadable(..) => Class::Object,
+            Cause::Unreadable(..) | Cause::Clash(_) => Class::Object,
             Cause::Remote { code, .. } => class_of_code(code),
             // The whole budget of retries met no server: no other object will fare better now.
             Cause::Network(_) => Class::Fatal,
@@ -172,6 +174,9 @@ impl fmt::Display for Cause {
             Cause::Vanished => f.write_str("it vanished while the job ran"),
             Cause::Protected(why) => f.write_str(why),
             Cause::Loss(what) => write!(f, "the destination cannot keep its {what} (--strict)"),
+            Cause::Clash(other) => {
+                write!(f, "the destination takes its name for that of {}, which is another file", escape(other))
+            }
             Cause::Remote { status, code } => write!(f, "the server answered {code} (HTTP {status})"),
             Cause::Network(what) => write!(f, "no answer from the server: {what}"),
             Cause::Silence(what) => write!(f, "the server answers, but not about this: {what}"),

@@ -1,5 +1,5 @@
-//! The end of a pass: every directory gets its owner, mode and times, deepest first, and the catalog says that all is
-//! done.
+//! The end of a pass: every directory gets its owner, mode, attributes and times, deepest first, and the catalog says
+//! that all is done.
 //!
 //! Directories are finished last because every name created, renamed or linked in them changes their mtime, and because
 //! 0700 shields what they hold until then (I9). What to do is an index in the catalog, read in descending numbers: a
@@ -9,14 +9,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::catalog::{Batch, DirId, DirStamp, DirState, Header, JobStatus, Row, Totals};
+use crate::catalog::{Batch, DirId, DirRecord, DirState, Header, JobStatus, Row, Totals};
 use crate::checkpoint::Checkpointer;
-use crate::config::{LossPolicy, Metadata, scaled};
+use crate::config::{Attributes, LossPolicy, Metadata, SpecialBits, scaled};
 use crate::error::{Cause, Class, Errno, Error, Result};
-use crate::lane::publish;
+use crate::lane::publish::{self, Publication};
 use crate::provider::metadata;
-use crate::report::{Count, Loss, PASSES_MAX, Pass};
-use crate::ring::Side;
+use crate::provider::s3::extended;
+use crate::provider::xattrs::{self, Failed, Made, Origin, Target, Thing, Trust};
+use crate::report::{Count, Loss, LossSet, PASSES_MAX, Pass};
+use crate::ring::{Handle, Kind, Name, Side, Stat};
 use crate::seal::{Sealer, on_all};
 use crate::walk::DirNode;
 
@@ -105,20 +107,25 @@ impl Checkpointer {
         let mut due = Vec::with_capacity(ids.len());
         for id in ids {
             let record = self.job.catalog.reader()?.dir(id)?;
-            match record.and_then(|record| record.stamp) {
-                Some(stamp) => due.push((self.node(id)?, stamp)),
+            match record.filter(|record| record.stamp.is_some()) {
+                Some(record) => due.push((self.node(id)?, record)),
                 None => rows.push(Row::CloseDir { id }),
             }
         }
         due.sort_by_key(|(dir, _)| std::cmp::Reverse(dir.depth));
         for level in due.chunk_by(|(a, _), (b, _)| a.depth == b.depth) {
-            let settled = on_all(&mut self.sealers, level, |sealer, (dir, stamp)| sealer.settle_dir(dir, stamp));
-            for ((dir, _), settled) in level.iter().zip(settled) {
+            let settled = on_all(&mut self.sealers, level, |sealer, (dir, record)| sealer.settle_dir(dir, record));
+            for ((dir, record), settled) in level.iter().zip(settled) {
                 match settled {
-                    Ok(()) => {
+                    Ok(losses) => {
                         self.counters.add(Count::Dirs, 1);
                         rows.push(Row::CloseDir { id: dir.id });
+                        if losses != record.losses {
+                            let record = DirRecord { losses, ..record.clone() };
+                            rows.push(Row::PutDir { id: dir.id, record });
+                        }
                     }
+                    Err(error) if error.class() == Class::Fatal => return Err(error),
                     Err(error) => {
                         self.job.say(&error, 1);
                         self.counters.add(Count::Failed, 1);
@@ -132,32 +139,38 @@ impl Checkpointer {
 
     /// Stores the objects of a page of directories in a bucket, many at a time. One whose state is not known has none.
     fn publish_dirs(&mut self, ids: Vec<DirId>, rows: &mut Vec<Row>) -> Result<()> {
-        let (mut stored_ids, mut publications) = (Vec::new(), Vec::new());
+        let (mut stored, mut publications) = (Vec::new(), Vec::new());
         for id in ids {
             let record = self.job.catalog.reader()?.dir(id)?;
             let dir = self.node(id)?;
-            let stamp = record.and_then(|record| record.stamp);
-            match stamp.map(|stamp| publish::marker(&self.job, &dir, &stamp)) {
-                None | Some(Ok(None)) => {
+            let marked = match &record {
+                Some(record) => self.sealers[0].mark_dir(&dir, record),
+                None => Ok(None),
+            };
+            match marked {
+                Ok(None) => {
                     self.counters.add(Count::Dirs, 1);
                     rows.push(Row::CloseDir { id });
                 }
-                Some(Ok(Some(publication))) => {
-                    stored_ids.push(id);
+                Ok(Some((publication, losses))) => {
+                    stored.push((id, DirRecord { losses, ..record.unwrap_or_default() }));
                     publications.push(Ok(publication));
                 }
-                Some(Err(error)) => {
-                    stored_ids.push(id);
+                Err(error) => {
+                    stored.push((id, DirRecord::default()));
                     publications.push(Err(error));
                 }
             }
         }
         let Some(publisher) = &self.publisher else { return Ok(()) };
-        for (id, stored) in stored_ids.into_iter().zip(publisher.publish(publications)) {
-            match stored {
+        for ((id, record), published) in stored.into_iter().zip(publisher.publish(publications)) {
+            match published {
                 Ok(_) => {
                     self.counters.add(Count::Dirs, 1);
                     rows.push(Row::CloseDir { id });
+                    if !record.losses.is_empty() {
+                        rows.push(Row::PutDir { id, record });
+                    }
                 }
                 Err(error) if error.class() == Class::Fatal => return Err(error),
                 // It stays in the index: the next pass lists it again and finishes it.
@@ -172,27 +185,97 @@ impl Checkpointer {
 }
 
 impl Sealer {
-    fn settle_dir(&mut self, dir: &Arc<DirNode>, stamp: &DirStamp) -> Result<()> {
+    /// Owner, mode, attributes and times of a directory; what was lost of them.
+    fn settle_dir(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<LossSet> {
+        let Some(stamp) = record.stamp else { return Ok(LossSet::default()) };
         let job = self.job.clone();
         let handle = self.open(dir)?;
         let dest = self.dest();
+        let mut losses = LossSet::default();
         let failed = |verb, errno| job.dir_error(Side::Dest, dir, verb, errno);
+        let now = dest.stat_handle(&handle).map_err(|errno| failed("stat", errno))?;
+        let mut wanted = Stat { uid: now.uid, gid: now.gid, mode: now.mode, ..now };
         if job.config.metadata == Metadata::Keep {
-            let now = dest.stat_handle(&handle).map_err(|errno| failed("stat", errno))?;
-            let wanted = crate::ring::Stat { mode: stamp.mode, uid: stamp.uid, gid: stamp.gid, ..now };
+            wanted = Stat { mode: stamp.mode, uid: stamp.uid, gid: stamp.gid, ..now };
             let lost = metadata::keep_owner_and_mode(&dest, &handle, &wanted, &now);
-            if let Some(loss) = lost.map_err(|errno| failed("set owner and mode of", errno))? {
-                self.lose_dir(dir, loss)?;
-            }
+            lost.map_err(|errno| failed("set owner and mode of", errno))?.into_iter().for_each(|loss| losses.add(loss));
+        }
+        if job.config.attributes != Attributes::None {
+            let trust = if losses.is_empty() { Trust::Full } else { Trust::NoCapabilities };
+            losses.extend(self.keep_dir_attributes(dir, record, &handle, (wanted.permissions(), trust))?);
         }
         // A prefix without an object of its own has no times.
-        if stamp.ino == 0 {
-            return Ok(());
+        if stamp.ino != 0 {
+            match self.dest().set_times(&handle, stamp.atime, stamp.mtime) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => losses.add(Loss::Times),
+                Err(errno) => return Err(failed("set times of", errno)),
+            }
         }
-        match dest.set_times(&handle, stamp.atime, stamp.mtime) {
-            Ok(()) => Ok(()),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.lose_dir(dir, Loss::Times),
-            Err(errno) => Err(failed("set times of", errno)),
+        losses.iter().try_for_each(|loss| self.lose_dir(dir, loss))?;
+        Ok(losses)
+    }
+
+    /// The source is asked for them by the directory's name: it may be one that nobody may list. One that has gone, or
+    /// is another by now, keeps what it has: the next pass finds it changed.
+    fn keep_dir_attributes(
+        &mut self,
+        dir: &Arc<DirNode>,
+        record: &DirRecord,
+        handle: &Handle,
+        (permissions, trust): (u32, Trust),
+    ) -> Result<LossSet> {
+        let (job, none) = (self.job.clone(), Name::default());
+        let is_told = job.source.bucket.is_some();
+        let found = if is_told { None } else { self.find_source(dir, record)? };
+        let told = extended::decode(&record.told);
+        let origin = match &found {
+            Some((at, name)) => Origin::Object(Thing::named(self.source(), at, name)),
+            None if is_told => Origin::Told(&told),
+            None => return Ok(LossSet::default()),
+        };
+        let is_trusted = !is_told || job.config.special_bits == SpecialBits::Restore;
+        let trust = if is_trusted { trust } else { Trust::UserOnly };
+        let thing = Thing::open(self.dest(), handle, &none);
+        let target = Target { thing, kind: Kind::Dir, permissions, made: Made::Before, trust };
+        xattrs::keep(origin, &target, job.config.attributes).map_err(|failed| match failed {
+            Failed::Source(errno) => job.dir_error(Side::Source, dir, "read the attributes of", errno),
+            Failed::Dest(errno) => job.dir_error(Side::Dest, dir, "set the attributes of", errno),
+        })
+    }
+
+    /// What a directory's object in a bucket says; `None` for one that has no object, or of which nothing is known.
+    fn mark_dir(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<Option<(Publication, LossSet)>> {
+        let Some(stamp) = record.stamp else { return Ok(None) };
+        let (job, wanted) = (self.job.clone(), self.job.config.attributes);
+        let is_asked = wanted != Attributes::None && job.source.bucket.is_none();
+        let found = if is_asked { self.find_source(dir, record)? } else { None };
+        let read = found.map(|(at, name)| {
+            let read = xattrs::read(Thing::named(self.source(), &at, &name), Kind::Dir, wanted, extended::BYTES_MAX);
+            read.map_err(|errno| job.dir_error(Side::Source, dir, "read the attributes of", errno))
+        });
+        let (told, mut losses) = read.transpose()?.unwrap_or_default();
+        let Some((publication, more)) = publish::marker(&job, dir, &stamp, told)? else { return Ok(None) };
+        losses.extend(more);
+        losses.iter().try_for_each(|loss| self.lose_dir(dir, loss))?;
+        Ok(Some((publication, losses)))
+    }
+
+    /// The source's directory as a name in an open one, if it still is the one that was listed.
+    pub(crate) fn find_source(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<Option<(Handle, Name)>> {
+        let Some(parent) = &dir.parent else { return Ok(Some((self.job.source.handle.clone(), Name::default()))) };
+        let at = match self.open_source(parent) {
+            Ok(at) => at,
+            Err(Error { cause: Cause::Os(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE), .. }) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let is_it = |now: Stat| record.stamp.is_some_and(|stamp| (stamp.dev, stamp.ino) == (now.dev, now.ino));
+        match self.source().stat(&at, &dir.name) {
+            Ok(now) if is_it(now) => Ok(Some((at, dir.name.clone()))),
+            Ok(_) | Err(Errno::NOENT | Errno::STALE) => Ok(None),
+            Err(errno) => Err(self.job.dir_error(Side::Source, dir, "stat", errno)),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::catalog::{BATCH_UNSEALED, Catalog, Checksum, DirId, DirState, FileRec
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
 use crate::extents::Extents;
-use crate::filesystem::Reach;
+use crate::filesystem::{FileSystem, Reach};
 use crate::filter::{Choice, Filter, Selection, Sort};
 use crate::gate::Gate;
 use crate::links::{LinkKey, LinkMap, LinkName};
@@ -156,6 +156,12 @@ pub struct Job {
     pub sync_each: bool,
     /// Nanoseconds the destination's times are told apart by.
     pub granularity_nanos: u32,
+    /// What the destination root lives on.
+    pub dest_file_system: FileSystem,
+    /// Names of the destination directory that was last looked through.
+    pub seen: Mutex<Seen>,
+    /// Held while a name is given that a destination might take for another.
+    pub naming: Mutex<()>,
     /// The queues.
     pub walker: Walker,
     /// Streams.
@@ -202,6 +208,15 @@ pub struct Job {
     pub superblocks: Mutex<HashMap<u64, Handle>>,
     /// Bytes of a source device that could not be read and are zeros at the destination.
     pub unreadable: Mutex<Extents>,
+}
+
+/// Names of a destination directory that folds case, as they were listed: hashes, so that they are bounded in bytes.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Which directory's.
+    pub dir: Option<DirId>,
+    /// Its names.
+    pub names: HashSet<u64>,
 }
 
 /// What the catalog held when a run began.

@@ -25,15 +25,18 @@
 //! ring/buffers.rs      the arena and its leases
 //! ring/uring.rs        io_uring answers
 //! ring/syscalls.rs     plain system calls answer
+//! ring/xattrs.rs       those of extended attributes
 //! ring/sim/*.rs        the seeded simulator answers (tests)
 //! catalog/*.rs         LMDB through heed: records, indexes, one commit a batch
 //! provider/mod.rs      what each kind of storage can do
 //! provider/posix.rs    a mounted file system's verbs, typed
 //! provider/metadata.rs owner and mode
+//! provider/xattrs.rs   extended attributes and ACLs
 //! provider/block/*.rs  block devices: opened, described, what they carry, who uses them
 //! provider/s3/*.rs     S3: the bucket, a lane's client of it, keys, attributes, retries
 //! roots/*.rs           both ends of a job: examined, refused, opened
 //! links.rs             hard links in flight
+//! names.rs             names that a destination takes for one another
 //! plan.rs              the decision about one object (pure)
 //! pages.rs             how far a bucket's listing has outcomes, page by page
 //! walk/mod.rs          directories as work items, shared by all shards
@@ -41,6 +44,7 @@
 //! job.rs               what all parts of a run share
 //! listing.rs           one directory being listed
 //! transfer/mod.rs      the life of one object
+//! transfer/attributes.rs  its extended attributes and ACLs
 //! transfer/held.rs     what the destination holds already: sealed again, adopted, given new metadata
 //! transfer/device.rs   ends that are block devices
 //! transfer/named.rs    objects without content: symlinks, FIFOs, sockets, device nodes
@@ -134,6 +138,7 @@ pub mod limits;
 pub mod links;
 pub mod listing;
 pub mod location;
+pub mod names;
 pub mod nudges;
 pub mod outcome;
 pub mod pages;

@@ -12,6 +12,7 @@ use crate::config::{Metadata, Mounts, scaled};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::filesystem::{FileSystem, Reach};
 use crate::job::{Job, Past};
+use crate::names::{self, Claim};
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
 use crate::walk::{DestDir, DirCache, DirNode, DirPair, Entry, path_steps};
@@ -111,22 +112,11 @@ impl Listing {
     }
 }
 
-/// Parses `linux_dirent64` records (inode 8 bytes, offset 8, length of the record 2, type 1, name with its NUL) and
-/// puts the names in the order of their inodes.
+/// Puts the names of a buffer of directory records in the order of their inodes.
 pub(crate) fn parse(filled: &[u8], entries: &mut VecDeque<Entry>) {
-    let mut rest = filled;
-    while rest.len() > NAME_AT {
-        let len = usize::from(u16::from_ne_bytes([rest[16], rest[17]]));
-        assert!(len > NAME_AT && len <= rest.len(), "the kernel's directory records are whole");
-        let (record, after) = rest.split_at(len);
-        rest = after;
-        let name = record[NAME_AT..].split(|&b| b == 0).next().unwrap_or_default();
-        if matches!(name, b"." | b".." | b"") {
-            continue;
-        }
+    for (name, ino, kind) in names::records(filled) {
         let name = Name::new(name).expect("I8: the name was cut at its NUL");
-        let ino = u64::from_ne_bytes(record[..8].try_into().unwrap_or_default());
-        entries.push_back(Entry { name, kind: record[18], ino, record: None, stamp: None, page: None });
+        entries.push_back(Entry { name, kind, ino, record: None, stamp: None, page: None });
     }
     entries.make_contiguous().sort_unstable_by_key(|entry| entry.ino);
 }
@@ -156,9 +146,6 @@ fn listed_entries(job: &Job, dir: &DirNode) -> Option<VecDeque<Entry>> {
             .collect(),
     )
 }
-
-/// Offset of the name in a `linux_dirent64`.
-const NAME_AT: usize = 19;
 
 /// Both sides of a directory that was listed before, reopened from the nearest open ancestor.
 pub fn open_pair(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, dir: &Arc<DirNode>) -> Result<DirPair> {
@@ -280,6 +267,9 @@ pub(crate) fn make_dest(
     let is_new = match dest.make_dir(at, name, mode) {
         Ok(()) => true,
         Err(Errno::EXIST) => {
+            if let Some(above) = &dir.parent {
+                names::own(job, caller, Claim { dir: above, open: parent, name, dest_name: name })?;
+            }
             let there = dest.stat(at, name).map_err(|errno| failed("stat", errno))?;
             if there.kind() != Kind::Dir {
                 dest.unlink(at, name).map_err(|errno| failed("replace", errno))?;
@@ -323,6 +313,9 @@ fn prepare_existing(job: &Job, dest: Posix, dir: &Arc<DirNode>, handle: &Handle,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Offset of the name in a `linux_dirent64`.
+    const NAME_AT: usize = 19;
 
     fn record(ino: u64, name: &[u8], kind: u8) -> Vec<u8> {
         let len = (NAME_AT + name.len() + 1).next_multiple_of(8);

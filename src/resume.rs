@@ -68,7 +68,7 @@ pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
     };
     let mut rows = vec![Row::OpenDir { id: DirId::ROOT, state: DirState::Unlisted }];
     if kind == Kind::First {
-        let record = DirRecord { parent: DirId::ROOT, name: Name::default(), stamp: None, listed_batch: 0 };
+        let record = DirRecord { parent: DirId::ROOT, ..DirRecord::default() };
         rows.push(Row::PutDir { id: DirId::ROOT, record });
     } else {
         rows.extend(leftover_rows(catalog)?);

@@ -5,15 +5,17 @@
 
 use std::sync::Arc;
 
+use crate::config::Naming;
 use crate::error::{Errno, Error, Result, join};
 use crate::filesystem::Reach;
 use crate::job::Job;
 use crate::listing::open_side;
+use crate::names::{self, Claim};
 use crate::outcome::{Outcome, What};
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Name, Side, Time};
 use crate::transfer::{Copied, Seal};
-use crate::walk::{DirCache, DirNode};
+use crate::walk::{DirCache, DirNode, DirPair, Folding};
 
 /// Items that are worth a thread of their own: where each takes microseconds, and where each takes milliseconds.
 const ITEMS_PER_THREAD: usize = 1024;
@@ -27,6 +29,8 @@ pub(crate) struct Sealer {
     caller: Arc<dyn Caller>,
     /// Open destination directories.
     cache: DirCache<Handle>,
+    /// Open source directories, for the attributes of those below them.
+    source_cache: DirCache<Handle>,
 }
 
 /// Does `work` on each of `items`, on as many threads as are worth it; the results are in the order of the items.
@@ -67,7 +71,8 @@ impl Sealer {
     /// Seals for `job`, by `caller`.
     pub(crate) fn new(job: Arc<Job>, caller: Arc<dyn Caller>) -> Sealer {
         let cache = DirCache::new(job.dest.handle.clone(), job.cached_dirs);
-        Sealer { job, caller, cache }
+        let source_cache = DirCache::new(job.source.handle.clone(), job.cached_dirs);
+        Sealer { job, caller, cache, source_cache }
     }
 
     /// Seals a copied object, and does nothing with any other outcome. One that could not be sealed is removed; the
@@ -87,7 +92,17 @@ impl Sealer {
             Seal::Rename { temp, atime, mtime } => (Some(temp), *atime, *mtime),
         };
         let at = self.open(dir)?;
-        let dest_name = self.job.dest_name(dir, name);
+        let job = self.job.clone();
+        let _turn = match (job.config.naming, temp) {
+            (Naming::Atomic, Some(temp)) => {
+                // One after the other where names are folded: two that are new are each free until one is given.
+                let turn = (dir.folding() != Folding::None).then(|| job.naming.lock());
+                self.own_name(dir, name, temp, &at)?;
+                turn
+            }
+            _ => None,
+        };
+        let dest_name = job.dest_name(dir, name);
         let sealed = self.seal_at(&at, temp, dest_name, copied, atime, mtime);
         sealed.map_err(|errno| Error::os("seal", join(&self.job.path(Side::Dest, dir), dest_name), errno))
     }
@@ -114,6 +129,26 @@ impl Sealer {
         }
     }
 
+    /// A new name is given by a rename under `--atomic`, which replaces what the destination takes for it.
+    fn own_name(&mut self, dir: &Arc<DirNode>, name: &Name, temp: &Name, at: &Handle) -> Result<()> {
+        let job = self.job.clone();
+        let dest_name = job.dest_name(dir, name);
+        let folds = names::folds(&*self.caller, dir, at, temp);
+        let is_taken = folds.map(|folds| folds && self.dest().stat(at, dest_name).is_ok());
+        match is_taken {
+            Ok(true) => {
+                let source = match job.source.bucket {
+                    Some(_) => job.source.handle.clone(),
+                    None => self.open_source(dir)?,
+                };
+                let open = DirPair { source, dest: at.clone() };
+                names::own(&job, &*self.caller, Claim { dir, open: &open, name, dest_name })
+            }
+            Ok(false) => Ok(()),
+            Err(errno) => Err(Error::os("look up", join(&job.path(Side::Dest, dir), dest_name), errno)),
+        }
+    }
+
     /// A file that cannot be sealed does not stay (I2). Best effort: what stays has no seal.
     pub(crate) fn remove_unsealed(&mut self, dir: &Arc<DirNode>, name: &Name, copied: &Copied) {
         if matches!(copied.seal, Seal::None) {
@@ -130,6 +165,15 @@ impl Sealer {
     /// The destination's directory, reopened from the nearest open ancestor.
     pub(crate) fn open(&mut self, dir: &Arc<DirNode>) -> Result<Handle> {
         open_side(&self.job, &*self.caller, Side::Dest, &mut self.cache, dir)
+    }
+
+    /// The source's directory, likewise.
+    pub(crate) fn open_source(&mut self, dir: &Arc<DirNode>) -> Result<Handle> {
+        open_side(&self.job, &*self.caller, Side::Source, &mut self.source_cache, dir)
+    }
+
+    pub(crate) fn source(&self) -> Posix<'_> {
+        Posix::new(&*self.caller, Side::Source)
     }
 
     pub(crate) fn dest(&self) -> Posix<'_> {

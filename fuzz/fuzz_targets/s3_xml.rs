@@ -1,7 +1,7 @@
 //! Any bytes as a server's answer: read or refused, never a panic, and what is written is read again.
 #![no_main]
 
-use gfast::provider::s3::{attributes, keys, xml};
+use gfast::provider::s3::{attributes, extended, keys, xml};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -18,6 +18,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(again.is_ok_and(|again| again.parts.len() == parts.len()));
     }
     let _ = (xml::failure(data), xml::uploads(data), xml::upload_id(data), xml::made(data));
+    extended::decode(data);
     if let Ok(text) = std::str::from_utf8(data) {
         let names = ["file-mtime", "mtime", "atime", "mode", "file-permissions", "gfast-link"];
         attributes::decode(&names.iter().map(|name| ((*name).to_owned(), text.to_owned())).collect());

@@ -28,7 +28,7 @@ const CAUSE_BYTES_MAX: usize = 240;
 pub const BATCH_UNSEALED: u64 = u64::MAX;
 
 /// A directory's number, from the header's counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DirId(pub u64);
 
 impl DirId {
@@ -151,7 +151,7 @@ pub enum Record {
 }
 
 /// What is known of one directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DirRecord {
     /// The directory it lies in; the root's is the root.
     pub parent: DirId,
@@ -161,6 +161,10 @@ pub struct DirRecord {
     pub stamp: Option<DirStamp>,
     /// The batch whose commit recorded the end of its listing; 0 before.
     pub listed_batch: u64,
+    /// What of its own metadata was not kept.
+    pub losses: LossSet,
+    /// Its extended attributes and ACLs as its bucket tells them; empty for none.
+    pub told: Vec<u8>,
 }
 
 /// The state of a source directory when it was listed.
@@ -242,6 +246,11 @@ const LARGE_ID: u8 = 16;
 const FAILURE: u8 = 32;
 const CHECKSUM: u8 = 64;
 const LOSSES: u8 = 128;
+const WIDE_LOSSES: u8 = 8;
+
+const DIR_STAMP: u8 = 1;
+const DIR_LOSSES: u8 = 2;
+const DIR_TOLD: u8 = 4;
 
 const RANGE_CRC64: u8 = 1;
 const RANGE_ETAG: u8 = 2;
@@ -274,7 +283,9 @@ fn encode_file(file: &FileRecord, body: &mut Vec<u8>) {
         | flag(file.failure.is_some(), FAILURE)
         | flag(file.checksum.is_some(), CHECKSUM)
         | flag(!file.losses.is_empty(), LOSSES);
-    body.extend_from_slice(&[VERSION << 4 | status_tag(file.status), flags]);
+    // The kinds of losses that were there first need one byte.
+    let wide = flag(file.losses.bits() > 0xff, WIDE_LOSSES);
+    body.extend_from_slice(&[VERSION << 4 | wide | status_tag(file.status), flags]);
     body.put_varint(file.batch);
     body.put_varint(size);
     put_time(body, mtime, TIME_BASE_SECS, flags & MTIME_NANOS != 0);
@@ -294,7 +305,9 @@ fn encode_file(file: &FileRecord, body: &mut Vec<u8>) {
         body.extend_from_slice(&crc64.to_le_bytes());
     }
     if !file.losses.is_empty() {
-        body.push(file.losses.bits());
+        let [low, high] = file.losses.bits().to_le_bytes();
+        body.push(low);
+        body.extend((high != 0).then_some(high));
     }
 }
 
@@ -303,13 +316,14 @@ pub fn decode_record(body: &[u8]) -> Decoded<Record> {
     let mut take = Take(body);
     let record = match take_version(&mut take)? {
         TAG_DIR => Record::Dir(DirId(take.varint()?)),
-        tag => Record::File(decode_file(status_of(tag)?, &mut take)?),
+        tag => Record::File(decode_file(tag, &mut take)?),
     };
     take.end()?;
     Ok(record)
 }
 
-fn decode_file(status: Status, take: &mut Take<'_>) -> Decoded<FileRecord> {
+fn decode_file(tag: u8, take: &mut Take<'_>) -> Decoded<FileRecord> {
+    let status = status_of(tag & !WIDE_LOSSES)?;
     let flags = take.byte()?;
     let batch = take.varint()?;
     let size = take.varint()?;
@@ -323,7 +337,9 @@ fn decode_file(status: Status, take: &mut Take<'_>) -> Decoded<FileRecord> {
     let large_id = if flags & LARGE_ID != 0 { take.varint()? } else { 0 };
     let failure = if flags & FAILURE != 0 { Some(decode_failure(take)?) } else { None };
     let checksum = if flags & CHECKSUM != 0 { Some(decode_checksum(take)?) } else { None };
-    let losses = LossSet::from_bits(if flags & LOSSES != 0 { take.byte()? } else { 0 });
+    let low = if flags & LOSSES != 0 { take.byte()? } else { 0 };
+    let high = if tag & WIDE_LOSSES != 0 { take.byte()? } else { 0 };
+    let losses = LossSet::from_bits(u16::from_le_bytes([low, high]));
     let stamp = Stamp { size, mtime, ctime, ino };
     Ok(FileRecord { status, batch, stamp, dest_ino, large_id, failure, checksum, losses })
 }
@@ -343,7 +359,11 @@ fn decode_failure(take: &mut Take<'_>) -> Decoded<Failure> {
 
 /// Appends a directory's record.
 pub fn encode_dir(dir: &DirRecord, body: &mut Vec<u8>) {
-    body.push(VERSION << 4 | u8::from(dir.stamp.is_some()));
+    let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+    let tag = flag(dir.stamp.is_some(), DIR_STAMP)
+        | flag(!dir.losses.is_empty(), DIR_LOSSES)
+        | flag(!dir.told.is_empty(), DIR_TOLD);
+    body.push(VERSION << 4 | tag);
     body.put_varint(dir.parent.0);
     body.put_varint(dir.listed_batch);
     body.put_bytes(dir.name.to_bytes());
@@ -352,6 +372,12 @@ pub fn encode_dir(dir: &DirRecord, body: &mut Vec<u8>) {
         [stamp.atime, stamp.mtime, stamp.ctime].into_iter().for_each(|time| put_time(body, time, TIME_BASE_SECS, true));
         body.put_varint(stamp.ino);
         body.put_varint(stamp.dev);
+    }
+    if !dir.told.is_empty() {
+        body.put_bytes(&dir.told);
+    }
+    if !dir.losses.is_empty() {
+        body.extend_from_slice(&dir.losses.bits().to_le_bytes());
     }
 }
 
@@ -362,9 +388,12 @@ pub fn decode_dir(body: &[u8]) -> Decoded<DirRecord> {
     let parent = DirId(take.varint()?);
     let listed_batch = take.varint()?;
     let name = Name::new(take.bytes()?).map_err(|_| Damage("a name holds a NUL"))?;
-    let stamp = match tag {
+    if tag & !(DIR_STAMP | DIR_LOSSES | DIR_TOLD) != 0 {
+        return Err(Damage("a record is of no known kind"));
+    }
+    let stamp = match tag & DIR_STAMP {
         0 => None,
-        1 => Some(DirStamp {
+        _ => Some(DirStamp {
             mode: take.varint_u32()?,
             uid: take.varint_u32()?,
             gid: take.varint_u32()?,
@@ -374,10 +403,11 @@ pub fn decode_dir(body: &[u8]) -> Decoded<DirRecord> {
             ino: take.varint()?,
             dev: take.varint()?,
         }),
-        _ => return Err(Damage("a record is of no known kind")),
     };
+    let told = if tag & DIR_TOLD != 0 { take.bytes()?.to_vec() } else { Vec::new() };
+    let losses = if tag & DIR_LOSSES != 0 { u16::from_le_bytes(take.array()?) } else { 0 };
     take.end()?;
-    Ok(DirRecord { parent, name, stamp, listed_batch })
+    Ok(DirRecord { parent, name, stamp, listed_batch, losses: LossSet::from_bits(losses), told })
 }
 
 /// Appends a range without its offset, which is in the key.

@@ -16,9 +16,11 @@ use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::job::{SealedFirst, temp_name};
 use crate::lane::publish;
 use crate::links::{LinkKey, LinkName};
+use crate::names::{self, Claim};
+use crate::provider::posix::Posix;
 use crate::report::{Count, Loss};
-use crate::ring::{Kind, Name, Side};
-use crate::walk::{DirNode, Work};
+use crate::ring::{Handle, Kind, Name, Side};
+use crate::walk::{DirNode, DirPair, Work};
 
 /// A further name waiting for its link.
 pub(super) struct Further {
@@ -159,20 +161,31 @@ impl Checkpointer {
         Ok(())
     }
 
+    /// A name that is taken is its own object's, or the destination takes it for another's.
+    fn own_name(&mut self, dir: &Arc<DirNode>, name: &Name, at: &Handle) -> Result<()> {
+        let source = match self.job.source.bucket {
+            Some(_) => self.job.source.handle.clone(),
+            None => self.sealers[0].open_source(dir)?,
+        };
+        let open = DirPair { source, dest: at.clone() };
+        names::own(&self.job, &*self.caller, Claim { dir, open: &open, name, dest_name: name })
+    }
+
     /// Links `name` to the first name's destination file; the inode both then have. A name that is taken is replaced by
     /// a link under the temporary name and a rename.
     fn try_link(&mut self, first: &LinkName, dir: &Arc<DirNode>, name: &Name) -> Result<u64> {
         let first_node = self.node(first.0)?;
         let (first_at, at) = (self.open(&first_node)?, self.open(dir)?);
-        let dest = self.dest();
-        let failed = |verb, errno| Error::os(verb, crate::error::join(&self.job.path(Side::Dest, dir), name), errno);
+        let (job, caller) = (self.job.clone(), self.caller.clone());
+        let dest = Posix::new(&*caller, Side::Dest);
+        let failed = |verb, errno| Error::os(verb, crate::error::join(&job.path(Side::Dest, dir), name), errno);
         let there = dest.stat(&first_at, &first.1).map_err(|errno| failed("link", errno))?;
-        if self.job.may_have_leftovers(dir) {
-            let _ = dest.unlink(&at, &temp_name(self.job.job_id, name));
+        if job.may_have_leftovers(dir) {
+            let _ = dest.unlink(&at, &temp_name(job.job_id, name));
         }
         match dest.link(&first_at, &first.1, &at, name) {
             Ok(()) => return Ok(there.ino),
-            Err(Errno::EXIST) => {}
+            Err(Errno::EXIST) => self.own_name(dir, name, &at)?,
             Err(errno) => return Err(failed("link", errno)),
         }
         let taken = dest.stat(&at, name).map_err(|errno| failed("stat", errno))?;
@@ -182,7 +195,7 @@ impl Checkpointer {
         if taken.kind() == Kind::Dir {
             dest.remove_dir(&at, name).map_err(|errno| failed("replace the directory", errno))?;
         }
-        let temp = temp_name(self.job.job_id, name);
+        let temp = temp_name(job.job_id, name);
         let linked = match dest.link(&first_at, &first.1, &at, &temp) {
             Err(Errno::EXIST) => {
                 dest.unlink(&at, &temp).map_err(|errno| failed("replace the leftover of", errno))?;

@@ -31,7 +31,7 @@ use crate::links::LinkKey;
 use crate::outcome::{Intake, Outcome, What};
 use crate::provider::posix::Posix;
 use crate::readback::Readback;
-use crate::report::{Count, Counters};
+use crate::report::{Count, Counters, LossSet};
 use crate::ring::{Caller, FixedBuffers, Handle, Name, Side};
 use crate::seal::{Sealer, on_all};
 use crate::transfer::Copied;
@@ -247,7 +247,7 @@ impl Checkpointer {
         match what {
             What::Found(id) => self.found(draft, &dir, name, id)?,
             What::ListedTo(mark) => draft.rows.push(Row::ListFrom { id: dir.id, mark }),
-            What::Listed => self.listed(draft, &dir),
+            What::Listed => self.listed(draft, &dir)?,
             What::Copied(copied) => match unsealed {
                 None => self.copied(draft, &dir, name, *copied),
                 Some(error) => self.failed(draft, &dir, name, &error, 1, copied.group)?,
@@ -294,7 +294,7 @@ impl Checkpointer {
 
     fn record_found(&self, draft: &mut Draft, dir: &DirNode, name: &Name, id: DirId) -> Result<()> {
         if !self.job.is_finished(id)? {
-            let record = DirRecord { parent: dir.id, name: name.clone(), stamp: None, listed_batch: 0 };
+            let record = DirRecord { parent: dir.id, name: name.clone(), ..DirRecord::default() };
             draft.rows.push(Row::PutDir { id, record });
         }
         draft.rows.push(Row::PutEntry { dir: dir.id, name: name.clone(), record: Record::Dir(id) });
@@ -310,12 +310,15 @@ impl Checkpointer {
         Ok(())
     }
 
-    fn listed(&self, draft: &mut Draft, dir: &DirNode) {
+    fn listed(&self, draft: &mut Draft, dir: &DirNode) -> Result<()> {
         let record = DirRecord {
             parent: dir.parent.as_ref().map_or(DirId::ROOT, |parent| parent.id),
             name: dir.name.clone(),
             stamp: dir.stamp(),
             listed_batch: draft.number,
+            // One that is not finished again stays as it was finished.
+            losses: if dir.is_touched() { LossSet::default() } else { self.recorded_losses(dir.id)? },
+            told: dir.told().to_vec(),
         };
         draft.rows.push(Row::CloseDir { id: dir.id });
         draft.rows.push(Row::CloseFile { dir: dir.id, name: Name::default() });
@@ -327,6 +330,11 @@ impl Checkpointer {
             true => draft.rows.push(Row::OpenDir { id: dir.id, state: DirState::Unfinished }),
             false => self.counters.add(Count::Unchanged, 1),
         }
+        Ok(())
+    }
+
+    fn recorded_losses(&self, dir: DirId) -> Result<LossSet> {
+        Ok(self.job.catalog.reader()?.dir(dir)?.map_or_else(LossSet::default, |record| record.losses))
     }
 
     fn copied(&mut self, draft: &mut Draft, dir: &DirNode, name: Name, copied: Copied) {

@@ -83,6 +83,12 @@ struct Arguments {
     /// leave owner and mode to the system; times are still set
     #[argh(switch)]
     no_metadata: bool,
+    /// keep extended attributes and file capabilities
+    #[argh(switch)]
+    xattrs: bool,
+    /// keep POSIX ACLs
+    #[argh(switch)]
+    acls: bool,
     /// auto, uring or sync: how the system is asked (auto)
     #[argh(option, arg_name = "which", from_str_fn(values::engine))]
     engine: Option<EngineChoice>,
@@ -351,6 +357,9 @@ impl Arguments {
         if self.max_delete.is_some() && !self.delete && !self.force_delete {
             return Err(Error::usage("--max-delete needs --delete"));
         }
+        if self.acls && self.no_metadata {
+            return Err(Error::usage("--acls keeps modes, --no-metadata leaves them to the system"));
+        }
         if self.state_dir.is_empty() {
             return Err(Error::usage("--state-dir is empty"));
         }
@@ -371,6 +380,7 @@ impl Arguments {
             block_bytes: self.buffer_size.unwrap_or(BLOCK_BYTES_DEFAULT),
             state_dir: PathBuf::from(self.state_dir),
             metadata: if self.no_metadata { Metadata::TimesOnly } else { Metadata::Keep },
+            attributes: Attributes::of(self.xattrs, self.acls),
             engine: self.engine.unwrap_or(EngineChoice::Auto),
             direct: self.direct.unwrap_or(DirectChoice::Auto),
             reflink: self.reflink,

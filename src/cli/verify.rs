@@ -45,6 +45,12 @@ pub(super) struct Arguments {
     /// compare neither owner nor mode
     #[argh(switch)]
     no_metadata: bool,
+    /// compare extended attributes and file capabilities
+    #[argh(switch)]
+    xattrs: bool,
+    /// compare POSIX ACLs
+    #[argh(switch)]
+    acls: bool,
     /// do not cross mount points below the source
     #[argh(switch)]
     one_file_system: bool,
@@ -111,6 +117,9 @@ impl Arguments {
         if self.source.is_none() && self.files_from.is_some() {
             return Err(Error::usage("--files-from needs --source"));
         }
+        if self.source.is_none() && (self.xattrs || self.acls) {
+            return Err(Error::usage("--xattrs and --acls need --source: no state holds any"));
+        }
         Ok(Request {
             source: self.source.map(|source| location("--source", source)).transpose()?,
             dest: location("--dest", self.dest)?,
@@ -119,6 +128,7 @@ impl Arguments {
             block_bytes: self.buffer_size,
             engine: self.engine,
             metadata: if self.no_metadata { Metadata::TimesOnly } else { Metadata::Keep },
+            attributes: Attributes::of(self.xattrs, self.acls),
             mounts: if self.one_file_system { Mounts::Stay } else { Mounts::Cross },
             filter: Filter::new(self.rule),
             files_from: self.files_from.map(PathBuf::from),

@@ -36,7 +36,7 @@ use crate::boards::Boards;
 use crate::catalog::{Catalog, DirId, JobIdentity, JobStatus, Record, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
-use crate::config::{Config, Metadata, Overwrite, Pilot, ReflinkChoice, Retry, STREAMS_MAX, SyncPolicy};
+use crate::config::{Attributes, Config, Metadata, Overwrite, Pilot, ReflinkChoice, Retry, STREAMS_MAX, SyncPolicy};
 use crate::control::{self, Desk, Facts};
 use crate::crew::{self, Crew};
 use crate::error::{Error, Result};
@@ -62,6 +62,7 @@ use crate::ring::syscalls::Kernel;
 use crate::ring::{Caller, Side, Time};
 use crate::roots::{DestOrigin, Root, Roots};
 use crate::stop::Stop;
+use crate::transfer;
 use crate::walk::{DestDir, Walker, Work};
 
 /// Time between two looks at signals and progress.
@@ -202,12 +203,17 @@ fn identity_of(config: &Config, choice: &Choice, names: &(Vec<u8>, Vec<u8>), roo
         Some(device) => RootId { ino: device.identity(), birth: Time::default(), dev: device.number() },
         None => RootId { ino: root.stat.ino, birth: root.birth, dev: root.stat.dev },
     };
+    let attributes = match config.attributes {
+        Attributes::None => String::new(),
+        kept => format!(" attributes={kept:?}"),
+    };
+    let (metadata, mounts, choice) = (config.metadata, config.mounts, choice.to_text());
     JobIdentity {
         source: names.0.clone(),
         dest: names.1.clone(),
         source_root: root_id(&roots.source),
         dest_root: root_id(&roots.dest),
-        options: format!("metadata={:?} mounts={:?}{}", config.metadata, config.mounts, choice.to_text()).into_bytes(),
+        options: format!("metadata={metadata:?} mounts={mounts:?}{attributes}{choice}").into_bytes(),
     }
 }
 
@@ -258,6 +264,9 @@ pub(crate) fn make_job(
         state_dir: catalog.state_dev_ino(),
         sync_each: config.sync == SyncPolicy::File || (config.sync == SyncPolicy::Batch && is_untrusted),
         granularity_nanos: granularity_nanos(roots.dest.file_system),
+        dest_file_system: roots.dest.file_system,
+        seen: Mutex::default(),
+        naming: Mutex::default(),
         walker,
         gate: Gate::new(config.streams, streams_max(), 0),
         links: LinkMap::default(),
@@ -354,6 +363,7 @@ impl Setup {
         let sealers = self.crew.sealers();
         let buffers = readback::buffers(&job.config, sealers)?;
         let caller: Arc<dyn Caller> = Arc::new(Kernel::new(buffers.arena().clone()));
+        transfer::note_unasked(job, &*caller);
         let dest_root = prepare_root(job, &self.roots, &*caller)?;
         let main = Arc::clone(&counters[slots]);
         let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, (sealers, buffers))?;

@@ -15,14 +15,15 @@ use super::listing::stamp_of;
 use super::upload::LINKS_ATTRIBUTE;
 use super::{Carried, Lane, link_key};
 use crate::catalog::{Checksum, Proof, Stamp, Status};
-use crate::config::SpecialBits;
+use crate::config::{Attributes, SpecialBits};
 use crate::digest::crc64;
 use crate::errand::Errand;
 use crate::error::{Cause, Error, Result};
 use crate::job::Place;
 use crate::links::LinkKey;
 use crate::plan::{self, Plan};
-use crate::provider::s3::{self, Key, Object, attributes};
+use crate::provider::s3::{self, Key, Object, attributes, extended};
+use crate::provider::xattrs::Told;
 use crate::report::Count;
 use crate::ring::{Kind, Name, Side, Stat};
 use crate::transfer::{Ending, Grouping, Work, claim_group};
@@ -42,6 +43,8 @@ pub(super) struct Download<'a> {
     pub stamp: Stamp,
     /// Its group if it has several names.
     pub group: Option<LinkKey>,
+    /// Its extended attributes and ACLs, as far as they are asked for.
+    pub told: Told,
 }
 
 impl Download<'_> {
@@ -54,6 +57,7 @@ impl Download<'_> {
             stat: &self.stat,
             stamp: self.stamp,
             group: self.group,
+            told: Some(&self.told),
         }
     }
 
@@ -135,7 +139,11 @@ impl Lane {
         };
         // What was listed: a change since then shows in the next listing.
         let stamp = errand.listed.unwrap_or_else(|| stamp_of(object.size, object.modified, &object.etag));
-        Download { errand, key, object, stat, stamp, group: None }
+        let told = match self.job().config.attributes {
+            Attributes::None => Vec::new(),
+            _ => extended::decode(&extended::told(&object.attributes)),
+        };
+        Download { errand, key, object, stat, stamp, group: None, told }
     }
 
     /// A file that is there already, by its record or by its seal. A further hard link is not looked at: owner, mode

@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use super::{Lane, Way, hash};
 use crate::catalog::{DirStamp, Stamp};
-use crate::config::{Mounts, SpecialBits};
+use crate::config::{Attributes, Mounts, SpecialBits};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::job::{BucketRoot, Job, KeyNames, Past};
 use crate::listing::{leave_out, look_up, make_dest, parse};
 use crate::pages::Pages;
 use crate::provider::posix::Posix;
-use crate::provider::s3::{From, Key, Listed, Object, attributes, keys};
+use crate::provider::s3::{From, Key, Listed, Object, attributes, extended, keys};
 use crate::report::Count;
 use crate::ring::{Handle, Name, Side, Time};
 use crate::walk::{DestDir, DirNode, DirPair, Entry};
@@ -252,7 +252,7 @@ impl Lane {
             && let Ok(key) = Key::new(prefix.to_owned())
             && let Some(object) = self.source().head(&key).await?
         {
-            dir.set_stamp(dir_stamp(self.job(), &object));
+            self.note_marker(dir, &object);
         }
         Ok(From::After(mark))
     }
@@ -336,9 +336,16 @@ impl Lane {
         }
         let Ok(key) = Key::new(listed.key.clone()) else { return Ok(()) };
         if let Some(object) = self.source().head(&key).await? {
-            dir.set_stamp(dir_stamp(self.job(), &object));
+            self.note_marker(dir, &object);
         }
         Ok(())
+    }
+
+    fn note_marker(&self, dir: &DirNode, object: &Object) {
+        dir.set_stamp(dir_stamp(self.job(), object));
+        if self.job().config.attributes != Attributes::None {
+            dir.set_told(extended::told(&object.attributes));
+        }
     }
 
     /// Records a thing whose key no name can stand for.

@@ -11,7 +11,9 @@ use crate::catalog::{DirStamp, Upload};
 use crate::config::{Metadata, PUBLISH_DEPTH};
 use crate::error::{Error, Result};
 use crate::job::{Job, Past};
-use crate::provider::s3::{Client, Key, attributes};
+use crate::provider::s3::{Client, Key, attributes, extended};
+use crate::provider::xattrs::Told;
+use crate::report::LossSet;
 use crate::ring::{Name, Side, Stat};
 use crate::walk::DirNode;
 
@@ -116,8 +118,14 @@ pub(crate) fn link(job: &Job, first: (&DirNode, &Name), dir: &DirNode, name: &Na
 }
 
 /// The object whose key is a directory's: it says what the directory is like. `None` for the root of a whole bucket,
-/// which has no key.
-pub(crate) fn marker(job: &Job, dir: &DirNode, stamp: &DirStamp) -> Result<Option<Publication>> {
+/// which has no key. Of the attributes that it is to tell, those for
+/// which there is no room are lost.
+pub(crate) fn marker(
+    job: &Job,
+    dir: &DirNode,
+    stamp: &DirStamp,
+    extended: Told,
+) -> Result<Option<(Publication, LossSet)>> {
     let root = job.dest.bucket.as_ref().expect("I8: only a bucket's checkpoints publish");
     let key = root.dir_key(dir);
     if key.is_empty() {
@@ -132,5 +140,6 @@ pub(crate) fn marker(job: &Job, dir: &DirNode, stamp: &DirStamp) -> Result<Optio
     if job.config.metadata == Metadata::TimesOnly {
         attributes.retain(|(name, _)| !matches!(name.as_str(), "file-owner" | "file-group" | "file-permissions"));
     }
-    Ok(Some(Publication { key, attributes }))
+    let losses = extended::append(&mut attributes, extended);
+    Ok(Some((Publication { key, attributes }, losses)))
 }

@@ -10,7 +10,7 @@
 
 use super::{Carried, Lane, Way, hash};
 use crate::catalog::{Checksum, Proof, Stamp, Status};
-use crate::config::{ChecksumPolicy, Metadata, WHOLE_BYTES, WHOLE_BYTES_NEAR};
+use crate::config::{Attributes, ChecksumPolicy, Metadata, WHOLE_BYTES, WHOLE_BYTES_NEAR};
 use crate::digest::crc64;
 use crate::errand::Errand;
 use crate::error::{Error, Result};
@@ -18,7 +18,8 @@ use crate::job::Place;
 use crate::links::LinkKey;
 use crate::plan::{self, Plan, Skip};
 use crate::provider::posix::Posix;
-use crate::provider::s3::{Key, Stored, attributes};
+use crate::provider::s3::{Key, Stored, attributes, extended};
+use crate::provider::xattrs::{self, Thing};
 use crate::report::Count;
 use crate::ring::{Kind, Side, Stat};
 use crate::transfer::{Copied, Ending, Grouping, Seal, claim_group, open_source, source_error, stat_source};
@@ -68,7 +69,8 @@ impl Lane {
             }
         };
         let key = self.dest_key(place)?;
-        let attributes = self.attributes(place, &stat);
+        let mut attributes = self.attributes(place, &stat);
+        self.add_extended(place, &stat, &mut attributes)?;
         let upload = Upload { errand, stat, key, attributes, group: *group };
         if let Some(ending) = self.stored_before(&upload, plan).await? {
             return Ok(Some(ending));
@@ -101,6 +103,21 @@ impl Lane {
         pairs
     }
 
+    /// Extended attributes and ACLs, as far as they are asked for and there is room for them. That they are still those
+    /// of the file that is read is known when it is described once more.
+    fn add_extended(&self, place: &Place, stat: &Stat, pairs: &mut Vec<(String, String)>) -> Result<()> {
+        let (job, wanted) = (self.job(), self.job().config.attributes);
+        if wanted == Attributes::None {
+            return Ok(());
+        }
+        let posix = Posix::new(&*self.errands.caller, Side::Source);
+        let thing = Thing::named(posix, &place.open.source, &place.name);
+        let read = xattrs::read(thing, stat.kind(), wanted, extended::BYTES_MAX);
+        let (found, mut losses) = read.map_err(|errno| source_error(job, place, "read the attributes of", errno))?;
+        losses.extend(extended::append(pairs, found));
+        losses.iter().try_for_each(|loss| job.lose(place, loss))
+    }
+
     /// An object that is there already: as an interrupted run recorded it, or as its attributes say.
     async fn stored_before(&self, upload: &Upload<'_>, plan: Plan) -> Result<Option<Ending>> {
         let record = upload.errand.record.as_ref();
@@ -122,6 +139,10 @@ impl Lane {
             || posix.mtime != Some(upload.stat.mtime)
             || posix.mode != expected.mode
         {
+            return Ok(None);
+        }
+        let told = upload.attributes.iter().find(|(name, _)| name == extended::KEY).map(|(_, value)| value);
+        if object.attributes.get(extended::KEY) != told {
             return Ok(None);
         }
         if (posix.uid, posix.gid, posix.link) != (expected.uid, expected.gid, None) {

@@ -342,7 +342,7 @@ impl LargeFile {
     pub fn finish(&self, job: &Job, caller: &dyn Caller) -> Option<Ending> {
         self.dest.lock().take();
         let stamp = Stamp::of(&self.stat);
-        let work = Work { job, caller, place: &self.place, stat: &self.stat, stamp, group: self.group };
+        let work = Work { job, caller, place: &self.place, stat: &self.stat, stamp, group: self.group, told: None };
         let is_complete = self.settled.load(Ordering::Acquire) == self.chunks();
         let trouble = self.trouble.lock().take();
         if let Goal::Compare(crc64) = self.goal {

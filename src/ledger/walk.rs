@@ -229,7 +229,8 @@ pub(super) fn each_line(catalog: &Catalog, take: &mut dyn FnMut(Line) -> Result<
 fn dir_line(catalog: &Catalog, id: DirId, path: Vec<u8>) -> Result<Line> {
     use crate::catalog::DirState::{Unfinished, Unlisted};
     let reader = catalog.reader()?;
-    let stamp = reader.dir(id)?.and_then(|record| record.stamp);
+    let record = reader.dir(id)?.unwrap_or_default();
+    let stamp = record.stamp;
     let outcome = match stamp {
         None => Outcome::Pending,
         Some(_) if reader.is_open_dir(id, Unlisted)? || reader.is_open_dir(id, Unfinished)? => Outcome::InProgress,
@@ -246,7 +247,7 @@ fn dir_line(catalog: &Catalog, id: DirId, path: Vec<u8>) -> Result<Line> {
         ctime: stamp.ctime,
         checksum: None,
         attempts: 1,
-        losses: LossSet::default(),
+        losses: record.losses,
         error: None,
     })
 }

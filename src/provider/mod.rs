@@ -4,3 +4,4 @@ pub mod block;
 pub mod metadata;
 pub mod posix;
 pub mod s3;
+pub mod xattrs;

@@ -155,7 +155,11 @@ impl<'a> Posix<'a> {
 
     /// Whether a directory hands a default ACL to what is created in it.
     pub fn has_default_acl(&self, dir: &Handle) -> Verb<bool> {
-        match self.ask(Op::HasDefaultAcl { dir: dir.clone() })? {
+        self.flag(Op::HasDefaultAcl { dir: dir.clone() })
+    }
+
+    fn flag(&self, op: Op) -> Verb<bool> {
+        match self.ask(op)? {
             Answer::Flag(flag) => Ok(flag),
             other => unreachable!("a question of yes or no answers a flag, not {other:?}"),
         }
@@ -250,6 +254,39 @@ impl<'a> Posix<'a> {
     /// Removes the access ACL of a name.
     pub fn drop_acls_at(&self, at: &Handle, name: &Name) -> Verb<()> {
         self.change(Op::DropAclsAt { at: at.clone(), name: name.clone() })
+    }
+
+    /// Names of extended attributes, a NUL behind each, of a name or, if that is empty, of `at` itself.
+    pub fn list_xattrs(&self, at: &Handle, name: &Name) -> Verb<Vec<u8>> {
+        self.bytes(Op::ListXattrs { at: at.clone(), name: name.clone() })
+    }
+
+    /// The value of an extended attribute or ACL, likewise.
+    pub fn xattr(&self, at: &Handle, name: &Name, key: &Name) -> Verb<Vec<u8>> {
+        self.bytes(Op::GetXattr { at: at.clone(), name: name.clone(), key: key.clone() })
+    }
+
+    fn bytes(&self, op: Op) -> Verb<Vec<u8>> {
+        match self.ask(op)? {
+            Answer::Bytes(bytes) => Ok(bytes),
+            other => unreachable!("attributes are bytes, not {other:?}"),
+        }
+    }
+
+    /// Gives an extended attribute or ACL a value, likewise.
+    pub fn set_xattr(&self, at: &Handle, name: &Name, key: &Name, value: &[u8]) -> Verb<()> {
+        let (at, name, key) = (at.clone(), name.clone(), key.clone());
+        self.change(Op::SetXattr { at, name, key, value: value.to_vec() })
+    }
+
+    /// Removes an extended attribute or ACL, likewise.
+    pub fn remove_xattr(&self, at: &Handle, name: &Name, key: &Name) -> Verb<()> {
+        self.change(Op::RemoveXattr { at: at.clone(), name: name.clone(), key: key.clone() })
+    }
+
+    /// Whether the file system has room left.
+    pub fn has_room(&self, file: &Handle) -> Verb<bool> {
+        self.flag(Op::HasRoom { file: file.clone() })
     }
 
     /// Makes one file durable.

@@ -24,10 +24,16 @@ pub enum Loss {
     Symlink,
     /// A further name of a file (file systems without hard links): copied as a file of its own.
     HardLink,
+    /// Extended attributes (file systems without them or without room for them; no CAP_SYS_ADMIN).
+    Xattrs,
+    /// An ACL (file systems without them).
+    Acl,
+    /// A file's capabilities (no CAP_SETFCAP, or another owner).
+    Capabilities,
 }
 
 /// Number of [`Loss`] kinds.
-const LOSSES: usize = Loss::HardLink as usize + 1;
+const LOSSES: usize = Loss::Capabilities as usize + 1;
 
 impl Loss {
     /// All of them, in the order of their indexes.
@@ -40,6 +46,9 @@ impl Loss {
         Loss::FifoOrSocket,
         Loss::Symlink,
         Loss::HardLink,
+        Loss::Xattrs,
+        Loss::Acl,
+        Loss::Capabilities,
     ];
 
     /// For people, and for [`crate::error::Cause::Loss`].
@@ -53,6 +62,9 @@ impl Loss {
             Loss::FifoOrSocket => "FIFO or socket",
             Loss::Symlink => "symlink",
             Loss::HardLink => "hard link",
+            Loss::Xattrs => "extended attributes",
+            Loss::Acl => "ACL",
+            Loss::Capabilities => "capabilities",
         }
     }
 
@@ -67,6 +79,9 @@ impl Loss {
             Loss::FifoOrSocket => "fifo_or_socket",
             Loss::Symlink => "symlink",
             Loss::HardLink => "hard_link",
+            Loss::Xattrs => "xattrs",
+            Loss::Acl => "acl",
+            Loss::Capabilities => "capabilities",
         }
     }
 
@@ -76,6 +91,9 @@ impl Loss {
             Loss::Owner | Loss::SetIds => "run as root to keep it, or ask for --no-metadata",
             Loss::DeviceNode => "run as root to make it",
             Loss::Mode | Loss::Times => "this destination cannot hold it, or this user may not set it",
+            Loss::Xattrs => "this destination cannot hold all of them, or this user may not set them",
+            Loss::Acl => "this destination cannot hold it: nobody gets in whom it would have kept out",
+            Loss::Capabilities => "run as root to keep them, with owner and mode; from S3 with --special-bits",
             Loss::FifoOrSocket | Loss::Symlink => "this destination cannot hold one",
             Loss::HardLink => "this destination cannot hold one: each name becomes a file of its own",
         }
@@ -84,22 +102,27 @@ impl Loss {
 
 /// Losses of one object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LossSet(u8);
+pub struct LossSet(u16);
 
 impl LossSet {
     /// As it is recorded: a bit each, in the order of [`Loss::ALL`].
-    pub fn from_bits(bits: u8) -> LossSet {
+    pub fn from_bits(bits: u16) -> LossSet {
         LossSet(bits)
     }
 
     /// To be recorded.
-    pub fn bits(self) -> u8 {
+    pub fn bits(self) -> u16 {
         self.0
     }
 
     /// Adds one.
     pub fn add(&mut self, loss: Loss) {
         self.0 |= 1 << loss as u8;
+    }
+
+    /// Adds those of another set.
+    pub fn extend(&mut self, other: LossSet) {
+        self.0 |= other.0;
     }
 
     /// Whether nothing was lost.

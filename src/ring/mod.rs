@@ -11,6 +11,7 @@ pub mod op;
 pub mod sim;
 pub mod syscalls;
 pub mod uring;
+mod xattrs;
 
 use std::time::Duration;
 

@@ -193,6 +193,17 @@ pub enum Op {
     DropAcls { file: Handle },
     /// Removes the access ACL of a name, itself if it is a symlink.
     DropAclsAt { at: Handle, name: Name },
+    /// Names of extended attributes, a NUL behind each: [`Answer::Bytes`]. An empty `name` is `at` itself, here and in
+    /// the three that follow; a symlink is not followed.
+    ListXattrs { at: Handle, name: Name },
+    /// The value of an extended attribute or ACL: [`Answer::Bytes`].
+    GetXattr { at: Handle, name: Name, key: Name },
+    /// Gives an extended attribute a value.
+    SetXattr { at: Handle, name: Name, key: Name, value: Vec<u8> },
+    /// Removes an extended attribute.
+    RemoveXattr { at: Handle, name: Name, key: Name },
+    /// Whether the file system of `file` has room left for data and inodes: [`Answer::Flag`].
+    HasRoom { file: Handle },
     /// Makes one file durable: fsync.
     SyncFile { file: Handle },
     /// Makes a file's bytes durable and drops them from the page cache, so that the next read asks the device.
@@ -249,6 +260,8 @@ pub enum Answer {
     Extent(Option<(u64, u64)>),
     /// Yes or no.
     Flag(bool),
+    /// Bytes of a length that nobody knew.
+    Bytes(Vec<u8>),
 }
 
 /// An answered [`Op`], with all its memory back.

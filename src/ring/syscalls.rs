@@ -15,6 +15,7 @@ use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, StatxFlags, Timestamps, Uid,
 };
 
+use super::xattrs;
 use super::{Access, Answer, Arena, Asked, Caller, Completion, Handle, Interpreter, Name, Op, Side, Stat, Time};
 use crate::error::Errno;
 use crate::report::Busy;
@@ -117,6 +118,9 @@ fn perform(side: Side, op: &mut Op, arena: &Arena) -> Result<Answer, Errno> {
         Op::NextData { file, from } => next_data(file, *from).map(Answer::Extent),
         Op::ReadLink { at, name } => rustix::fs::readlinkat(&**at, &**name, Vec::new()).map(Answer::Target),
         Op::HasDefaultAcl { dir } => has_default_acl(dir).map(Answer::Flag),
+        Op::ListXattrs { at, name } => xattrs::list(at, name).map(Answer::Bytes),
+        Op::GetXattr { at, name, key } => xattrs::get(at, name, key).map(Answer::Bytes),
+        Op::HasRoom { file } => has_room(file).map(Answer::Flag),
         change => perform_change(change).map(|()| Answer::Done),
     }
 }
@@ -149,6 +153,8 @@ fn perform_change(op: &Op) -> Result<(), Errno> {
         Op::SetModeAt { at, name, mode } => set_mode_at(at, name, *mode),
         Op::DropAcls { file } => drop_acls(file),
         Op::DropAclsAt { at, name } => drop_acls_at(at, name),
+        Op::SetXattr { at, name, key, value } => xattrs::set(at, name, key, value),
+        Op::RemoveXattr { at, name, key } => xattrs::remove(at, name, key),
         Op::DropCache { file } => {
             rustix::fs::fdatasync(file)?;
             rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)
@@ -273,7 +279,7 @@ fn close(file: Handle) -> Result<(), Errno> {
     }
 }
 
-fn last_errno() -> Errno {
+pub(super) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
@@ -321,6 +327,13 @@ fn has_default_acl(dir: &Handle) -> Result<bool, Errno> {
         Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
         Err(errno) => Err(errno),
     }
+}
+
+/// Whether more than crumbs are left; a file system that counts no inodes has room for them.
+fn has_room(file: &Handle) -> Result<bool, Errno> {
+    const BYTES_MIN: u64 = 1 << 20;
+    let now = rustix::fs::fstatvfs(file)?;
+    Ok(now.f_bavail * now.f_frsize >= BYTES_MIN && (now.f_files == 0 || now.f_favail > 0))
 }
 
 fn drop_acls(file: &Handle) -> Result<(), Errno> {

@@ -141,7 +141,10 @@ fn random_row(random: &mut Random, batch: u64) -> Row {
     let stamp = number.is_multiple_of(2).then(|| DirStamp { ino: number, ..DirStamp::default() });
     match random.below(24) {
         0 => Row::DeleteEntry { dir, name },
-        1 => Row::PutDir { id: dir, record: DirRecord { parent: DirId::ROOT, name, stamp, listed_batch: batch } },
+        1 => Row::PutDir {
+            id: dir,
+            record: DirRecord { parent: DirId::ROOT, name, stamp, listed_batch: batch, ..DirRecord::default() },
+        },
         2 => Row::DeleteDir { id: dir },
         3 => Row::OpenDir { id: dir, state },
         4 => Row::CloseDir { id: dir },
@@ -205,6 +208,7 @@ fn everything_comes_back_after_a_reopen() {
         name: name("sub"),
         stamp: Some(DirStamp { mode: 0o40755, ino: 9, dev: 1 << 40, ..DirStamp::default() }),
         listed_batch: 3,
+        ..DirRecord::default()
     };
     let long = "x".repeat(1024);
     let first = LinkFirst { dir: DirId(70_000), name: name("a"), batch: 1 };
@@ -313,7 +317,7 @@ fn changes_take_effect_in_their_order() {
             Row::CloseFile { dir: DirId(1), name: name("kept") },
             Row::PutDir {
                 id: DirId(8),
-                record: DirRecord { parent: DirId(1), name: name("d"), stamp: None, listed_batch: 0 },
+                record: DirRecord { parent: DirId(1), name: name("d"), ..DirRecord::default() },
             },
             Row::DeleteDir { id: DirId(8) },
             Row::PutLateLink { dev: 1, ino: 2, dir: DirId(1), name: name("l") },

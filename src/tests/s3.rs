@@ -4,7 +4,7 @@
 //! `s3/directions.rs` trees both ways and across; `s3/refusals.rs` what bad input gets; `s3/faults.rs` servers and
 //! wires that fail; `s3/resume.rs` kills and what they cost; `s3/uploads.rs` uploads that nothing goes on with;
 //! `s3/verify.rs` comparisons; `s3/delete.rs` what goes from a destination; `s3/streamed.rs` parts that fit no buffer;
-//! `s3/tls.rs` whose certificate is believed.
+//! `s3/tls.rs` whose certificate is believed; `s3/xattrs.rs` extended attributes and ACLs.
 
 mod support;
 
@@ -26,6 +26,8 @@ mod tls;
 mod uploads;
 #[path = "s3/verify.rs"]
 mod verify;
+#[path = "s3/xattrs.rs"]
+mod xattrs;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};

@@ -18,6 +18,7 @@ const RANKS: [&[&str]; 13] = [
     &["pages", "plan", "walk"],
     &["job"],
     &[
+        "names",
         "transfer",
         "large",
         "listing",

@@ -1,9 +1,11 @@
 //! What the destination holds already: sealed again, adopted, or given new metadata. No content is written.
 
+use super::attributes::Kept;
 use super::{Copied, Ending, Seal, Work, ending_of, stat_source};
 use crate::catalog::{FileRecord, Status};
 use crate::error::{Errno, Result};
 use crate::plan;
+use crate::provider::xattrs::{Made, Trust};
 use crate::report::Count;
 use crate::ring::{Access, Kind, Side, Stat};
 
@@ -48,7 +50,7 @@ impl Work<'_> {
         Ok(None)
     }
 
-    /// Takes what is at the destination if it is the source's copy already; puts owner and mode right.
+    /// Takes what is at the destination if it is the source's copy already; puts owner, mode and attributes right.
     pub(crate) fn adopt(&self) -> Result<Option<Copied>> {
         if self.job.has_device() {
             return Ok(None);
@@ -59,6 +61,7 @@ impl Work<'_> {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(self.error("stat", errno)),
         };
+        self.own_name()?;
         match self.stat.kind() {
             Kind::File if plan::is_sealed_copy(self.stat, &dest, self.job.granularity_nanos) => {
                 if self.stat.nlink != dest.nlink {
@@ -72,6 +75,8 @@ impl Work<'_> {
                 if !same || !owned || dest.mtime != self.stat.mtime {
                     return Ok(None);
                 }
+                let kept = Kept { permissions: dest.permissions(), trust: Trust::Full };
+                self.keep_attributes_at(name, kept, Made::Before)?;
                 Ok(Some(self.copied(&dest, Seal::None, 0, Count::Adopted)))
             }
             _ => Ok(None),
@@ -89,12 +94,13 @@ impl Work<'_> {
         }
         self.remove_leftover(None);
         self.clear_acls(&file)?;
-        self.keep_metadata(&file, &now)?;
+        let kept = self.keep_metadata(&file, &now)?;
+        self.keep_attributes_of(&file, kept, Made::Before)?;
         Ok(Some(self.copied(&now, self.seal(None), 0, count)))
     }
 
     /// The copy of a source of which only the ctime is new, and not the content: if the destination still holds the
-    /// very file that was written, its owner, mode and times alone are put right.
+    /// very file that was written, its owner, mode, attributes and times alone are put right.
     pub(crate) fn refresh(&self, record: &FileRecord) -> Result<Option<Copied>> {
         let dest = match self.dest().stat(self.dest_dir(), &self.place.dest_name) {
             Ok(dest) => dest,

@@ -14,18 +14,23 @@
 //! What is asynchronous is a state of the shard; what is not is straight-line code over a [`Caller`]. On any error the
 //! partial file is removed (I2). The mtime, which is the seal, comes later: checkpoint.rs.
 
+mod attributes;
 mod device;
 mod held;
 mod named;
+
+pub(crate) use attributes::note_unasked;
 
 use crate::catalog::{Checksum, FileRecord, Proof, Stamp};
 use crate::config::{ChecksumPolicy, Metadata, Naming, ReflinkChoice, SMALL_BYTES_MAX};
 use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::job::{Job, Place, Reflink};
-use crate::links::{Claim, LinkKey};
+use crate::links::{self, LinkKey};
+use crate::names::{self, Claim};
 use crate::plan::{self, Plan, Skip};
 use crate::provider::metadata::{self, UNSEALED};
 use crate::provider::posix::Posix;
+use crate::provider::xattrs::Made;
 use crate::report::Count;
 use crate::ring::{Access, Caller, Handle, Kind, Lease, Name, Side, Stat, Time};
 use crate::walk::DestDir;
@@ -162,7 +167,7 @@ fn try_prepare(
 ) -> Result<Prepared> {
     let stat = stat_source(job, caller, place)?;
     if job.has_device() {
-        let work = Work { job, caller, place, stat: &stat, stamp: Stamp::of(&stat), group: None };
+        let work = Work { job, caller, place, stat: &stat, stamp: Stamp::of(&stat), group: None, told: None };
         return Ok(work.prepare_device(record));
     }
     if stat.kind() == Kind::Dir {
@@ -178,7 +183,7 @@ fn try_prepare(
         Grouping::First(key) => Some(key),
         Grouping::Further(key) => return Ok(Prepared::Ended(Ending::Further(key, Stamp::of(&stat)))),
     };
-    let work = Work { job, caller, place, stat: &stat, stamp: Stamp::of(&stat), group: *group };
+    let work = Work { job, caller, place, stat: &stat, stamp: Stamp::of(&stat), group: *group, told: None };
     if let Some(copied) = work.reseal(record)? {
         return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));
     }
@@ -278,8 +283,8 @@ pub(crate) fn claim_group(job: &Job, place: &Place, key: LinkKey, stamp: &Stamp)
     }
     let claim = job.links.claim(key, (place.dir.id, place.name.clone()), || job.recorded_first(key, stamp))?;
     Ok(match claim {
-        Claim::First => Grouping::First(key),
-        Claim::Further => Grouping::Further(key),
+        links::Claim::First => Grouping::First(key),
+        links::Claim::Further => Grouping::Further(key),
     })
 }
 
@@ -309,6 +314,8 @@ pub struct Work<'a> {
     pub stamp: Stamp,
     /// Its group if it has several names.
     pub group: Option<LinkKey>,
+    /// Its extended attributes and ACLs, where the source cannot be asked for them.
+    pub told: Option<&'a [(Name, Vec<u8>)]>,
 }
 
 impl<'a> Work<'a> {
@@ -364,18 +371,6 @@ impl<'a> Work<'a> {
         self.job.config.metadata == Metadata::Keep
     }
 
-    fn keep_metadata(&self, file: &Handle, now: &Stat) -> Result<()> {
-        if !self.keeps_metadata() {
-            return Ok(());
-        }
-        let loss = metadata::keep_owner_and_mode(&self.dest(), file, self.stat, now)
-            .map_err(|errno| self.error("set owner and mode of", errno))?;
-        match loss {
-            Some(loss) => self.job.lose(self.place, loss),
-            None => Ok(()),
-        }
-    }
-
     /// Creates the destination file: under its own name if that is free, else under the temporary one (I2).
     pub fn create(&self) -> Result<NewFile> {
         if let Some(device) = self.job.device(Side::Dest) {
@@ -388,7 +383,8 @@ impl<'a> Work<'a> {
                 None => self.create_temp(mode)?,
             },
             Naming::Atomic => {
-                if self.place.dir.dest() != DestDir::Created {
+                if self.place.dir.dest() != DestDir::Created && self.is_taken() {
+                    self.own_name()?;
                     self.make_way()?;
                 }
                 self.create_temp(mode)?
@@ -425,10 +421,22 @@ impl<'a> Work<'a> {
                 self.remove_leftover(None);
                 Ok(Some(handle))
             }
-            Err(Errno::EXIST) if self.make_way()? => self.create_in_place(mode),
-            Err(Errno::EXIST) => Ok(None),
+            Err(Errno::EXIST) => match self.own_name().and_then(|()| self.make_way())? {
+                true => self.create_in_place(mode),
+                false => Ok(None),
+            },
             Err(errno) => Err(self.error("create", errno)),
         }
+    }
+
+    fn is_taken(&self) -> bool {
+        self.dest().stat(self.dest_dir(), &self.place.dest_name).is_ok()
+    }
+
+    /// The name is taken: by its own object, or by another that the destination takes for it.
+    fn own_name(&self) -> Result<()> {
+        let Place { dir, open, name, dest_name } = self.place;
+        names::own(self.job, self.caller, Claim { dir, open, name, dest_name })
     }
 
     /// What was to replace a file when the power went may still be there, and not be needed any more, unless it is what
@@ -484,7 +492,8 @@ impl<'a> Work<'a> {
         let _ = self.dest().unlink(self.dest_dir(), name);
     }
 
-    /// Owner, mode, durability if each file has its own, close. Consumes the file; on an error it is removed.
+    /// Owner, mode, attributes, durability if each file has its own, close. Consumes the file; on an error it is
+    /// removed.
     pub fn finish(&self, file: NewFile, bytes: u64, count: Count) -> Result<Copied> {
         let NewFile { handle, temp, made } = file;
         if self.job.device(Side::Dest).is_some() {
@@ -501,7 +510,8 @@ impl<'a> Work<'a> {
     }
 
     fn try_finish(&self, handle: Handle, made: &Stat) -> Result<()> {
-        self.keep_metadata(&handle, made)?;
+        let kept = self.keep_metadata(&handle, made)?;
+        self.keep_attributes_of(&handle, kept, Made::New)?;
         let dest = self.dest();
         if metadata::is_young(self.stat.mtime, now()) {
             dest.set_times(&handle, self.stat.atime, UNSEALED).map_err(|errno| self.error("set times of", errno))?;

@@ -1,10 +1,12 @@
 //! Objects that are complete as they are made: symlinks, FIFOs, sockets, device nodes. No bytes, so no seal to wait
 //! for.
 
+use super::attributes::Kept;
 use super::{Copied, Seal, Work};
 use crate::config::Metadata;
 use crate::error::{Cause, Errno, Error, Result};
 use crate::provider::metadata;
+use crate::provider::xattrs::{Made, Trust};
 use crate::report::{Count, Loss};
 use crate::ring::{Kind, Name, Side, Stat};
 use crate::walk::DestDir;
@@ -49,8 +51,12 @@ impl Work<'_> {
                 self.remove_leftover(None);
                 return Ok(None);
             }
-            Err(Errno::EXIST) if self.make_way()? => return self.make_named(make),
-            Err(Errno::EXIST) => {}
+            Err(Errno::EXIST) => {
+                self.own_name()?;
+                if self.make_way()? {
+                    return self.make_named(make);
+                }
+            }
             Err(errno) => return Err(self.error("create", errno)),
         }
         let temp = self.place.temp_name(self.job);
@@ -81,9 +87,11 @@ impl Work<'_> {
         if self.place.dir.dest() == DestDir::ExistingWithAcl && made.kind() != Kind::Symlink {
             dest.drop_acls_at(at, name).map_err(|errno| self.error("clear the ACL of", errno))?;
         }
-        if self.keeps_metadata() {
-            self.keep_owner_by_name(name, &made)?;
-        }
+        let kept = match self.keeps_metadata() {
+            true => self.keep_owner_by_name(name, &made)?,
+            false => Kept { permissions: made.permissions(), trust: Trust::NoCapabilities },
+        };
+        self.keep_attributes_at(name, kept, Made::New)?;
         match dest.set_times_at(at, name, self.stat.atime, self.stat.mtime) {
             Ok(()) => {}
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.job.lose(self.place, Loss::Times)?,
@@ -93,19 +101,23 @@ impl Work<'_> {
     }
 
     /// Owner, then set-id bits, which nothing is made with: I9, not without their owner.
-    fn keep_owner_by_name(&self, name: &Name, made: &Stat) -> Result<()> {
+    fn keep_owner_by_name(&self, name: &Name, made: &Stat) -> Result<Kept> {
         let (dest, at) = (self.dest(), self.dest_dir());
         if (made.uid, made.gid) != (self.stat.uid, self.stat.gid) {
             match dest.set_owner_at(at, name, self.stat.uid, self.stat.gid) {
                 Ok(()) => {}
-                Err(errno) if metadata::is_denied(errno) => return self.job.lose(self.place, Loss::Owner),
+                Err(errno) if metadata::is_denied(errno) => {
+                    self.job.lose(self.place, Loss::Owner)?;
+                    return Ok(Kept { permissions: made.permissions(), trust: Trust::NoCapabilities });
+                }
                 Err(errno) => return Err(self.error("set owner of", errno)),
             }
         }
         if made.kind() == Kind::Symlink || made.permissions() == self.stat.permissions() {
-            return Ok(());
+            return Ok(Kept { permissions: made.permissions(), trust: Trust::Full });
         }
         let set = dest.set_mode_at(at, name, self.stat.permissions());
-        set.map_err(|errno| self.error("set mode of", errno))
+        set.map_err(|errno| self.error("set mode of", errno))?;
+        Ok(Kept { permissions: self.stat.permissions(), trust: Trust::Full })
     }
 }

@@ -20,7 +20,7 @@ use crate::job::JobRoot;
 use crate::provider::block::Device;
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
-use crate::walk::{DirNode, Walker};
+use crate::walk::{DirNode, DirPair, Walker};
 
 /// One comparison.
 pub(super) struct Audit {
@@ -98,7 +98,7 @@ pub(super) fn add(counter: &AtomicU64, value: u64) {
 
 impl Audit {
     /// Compares the roots themselves.
-    pub fn compare_roots(&self) {
+    pub fn compare_roots(&self, caller: &dyn Caller) {
         add(&self.tally.objects, 1);
         let mut source = self.source.stat;
         if let Some(catalog) = &self.catalog {
@@ -110,7 +110,9 @@ impl Audit {
                 Err(error) => return self.findings.trouble(&error),
             }
         }
-        let aspects = compare(&source, &self.dest.stat, &self.measure);
+        let mut aspects = compare(&source, &self.dest.stat, &self.measure);
+        let open = DirPair { source: self.source.handle.clone(), dest: self.dest.handle.clone() };
+        aspects.extend(self.compare_attributes(caller, (&DirNode::root(), &open), &Name::default(), Kind::Dir));
         if !aspects.is_empty() {
             self.findings.differ(b"", aspects, None);
         }

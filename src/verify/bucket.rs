@@ -23,7 +23,7 @@ use super::ends::{Dir, End, Hint, Names, Objects, Seen, compare};
 use super::findings::Findings;
 use super::{Request, Verdict, conclude};
 use crate::catalog::{Catalog, DirId, Record};
-use crate::config::{Metadata, Output};
+use crate::config::{Attributes, Metadata, Output};
 use crate::engine::ends::open_to_read as open_bucket;
 use crate::engine::{granularity_nanos, raise_descriptor_limit};
 use crate::error::{Error, Result};
@@ -68,6 +68,9 @@ struct Level {
 pub(super) fn run(request: &Request, stop: &Stop, started: Instant) -> Result<Verdict> {
     if request.sample.is_some() || request.has_holes {
         return Err(Error::usage("--sample and --holes are for file systems, not for buckets"));
+    }
+    if request.attributes != Attributes::None {
+        return Err(Error::usage("--xattrs and --acls are for file systems, not for buckets"));
     }
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -114,6 +117,7 @@ async fn open(request: &Request) -> Result<(Comparison, Dir, Vec<u8>)> {
         choice: read_choice(&request.filter, request.files_from.as_deref())?,
         measure: Measure {
             has_owner_and_mode: request.metadata == Metadata::Keep && is_kept,
+            attributes: Attributes::None,
             granularity_nanos: granularity,
         },
         findings: Findings::new(request.form, Box::new(stdout), console),

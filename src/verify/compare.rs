@@ -1,5 +1,6 @@
 //! What may differ between two objects, and which of it does. Pure.
 
+use crate::config::Attributes;
 use crate::plan::same_time;
 use crate::ring::Stat;
 
@@ -33,11 +34,15 @@ pub enum Aspect {
     Links,
     /// A hole in the source is no hole at the destination.
     Holes,
+    /// Extended attributes.
+    Xattrs,
+    /// ACLs.
+    Acls,
 }
 
 impl Aspect {
     /// All of them, in the order in which they are said.
-    pub const ALL: [Aspect; 13] = [
+    pub const ALL: [Aspect; 15] = [
         Aspect::Missing,
         Aspect::Extra,
         Aspect::Unfinished,
@@ -51,6 +56,8 @@ impl Aspect {
         Aspect::Mtime,
         Aspect::Links,
         Aspect::Holes,
+        Aspect::Xattrs,
+        Aspect::Acls,
     ];
 
     /// Its name in all outputs.
@@ -69,6 +76,8 @@ impl Aspect {
             Aspect::Mtime => "mtime",
             Aspect::Links => "links",
             Aspect::Holes => "holes",
+            Aspect::Xattrs => "xattrs",
+            Aspect::Acls => "acls",
         }
     }
 }
@@ -81,6 +90,11 @@ impl Aspects {
     /// This one only.
     pub fn only(aspect: Aspect) -> Aspects {
         Aspects(1 << aspect as u8)
+    }
+
+    /// Adds those of another set.
+    pub fn extend(&mut self, other: Aspects) {
+        self.0 |= other.0;
     }
 
     /// Adds one.
@@ -109,6 +123,8 @@ impl Aspects {
 pub struct Measure {
     /// Whether owner and mode count.
     pub has_owner_and_mode: bool,
+    /// Which attributes count beside them.
+    pub attributes: Attributes,
     /// Nanoseconds by which the destination tells times apart.
     pub granularity_nanos: u32,
 }
@@ -151,7 +167,7 @@ mod tests {
     use super::*;
     use crate::ring::Time;
 
-    const MEASURE: Measure = Measure { has_owner_and_mode: true, granularity_nanos: 1 };
+    const MEASURE: Measure = Measure { has_owner_and_mode: true, attributes: Attributes::None, granularity_nanos: 1 };
 
     #[test]
     fn every_aspect_is_told_by_itself() {
@@ -170,7 +186,7 @@ mod tests {
             change(&mut other);
             assert_eq!(compare(&file, &other, &MEASURE), Aspects::only(aspect));
         }
-        let loose = Measure { has_owner_and_mode: false, granularity_nanos: 1_000_000_000 };
+        let loose = Measure { has_owner_and_mode: false, granularity_nanos: 1_000_000_000, ..MEASURE };
         let other = Stat { mode: libc::S_IFREG, uid: 9, mtime: Time { secs: 0, nanos: 9 }, ..file };
         assert!(compare(&file, &other, &loose).is_empty());
     }

@@ -9,6 +9,7 @@
 //! is what its device holds. Where both sides are read their bytes are compared themselves, which says no less than
 //! equal checksums do, and more.
 
+mod attributes;
 mod audit;
 mod auditor;
 mod bucket;
@@ -36,7 +37,7 @@ pub use sample::Sampled;
 use crate::bell::Bell;
 use crate::catalog::{Catalog, DirId, JobIdentity};
 use crate::config::{
-    ARENA_BYTES_MAX, BLOCK_BYTES_RANGE, EngineChoice, FILE_DEPTH, Metadata, Mounts, Output, S3Options,
+    ARENA_BYTES_MAX, Attributes, BLOCK_BYTES_RANGE, EngineChoice, FILE_DEPTH, Metadata, Mounts, Output, S3Options,
 };
 use crate::crew::{self, Crew, Engine};
 use crate::engine::{descriptor_limit, granularity_nanos, raise_descriptor_limit};
@@ -82,6 +83,8 @@ pub struct Request {
     pub engine: EngineChoice,
     /// Whether owner and mode are compared.
     pub metadata: Metadata,
+    /// Which attributes are compared beside them.
+    pub attributes: Attributes,
     /// Whether mount points below the source are crossed.
     pub mounts: Mounts,
     /// Which names are compared.
@@ -155,7 +158,8 @@ pub fn run(request: &Request, stop: &Stop) -> Result<Verdict> {
     match &audit.single {
         Some((name, _)) => audit.walker.inject(Work::File(root, name.clone())),
         None => {
-            audit.compare_roots();
+            let buffers = FixedBuffers::new(1, 4096, 4096)?;
+            audit.compare_roots(&Kernel::new(buffers.arena().clone()));
             audit.walker.inject(Work::List(root));
         }
     }
@@ -243,6 +247,7 @@ fn make_audit(
         choice,
         measure: Measure {
             has_owner_and_mode: request.metadata == Metadata::Keep && is_recorded,
+            attributes: request.attributes,
             granularity_nanos: granularity_nanos(ends.dest.file_system),
         },
         sample: request.sample.map(|percent| Sample::new(percent, seed)),

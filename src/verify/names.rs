@@ -387,6 +387,9 @@ impl<I: Interpreter> Auditor<I> {
         if is_one_type && source.kind() == Kind::Symlink && self.has_other_target(dir, open, &name) {
             aspects.add(Aspect::Target);
         }
+        if is_one_type {
+            aspects.extend(audit.compare_attributes(&*self.caller, (dir, open), &name, source.kind()));
+        }
         if audit.has_holes && is_one_type && source.kind() == Kind::File && has_filled_holes(&source, &dest) {
             aspects.add(Aspect::Holes);
         }

@@ -48,6 +48,10 @@ pub struct DirNode {
     dest: AtomicU8,
     /// Whether this pass changed anything in the destination's directory.
     touched: AtomicBool,
+    /// Whether the destination's directory tells names apart, a [`Folding`] as number.
+    folding: AtomicU8,
+    /// Its extended attributes and ACLs as its bucket tells them.
+    told: OnceLock<Vec<u8>>,
     /// The source's state when the listing began.
     stamp: OnceLock<Box<DirStamp>>,
 }
@@ -64,6 +68,18 @@ pub enum DestDir {
     Existing = 2,
     /// It was there before and hands a default ACL to what is created in it (I9).
     ExistingWithAcl = 3,
+}
+
+/// Whether a destination directory tells all names apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Folding {
+    /// Nobody has looked.
+    Unknown = 0,
+    /// It tells upper case from lower.
+    None = 1,
+    /// It does not.
+    Case = 2,
 }
 
 impl DirNode {
@@ -86,6 +102,8 @@ impl DirNode {
             pending: AtomicU32::new(1),
             dest: AtomicU8::new(0),
             touched: AtomicBool::new(false),
+            folding: AtomicU8::new(0),
+            told: OnceLock::new(),
             stamp: OnceLock::new(),
         }
     }
@@ -103,6 +121,30 @@ impl DirNode {
     /// Device and inode of the source's directory, once its listing has begun.
     pub fn source_id(&self) -> Option<(u64, u64)> {
         self.stamp.get().map(|stamp| (stamp.dev, stamp.ino))
+    }
+
+    /// Notes what a bucket tells of its extended attributes and ACLs.
+    pub fn set_told(&self, told: Vec<u8>) {
+        let _ = self.told.set(told);
+    }
+
+    /// What a bucket tells of them; empty for nothing.
+    pub fn told(&self) -> &[u8] {
+        self.told.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the destination's directory tells names apart.
+    pub fn folding(&self) -> Folding {
+        match self.folding.load(Ordering::Relaxed) {
+            1 => Folding::None,
+            2 => Folding::Case,
+            _ => Folding::Unknown,
+        }
+    }
+
+    /// Notes whether it does.
+    pub fn set_folding(&self, folding: Folding) {
+        self.folding.store(folding as u8, Ordering::Relaxed);
     }
 
     /// Notes that this pass changes something in the destination's directory: its times will have to be set again.

@@ -25,6 +25,7 @@ mod bucket;
 mod client;
 mod credentials;
 mod download;
+pub mod extended;
 pub mod keys;
 mod multipart;
 mod refusal;

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 
 use super::disk::{Body, Ino};
 use super::world::{World, component};
+use super::xattrs::{ACCESS, DEFAULT};
 use crate::error::Errno;
 use crate::ring::{Access, Answer, Arena, Handle, Kind, Name, Op, Side};
 
@@ -67,7 +68,13 @@ impl World {
             Op::ReadLink { at, name } => self.read_link(side, at, name),
             Op::HasDefaultAcl { dir } => {
                 let ino = self.ino(side, dir)?;
-                Ok(Answer::Flag(self.disk(side).node(ino).attrs.has_default_acl))
+                Ok(Answer::Flag(self.disk(side).node(ino).attrs.has_default_acl()))
+            }
+            Op::ListXattrs { at, name } => self.list_xattrs(side, at, name).map(Answer::Bytes),
+            Op::GetXattr { at, name, key } => self.get_xattr(side, at, name, key).map(Answer::Bytes),
+            Op::HasRoom { file } => {
+                self.ino(side, file)?;
+                Ok(Answer::Flag(self.disk(side).has_room()))
             }
             Op::SyncFile { file } | Op::DropCache { file } => {
                 let ino = self.ino(side, file)?;
@@ -163,14 +170,16 @@ impl World {
             }
             Op::DropAcls { file } => {
                 let ino = self.ino(side, file)?;
-                self.disk(side).change(ino, |attrs| (attrs.has_acl, attrs.has_default_acl) = (false, false));
+                self.disk(side).change(ino, |attrs| attrs.xattrs.retain(|key, _| key != ACCESS && key != DEFAULT));
                 Ok(())
             }
             Op::DropAclsAt { at, name } => {
                 let ino = self.named(side, at, name)?;
-                self.disk(side).change(ino, |attrs| attrs.has_acl = false);
+                self.disk(side).change(ino, |attrs| drop(attrs.xattrs.remove(ACCESS)));
                 Ok(())
             }
+            Op::SetXattr { at, name, key, value } => self.set_xattr(side, at, name, (key, value)),
+            Op::RemoveXattr { at, name, key } => self.remove_xattr(side, at, name, key),
             other => unreachable!("answered above: {other:?}"),
         }
     }

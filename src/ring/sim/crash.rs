@@ -4,8 +4,8 @@
 //!
 //! - every change of names. Changes of one name come in order, a rename is whole or not at all, and a name that is
 //!   there has its inode;
-//! - for every inode a version of (mode, owner, ACL), one of the times, one of the size. So a file may have its final
-//!   name, size and mtime, and none of its bytes: the trap of I2;
+//! - for every inode a version of (mode, owner, attributes), one of the times, one of the size. So a file may have its
+//!   final name, size and mtime, and none of its bytes: the trap of I2;
 //! - for every dirty block the new bytes, the old ones, or zeros where nothing was before.
 //!
 //! A seed also draws how much of each survives (nothing, some, all), so that the extremes come up often.
@@ -88,14 +88,14 @@ fn survive(node: &Node, survival: &Survival, random: &mut Random) -> Node {
         }
         other => other.clone(),
     };
-    Node { body, nlink: 0, attrs, history: Vec::new(), durable: Some(attrs) }
+    Node { body, nlink: 0, attrs: attrs.clone(), history: Vec::new(), durable: Some(attrs) }
 }
 
 fn survive_attrs(node: &Node, survival: &Survival, random: &mut Random) -> Attrs {
     let versions: Vec<&Attrs> = node.durable.iter().chain(&node.history).collect();
     let mut version = || match random.chance(survival.attrs) {
-        true => *versions[versions.len() - 1],
-        false => *versions[random.index(versions.len())],
+        true => versions[versions.len() - 1].clone(),
+        false => versions[random.index(versions.len())].clone(),
     };
     let Attrs { atime, mtime, ctime, .. } = version();
     let size = version().size;

@@ -28,7 +28,7 @@ pub const CLOCK_START_SECS: i64 = 2_000_000_000;
 pub(super) const ROOT: Ino = 2;
 
 /// What an inode says of itself, but for its number of names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Attrs {
     /// Type and permissions.
     pub mode: u32,
@@ -46,10 +46,8 @@ pub(super) struct Attrs {
     pub mtime: Time,
     /// Last change of anything.
     pub ctime: Time,
-    /// Whether it has an access ACL.
-    pub has_acl: bool,
-    /// Whether it is a directory that hands a default ACL on.
-    pub has_default_acl: bool,
+    /// Extended attributes, ACLs among them.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// A directory's names.
@@ -173,9 +171,9 @@ impl Disk {
             _ => (1, 0),
         };
         let (atime, mtime, ctime) = (now, now, now);
-        let (uid, gid, has_acl, has_default_acl) = (0, 0, false, false);
-        let attrs = Attrs { mode, uid, gid, rdev, size, atime, mtime, ctime, has_acl, has_default_acl };
-        self.nodes.insert(ino, Node { body, nlink, attrs, history: vec![attrs], durable: None });
+        let (uid, gid, xattrs) = (0, 0, BTreeMap::new());
+        let attrs = Attrs { mode, uid, gid, rdev, size, atime, mtime, ctime, xattrs };
+        self.nodes.insert(ino, Node { body, nlink, attrs: attrs.clone(), history: vec![attrs], durable: None });
         ino
     }
 
@@ -254,7 +252,7 @@ impl Disk {
         let node = self.node_mut(ino);
         change(&mut node.attrs);
         node.attrs.ctime = now;
-        node.history.push(node.attrs);
+        node.history.push(node.attrs.clone());
     }
 
     /// Changes bytes: mtime and ctime follow.
@@ -266,18 +264,16 @@ impl Disk {
     /// Creates an inode of `mode` (type included) as `name`.
     fn create_node(&mut self, at: Ino, name: &[u8], body: Body, mode: u32, rdev: u64) -> Result<Ino, Errno> {
         self.check_vacant(at, name)?;
-        let parent = self.node(at).attrs;
+        let parent = self.node(at).attrs.clone();
         let ino = self.insert(body, mode, rdev);
         let is_dir = mode & libc::S_IFMT == libc::S_IFDIR;
-        let is_symlink = mode & libc::S_IFMT == libc::S_IFLNK;
         let node = self.node_mut(ino);
         if parent.mode & libc::S_ISGID != 0 {
             node.attrs.gid = parent.gid;
             node.attrs.mode |= if is_dir { libc::S_ISGID } else { 0 };
         }
-        node.attrs.has_acl = parent.has_default_acl && !is_symlink;
-        node.attrs.has_default_acl = parent.has_default_acl && is_dir;
-        node.history = vec![node.attrs];
+        parent.hand_on(&mut node.attrs);
+        node.history = vec![node.attrs.clone()];
         if is_dir {
             self.node_mut(at).nlink += 1;
         }
@@ -537,9 +533,14 @@ impl Disk {
             Body::File(file) => file.live.allocated_bytes() / 512,
             _ => 0,
         };
-        let Attrs { mode, uid, gid, rdev, size, atime, mtime, ctime, .. } = *attrs;
+        let Attrs { mode, uid, gid, rdev, size, atime, mtime, ctime, .. } = attrs.clone();
         let (dev, mount_id, nlink) = (self.dev, self.dev, *nlink);
         Stat { dev, ino, mode, nlink, uid, gid, rdev, size, blocks, atime, mtime, ctime, mount_id, direct_align: 0 }
+    }
+
+    /// Whether blocks are left.
+    pub(super) fn has_room(&self) -> bool {
+        self.capacity_bytes.is_none_or(|capacity| self.used_bytes < capacity)
     }
 
     /// What sort of object an inode is.
@@ -550,7 +551,7 @@ impl Disk {
     /// fsync that succeeds: one inode's attributes, bytes and, for a directory, names are durable.
     pub(super) fn sync(&mut self, ino: Ino) {
         let node = self.node_mut(ino);
-        node.durable = Some(node.attrs);
+        node.durable = Some(node.attrs.clone());
         node.history.clear();
         match &mut node.body {
             Body::File(file) => {

@@ -25,6 +25,7 @@ mod random;
 mod tests;
 mod tree;
 mod world;
+mod xattrs;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,6 +8,7 @@ use super::content::{BLOCK_BYTES, Content};
 use super::disk::{Body, Disk, Ino, ROOT};
 use super::faults::Change;
 use super::random::Random;
+use super::xattrs::DEFAULT;
 use crate::error::Errno;
 use crate::ring::{Stat, Time};
 
@@ -31,6 +32,8 @@ pub struct Entry {
     pub mtime: Time,
     /// Whether it has an access or default ACL.
     pub has_acls: bool,
+    /// Extended attributes, ACLs among them.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// What an object is and holds.
@@ -157,7 +160,7 @@ impl Disk {
     /// Gives a directory a default ACL, which what is created in it inherits.
     pub fn add_default_acl(&mut self, path: &[u8]) {
         let ino = self.find(path).expect("the test built this directory");
-        self.change(ino, |attrs| attrs.has_default_acl = true);
+        self.change(ino, |attrs| drop(attrs.xattrs.insert(DEFAULT.to_vec(), b"an ACL".to_vec())));
         self.sync_all();
     }
 
@@ -203,7 +206,8 @@ impl Disk {
             Body::Special => EntryKind::Special(attrs.mode & libc::S_IFMT, attrs.rdev),
         };
         let (mode, uid, gid, nlink) = (attrs.mode & 0o7777, attrs.uid, attrs.gid, node.nlink);
-        Entry { kind, mode, uid, gid, nlink, mtime: attrs.mtime, has_acls: attrs.has_acl || attrs.has_default_acl }
+        let (mtime, has_acls) = (attrs.mtime, attrs.has_acl() || attrs.has_default_acl());
+        Entry { kind, mode, uid, gid, nlink, mtime, has_acls, xattrs: attrs.xattrs.clone() }
     }
 
     /// The first path whose last component is `name`.

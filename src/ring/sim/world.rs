@@ -228,6 +228,13 @@ enum Subject<'a> {
 
 fn subject(op: &Op) -> Subject<'_> {
     match op {
+        Op::ListXattrs { at, name }
+        | Op::GetXattr { at, name, .. }
+        | Op::SetXattr { at, name, .. }
+        | Op::RemoveXattr { at, name, .. } => match name.is_empty() {
+            true => Subject::Handle(at),
+            false => Subject::Name(name),
+        },
         Op::OpenDir { path: name, .. }
         | Op::MakeDir { name, .. }
         | Op::Stat { name, .. }
@@ -261,6 +268,7 @@ fn subject(op: &Op) -> Subject<'_> {
         | Op::SyncFile { file }
         | Op::DropCache { file }
         | Op::SyncFileSystem { file }
+        | Op::HasRoom { file }
         | Op::Close { file } => Subject::Handle(file),
         Op::Closed => unreachable!("never asked"),
     }

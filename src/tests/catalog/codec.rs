@@ -41,7 +41,7 @@ fn record() -> impl Strategy<Value = Record> {
     let proofs = prop::sample::select(vec![Proof::Length, Proof::Written, Proof::Server, Proof::ReadBack]);
     let checksum = (any::<u64>(), proofs).prop_map(|(crc64, proof)| Checksum { crc64, proof });
     let file =
-        (status(), any::<u64>(), stamp(), ids.clone(), ids, option::of(failure()), option::of(checksum), any::<u8>());
+        (status(), any::<u64>(), stamp(), ids.clone(), ids, option::of(failure()), option::of(checksum), any::<u16>());
     prop_oneof![
         any::<u64>().prop_map(|id| Record::Dir(DirId(id))),
         file.prop_map(|(status, batch, stamp, dest_ino, large_id, failure, checksum, losses)| {
@@ -111,8 +111,10 @@ proptest! {
     #[test]
     fn directories_come_back(
         parent in any::<u64>(), name in name(), stamp in option::of(dir_stamp()), listed_batch in any::<u64>(),
+        losses in any::<u16>(), told in prop::collection::vec(any::<u8>(), 0..40),
     ) {
-        let dir = DirRecord { parent: DirId(parent), name, stamp, listed_batch };
+        let losses = LossSet::from_bits(losses);
+        let dir = DirRecord { parent: DirId(parent), name, stamp, listed_batch, losses, told };
         let mut body = Vec::new();
         encode_dir(&dir, &mut body);
         prop_assert_eq!(decode_dir(&body), Ok(dir));

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::machine::{Machine, Ran};
+use super::machine::{Machine, Ran, Style};
 use crate::catalog::{Catalog, DirId, DirState, FileRecord, Header, Record, Stamp, Status};
-use crate::config::Metadata;
+use crate::config::{Attributes, Metadata};
 use crate::error::{Result, escape};
 use crate::job::temp_name;
 use crate::report::Count;
@@ -72,7 +72,7 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
 }
 
 /// How an object looks: as dumped, without what belongs to names, and with its atime.
-fn same(wanted: (&Entry, &Stat), there: Option<(&Entry, Stat)>, metadata: Metadata) -> Verdict {
+fn same(wanted: (&Entry, &Stat), there: Option<(&Entry, Stat)>, style: &Style) -> Verdict {
     let Some((entry, stat)) = there else { return Err("is missing".into()) };
     let bare = |kind: &EntryKind| match kind {
         EntryKind::File { size, content, .. } => {
@@ -88,8 +88,14 @@ fn same(wanted: (&Entry, &Stat), there: Option<(&Entry, Stat)>, metadata: Metada
         return Err(format!("has times {:?}, not {:?}", times(&stat), times(wanted.1)));
     }
     let owner = |entry: &Entry| (format!("{:o}", entry.mode), entry.uid, entry.gid);
-    if metadata == Metadata::Keep && owner(entry) != owner(wanted.0) {
+    if style.metadata == Metadata::Keep && owner(entry) != owner(wanted.0) {
         return Err(format!("has mode and owner {:?}, not {:?}", owner(entry), owner(wanted.0)));
+    }
+    if style.attributes == Attributes::All {
+        return match entry.xattrs == wanted.0.xattrs {
+            true => Ok(()),
+            false => Err(format!("has attributes {:?}, not {:?}", entry.xattrs, wanted.0.xattrs)),
+        };
     }
     if entry.has_acls && entry.kind != EntryKind::Dir {
         return Err("has an ACL that its source has not".into());
@@ -117,7 +123,7 @@ pub fn claims_hold(machine: &Machine, claims: &Claims, disk: &Disk) -> Verdict {
         };
         let there = dest.get(path).zip(disk.stat_path(path));
         let ino = there.as_ref().map_or(0, |(_, stat)| stat.ino);
-        same((entry, &stat), there, machine.style.metadata).or_else(|what| {
+        same((entry, &stat), there, &machine.style).or_else(|what| {
             match machine.may_adopt && looks_like_a_version(&sources, path, entry, dest.get(path)) {
                 true => Ok(()),
                 false => Err(format!("I1: {} is Completed but {what}", escape(path))),
@@ -214,7 +220,7 @@ pub fn trees_agree(machine: &Machine, disk: &Disk, is_excused: impl Fn(&[u8]) ->
         }
         let there = dest.get(path).zip(disk.stat_path(path));
         let found = there.as_ref().map(|(_, stat)| (stat.ino, stat.nlink));
-        same((entry, &stat), there, machine.style.metadata).or_else(|what| {
+        same((entry, &stat), there, &machine.style).or_else(|what| {
             match machine.may_adopt && looks_like_a_version(&sources, path, entry, dest.get(path)) {
                 true => Ok(()),
                 false => Err(format!("{} {what}", escape(path))),

@@ -15,8 +15,8 @@ use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
 use crate::config::{
-    ChecksumPolicy, Config, CtimePolicy, DeviceOptions, DirectChoice, EngineChoice, LossPolicy, Metadata, Mounts,
-    Naming, Output, Pilot, ReflinkChoice, Retry, S3Options, SpecialBits, SyncPolicy,
+    Attributes, ChecksumPolicy, Config, CtimePolicy, DeviceOptions, DirectChoice, EngineChoice, LossPolicy, Metadata,
+    Mounts, Naming, Output, Pilot, ReflinkChoice, Retry, S3Options, SpecialBits, SyncPolicy,
 };
 use crate::crew::{Crew, Engine};
 use crate::engine;
@@ -56,6 +56,8 @@ pub struct Style {
     pub direct: DirectChoice,
     /// Whether checksums are recorded.
     pub checksum: ChecksumPolicy,
+    /// Which attributes are kept.
+    pub attributes: Attributes,
     /// How many shards there are.
     pub shards: usize,
     /// Blocks of each shard's arena.
@@ -74,10 +76,15 @@ impl Style {
         let sync = if is(150) { SyncPolicy::File } else { SyncPolicy::Batch };
         let naming = if is(150) { Naming::Atomic } else { Naming::InPlace };
         let direct = if is(200) { DirectChoice::Never } else { DirectChoice::Auto };
+        let block_bytes = [4096, 4096, 8192, 16_384][random.index(4)];
+        let streams = [1, 2, 7, 32][random.index(4)];
+        // No draw of its own: the lives of all seeds stay what they were.
+        let is_decorated = metadata == Metadata::Keep && (block_bytes + streams as usize).is_multiple_of(3);
         Style {
             metadata,
-            block_bytes: [4096, 4096, 8192, 16_384][random.index(4)],
-            streams: [1, 2, 7, 32][random.index(4)],
+            attributes: if is_decorated { Attributes::All } else { Attributes::None },
+            block_bytes,
+            streams,
             sync,
             naming,
             direct,
@@ -428,6 +435,7 @@ fn config(style: &Style) -> Config {
         block_bytes: style.block_bytes,
         state_dir: PathBuf::new(),
         metadata: style.metadata,
+        attributes: style.attributes,
         engine: EngineChoice::Auto,
         direct: style.direct,
         reflink: ReflinkChoice::Auto,

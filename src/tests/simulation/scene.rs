@@ -1,6 +1,7 @@
 //! Where a simulated life takes place: trees, what the destination held before, changes between passes, troubles.
 
 use super::machine::{CatalogAt, Machine, Order, Style};
+use crate::config::Attributes;
 use crate::error::Errno;
 use crate::ring::sim::{Disk, EntryKind, Failure, Faults, Random, Shape, Target, Verb};
 use crate::ring::{Kind, Side, Time};
@@ -21,7 +22,25 @@ pub fn machine(seed: u64, style: Style, random: &mut Random) -> Machine {
     if random.chance(400) {
         populate(&source, &mut dest, random);
     }
+    if style.attributes == Attributes::All {
+        decorate(&mut source, &mut Random::new(seed ^ 0x0a77));
+    }
     Machine::new(seed, source, dest, style)
+}
+
+/// Gives half of all objects attributes and ACLs.
+fn decorate(source: &mut Disk, random: &mut Random) {
+    for (path, entry) in source.dump() {
+        let keys: &[&[u8]] = match entry.kind {
+            EntryKind::File { .. } => &[b"user.a", b"user.b", b"security.capability", b"system.posix_acl_access"],
+            EntryKind::Dir => &[b"user.a", b"system.posix_acl_access", b"system.posix_acl_default"],
+            _ => &[b"trusted.a"],
+        };
+        for key in keys.iter().filter(|_| random.chance(300)).collect::<Vec<_>>() {
+            let len = 1 + random.index(40);
+            source.add_xattr(&path, key, &random.bytes(len));
+        }
+    }
 }
 
 /// Puts things where the copy is to go: older versions, copies, objects of another kind.

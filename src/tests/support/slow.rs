@@ -51,7 +51,7 @@ pub fn can_mount_fuse(test: &str) -> bool {
     } else {
         let opened = OpenOptions::new().read(true).write(true).open("/dev/fuse");
         opened.err().map(|error| format!("/dev/fuse: {error}")).or_else(|| {
-            let mounted = SlowMount::try_new(Duration::ZERO);
+            let mounted = SlowMount::try_new(Duration::ZERO, Spelling::Exact);
             mounted.err().map(|error| format!("a FUSE mount is refused: {error}"))
         })
     };
@@ -61,15 +61,20 @@ pub fn can_mount_fuse(test: &str) -> bool {
 impl SlowMount {
     /// An empty folder whose every operation takes `delay`.
     pub fn new(delay: Duration) -> SlowMount {
-        SlowMount::try_new(delay).unwrap()
+        SlowMount::try_new(delay, Spelling::Exact).unwrap()
     }
 
-    fn try_new(delay: Duration) -> io::Result<SlowMount> {
+    /// An empty folder that folds case and normalises Unicode, without delay.
+    pub fn folding() -> SlowMount {
+        SlowMount::try_new(Duration::ZERO, Spelling::Folded).unwrap()
+    }
+
+    fn try_new(delay: Duration, spelling: Spelling) -> io::Result<SlowMount> {
         let (point, folder) = (Scratch::new(), Scratch::new());
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("slow".into()), MountOption::DefaultPermissions];
         config.n_threads = Some(THREADS);
-        let session = fuser::spawn_mount(Passthrough::new(folder.path(), delay), point.path(), &config)?;
+        let session = fuser::spawn_mount(Passthrough::new(folder.path(), delay, spelling), point.path(), &config)?;
         Ok(SlowMount { session: Some(session), point, folder })
     }
 
@@ -93,8 +98,19 @@ impl Drop for SlowMount {
     }
 }
 
+/// Which names are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spelling {
+    /// Those of the same bytes.
+    Exact,
+    /// Those that differ in case, or in how they write an e with an acute accent.
+    Folded,
+}
+
 /// The file system itself.
 struct Passthrough {
+    /// Which names are one.
+    spelling: Spelling,
     /// How long each operation takes.
     delay: Duration,
     /// Where a node was last seen, by its number.
@@ -105,9 +121,9 @@ struct Passthrough {
 }
 
 impl Passthrough {
-    fn new(folder: &Path, delay: Duration) -> Passthrough {
+    fn new(folder: &Path, delay: Duration, spelling: Spelling) -> Passthrough {
         let paths = Mutex::new(HashMap::from([(INodeNo::ROOT.0, folder.to_owned())]));
-        Passthrough { delay, paths, files: Mutex::default(), next_file: AtomicU64::new(1) }
+        Passthrough { spelling, delay, paths, files: Mutex::default(), next_file: AtomicU64::new(1) }
     }
 
     /// Answers what `answer` finds, after the delay.
@@ -121,7 +137,16 @@ impl Passthrough {
     }
 
     fn child(&self, parent: INodeNo, name: &OsStr) -> io::Result<PathBuf> {
-        Ok(self.path(parent)?.join(name))
+        let dir = self.path(parent)?;
+        if self.spelling == Spelling::Folded {
+            let folded = |name: &OsStr| name.to_string_lossy().to_lowercase().replace("e\u{301}", "\u{e9}");
+            let wanted = folded(name);
+            let names = fs::read_dir(&dir)?.collect::<io::Result<Vec<_>>>()?;
+            if let Some(there) = names.iter().find(|there| folded(&there.file_name()) == wanted) {
+                return Ok(there.path());
+            }
+        }
+        Ok(dir.join(name))
     }
 
     /// Describes what is at `path`, and remembers it by its number.

@@ -1,0 +1,134 @@
+//! Destinations that fold case or normalise Unicode: no two objects of the source ever become one.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use support::slow::can_mount_fuse;
+use support::{Comparison, Engine, Job, Outcome, Scratch, SlowMount};
+
+/// Files of the source with their content; of each pair the destination can hold one.
+const PAIRS: [[&str; 2]; 3] = [["Readme", "README"], ["dir/a.TXT", "dir/A.txt"], ["caf\u{e9}", "cafe\u{301}"]];
+
+/// A source with pairs of names that fold to one, a pair of directories among them, and other names.
+fn grow(tree: &Path) {
+    fs::create_dir_all(tree.join("dir")).unwrap();
+    for name in PAIRS.iter().flatten() {
+        fs::write(tree.join(name), format!("content of {name}")).unwrap();
+    }
+    for (dir, count) in [("Photos", 3), ("photos", 2)] {
+        fs::create_dir(tree.join(dir)).unwrap();
+        (0..count).for_each(|n| fs::write(tree.join(dir).join(format!("{dir}-{n}")), dir).unwrap());
+    }
+    for number in 0..40 {
+        fs::write(tree.join(format!("Other-{number}")), number.to_string()).unwrap();
+    }
+    fs::hard_link(tree.join("Other-1"), tree.join("Linked")).unwrap();
+    fs::hard_link(tree.join("Other-1"), tree.join("LINKED")).unwrap();
+}
+
+fn job(tree: &Path, slow: &SlowMount, state: &Path, engine: Engine) -> Job {
+    Job::new(tree, slow.path().join("copy"), state, engine)
+}
+
+/// Of each pair one is there, whole and under its own name; the other has failed, with both names.
+#[track_caller]
+fn assert_one_of_each(tree: &Path, slow: &SlowMount, outcome: &Outcome) {
+    let copy = slow.folder().join("copy");
+    for pair in PAIRS {
+        let there: Vec<&str> = pair.into_iter().filter(|name| copy.join(name).exists()).collect();
+        assert_eq!(there.len(), 1, "{there:?} of {pair:?}: {outcome}");
+        let content = fs::read_to_string(copy.join(there[0])).unwrap();
+        assert_eq!(content, format!("content of {}", there[0]), "{outcome}");
+    }
+    let dirs = [("Photos", 3), ("photos", 2)].map(|(dir, count)| {
+        let is_there = copy.join(dir).exists();
+        assert!(!is_there || fs::read_dir(copy.join(dir)).unwrap().count() == count, "two directories became one");
+        is_there
+    });
+    assert!(dirs[0] != dirs[1], "{outcome}");
+    let linked = ["Linked", "LINKED"].map(|name| copy.join(name).exists());
+    assert!(linked[0] != linked[1], "{outcome}");
+    for number in 0..40 {
+        let name = format!("Other-{number}");
+        assert_eq!(fs::read(copy.join(&name)).unwrap(), fs::read(tree.join(&name)).unwrap());
+    }
+    assert!(outcome.says("another file") && outcome.says("Readme") && outcome.says("README"), "{outcome}");
+    assert_eq!(outcome.number("failed"), 5, "{outcome}");
+}
+
+#[test]
+fn two_names_never_become_one_file() {
+    let test = "two_names_never_become_one_file";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    for engine in [Engine::all(), vec![Engine::Auto]].concat() {
+        for extra in [&[][..], &["--atomic"]] {
+            let (slow, other) = (SlowMount::folding(), Scratch::new());
+            let tree = other.path().join("tree");
+            grow(&tree);
+            let job = job(&tree, &slow, &other.path().join("state"), engine).args(extra);
+            assert_one_of_each(&tree, &slow, &job.run().expect(23));
+            // Again, and with both of a pair changed: whoever is there stays there.
+            assert_one_of_each(&tree, &slow, &job.run().expect(23));
+            let copy = slow.folder().join("copy");
+            let there = PAIRS.map(|pair| pair.map(|name| copy.join(name).exists()));
+            for name in PAIRS.iter().flatten() {
+                let file = fs::File::options().write(true).open(tree.join(name)).unwrap();
+                file.set_modified(UNIX_EPOCH + Duration::from_secs(1_600_000_000)).unwrap();
+            }
+            assert_one_of_each(&tree, &slow, &job.run().expect(23));
+            assert_eq!(PAIRS.map(|pair| pair.map(|name| copy.join(name).exists())), there);
+            // Without its records: what is there is adopted by its own name only.
+            let adopting = Job::new(&tree, job.dest(), other.path().join("other-state"), engine).args(extra);
+            assert_one_of_each(&tree, &slow, &adopting.run().expect(23));
+            assert_eq!(PAIRS.map(|pair| pair.map(|name| copy.join(name).exists())), there);
+        }
+    }
+}
+
+/// A name that the source has in another case by now is renamed at the destination, with what it holds.
+#[test]
+fn a_new_case_is_a_new_name() {
+    let test = "a_new_case_is_a_new_name";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    for engine in Engine::all() {
+        let (slow, other) = (SlowMount::folding(), Scratch::new());
+        let tree = other.path().join("tree");
+        fs::create_dir_all(tree.join("sub/deep")).unwrap();
+        fs::write(tree.join("file"), "one").unwrap();
+        fs::write(tree.join("sub/deep/below"), "two").unwrap();
+        let job = job(&tree, &slow, &other.path().join("state"), engine).arg("--delete");
+        job.run().expect(0);
+        fs::rename(tree.join("file"), tree.join("FILE")).unwrap();
+        fs::rename(tree.join("sub"), tree.join("Sub")).unwrap();
+        let inode = fs::metadata(slow.folder().join("copy/sub/deep/below")).unwrap().ino();
+        job.run().expect(0);
+        Comparison::new(&tree, &slow.folder().join("copy")).assert_same();
+        assert_eq!(fs::metadata(slow.folder().join("copy/Sub/deep/below")).unwrap().ino(), inode, "copied once more");
+        job.run().expect(0);
+        Comparison::new(&tree, &slow.folder().join("copy")).assert_same();
+    }
+}
+
+/// Where case counts nothing of this happens.
+#[test]
+fn names_that_are_told_apart_all_arrive() {
+    for engine in Engine::all() {
+        let scratch = Scratch::new();
+        let tree = scratch.path().join("tree");
+        grow(&tree);
+        let job = Job::new(&tree, scratch.path().join("copy"), scratch.path().join("state"), engine);
+        job.run().expect(0);
+        Comparison::new(&tree, job.dest()).assert_same();
+        let adopting = Job::new(&tree, job.dest(), scratch.path().join("other-state"), engine).run().expect(0);
+        assert_eq!(adopting.number("failed"), 0);
+        Comparison::new(&tree, job.dest()).assert_same();
+    }
+}
