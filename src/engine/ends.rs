@@ -17,7 +17,7 @@ use crate::ring::{Side, Stat, Time};
 use crate::roots::{self, DestOrigin, Root, Roots, SingleFile};
 
 /// Both ends of a job.
-pub(super) struct Ends {
+pub(crate) struct Ends {
     /// Their roots.
     pub roots: Roots,
     /// Names of source and destination, as the catalog keeps them.
@@ -48,12 +48,36 @@ pub(super) fn open(config: &Config) -> Result<Ends> {
             Ok(Ends { roots: examined.open()?, names, source: None, dest: None })
         }
         (Location::Posix(_), Location::S3 { bucket, prefix }) => open_up(config, bucket, prefix),
-        (Location::S3 { bucket, prefix }, Location::Posix(_)) => open_down(config, bucket, prefix),
+        (Location::S3 { bucket, prefix }, Location::Posix(_)) => {
+            open_down(config, (bucket, prefix), roots::open_dest_alone)
+        }
         (Location::S3 { bucket, prefix }, Location::S3 { bucket: to, prefix: to_prefix }) => {
             open_across(config, (bucket, prefix), (to, to_prefix))
         }
     }
 }
+
+/// Opens both ends to look at them, refusing what [`open`] refuses. Nothing is made: what stands for a destination that
+/// is not there holds no names.
+pub(crate) fn look(config: &Config) -> Result<Ends> {
+    match (&config.source, &config.dest) {
+        (Location::Posix(_), Location::Posix(_)) => {
+            let examined = roots::examine(config)?;
+            let names = (examined.source_path(), examined.dest_path());
+            let roots = examined.look(place_holder)?;
+            Ok(Ends { roots, names, source: None, dest: None })
+        }
+        (Location::S3 { bucket, prefix }, Location::Posix(_)) => {
+            open_down(config, (bucket, prefix), |config, single| {
+                roots::look_at_dest_alone(config, single, place_holder)
+            })
+        }
+        _ => open(config),
+    }
+}
+
+/// Opens a destination: its root, its path, whether it was there, and the name of the one file that a job is about.
+type OpenDest = fn(&Config, Option<CString>) -> Result<(Root, Vec<u8>, DestOrigin, Option<CString>)>;
 
 fn open_up(config: &Config, bucket: &str, prefix: &[u8]) -> Result<Ends> {
     let (source, source_path, file) = roots::open_source_alone(config)?;
@@ -65,20 +89,20 @@ fn open_up(config: &Config, bucket: &str, prefix: &[u8]) -> Result<Ends> {
     });
     let names = (source_path, dest.name);
     let dest_origin = if dest.root.is_empty { DestOrigin::Made } else { DestOrigin::Found };
-    let roots = Roots { source, dest: bucket_root(&names.1)?, dest_origin, single };
+    let roots = Roots { source, dest: place_holder(&names.1)?, dest_origin, single };
     Ok(Ends { roots, names, source: None, dest: Some(dest.root) })
 }
 
-fn open_down(config: &Config, bucket: &str, prefix: &[u8]) -> Result<Ends> {
+fn open_down(config: &Config, (bucket, prefix): (&str, &[u8]), open_dest: OpenDest) -> Result<Ends> {
     let source = block_on(async {
         let mut end = open_bucket(bucket, prefix, &config.source_s3, Side::Source, KeyNames::Posix).await?;
         find_source(&mut end, prefix).await?;
         Ok(end)
     })?;
-    let (dest, dest_path, dest_origin, dest_name) = roots::open_dest_alone(config, source.single.clone())?;
+    let (dest, dest_path, dest_origin, dest_name) = open_dest(config, source.single.clone())?;
     let single = source.single.zip(dest_name).map(|(source_name, dest_name)| SingleFile { source_name, dest_name });
     let names = (source.name, dest_path);
-    let roots = Roots { source: bucket_root(&names.0)?, dest, dest_origin, single };
+    let roots = Roots { source: place_holder(&names.0)?, dest, dest_origin, single };
     Ok(Ends { roots, names, source: Some(source.root), dest: None })
 }
 
@@ -102,7 +126,7 @@ fn open_across(config: &Config, from: (&str, &[u8]), to: (&str, &[u8])) -> Resul
     }
     let names = (source.name, dest.name);
     let dest_origin = if dest.root.is_empty { DestOrigin::Made } else { DestOrigin::Found };
-    let roots = Roots { source: bucket_root(&names.0)?, dest: bucket_root(&names.1)?, dest_origin, single };
+    let roots = Roots { source: place_holder(&names.0)?, dest: place_holder(&names.1)?, dest_origin, single };
     Ok(Ends { roots, names, source: Some(source.root), dest: Some(dest.root) })
 }
 
@@ -185,8 +209,8 @@ pub(crate) async fn open_to_read(
     Ok((end.root, end.name))
 }
 
-/// What stands for a bucket where a directory is expected.
-fn bucket_root(name: &[u8]) -> Result<Root> {
+/// What stands for a bucket, or for what is not there, where a directory is expected.
+fn place_holder(name: &[u8]) -> Result<Root> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty());
     let null = null.map_err(|errno| Error::os("open", "/dev/null", errno))?;

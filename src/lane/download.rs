@@ -22,6 +22,7 @@ use crate::error::{Cause, Error, Result};
 use crate::job::Place;
 use crate::links::LinkKey;
 use crate::plan::{self, Plan};
+use crate::provider::metadata::Identity;
 use crate::provider::s3::{self, Key, Object, attributes};
 use crate::report::Count;
 use crate::ring::{Kind, Name, Side, Stat};
@@ -116,23 +117,7 @@ impl Lane {
 
     /// The file that an object stands for.
     fn describe<'e>(&self, errand: &'e Errand, key: Key, object: Object) -> Download<'e> {
-        let posix = attributes::decode(&object.attributes);
-        let identity = &self.job().identity;
-        let mode = posix.mode.unwrap_or(libc::S_IFREG | 0o666 & !identity.umask);
-        let special = if self.job().config.special_bits == SpecialBits::Restore { 0 } else { 0o6000 };
-        let mtime = posix.mtime.unwrap_or(object.modified);
-        let stat = Stat {
-            mode: mode & !special,
-            nlink: 1,
-            uid: posix.uid.unwrap_or(identity.uid),
-            gid: posix.gid.unwrap_or(identity.gid),
-            rdev: posix.rdev.unwrap_or(0),
-            size: object.size,
-            blocks: object.size.div_ceil(512),
-            atime: posix.atime.unwrap_or(mtime),
-            mtime,
-            ..Stat::default()
-        };
+        let stat = file_of(&object, &self.job().identity, self.job().config.special_bits);
         // What was listed: a change since then shows in the next listing.
         let stamp = errand.listed.unwrap_or_else(|| stamp_of(object.size, object.modified, &object.etag));
         Download { errand, key, object, stat, stamp, group: None }
@@ -288,5 +273,25 @@ impl Lane {
                 Err(Error { verb: "read back", object: key.as_str().as_bytes().to_vec(), cause })
             }
         }
+    }
+}
+
+/// The file that an object stands for.
+pub(crate) fn file_of(object: &Object, identity: &Identity, special_bits: SpecialBits) -> Stat {
+    let posix = attributes::decode(&object.attributes);
+    let mode = posix.mode.unwrap_or(libc::S_IFREG | 0o666 & !identity.umask);
+    let special = if special_bits == SpecialBits::Restore { 0 } else { 0o6000 };
+    let mtime = posix.mtime.unwrap_or(object.modified);
+    Stat {
+        mode: mode & !special,
+        nlink: 1,
+        uid: posix.uid.unwrap_or(identity.uid),
+        gid: posix.gid.unwrap_or(identity.gid),
+        rdev: posix.rdev.unwrap_or(0),
+        size: object.size,
+        blocks: object.size.div_ceil(512),
+        atime: posix.atime.unwrap_or(mtime),
+        mtime,
+        ..Stat::default()
     }
 }

@@ -18,9 +18,9 @@ use crate::job::Place;
 use crate::links::LinkKey;
 use crate::plan::{self, Plan};
 use crate::provider::posix::Posix;
-use crate::provider::s3::{Key, Stored, attributes};
+use crate::provider::s3::{Key, Object, Stored, attributes};
 use crate::report::Count;
-use crate::ring::{Access, Kind, Side, Stat};
+use crate::ring::{Access, Kind, Name, Side, Stat};
 use crate::transfer::{Copied, Ending, Grouping, Seal, claim_group, source_error, stat_source};
 use crate::walk::DestDir;
 
@@ -65,7 +65,7 @@ impl Lane {
             }
         };
         let key = self.dest_key(place)?;
-        let attributes = self.attributes(place, &stat);
+        let attributes = attributes_of(&stat, &place.dest_name, job.config.metadata);
         let upload = Upload { errand, stat, key, attributes, group: *group };
         if let Some(ending) = self.stored_before(&upload, plan).await? {
             return Ok(Some(ending));
@@ -84,20 +84,6 @@ impl Lane {
         key.map_err(|why| Error::refused_object(place.path(self.job(), Side::Dest), why))
     }
 
-    /// What an object says of the file it holds.
-    fn attributes(&self, place: &Place, stat: &Stat) -> Vec<(String, String)> {
-        let is_escaped = crate::provider::s3::keys::encode_name(place.dest_name.as_bytes()).1;
-        let raw_name = is_escaped.then_some(place.dest_name.as_bytes());
-        let mut pairs = attributes::encode(stat, raw_name, None);
-        if self.job().config.metadata == Metadata::TimesOnly {
-            pairs.retain(|(name, _)| !matches!(name.as_str(), "file-owner" | "file-group" | "file-permissions"));
-        }
-        if stat.nlink > 1 {
-            pairs.push((LINKS_ATTRIBUTE.to_owned(), stat.nlink.to_string()));
-        }
-        pairs
-    }
-
     /// An object that is there already: as an interrupted run recorded it, or as its attributes say.
     async fn stored_before(&self, upload: &Upload<'_>, plan: Plan) -> Result<Option<Ending>> {
         let record = upload.errand.record.as_ref();
@@ -111,17 +97,7 @@ impl Lane {
             return Ok(None);
         }
         let Some(object) = self.dest().head(&upload.key).await? else { return Ok(None) };
-        let posix = attributes::decode(&object.attributes);
-        let expected = attributes::decode(&upload.attributes.iter().cloned().collect());
-        let size = if upload.stat.kind() == Kind::Special { 0 } else { upload.stat.size };
-        if object.size != size
-            || posix.rdev != expected.rdev
-            || posix.mtime != Some(upload.stat.mtime)
-            || posix.mode != expected.mode
-        {
-            return Ok(None);
-        }
-        if (posix.uid, posix.gid, posix.link) != (expected.uid, expected.gid, None) {
+        if !is_stored(&object, &upload.stat, &upload.attributes) {
             return Ok(None);
         }
         let checksum = object.crc64.map(|crc64| Checksum { crc64, proof: Proof::Server });
@@ -209,4 +185,28 @@ impl Lane {
             checksum,
         }
     }
+}
+
+/// What an object says of the file it holds; `name` is the file's at the destination.
+pub(crate) fn attributes_of(stat: &Stat, name: &Name, metadata: Metadata) -> Vec<(String, String)> {
+    let is_escaped = crate::provider::s3::keys::encode_name(name.as_bytes()).1;
+    let raw_name = is_escaped.then_some(name.as_bytes());
+    let mut pairs = attributes::encode(stat, raw_name, None);
+    if metadata == Metadata::TimesOnly {
+        pairs.retain(|(name, _)| !matches!(name.as_str(), "file-owner" | "file-group" | "file-permissions"));
+    }
+    if stat.nlink > 1 {
+        pairs.push((LINKS_ATTRIBUTE.to_owned(), stat.nlink.to_string()));
+    }
+    pairs
+}
+
+/// Whether an object without a record holds a file: by its size and what it says of it, the mtime before all.
+pub(crate) fn is_stored(object: &Object, stat: &Stat, expected: &[(String, String)]) -> bool {
+    let posix = attributes::decode(&object.attributes);
+    let expected = attributes::decode(&expected.iter().cloned().collect());
+    let size = if stat.kind() == Kind::Special { 0 } else { stat.size };
+    let is_same_file = object.size == size && posix.rdev == expected.rdev && posix.mtime == Some(stat.mtime);
+    let told = (posix.mode, posix.uid, posix.gid, posix.link);
+    is_same_file && told == (expected.mode, expected.uid, expected.gid, None)
 }

@@ -164,6 +164,28 @@ pub fn open_dest_alone(
     config: &Config,
     single: Option<CString>,
 ) -> Result<(Root, Vec<u8>, DestOrigin, Option<CString>)> {
+    let (target, path, name) = dest_alone(config, single)?;
+    let origin = if target.is_there() { DestOrigin::Found } else { DestOrigin::Made };
+    let parents_mode = 0o777 & !config.umask;
+    let last_mode = if name.is_some() { parents_mode } else { 0o700 };
+    let (fd, dest_path) = target.open(parents_mode, last_mode)?;
+    Ok((Root::describe(fd, dest_path)?, path, origin, name))
+}
+
+/// As [`open_dest_alone`], and makes nothing: `place_holder` stands for a destination that is not there.
+pub fn look_at_dest_alone(
+    config: &Config,
+    single: Option<CString>,
+    place_holder: fn(&[u8]) -> Result<Root>,
+) -> Result<(Root, Vec<u8>, DestOrigin, Option<CString>)> {
+    let (target, path, name) = dest_alone(config, single)?;
+    let (root, origin) = target.look(place_holder)?;
+    Ok((root, path, origin, name))
+}
+
+/// The destination of a job whose source is no file system, as far as it exists; its path, and the name of the one file
+/// that the job is about.
+fn dest_alone(config: &Config, single: Option<CString>) -> Result<(Target, Vec<u8>, Option<CString>)> {
     let target = Target::find(posix(&config.dest)?)?;
     refuse_kernel_files(&target.found)?;
     let (target, name) = match single {
@@ -177,11 +199,7 @@ pub fn open_dest_alone(
         Some(name) => join(&target.path(), name),
         None => target.path(),
     };
-    let origin = if target.is_there() { DestOrigin::Found } else { DestOrigin::Made };
-    let parents_mode = 0o777 & !config.umask;
-    let last_mode = if name.is_some() { parents_mode } else { 0o700 };
-    let (fd, dest_path) = target.open(parents_mode, last_mode)?;
-    Ok((Root::describe(fd, dest_path)?, path, origin, name))
+    Ok((target, path, name))
 }
 
 fn examine_tree(source: Found, dest: Target, config: &Config) -> Result<Examined> {
@@ -252,6 +270,16 @@ impl Examined {
     /// Whether the destination root is there already.
     pub fn is_dest_there(&self) -> bool {
         self.dest.is_there()
+    }
+
+    /// Opens the source, and the destination if it is there; else `place_holder` stands for it. Makes nothing.
+    pub fn look(self, place_holder: fn(&[u8]) -> Result<Root>) -> Result<Roots> {
+        let source = match &self.single {
+            Some(_) => Root::describe(self.source.fd, self.source.path)?,
+            None => Root::describe(open_source(&self.source)?, self.source.path)?,
+        };
+        let (dest, dest_origin) = self.dest.look(place_holder)?;
+        Ok(Roots { source, dest, dest_origin, single: self.single })
     }
 
     /// Opens the source, then makes what is missing of the destination and opens it.
