@@ -157,9 +157,17 @@ async fn open_bucket(name: &str, typed: &[u8], options: &S3Options, side: Side, 
 
 /// Whether the source is what lies below a prefix or, if nothing does, one object; refuses what is not there.
 async fn find_source(end: &mut BucketEnd, typed: &[u8]) -> Result<()> {
+    match find_single(end, typed).await? {
+        true => Ok(()),
+        false => Err(Error::refused(&end.name, "there is no object of this name and none below it")),
+    }
+}
+
+/// Notes the one object that is meant if nothing lies below the prefix; false if there is neither.
+async fn find_single(end: &mut BucketEnd, typed: &[u8]) -> Result<bool> {
     let page = first_page(&mut end.root).await?;
     if !(page.objects.is_empty() && page.prefixes.is_empty()) {
-        return Ok(());
+        return Ok(true);
     }
     let typed = String::from_utf8_lossy(typed).into_owned();
     let key = Key::new(typed.clone()).ok().filter(|_| !typed.ends_with('/'));
@@ -167,9 +175,9 @@ async fn find_source(end: &mut BucketEnd, typed: &[u8]) -> Result<()> {
         && Client::new(end.root.bucket.clone())?.head(&key).await?.is_some()
     {
         end.single = split_key(&mut end.root, typed.as_bytes());
-        return Ok(());
+        return Ok(true);
     }
-    Err(Error::refused(&end.name, "there is no object of this name and none below it"))
+    Ok(false)
 }
 
 /// The first page of a bucket end, and how far away the server is.
@@ -197,16 +205,30 @@ fn split_key(root: &mut BucketRoot, typed: &[u8]) -> Option<CString> {
     Some(name)
 }
 
-/// Opens a bucket to read what lies below a prefix; its name as the catalog keeps it.
-pub(crate) async fn open_to_read(
-    bucket: &str,
-    prefix: &[u8],
+/// Opens a bucket to read what lies below a prefix; its name as the catalog keeps it, and the name below the root of
+/// the one object that is meant, if it is one.
+pub(crate) async fn find_to_read(
+    (bucket, prefix): (&str, &[u8]),
     options: &S3Options,
     side: Side,
     names: KeyNames,
-) -> Result<(BucketRoot, Vec<u8>)> {
-    let end = open_bucket(bucket, prefix, options, side, names).await?;
-    Ok((end.root, end.name))
+) -> Result<(BucketRoot, Vec<u8>, Option<CString>)> {
+    let mut end = open_bucket(bucket, prefix, options, side, names).await?;
+    // Nothing below it is nothing to be found, and no error.
+    find_single(&mut end, prefix).await?;
+    Ok((end.root, end.name, end.single))
+}
+
+/// Opens a bucket to read the object that a file of this name was copied to.
+pub(crate) async fn find_copy_to_read(
+    (bucket, prefix): (&str, &[u8]),
+    options: &S3Options,
+    names: KeyNames,
+    source_name: &CString,
+) -> Result<(BucketRoot, Vec<u8>, CString)> {
+    let mut end = open_bucket(bucket, prefix, options, Side::Dest, names).await?;
+    let name = split_key(&mut end.root, prefix).unwrap_or_else(|| source_name.clone());
+    Ok((end.root, end.name, name))
 }
 
 /// What stands for a bucket, or for what is not there, where a directory is expected.

@@ -1,7 +1,7 @@
 //! What both ends are asked by a dry run: names, states, and what is there already. Nothing is changed.
 //!
-//! An end is a file system, asked by plain system calls, or a bucket, asked by requests of which many are under way at a
-//! time. Whether what is there is the source's copy is decided by the lanes' own rules, or those of plan.rs.
+//! An end is a file system, asked by plain system calls, or a bucket, asked by requests of which many are under way at
+//! a time. Whether what is there is the source's copy is decided by the lanes' own rules, or those of plan.rs.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -14,6 +14,7 @@ use super::Said;
 use crate::catalog::{Catalog, FileRecord, Record, Stamp};
 use crate::config::{Config, DIR_CACHE_PER_SHARD, Metadata, PUBLISH_DEPTH, SpecialBits};
 use crate::delete::has_below;
+use crate::engine::descriptor_limit;
 use crate::error::{Cause, Errno, Error, Result, join};
 use crate::job::{BucketRoot, KeyNames};
 use crate::lane::download::file_of;
@@ -233,8 +234,8 @@ impl Asked {
         client.head(&key).await
     }
 
-    /// Whether the destination has a directory of this name in `dir`, which it has. A bucket is not asked for those that
-    /// are recorded: a run does not ask either.
+    /// Whether the destination has a directory of this name in `dir`, which it has. A bucket is not asked for those
+    /// that are recorded: a run does not ask either.
     pub(super) async fn has_dir(&self, dir: &Arc<DirNode>, child: &Arc<DirNode>, is_known: bool) -> Result<bool> {
         match &self.dest {
             End::Files(files) => Ok(files.stat(dir, &child.name)?.is_some_and(|stat| stat.kind() == Kind::Dir)),
@@ -248,7 +249,8 @@ impl End {
     /// A directory tree.
     pub(super) fn files(root: Root, side: Side) -> Result<End> {
         let caller = Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone());
-        let open = RefCell::new(DirCache::new(root.handle, DIR_CACHE_PER_SHARD));
+        let free = descriptor_limit().saturating_sub(64 + 2 * PUBLISH_DEPTH as u64) / 4;
+        let open = RefCell::new(DirCache::new(root.handle, (free as usize).clamp(4, DIR_CACHE_PER_SHARD)));
         Ok(End::Files(Files { path: root.path, stat: root.stat, side, caller, open }))
     }
 
