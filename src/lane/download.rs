@@ -97,7 +97,7 @@ impl Lane {
                 return self.download_parts(download).await;
             }
         }
-        self.download_whole(errand, key, group).await.map(Some)
+        self.download_whole(errand, key, group).await
     }
 
     /// The key of a name in the source.
@@ -155,7 +155,7 @@ impl Lane {
         }
     }
 
-    async fn download_whole(&self, errand: &Errand, key: Key, group: &mut Option<LinkKey>) -> Result<Ending> {
+    async fn download_whole(self: &Rc<Lane>, errand: &Errand, key: Key, group: &mut Option<LinkKey>) -> Carried {
         let mut body = self.source().get(&key, None, None).await?;
         let object = std::mem::take(&mut body.object);
         let mut download = self.describe(errand, key, object);
@@ -166,30 +166,38 @@ impl Lane {
         download.group = self.claim_first(&download)?;
         *group = download.group;
         let content = self.receive(&download, body).await?;
-        self.place(&download, content).await
+        self.place(&download, content).await.map(Some)
     }
 
     /// A further hard link: it waits for its first. One whose first has not come by the end of the pass (it lies
     /// outside of what is restored, or failed) gets the content of the object it links to, and is the first of the
     /// others.
-    async fn download_link(&self, link: Download<'_>, first: String, group: &mut Option<LinkKey>) -> Result<Ending> {
+    async fn download_link(self: &Rc<Lane>, link: Download<'_>, first: String, group: &mut Option<LinkKey>) -> Carried {
         let key = link_key(&first);
         if !self.job().is_resealed.load(Ordering::Relaxed) {
-            return Ok(Ending::Further(key, link.stamp));
+            return Ok(Some(Ending::Further(key, link.stamp)));
         }
         let place = &link.errand.place;
         match claim_group(self.job(), place, key, &link.stamp)? {
-            Grouping::Further(key) => return Ok(Ending::Further(key, link.stamp)),
+            Grouping::Further(key) => return Ok(Some(Ending::Further(key, link.stamp))),
             Grouping::First(key) => *group = Some(key),
             Grouping::Alone => {}
         }
         let first = Key::new(first).map_err(|why| self.refused(place, why))?;
-        let mut body = self.source().get(&first, None, None).await?;
-        let object = std::mem::take(&mut body.object);
+        let Some(object) = self.source().head(&first).await? else {
+            return Err(self.refused(place, "the object that it is a hard link to is not there"));
+        };
         let target = self.describe(link.errand, first, object);
         let target = Download { stamp: link.stamp, group: *group, ..target };
+        // However large it is, it fits the budget.
+        if target.object.size > self.whole_bytes() && target.stat.kind() == Kind::File {
+            place.dir.touch();
+            return self.download_parts(target).await;
+        }
+        let etag = Some(target.object.etag.as_str()).filter(|etag| !etag.is_empty());
+        let body = self.source().get(&target.key, None, etag).await?;
         let content = self.receive(&target, body).await?;
-        self.place(&target, content).await
+        self.place(&target, content).await.map(Some)
     }
 
     /// The content of an object, compared with its checksum.

@@ -17,7 +17,7 @@ use crate::report::Count;
 use crate::transfer::{Copied, Ending, Seal};
 
 /// Most bytes of an object that the server copies in one request.
-const COPY_BYTES_MAX: u64 = 5 << 30;
+pub(super) const COPY_BYTES_MAX: u64 = 5 << 30;
 
 /// One object on its way across.
 pub(super) struct Relay<'a> {

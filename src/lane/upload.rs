@@ -8,12 +8,13 @@
 //! What the server has answered for is durable, so an object needs no seal; the catalog calls it Completed with the
 //! next checkpoint.
 
+use super::relay::COPY_BYTES_MAX;
 use super::{Carried, Lane, Way, hash};
 use crate::catalog::{Checksum, Proof, Stamp, Status};
 use crate::config::{ChecksumPolicy, Metadata, WHOLE_BYTES, WHOLE_BYTES_NEAR};
 use crate::digest::crc64;
 use crate::errand::Errand;
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::job::Place;
 use crate::links::LinkKey;
 use crate::plan::{self, Plan};
@@ -26,6 +27,9 @@ use crate::walk::DestDir;
 
 /// Attribute of the first of several hard links: how many names the file had.
 pub(crate) const LINKS_ATTRIBUTE: &str = "gfast-links";
+
+/// Bytes of a block of a file that is read again.
+const REREAD_BYTES: u64 = 4 << 20;
 
 /// One file on its way up.
 pub(super) struct Upload<'a> {
@@ -71,6 +75,11 @@ impl Lane {
             return Ok(Some(ending));
         }
         place.dir.touch();
+        if let Plan::Reread(known) = plan
+            && let Some(ending) = self.refresh(&upload, known).await?
+        {
+            return Ok(Some(ending));
+        }
         if stat.kind() == Kind::File && stat.size > self.whole_bytes() {
             return self.upload_parts(upload).await;
         }
@@ -104,6 +113,59 @@ impl Lane {
         let mut copied = self.copied(upload, hash(&object.etag), 0, checksum);
         copied.count = Count::Adopted;
         Ok(Some(Ending::Copied(Box::new(copied))))
+    }
+
+    /// A file of which only the ctime is new: it is read, and if it has the content with this CRC64 that the object
+    /// holds, the server gives the object its new metadata by itself. `None`: it is to be uploaded.
+    async fn refresh(&self, upload: &Upload<'_>, known: u64) -> Result<Option<Ending>> {
+        let Some(record) = &upload.errand.record else { return Ok(None) };
+        let Some(object) = self.dest().head(&upload.key).await? else { return Ok(None) };
+        let size = upload.stat.size;
+        if hash(&object.etag) != record.dest_ino || object.size != size || size > COPY_BYTES_MAX {
+            return Ok(None);
+        }
+        let read = self.checksum_of_source(upload).await?;
+        let after = stat_source(self.job(), &*self.errands.caller, &upload.errand.place)?;
+        match read {
+            Some(crc64) if upload.stat.is_unchanged_in(&after) && crc64 == known => {}
+            Some(_) if upload.stat.is_unchanged_in(&after) => return Ok(None),
+            _ => return Ok(Some(Ending::Changed)),
+        }
+        let mut etag = object.etag;
+        if object.attributes != upload.attributes.iter().cloned().collect() {
+            let (bucket, key) = (self.dest().bucket().clone(), &upload.key);
+            etag = match self.dest().copy(&bucket, key, &etag, key, Some(&upload.attributes)).await {
+                Ok(stored) if !stored.etag.is_empty() => stored.etag,
+                Err(error) if error.class() == Class::Fatal => return Err(error),
+                // An archived object, a server without copies: what is sent anew is right in any case.
+                Ok(_) | Err(_) => return Ok(None),
+            };
+        }
+        let mut copied = self.copied(upload, hash(&etag), 0, record.checksum);
+        copied.count = Count::Refreshed;
+        Ok(Some(Ending::Copied(Box::new(copied))))
+    }
+
+    /// The CRC64 of what the file holds now, read a block at a time; `None` if it is shorter than it was.
+    async fn checksum_of_source(&self, upload: &Upload<'_>) -> Result<Option<u64>> {
+        let (job, place, size) = (self.job(), &upload.errand.place, upload.stat.size);
+        let failed = |errno| source_error(job, place, "read", errno);
+        let posix = Posix::new(&*self.errands.caller, Side::Source);
+        let opened = posix.open(&place.open.source, &place.name, Access::Read);
+        let file = self.disk.open(&opened.map_err(|errno| source_error(job, place, "open", errno))?).map_err(failed)?;
+        let (mut digest, mut offset) = (crc64fast_nvme::Digest::new(), 0);
+        // Ends: every turn reads a block.
+        while offset < size {
+            let len = (size - offset).min(REREAD_BYTES) as usize;
+            let mut block = self.common.pool.acquire(len).await;
+            file.read(&mut block, offset, len).await.map_err(failed)?;
+            if block.bytes().len() < len {
+                return Ok(None);
+            }
+            digest.write(block.bytes());
+            offset += len as u64;
+        }
+        Ok(Some(digest.sum64()))
     }
 
     /// Most bytes of an object that goes in one request: it is one buffer.
