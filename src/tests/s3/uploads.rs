@@ -169,3 +169,37 @@ fn a_large_object_that_a_link_names_comes_in_ranges() {
     assert!(server.counts().of(Kind::Get) >= LARGE / PART_BYTES, "{:?}", server.counts());
     assert!(fs::read(back.join("large")).unwrap() == fs::read(tree.join("x/large")).unwrap());
 }
+
+/// The report of a job with a bucket: of both sides' checksums, those that are known.
+#[test]
+fn a_report_tells_the_checksums_of_both_sides() {
+    let server = fault_server(4);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let tree = scene.dir("tree");
+    noise(&tree.join("file"), &mut Rng::new(1), 9000);
+    noise(&tree.join("bad"), &mut Rng::new(2), 9000);
+    server.script(Rule::new(Fault::Refuse { status: 403, code: "AccessDenied" }).on(&[Kind::Put]).key("bad"));
+    scene.job(&tree, "s3://b/up", "state").run().expect_one_of(&[11, 23]);
+    server.heal();
+    scene.job(&tree, "s3://b/up", "state").run().expect(0);
+    scene.job(&tree, "s3://b/other", "state").run().expect(0);
+    scene.job("s3://b/up", scene.join("back"), "down").run().expect(0);
+    let report = |state: &str, words: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gfast"));
+        command.args(["report", "-format", "ndjson", "-state-dir"]).arg(scene.join(state)).args(words);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().find(|line| line.contains("\"path\":\"file\"")).unwrap().to_owned()
+    };
+    let value = |line: &str, key: &str| {
+        let rest = line.split_once(&format!("\"{key}\":")).unwrap().1;
+        rest.split([',', '}']).next().unwrap().to_owned()
+    };
+    let up = report("state", &["-dest", "s3://b/up"]);
+    assert!(value(&up, "crc64").len() == 18 && value(&up, "dest_crc64") == value(&up, "crc64"), "{up}");
+    assert_eq!((value(&up, "level"), value(&up, "outcome")), ("\"server\"".into(), "\"completed\"".into()), "{up}");
+    // What came is what the server says of the object; what the file system holds was not read.
+    let down = report("down", &[]);
+    assert_eq!((value(&down, "crc64"), value(&down, "dest_crc64")), (value(&up, "crc64"), "null".into()), "{down}");
+}
