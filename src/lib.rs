@@ -41,6 +41,7 @@
 //! pages.rs             how far a bucket's listing has outcomes, page by page
 //! walk/mod.rs          directories as work items, shared by all shards
 //! walk/cache.rs        open-directory caches
+//! walk/pending.rs      directories that wait in a walk which may write nothing
 //! job.rs               what all parts of a run share
 //! listing.rs           one directory being listed
 //! transfer/mod.rs      the life of one object
@@ -69,7 +70,8 @@
 //! shard/objects.rs     what becomes of them
 //! conduct.rs           the decisions of a run, apart from the waiting
 //! verify/*.rs          both sides compared on the same walker and rings; verify/bucket.rs where one is a bucket
-//! rehearsal.rs         what a run would do, and why: nothing is changed
+//! rehearsal/mod.rs     what a run would do, and why: nothing is changed
+//! rehearsal/*.rs       what both ends are asked for it, and what --delete would remove
 //! ledger/*.rs          what a job did to every object, as a report of lines that vouch for each other
 //! crew.rs              who does the work: what answers, on how many threads, with how much memory
 //! engine/mod.rs        one run, from the checks to the summary

@@ -221,7 +221,7 @@ fn open_child(job: &Job, caller: &dyn Caller, parent: &DirPair, dir: &Arc<DirNod
         Err(errno) => return Err(failed("open", errno)),
     };
     let stat = posix.stat_handle(&source).map_err(|errno| failed("stat", errno))?;
-    if let Some(reason) = leave_out(job, dir, &source, &stat)? {
+    if let Some(reason) = leave_out((&job.source.stat, job.state_dir), dir, &source, &stat)? {
         return Ok(Child::LeftOut(reason));
     }
     let (dest, state) = make_dest(job, caller, parent, dir)?;
@@ -229,24 +229,29 @@ fn open_child(job: &Job, caller: &dyn Caller, parent: &DirPair, dir: &Arc<DirNod
     Ok(Child::Open(DirPair { source, dest }, stat))
 }
 
-pub(crate) fn leave_out(job: &Job, dir: &Arc<DirNode>, source: &Handle, stat: &Stat) -> Result<Option<&'static str>> {
-    if (stat.dev, stat.ino) == job.state_dir {
+/// Why a directory of the source is none of the job's; `root` is the source's.
+pub(crate) fn leave_out(
+    (root, state_dir): (&Stat, (u64, u64)),
+    dir: &Arc<DirNode>,
+    source: &Handle,
+    stat: &Stat,
+) -> Result<Option<&'static str>> {
+    if (stat.dev, stat.ino) == state_dir {
         return Ok(Some("it is the state directory"));
     }
-    if stat.mount_id == job.source.stat.mount_id && stat.dev == job.source.stat.dev {
+    if stat.mount_id == root.mount_id && stat.dev == root.dev {
         return Ok(None);
     }
     if FileSystem::of(source)? == FileSystem::Kernel {
         return Ok(Some("it is a kernel file system"));
     }
-    Ok(is_loop(job, dir, stat).then_some("it is mounted inside itself"))
+    Ok(is_loop(root, dir, stat).then_some("it is mounted inside itself"))
 }
 
 /// Whether a directory on another mount is one of its own ancestors: a bind mount of a tree into itself.
-fn is_loop(job: &Job, dir: &Arc<DirNode>, stat: &Stat) -> bool {
-    let root = (job.source.stat.dev, job.source.stat.ino);
+fn is_loop(root: &Stat, dir: &Arc<DirNode>, stat: &Stat) -> bool {
     let mut ancestors = std::iter::successors(dir.parent.as_ref(), |node| node.parent.as_ref());
-    (stat.dev, stat.ino) == root || ancestors.any(|node| node.source_id() == Some((stat.dev, stat.ino)))
+    (stat.dev, stat.ino) == (root.dev, root.ino) || ancestors.any(|node| node.source_id() == Some((stat.dev, stat.ino)))
 }
 
 /// The destination's directory: created, or the one that is there. A file or symlink in its place is removed; a

@@ -347,12 +347,11 @@ impl Arguments {
         let (open, devices) = (self.left_open(), self.devices());
         let source = location("--source", self.source)?;
         let dest = location("--dest", self.dest)?;
-        let is_bucket = |location: &Location| matches!(location, Location::S3 { .. });
         if self.retry_failed && (self.delete || self.force_delete) {
             return Err(Error::usage("--retry-failed looks at nothing else, so it cannot --delete"));
         }
-        if self.dry_run && (self.retry_failed || is_bucket(&source) || is_bucket(&dest)) {
-            return Err(Error::usage("--dry-run tells of whole passes between file systems only"));
+        if self.dry_run && self.retry_failed {
+            return Err(Error::usage("--dry-run tells of whole passes only"));
         }
         if self.max_delete.is_some() && !self.delete && !self.force_delete {
             return Err(Error::usage("--max-delete needs --delete"));

@@ -26,7 +26,7 @@ use crate::error::{Class, Errno, Error, Result};
 use crate::filter::Sort;
 use crate::job::{BucketRoot, Job, KeyNames};
 use crate::lane;
-use crate::lane::listing::{Item, items};
+use crate::lane::listing::{Item, items, own_name};
 use crate::lane::upload::LINKS_ATTRIBUTE;
 use crate::listing::open_side;
 use crate::provider::posix::Posix;
@@ -211,7 +211,7 @@ impl Clearing {
         let page = items(&prefix, page.objects, page.prefixes);
         let last = page.last().map(|item| item.key(""));
         for item in page {
-            if let Some(name) = self.own_name(&look.dir, &item)
+            if let Some(name) = own_name(&self.root, &look.dir, &item)
                 && self.job.takes(&look.dir, &name, sort(&item))
             {
                 named.push((name, item));
@@ -242,17 +242,6 @@ impl Clearing {
             }
         }
         Ok(found)
-    }
-
-    /// The name that gfast would write this very key for. A directory's own object has none here: it goes with the
-    /// directory.
-    fn own_name(&self, dir: &Arc<DirNode>, item: &Item) -> Option<Name> {
-        let name = item.name(self.root.names).ok()?;
-        let own = match &item.object {
-            Some(_) => self.root.key(dir, &name).ok()?,
-            None => Key::new(self.root.dir_key(&self.below(dir, name.clone()))).ok()?,
-        };
-        (own.as_str() == item.key(&self.root.dir_key(dir))).then_some(name)
     }
 
     /// A directory of which only the key counts.
@@ -358,12 +347,11 @@ impl Clearing {
         level.from = page.next.map(From::Token);
         let mut keys = Vec::new();
         for item in items(&prefix, page.objects, page.prefixes) {
-            let is_marker = item.component.is_empty() && item.object.is_some();
-            if is_marker && self.root.names == KeyNames::Posix {
+            if item.is_marker() && self.root.names == KeyNames::Posix {
                 level.marker = Key::new(prefix.clone()).ok();
                 continue;
             }
-            let name = self.own_name(&level.node, &item);
+            let name = own_name(&self.root, &level.node, &item);
             match name.filter(|name| self.job.takes(&level.node, name, sort(&item))) {
                 None => level.is_clean = false,
                 Some(name) if item.object.is_none() => level.subdirs.push(self.below(&level.node, name)),
@@ -440,7 +428,10 @@ fn sort(item: &Item) -> Sort {
 }
 
 /// Does `work` for each of `items`, all at once, and answers in their order.
-async fn each<I: 'static, O: 'static>(items: Vec<I>, work: impl AsyncFn(I) -> O + Clone + 'static) -> Vec<O> {
+pub(crate) async fn each<I: 'static, O: 'static>(
+    items: Vec<I>,
+    work: impl AsyncFn(I) -> O + Clone + 'static,
+) -> Vec<O> {
     let spawn = |item| {
         let work = work.clone();
         tokio::task::spawn_local(async move { work(item).await })

@@ -21,8 +21,10 @@ use std::time::Duration;
 
 use crossbeam_deque::Worker;
 
+pub(crate) use self::bucket::each;
 use self::forget::forget;
 use self::source::Asked;
+pub(crate) use self::source::{has, has_below, holds_names, listed};
 use crate::bell::Bell;
 use crate::catalog::{DirId, DirState, Record};
 use crate::config::{Deletes, QUEUED_DIRS_MAX};
@@ -39,7 +41,7 @@ use crate::walk::{DirCache, DirNode, DirPair, Entry, Walker, Work, path_steps};
 /// Doomed names whose records are forgotten by one commit.
 const BATCH: usize = 4096;
 /// Names of a directory that are held against a bucket's listing at a time.
-const NAMES_MAX: usize = 65_536;
+pub(crate) const NAMES_MAX: usize = 65_536;
 /// Time between two looks at the stop.
 const TICK: Duration = Duration::from_millis(50);
 

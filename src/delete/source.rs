@@ -59,7 +59,7 @@ impl Asked {
 /// Those of `wanted` that a bucket's directory holds: components of keys, prefixes with their slash. All of them lie
 /// behind the component `after`. What it misses of a server that tells keys out of their order is asked for by itself
 /// before anything goes ([`has`]).
-pub(super) async fn listed(
+pub(crate) async fn listed(
     client: &Client,
     prefix: &str,
     after: Option<&str>,
@@ -82,7 +82,7 @@ pub(super) async fn listed(
 }
 
 /// Whether a bucket has what `item` is below the directory: an object of this name, or keys below it.
-pub(super) async fn has(
+pub(crate) async fn has(
     client: &Client,
     root: &BucketRoot,
     dir: &DirNode,
@@ -97,13 +97,13 @@ pub(super) async fn has(
 }
 
 /// Whether any key begins with `prefix`.
-pub(super) async fn has_below(client: &Client, prefix: &str) -> Result<bool> {
+pub(crate) async fn has_below(client: &Client, prefix: &str) -> Result<bool> {
     let page = client.list(prefix, &From::Start).await?;
     Ok(!(page.objects.is_empty() && page.prefixes.is_empty()))
 }
 
 /// Whether keys begin with `prefix` besides the one that is the prefix.
-pub(super) async fn holds_names(client: &Client, prefix: &str) -> Result<bool> {
+pub(crate) async fn holds_names(client: &Client, prefix: &str) -> Result<bool> {
     let page = client.list(prefix, &From::Start).await?;
     let is_own = |key: &str| Key::new(key.to_owned()).is_ok() && key == prefix;
     Ok(page.next.is_some() || !page.prefixes.is_empty() || page.objects.iter().any(|object| !is_own(&object.key)))

@@ -17,7 +17,7 @@ use crate::ring::{Side, Stat, Time};
 use crate::roots::{self, DestOrigin, Root, Roots, SingleFile};
 
 /// Both ends of a job.
-pub(super) struct Ends {
+pub(crate) struct Ends {
     /// Their roots.
     pub roots: Roots,
     /// Names of source and destination, as the catalog keeps them.
@@ -50,12 +50,36 @@ pub(super) fn open(config: &Config) -> Result<Ends> {
             Ok(Ends { roots: examined.open()?, names, source: None, dest: None })
         }
         (Location::Posix(_), Location::S3 { bucket, prefix }) => open_up(config, bucket, prefix),
-        (Location::S3 { bucket, prefix }, Location::Posix(_)) => open_down(config, bucket, prefix),
+        (Location::S3 { bucket, prefix }, Location::Posix(_)) => {
+            open_down(config, (bucket, prefix), roots::open_dest_alone)
+        }
         (Location::S3 { bucket, prefix }, Location::S3 { bucket: to, prefix: to_prefix }) => {
             open_across(config, (bucket, prefix), (to, to_prefix))
         }
     }
 }
+
+/// Opens both ends to look at them, refusing what [`open`] refuses. Nothing is made: what stands for a destination that
+/// is not there holds no names.
+pub(crate) fn look(config: &Config) -> Result<Ends> {
+    match (&config.source, &config.dest) {
+        (Location::Posix(_), Location::Posix(_)) => {
+            let examined = roots::examine(config)?;
+            let names = (examined.source_path(), examined.dest_path());
+            let roots = examined.look(place_holder)?;
+            Ok(Ends { roots, names, source: None, dest: None })
+        }
+        (Location::S3 { bucket, prefix }, Location::Posix(_)) => {
+            open_down(config, (bucket, prefix), |config, single| {
+                roots::look_at_dest_alone(config, single, place_holder)
+            })
+        }
+        _ => open(config),
+    }
+}
+
+/// Opens a destination: its root, its path, whether it was there, and the name of the one file that a job is about.
+type OpenDest = fn(&Config, Option<(CString, u64)>) -> Result<(Root, Vec<u8>, DestOrigin, Option<CString>)>;
 
 fn open_up(config: &Config, bucket: &str, prefix: &[u8]) -> Result<Ends> {
     let (source, source_path, file) = roots::open_source_alone(config)?;
@@ -67,21 +91,21 @@ fn open_up(config: &Config, bucket: &str, prefix: &[u8]) -> Result<Ends> {
     });
     let names = (source_path, dest.name);
     let dest_origin = if dest.root.is_empty { DestOrigin::Made } else { DestOrigin::Found };
-    let roots = Roots { source, dest: bucket_root(&names.1)?, dest_origin, single };
+    let roots = Roots { source, dest: place_holder(&names.1)?, dest_origin, single };
     Ok(Ends { roots, names, source: None, dest: Some(dest.root) })
 }
 
-fn open_down(config: &Config, bucket: &str, prefix: &[u8]) -> Result<Ends> {
+fn open_down(config: &Config, (bucket, prefix): (&str, &[u8]), open_dest: OpenDest) -> Result<Ends> {
     let source = block_on(async {
         let mut end = open_bucket(bucket, prefix, &config.source_s3, Side::Source, KeyNames::Posix).await?;
         find_source(&mut end, prefix).await?;
         Ok(end)
     })?;
     let single = source.single.clone().map(|name| (name, source.bytes));
-    let (dest, dest_path, dest_origin, dest_name) = roots::open_dest_alone(config, single)?;
+    let (dest, dest_path, dest_origin, dest_name) = open_dest(config, single)?;
     let single = source.single.zip(dest_name).map(|(source_name, dest_name)| SingleFile { source_name, dest_name });
     let names = (source.name, dest_path);
-    let roots = Roots { source: bucket_root(&names.0)?, dest, dest_origin, single };
+    let roots = Roots { source: place_holder(&names.0)?, dest, dest_origin, single };
     Ok(Ends { roots, names, source: Some(source.root), dest: None })
 }
 
@@ -105,7 +129,7 @@ fn open_across(config: &Config, from: (&str, &[u8]), to: (&str, &[u8])) -> Resul
     }
     let names = (source.name, dest.name);
     let dest_origin = if dest.root.is_empty { DestOrigin::Made } else { DestOrigin::Found };
-    let roots = Roots { source: bucket_root(&names.0)?, dest: bucket_root(&names.1)?, dest_origin, single };
+    let roots = Roots { source: place_holder(&names.0)?, dest: place_holder(&names.1)?, dest_origin, single };
     Ok(Ends { roots, names, source: Some(source.root), dest: Some(dest.root) })
 }
 
@@ -136,9 +160,17 @@ async fn open_bucket(name: &str, typed: &[u8], options: &S3Options, side: Side, 
 
 /// Whether the source is what lies below a prefix or, if nothing does, one object; refuses what is not there.
 async fn find_source(end: &mut BucketEnd, typed: &[u8]) -> Result<()> {
+    match find_single(end, typed).await? {
+        true => Ok(()),
+        false => Err(Error::refused(&end.name, "there is no object of this name and none below it")),
+    }
+}
+
+/// Notes the one object that is meant if nothing lies below the prefix; false if there is neither.
+async fn find_single(end: &mut BucketEnd, typed: &[u8]) -> Result<bool> {
     let page = first_page(&mut end.root).await?;
     if !(page.objects.is_empty() && page.prefixes.is_empty()) {
-        return Ok(());
+        return Ok(true);
     }
     let typed = String::from_utf8_lossy(typed).into_owned();
     let key = Key::new(typed.clone()).ok().filter(|_| !typed.ends_with('/'));
@@ -147,9 +179,9 @@ async fn find_source(end: &mut BucketEnd, typed: &[u8]) -> Result<()> {
     {
         end.bytes = object.size;
         end.single = split_key(&mut end.root, typed.as_bytes());
-        return Ok(());
+        return Ok(true);
     }
-    Err(Error::refused(&end.name, "there is no object of this name and none below it"))
+    Ok(false)
 }
 
 /// The first page of a bucket end, and how far away the server is.
@@ -177,20 +209,34 @@ fn split_key(root: &mut BucketRoot, typed: &[u8]) -> Option<CString> {
     Some(name)
 }
 
-/// Opens a bucket to read what lies below a prefix; its name as the catalog keeps it.
-pub(crate) async fn open_to_read(
-    bucket: &str,
-    prefix: &[u8],
+/// Opens a bucket to read what lies below a prefix; its name as the catalog keeps it, and the name below the root of
+/// the one object that is meant, if it is one.
+pub(crate) async fn find_to_read(
+    (bucket, prefix): (&str, &[u8]),
     options: &S3Options,
     side: Side,
     names: KeyNames,
-) -> Result<(BucketRoot, Vec<u8>)> {
-    let end = open_bucket(bucket, prefix, options, side, names).await?;
-    Ok((end.root, end.name))
+) -> Result<(BucketRoot, Vec<u8>, Option<CString>)> {
+    let mut end = open_bucket(bucket, prefix, options, side, names).await?;
+    // Nothing below it is nothing to be found, and no error.
+    find_single(&mut end, prefix).await?;
+    Ok((end.root, end.name, end.single))
 }
 
-/// What stands for a bucket where a directory is expected.
-fn bucket_root(name: &[u8]) -> Result<Root> {
+/// Opens a bucket to read the object that a file of this name was copied to.
+pub(crate) async fn find_copy_to_read(
+    (bucket, prefix): (&str, &[u8]),
+    options: &S3Options,
+    names: KeyNames,
+    source_name: &CString,
+) -> Result<(BucketRoot, Vec<u8>, CString)> {
+    let mut end = open_bucket(bucket, prefix, options, Side::Dest, names).await?;
+    let name = split_key(&mut end.root, prefix).unwrap_or_else(|| source_name.clone());
+    Ok((end.root, end.name, name))
+}
+
+/// What stands for a bucket, or for what is not there, where a directory is expected.
+fn place_holder(name: &[u8]) -> Result<Root> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty());
     let null = null.map_err(|errno| Error::os("open", "/dev/null", errno))?;

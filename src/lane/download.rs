@@ -22,6 +22,7 @@ use crate::error::{Cause, Error, Result};
 use crate::job::Place;
 use crate::links::LinkKey;
 use crate::plan::{self, Plan};
+use crate::provider::metadata::Identity;
 use crate::provider::s3::{self, Key, Object, attributes, extended};
 use crate::provider::xattrs::Told;
 use crate::report::Count;
@@ -100,7 +101,7 @@ impl Lane {
                 return self.download_parts(download).await;
             }
         }
-        self.download_whole(errand, key, group).await.map(Some)
+        self.download_whole(errand, key, group).await
     }
 
     /// The key of a name in the source.
@@ -120,23 +121,7 @@ impl Lane {
 
     /// The file that an object stands for.
     fn describe<'e>(&self, errand: &'e Errand, key: Key, object: Object) -> Download<'e> {
-        let posix = attributes::decode(&object.attributes);
-        let identity = &self.job().identity;
-        let mode = posix.mode.unwrap_or(libc::S_IFREG | 0o666 & !identity.umask);
-        let special = if self.job().config.special_bits == SpecialBits::Restore { 0 } else { 0o6000 };
-        let mtime = posix.mtime.unwrap_or(object.modified);
-        let stat = Stat {
-            mode: mode & !special,
-            nlink: 1,
-            uid: posix.uid.unwrap_or(identity.uid),
-            gid: posix.gid.unwrap_or(identity.gid),
-            rdev: posix.rdev.unwrap_or(0),
-            size: object.size,
-            blocks: object.size.div_ceil(512),
-            atime: posix.atime.unwrap_or(mtime),
-            mtime,
-            ..Stat::default()
-        };
+        let stat = file_of(&object, &self.job().identity, self.job().config.special_bits);
         // What was listed: a change since then shows in the next listing.
         let stamp = errand.listed.unwrap_or_else(|| stamp_of(object.size, object.modified, &object.etag));
         let told = match self.job().config.attributes {
@@ -178,7 +163,7 @@ impl Lane {
         }
     }
 
-    async fn download_whole(&self, errand: &Errand, key: Key, group: &mut Option<LinkKey>) -> Result<Ending> {
+    async fn download_whole(self: &Rc<Lane>, errand: &Errand, key: Key, group: &mut Option<LinkKey>) -> Carried {
         let mut body = self.source().get(&key, None, None).await?;
         let object = std::mem::take(&mut body.object);
         let mut download = self.describe(errand, key, object);
@@ -189,30 +174,38 @@ impl Lane {
         download.group = self.claim_first(&download)?;
         *group = download.group;
         let content = self.receive(&download, body).await?;
-        self.place(&download, content).await
+        self.place(&download, content).await.map(Some)
     }
 
     /// A further hard link: it waits for its first. One whose first has not come by the end of the pass (it lies
     /// outside of what is restored, or failed) gets the content of the object it links to, and is the first of the
     /// others.
-    async fn download_link(&self, link: Download<'_>, first: String, group: &mut Option<LinkKey>) -> Result<Ending> {
+    async fn download_link(self: &Rc<Lane>, link: Download<'_>, first: String, group: &mut Option<LinkKey>) -> Carried {
         let key = link_key(&first);
         if !self.job().is_resealed.load(Ordering::Relaxed) {
-            return Ok(Ending::Further(key, link.stamp));
+            return Ok(Some(Ending::Further(key, link.stamp)));
         }
         let place = &link.errand.place;
         match claim_group(self.job(), place, key, &link.stamp)? {
-            Grouping::Further(key) => return Ok(Ending::Further(key, link.stamp)),
+            Grouping::Further(key) => return Ok(Some(Ending::Further(key, link.stamp))),
             Grouping::First(key) => *group = Some(key),
             Grouping::Alone => {}
         }
         let first = Key::new(first).map_err(|why| self.refused(place, why))?;
-        let mut body = self.source().get(&first, None, None).await?;
-        let object = std::mem::take(&mut body.object);
+        let Some(object) = self.source().head(&first).await? else {
+            return Err(self.refused(place, "the object that it is a hard link to is not there"));
+        };
         let target = self.describe(link.errand, first, object);
         let target = Download { stamp: link.stamp, group: *group, ..target };
+        // However large it is, it fits the budget.
+        if target.object.size > self.whole_bytes() && target.stat.kind() == Kind::File {
+            place.dir.touch();
+            return self.download_parts(target).await;
+        }
+        let etag = Some(target.object.etag.as_str()).filter(|etag| !etag.is_empty());
+        let body = self.source().get(&target.key, None, etag).await?;
         let content = self.receive(&target, body).await?;
-        self.place(&target, content).await
+        self.place(&target, content).await.map(Some)
     }
 
     /// The content of an object, compared with its checksum.
@@ -296,5 +289,25 @@ impl Lane {
                 Err(Error { verb: "read back", object: key.as_str().as_bytes().to_vec(), cause })
             }
         }
+    }
+}
+
+/// The file that an object stands for.
+pub(crate) fn file_of(object: &Object, identity: &Identity, special_bits: SpecialBits) -> Stat {
+    let posix = attributes::decode(&object.attributes);
+    let mode = posix.mode.unwrap_or(libc::S_IFREG | 0o666 & !identity.umask);
+    let special = if special_bits == SpecialBits::Restore { 0 } else { 0o6000 };
+    let mtime = posix.mtime.unwrap_or(object.modified);
+    Stat {
+        mode: mode & !special,
+        nlink: 1,
+        uid: posix.uid.unwrap_or(identity.uid),
+        gid: posix.gid.unwrap_or(identity.gid),
+        rdev: posix.rdev.unwrap_or(0),
+        size: object.size,
+        blocks: object.size.div_ceil(512),
+        atime: posix.atime.unwrap_or(mtime),
+        mtime,
+        ..Stat::default()
     }
 }

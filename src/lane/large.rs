@@ -155,7 +155,16 @@ impl Lane {
                 self.abandon(errand, large_id);
                 return Err(error);
             }
-            created => created?,
+            created => {
+                let (id, is_doubtful) = created?;
+                if is_doubtful {
+                    // One without parts, to be looked for when the pass ends.
+                    let lost = catalog::Upload { part_bytes: 0, ..upload.clone() };
+                    let (dir, name) = (&errand.place.dir, errand.place.name.clone());
+                    self.errands.push(dir, name, What::Uploading(self.job().new_id(), lost));
+                }
+                id
+            }
         };
         push_upload(&upload);
         Ok(Some(Begun { large_id, upload, settled: Vec::new(), progress: Progress::default() }))

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Lane, Way, hash};
-use crate::catalog::{DirStamp, Stamp};
+use crate::catalog::{DirId, DirStamp, Stamp};
 use crate::config::{Attributes, Mounts, SpecialBits};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::job::{BucketRoot, Job, KeyNames, Past};
@@ -52,12 +52,78 @@ impl Item {
         format!("{prefix}{}{end}", self.component)
     }
 
+    /// Whether it is the directory's own object.
+    pub fn is_marker(&self) -> bool {
+        self.component.is_empty() && self.object.is_some()
+    }
+
     /// Its name, or why it has none (I8).
     pub fn name(&self, names: KeyNames) -> std::result::Result<Name, &'static str> {
         match names {
             KeyNames::Pieces => piece_name(self),
             KeyNames::Posix => posix_name(&self.component),
         }
+    }
+}
+
+/// The things of a bucket's directory, less those that no name can stand for (I8). They come in the order of their
+/// keys; an object is held back while a prefix of its name may follow.
+pub(crate) struct Sieve {
+    /// How names become keys.
+    names: KeyNames,
+    /// What is held back: those whose key the listing is still below.
+    held: Vec<(String, Entry)>,
+}
+
+/// What a sieve holds back for good.
+pub(crate) struct Refused {
+    /// What follows the directory's key.
+    pub component: String,
+    /// Why.
+    pub why: &'static str,
+}
+
+impl Sieve {
+    /// For one listing.
+    pub fn new(names: KeyNames) -> Sieve {
+        Sieve { names, held: Vec::new() }
+    }
+
+    /// Takes the next thing; what is certain by now goes among `entries`.
+    pub fn pass(&mut self, item: Item, entries: &mut VecDeque<Entry>) -> Option<Refused> {
+        let name = match item.name(self.names) {
+            Ok(name) => name,
+            Err(why) => return Some(Refused { component: item.component, why }),
+        };
+        let kind = if item.object.is_some() { libc::DT_REG } else { libc::DT_DIR };
+        let stamp = item.object.as_ref().map(|object| stamp_of(object.size, object.modified, &object.etag));
+        let entry = Entry { name, kind, ino: 0, record: None, stamp, page: None };
+        if self.names == KeyNames::Pieces {
+            entries.push_back(entry);
+            return None;
+        }
+        // Keys come in order: what the next one does not begin with, none that follows does.
+        while self.held.last().is_some_and(|(component, _)| !item.component.starts_with(component.as_str())) {
+            entries.extend(self.held.pop().map(|(_, entry)| entry));
+        }
+        if item.object.is_some() {
+            self.held.push((item.component, entry));
+            return None;
+        }
+        entries.push_back(entry);
+        self.held.pop_if(|(component, _)| *component == item.component)?;
+        let why = "its key is also the beginning of others: a file and a directory of one name";
+        Some(Refused { component: item.component, why })
+    }
+
+    /// The listing is at its end: nothing is held back any more.
+    pub fn end(&mut self, entries: &mut VecDeque<Entry>) {
+        entries.extend(self.held.drain(..).map(|(_, entry)| entry));
+    }
+
+    /// The component of the first thing that is held back.
+    fn held(&self) -> Option<&str> {
+        self.held.first().map(|(component, _)| component.as_str())
     }
 }
 
@@ -168,7 +234,7 @@ impl Lane {
         }
         let handle = opened.map_err(|errno| failed("open", errno))?;
         let stat = posix.stat_handle(&handle).map_err(|errno| failed("stat", errno))?;
-        if let Some(reason) = leave_out(job, dir, &handle, &stat)? {
+        if let Some(reason) = leave_out((&job.source.stat, job.state_dir), dir, &handle, &stat)? {
             job.note_left_out(dir, reason);
             return Ok(None);
         }
@@ -204,7 +270,8 @@ impl Lane {
             return Err(Error::refused_object(self.job().path(Side::Source, dir), why));
         }
         let mut from = self.listing_start(dir, &prefix).await?;
-        let (mut held, mut frontier, pages) = (Vec::new(), Frontier::default(), Arc::new(Pages::default()));
+        let (mut sieve, mut frontier, pages) =
+            (Sieve::new(root.names), Frontier::default(), Arc::new(Pages::default()));
         // Ends: each page goes on behind the one before.
         loop {
             let page = self.source().list(&prefix, &from).await?;
@@ -215,11 +282,11 @@ impl Lane {
                 if matches!(&from, From::After(mark) if key <= *mark) {
                     continue;
                 }
-                let is_taken = self.sort_in(dir, root, item, &mut held, &mut entries).await?;
-                frontier.pass(key, is_taken, &prefix, held.first().map(|(component, _)| component.as_str()));
+                let is_taken = self.sort_in(dir, item, &mut sieve, &mut entries).await?;
+                frontier.pass(key, is_taken, &prefix, sieve.held());
             }
             if page.next.is_none() {
-                entries.extend(held.drain(..).map(|(_, entry)| entry));
+                sieve.end(&mut entries);
             }
             let part = pages.begin(entries.len(), frontier.mark());
             entries.iter_mut().for_each(|entry| entry.page = Some(part.clone()));
@@ -279,50 +346,22 @@ impl Lane {
         }
     }
 
-    /// Puts one listed thing among the directory's entries, or refuses it. `held` keeps objects back that a later
-    /// prefix may clash with: those whose key the listing is still below. False if it was refused.
+    /// Puts one listed thing among the directory's entries, or refuses it. False if it was refused.
     async fn sort_in(
         &self,
         dir: &Arc<DirNode>,
-        root: &BucketRoot,
         item: Item,
-        held: &mut Vec<(String, Entry)>,
+        sieve: &mut Sieve,
         entries: &mut VecDeque<Entry>,
     ) -> Result<bool> {
-        if item.component.is_empty() && self.way == Way::Down && item.object.is_some() {
+        if item.is_marker() && self.way == Way::Down {
             return self.read_marker(dir, &item).await.map(|()| true);
         }
-        let name = match item.name(root.names) {
-            Ok(name) => name,
-            Err(why) => {
-                self.refuse(dir, &item.component, why);
-                return Ok(false);
-            }
-        };
-        let kind = if item.object.is_some() { libc::DT_REG } else { libc::DT_DIR };
-        let stamp = item.object.as_ref().map(|object| stamp_of(object.size, object.modified, &object.etag));
-        let entry = Entry { name, kind, ino: 0, record: None, stamp, page: None };
-        if root.names == KeyNames::Pieces {
-            entries.push_back(entry);
-            return Ok(true);
+        let refused = sieve.pass(item, entries);
+        if let Some(Refused { component, why }) = &refused {
+            self.refuse(dir, component, why);
         }
-        // Keys come in order: what the next one does not begin with, none that follows does.
-        while held.last().is_some_and(|(component, _)| !item.component.starts_with(component.as_str())) {
-            entries.extend(held.pop().map(|(_, entry)| entry));
-        }
-        let mut is_refused = false;
-        if item.object.is_none() {
-            if held.last().is_some_and(|(component, _)| *component == item.component) {
-                held.pop();
-                let why = "its key is also the beginning of others: a file and a directory of one name";
-                self.refuse(dir, &item.component, why);
-                is_refused = true;
-            }
-            entries.push_back(entry);
-        } else {
-            held.push((item.component, entry));
-        }
-        Ok(!is_refused)
+        Ok(refused.is_none())
     }
 
     /// The object whose key is the directory's own says what the directory is like.
@@ -374,6 +413,17 @@ pub(crate) fn items(prefix: &str, objects: Vec<Listed>, prefixes: Vec<String>) -
     items.into_iter().map(|(_, item)| item).collect()
 }
 
+/// The name that gfast would write this very key for. A directory's own object has none here: it goes with the
+/// directory.
+pub(crate) fn own_name(root: &BucketRoot, dir: &Arc<DirNode>, item: &Item) -> Option<Name> {
+    let name = item.name(root.names).ok()?;
+    let own = match &item.object {
+        Some(_) => root.key(dir, &name).ok()?,
+        None => Key::new(root.dir_key(&DirNode::child(dir, DirId(0), name.clone()))).ok()?,
+    };
+    (own.as_str() == item.key(&root.dir_key(dir))).then_some(name)
+}
+
 /// The name of a file system for a component of a key, or why there is none (I8).
 fn posix_name(component: &str) -> std::result::Result<Name, &'static str> {
     let name = keys::name_of(component).ok_or("its key holds control characters")?;
@@ -398,7 +448,7 @@ fn piece_name(item: &Item) -> std::result::Result<Name, &'static str> {
 
 /// What is recorded of an object of a bucket: any change of it changes this. Whole seconds, for HEAD tells no more than
 /// that and a listing may.
-pub(super) fn stamp_of(size: u64, modified: Time, etag: &str) -> Stamp {
+pub(crate) fn stamp_of(size: u64, modified: Time, etag: &str) -> Stamp {
     let modified = Time { nanos: 0, ..modified };
     Stamp { size, mtime: modified, ctime: modified, ino: hash(etag) }
 }

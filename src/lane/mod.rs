@@ -14,12 +14,12 @@
 
 mod buffers;
 mod disk;
-mod download;
+pub(crate) mod download;
 mod large;
 pub(crate) mod listing;
 mod parts;
 pub(crate) mod publish;
-mod relay;
+pub(crate) mod relay;
 mod stream;
 pub(crate) mod upload;
 

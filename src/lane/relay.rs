@@ -17,7 +17,7 @@ use crate::report::Count;
 use crate::transfer::{Copied, Ending, Seal};
 
 /// Most bytes of an object that the server copies in one request.
-const COPY_BYTES_MAX: u64 = 5 << 30;
+pub(super) const COPY_BYTES_MAX: u64 = 5 << 30;
 
 /// One object on its way across.
 pub(super) struct Relay<'a> {
@@ -54,7 +54,8 @@ impl Lane {
         if let Plan::Skip(skip) = plan {
             return Ok(Some(Ending::Skipped(skip)));
         }
-        let attributes = self.turned(&object);
+        let prefix = |root: &crate::job::JobRoot| root.bucket.as_ref().map_or(String::new(), |b| b.prefix.clone());
+        let attributes = turned(&object, (&prefix(&self.job().source), &prefix(&self.job().dest)));
         let relay = Relay { errand, source_key, key, object, stamp, attributes, is_server_side };
         if let Some(ending) = self.relayed_before(&relay, stamp, plan).await? {
             return Ok(Some(ending));
@@ -101,21 +102,6 @@ impl Lane {
         Ok((stored, Some(crc64)))
     }
 
-    /// The metadata of an object, link attributes turned to the destination's prefix.
-    fn turned(&self, object: &Object) -> Vec<(String, String)> {
-        let prefix = |root: &crate::job::JobRoot| root.bucket.as_ref().map_or(String::new(), |b| b.prefix.clone());
-        let (from, to) = (prefix(&self.job().source), prefix(&self.job().dest));
-        let mut pairs: Vec<(String, String)> =
-            object.attributes.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        if let Some(link) = attributes::decode(&object.attributes).link
-            && let Some(below) = link.strip_prefix(from.as_str())
-        {
-            pairs.retain(|(name, _)| name != attributes::LINK);
-            pairs.push(attributes::link_pair(&format!("{to}{below}")));
-        }
-        pairs
-    }
-
     /// An object that is there already: as an interrupted run recorded it, or with the same checksum and metadata.
     async fn relayed_before(&self, relay: &Relay<'_>, stamp: Stamp, plan: Plan) -> Result<Option<Ending>> {
         let record = relay.errand.record.as_ref();
@@ -127,8 +113,7 @@ impl Lane {
             return Ok(None);
         }
         let Some(there) = self.dest().head(&relay.key).await? else { return Ok(None) };
-        let wanted = relay.attributes.iter().cloned().collect();
-        if there.size != relay.object.size || there.crc64 != relay.object.crc64 || there.attributes != wanted {
+        if !is_relayed(&relay.object, &relay.attributes, &there) {
             return Ok(None);
         }
         let checksum = there.crc64.map(|crc64| Checksum { crc64, proof: Proof::Server });
@@ -151,6 +136,25 @@ impl Lane {
         };
         Ok(copied(stamp, hash(&stored.etag), checksum, (bytes, 0), Count::FilesCopied))
     }
+}
+
+/// The metadata of an object, link attributes turned from one prefix to the other.
+pub(crate) fn turned(object: &Object, (from, to): (&str, &str)) -> Vec<(String, String)> {
+    let mut pairs: Vec<(String, String)> =
+        object.attributes.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    if let Some(link) = attributes::decode(&object.attributes).link
+        && let Some(below) = link.strip_prefix(from)
+    {
+        pairs.retain(|(name, _)| name != attributes::LINK);
+        pairs.push(attributes::link_pair(&format!("{to}{below}")));
+    }
+    pairs
+}
+
+/// Whether an object without a record is the copy of another: by its checksum, and by what it says.
+pub(crate) fn is_relayed(object: &Object, expected: &[(String, String)], there: &Object) -> bool {
+    let is_same = object.crc64.is_some() && there.crc64 == object.crc64 && there.size == object.size;
+    is_same && there.attributes == expected.iter().cloned().collect()
 }
 
 fn copied(

@@ -8,25 +8,29 @@
 //! What the server has answered for is durable, so an object needs no seal; the catalog calls it Completed with the
 //! next checkpoint.
 
+use super::relay::COPY_BYTES_MAX;
 use super::{Carried, Lane, Way, hash};
 use crate::catalog::{Checksum, Proof, Stamp, Status};
 use crate::config::{Attributes, ChecksumPolicy, Metadata, WHOLE_BYTES, WHOLE_BYTES_NEAR};
 use crate::digest::crc64;
 use crate::errand::Errand;
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::job::Place;
 use crate::links::LinkKey;
 use crate::plan::{self, Plan, Skip};
 use crate::provider::posix::Posix;
-use crate::provider::s3::{Key, Stored, attributes, extended};
+use crate::provider::s3::{Key, Object, Stored, attributes, extended};
 use crate::provider::xattrs::{self, Thing};
 use crate::report::Count;
-use crate::ring::{Kind, Side, Stat};
+use crate::ring::{Access, Kind, Name, Side, Stat};
 use crate::transfer::{Copied, Ending, Grouping, Seal, claim_group, open_source, source_error, stat_source};
 use crate::walk::DestDir;
 
 /// Attribute of the first of several hard links: how many names the file had.
 pub(crate) const LINKS_ATTRIBUTE: &str = "gfast-links";
+
+/// Bytes of a block of a file that is read again.
+const REREAD_BYTES: u64 = 4 << 20;
 
 /// One file on its way up.
 pub(super) struct Upload<'a> {
@@ -69,13 +73,18 @@ impl Lane {
             }
         };
         let key = self.dest_key(place)?;
-        let mut attributes = self.attributes(place, &stat);
+        let mut attributes = attributes_of(&stat, &place.dest_name, job.config.metadata);
         self.add_extended(place, &stat, &mut attributes)?;
         let upload = Upload { errand, stat, key, attributes, group: *group };
         if let Some(ending) = self.stored_before(&upload, plan).await? {
             return Ok(Some(ending));
         }
         place.dir.touch();
+        if let Plan::Reread(known) = plan
+            && let Some(ending) = self.refresh(&upload, known).await?
+        {
+            return Ok(Some(ending));
+        }
         if stat.kind() == Kind::File && stat.size > self.whole_bytes() {
             return self.upload_parts(upload).await;
         }
@@ -87,20 +96,6 @@ impl Lane {
         let root = self.job().dest.bucket.as_ref().expect("I8: the way says that the destination is a bucket");
         let key = root.key(&place.dir, &place.dest_name);
         key.map_err(|why| Error::refused_object(place.path(self.job(), Side::Dest), why))
-    }
-
-    /// What an object says of the file it holds.
-    fn attributes(&self, place: &Place, stat: &Stat) -> Vec<(String, String)> {
-        let is_escaped = crate::provider::s3::keys::encode_name(place.dest_name.as_bytes()).1;
-        let raw_name = is_escaped.then_some(place.dest_name.as_bytes());
-        let mut pairs = attributes::encode(stat, raw_name, None);
-        if self.job().config.metadata == Metadata::TimesOnly {
-            pairs.retain(|(name, _)| !matches!(name.as_str(), "file-owner" | "file-group" | "file-permissions"));
-        }
-        if stat.nlink > 1 {
-            pairs.push((LINKS_ATTRIBUTE.to_owned(), stat.nlink.to_string()));
-        }
-        pairs
     }
 
     /// Extended attributes and ACLs, as far as they are asked for and there is room for them. That they are still those
@@ -131,27 +126,67 @@ impl Lane {
             return Ok(None);
         }
         let Some(object) = self.dest().head(&upload.key).await? else { return Ok(None) };
-        let posix = attributes::decode(&object.attributes);
-        let expected = attributes::decode(&upload.attributes.iter().cloned().collect());
-        let size = if upload.stat.kind() == Kind::Special { 0 } else { upload.stat.size };
-        if object.size != size
-            || posix.rdev != expected.rdev
-            || posix.mtime != Some(upload.stat.mtime)
-            || posix.mode != expected.mode
-        {
-            return Ok(None);
-        }
         let told = upload.attributes.iter().find(|(name, _)| name == extended::KEY).map(|(_, value)| value);
-        if object.attributes.get(extended::KEY) != told {
-            return Ok(None);
-        }
-        if (posix.uid, posix.gid, posix.link) != (expected.uid, expected.gid, None) {
+        if !is_stored(&object, &upload.stat, &upload.attributes) || object.attributes.get(extended::KEY) != told {
             return Ok(None);
         }
         let checksum = object.crc64.map(|crc64| Checksum { crc64, proof: Proof::Server });
         let mut copied = self.copied(upload, hash(&object.etag), 0, checksum);
         copied.count = Count::Adopted;
         Ok(Some(Ending::Copied(Box::new(copied))))
+    }
+
+    /// A file of which only the ctime is new: it is read, and if it has the content with this CRC64 that the object
+    /// holds, the server gives the object its new metadata by itself. `None`: it is to be uploaded.
+    async fn refresh(&self, upload: &Upload<'_>, known: u64) -> Result<Option<Ending>> {
+        let Some(record) = &upload.errand.record else { return Ok(None) };
+        let Some(object) = self.dest().head(&upload.key).await? else { return Ok(None) };
+        let size = upload.stat.size;
+        if hash(&object.etag) != record.dest_ino || object.size != size || size > COPY_BYTES_MAX {
+            return Ok(None);
+        }
+        let read = self.checksum_of_source(upload).await?;
+        let after = stat_source(self.job(), &*self.errands.caller, &upload.errand.place)?;
+        match read {
+            Some(crc64) if upload.stat.is_unchanged_in(&after) && crc64 == known => {}
+            Some(_) if upload.stat.is_unchanged_in(&after) => return Ok(None),
+            _ => return Ok(Some(Ending::Changed)),
+        }
+        let mut etag = object.etag;
+        if object.attributes != upload.attributes.iter().cloned().collect() {
+            let (bucket, key) = (self.dest().bucket().clone(), &upload.key);
+            etag = match self.dest().copy(&bucket, key, &etag, key, Some(&upload.attributes)).await {
+                Ok(stored) if !stored.etag.is_empty() => stored.etag,
+                Err(error) if error.class() == Class::Fatal => return Err(error),
+                // An archived object, a server without copies: what is sent anew is right in any case.
+                Ok(_) | Err(_) => return Ok(None),
+            };
+        }
+        let mut copied = self.copied(upload, hash(&etag), 0, record.checksum);
+        copied.count = Count::Refreshed;
+        Ok(Some(Ending::Copied(Box::new(copied))))
+    }
+
+    /// The CRC64 of what the file holds now, read a block at a time; `None` if it is shorter than it was.
+    async fn checksum_of_source(&self, upload: &Upload<'_>) -> Result<Option<u64>> {
+        let (job, place, size) = (self.job(), &upload.errand.place, upload.stat.size);
+        let failed = |errno| source_error(job, place, "read", errno);
+        let posix = Posix::new(&*self.errands.caller, Side::Source);
+        let opened = posix.open(&place.open.source, &place.name, Access::Read);
+        let file = self.disk.open(&opened.map_err(|errno| source_error(job, place, "open", errno))?).map_err(failed)?;
+        let (mut digest, mut offset) = (crc64fast_nvme::Digest::new(), 0);
+        // Ends: every turn reads a block.
+        while offset < size {
+            let len = (size - offset).min(REREAD_BYTES) as usize;
+            let mut block = self.common.pool.acquire(len).await;
+            file.read(&mut block, offset, len).await.map_err(failed)?;
+            if block.bytes().len() < len {
+                return Ok(None);
+            }
+            digest.write(block.bytes());
+            offset += len as u64;
+        }
+        Ok(Some(digest.sum64()))
     }
 
     /// Most bytes of an object that goes in one request: it is one buffer.
@@ -230,4 +265,28 @@ impl Lane {
             checksum,
         }
     }
+}
+
+/// What an object says of the file it holds; `name` is the file's at the destination.
+pub(crate) fn attributes_of(stat: &Stat, name: &Name, metadata: Metadata) -> Vec<(String, String)> {
+    let is_escaped = crate::provider::s3::keys::encode_name(name.as_bytes()).1;
+    let raw_name = is_escaped.then_some(name.as_bytes());
+    let mut pairs = attributes::encode(stat, raw_name, None);
+    if metadata == Metadata::TimesOnly {
+        pairs.retain(|(name, _)| !matches!(name.as_str(), "file-owner" | "file-group" | "file-permissions"));
+    }
+    if stat.nlink > 1 {
+        pairs.push((LINKS_ATTRIBUTE.to_owned(), stat.nlink.to_string()));
+    }
+    pairs
+}
+
+/// Whether an object without a record holds a file: by its size and what it says of it, the mtime before all.
+pub(crate) fn is_stored(object: &Object, stat: &Stat, expected: &[(String, String)]) -> bool {
+    let posix = attributes::decode(&object.attributes);
+    let expected = attributes::decode(&expected.iter().cloned().collect());
+    let size = if stat.kind() == Kind::Special { 0 } else { stat.size };
+    let is_same_file = object.size == size && posix.rdev == expected.rdev && posix.mtime == Some(stat.mtime);
+    let told = (posix.mode, posix.uid, posix.gid, posix.link);
+    is_same_file && told == (expected.mode, expected.uid, expected.gid, None)
 }

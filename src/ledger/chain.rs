@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::report::Object;
 
 /// The columns of a CSV report.
-const CSV_COLUMNS: &str = "path,kind,outcome,size,mtime,ctime,crc64,level,attempts,losses,error,chain";
+const CSV_COLUMNS: &str = "path,kind,outcome,size,mtime,ctime,crc64,dest_crc64,level,attempts,losses,error,chain";
 
 /// Longest line that is read: a path of any length, four times escaped, is far below.
 const LINE_BYTES_MAX: u64 = 1 << 26;

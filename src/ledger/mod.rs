@@ -84,21 +84,27 @@ pub fn run(request: &Request, out: &mut dyn Write) -> Result<()> {
         Request::Write { state_dir, dest, wanted, format } => {
             // The catalog knows canonical paths; one that is not there any more is taken as it was typed.
             let dest = dest.as_ref().map(|dest| std::fs::canonicalize(dest).unwrap_or_else(|_| dest.clone()));
-            let dest = dest.as_deref().map(|dest: &Path| dest.as_os_str().as_encoded_bytes());
-            let (catalog, identity) = Catalog::open_recorded(state_dir, dest)?;
+            let dest = dest.as_deref().map(|dest: &Path| name_of(dest.as_os_str().as_encoded_bytes()));
+            let (catalog, identity) = Catalog::open_recorded(state_dir, dest.as_deref())?;
             let mut sum = Sum::default();
-            each_line(&catalog, &mut |line| {
+            each_line((&catalog, &identity), &mut |line| {
                 sum.add(&line);
                 Ok(())
             })?;
             let facts = facts(&catalog, &identity, &sum)?;
             match format {
-                Format::Text => write_text(out, &catalog, &facts, *wanted),
-                Format::Ndjson => write_ndjson(out, &catalog, &facts, *wanted),
-                Format::Csv => write_csv(out, &catalog, &facts, *wanted),
+                Format::Text => write_text(out, (&catalog, &identity), &facts, *wanted),
+                Format::Ndjson => write_ndjson(out, (&catalog, &identity), &facts, *wanted),
+                Format::Csv => write_csv(out, (&catalog, &identity), &facts, *wanted),
             }
         }
     }
+}
+
+/// A destination as the catalog names it: what lies below a prefix of a bucket ends in a slash.
+fn name_of(dest: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if dest.starts_with(b"s3://") && !dest.ends_with(b"/") { b"/" } else { b"" };
+    [dest, slash].concat()
 }
 
 /// What all objects come to.
@@ -164,7 +170,7 @@ fn change(note: &Note) -> String {
     format!("{} {}", at.map_or_else(String::new, |at| at.to_string()), note.text)
 }
 
-fn write_text(out: &mut dyn Write, catalog: &Catalog, facts: &[Fact], wanted: Wanted) -> Result<()> {
+fn write_text(out: &mut dyn Write, recorded: (&Catalog, &JobIdentity), facts: &[Fact], wanted: Wanted) -> Result<()> {
     write(out, "gfast report\n")?;
     for (key, value, _) in facts.iter().filter(|(key, ..)| key != "written_at") {
         write(out, &format!("  {:<16} {value}\n", key.replace('_', " ")))?;
@@ -172,13 +178,13 @@ fn write_text(out: &mut dyn Write, catalog: &Catalog, facts: &[Fact], wanted: Wa
     if wanted.is_all() {
         return Ok(());
     }
-    each_line(catalog, &mut |line| match wanted.has(&line) {
+    each_line(recorded, &mut |line| match wanted.has(&line) {
         true => write(out, &line.text()),
         false => Ok(()),
     })
 }
 
-fn write_ndjson(out: &mut dyn Write, catalog: &Catalog, facts: &[Fact], wanted: Wanted) -> Result<()> {
+fn write_ndjson(out: &mut dyn Write, recorded: (&Catalog, &JobIdentity), facts: &[Fact], wanted: Wanted) -> Result<()> {
     let mut chain = Chain::new();
     let mut summary = Object::default();
     for (key, value, figure) in facts {
@@ -191,7 +197,7 @@ fn write_ndjson(out: &mut dyn Write, catalog: &Catalog, facts: &[Fact], wanted: 
     first.object("summary", summary);
     write(out, &chain.json(first))?;
     let mut lines = 0;
-    each_line(catalog, &mut |line| {
+    each_line(recorded, &mut |line| {
         if !wanted.has(&line) {
             return Ok(());
         }
@@ -203,7 +209,7 @@ fn write_ndjson(out: &mut dyn Write, catalog: &Catalog, facts: &[Fact], wanted: 
     write(out, &chain.json(last))
 }
 
-fn write_csv(out: &mut dyn Write, catalog: &Catalog, facts: &[Fact], wanted: Wanted) -> Result<()> {
+fn write_csv(out: &mut dyn Write, recorded: (&Catalog, &JobIdentity), facts: &[Fact], wanted: Wanted) -> Result<()> {
     let mut chain = Chain::new();
     for (key, value, figure) in facts {
         let value = figure.map_or_else(|| value.clone(), |figure| figure.to_string());
@@ -211,7 +217,7 @@ fn write_csv(out: &mut dyn Write, catalog: &Catalog, facts: &[Fact], wanted: Wan
     }
     write(out, &chain.columns())?;
     let mut lines = 0u64;
-    each_line(catalog, &mut |line| {
+    each_line(recorded, &mut |line| {
         if !wanted.has(&line) {
             return Ok(());
         }

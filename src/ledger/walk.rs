@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use crate::catalog::{BATCH_UNSEALED, Catalog, Checksum, DirId, FileRecord, Header, Proof, Record, Status};
+use crate::catalog::{
+    BATCH_UNSEALED, Catalog, Checksum, DirId, FileRecord, Header, JobIdentity, Proof, Record, Status,
+};
 use crate::error::{Result, escape, join};
 use crate::report::{Loss, LossSet, Object};
 use crate::ring::{Name, Time};
@@ -81,8 +83,10 @@ pub struct Line {
     pub mtime: Time,
     /// Likewise of anything.
     pub ctime: Time,
-    /// Checksum of its content.
+    /// Checksum of its content, as it came from the source.
     pub checksum: Option<Checksum>,
+    /// CRC64 of what the destination holds, as far as it was read back or the destination's server told it.
+    pub dest_crc64: Option<u64>,
     /// How often it was tried, as far as is recorded.
     pub attempts: u32,
     /// What it lost.
@@ -92,7 +96,13 @@ pub struct Line {
 }
 
 impl Line {
-    fn of_file(path: Vec<u8>, record: FileRecord, header: &Header) -> Line {
+    fn of_file(path: Vec<u8>, record: FileRecord, header: &Header, identity: &JobIdentity) -> Line {
+        let is_told = |checksum: &Checksum| match checksum.proof {
+            Proof::ReadBack => true,
+            // On the way down it is the source that has a server.
+            Proof::Server => identity.dest.starts_with(b"s3://"),
+            Proof::Length | Proof::Written => false,
+        };
         Line {
             path,
             is_dir: false,
@@ -101,6 +111,7 @@ impl Line {
             size: record.stamp.size,
             mtime: record.stamp.mtime,
             ctime: record.stamp.ctime,
+            dest_crc64: record.checksum.filter(is_told).map(|checksum| checksum.crc64),
             checksum: record.checksum,
             attempts: record.failure.as_ref().map_or(1, |failure| failure.attempts),
             losses: record.losses,
@@ -126,8 +137,9 @@ impl Line {
         }
     }
 
-    fn crc64(&self) -> Option<String> {
-        self.checksum.map(|checksum| format!("{:016x}", checksum.crc64))
+    /// The checksums of source and destination.
+    fn crc64s(&self) -> [Option<String>; 2] {
+        [self.checksum.map(|checksum| checksum.crc64), self.dest_crc64].map(|crc64| Some(format!("{:016x}", crc64?)))
     }
 
     /// For people.
@@ -147,7 +159,9 @@ impl Line {
         object.number("size", self.size);
         object.text("mtime", &time(self.mtime));
         object.text("ctime", &time(self.ctime));
-        object.text_or_null("crc64", self.crc64().as_deref());
+        let [source_crc64, dest_crc64] = self.crc64s();
+        object.text_or_null("crc64", source_crc64.as_deref());
+        object.text_or_null("dest_crc64", dest_crc64.as_deref());
         object.text("level", self.level());
         object.number("attempts", self.attempts.into());
         object.texts("losses", &self.losses.iter().map(Loss::key).collect::<Vec<_>>());
@@ -158,6 +172,7 @@ impl Line {
     /// As values, in the order of the columns.
     pub(super) fn csv(&self) -> String {
         let losses: Vec<&str> = self.losses.iter().map(Loss::key).collect();
+        let [source_crc64, dest_crc64] = self.crc64s();
         let values = [
             quote(&self.shown_path()),
             self.kind().to_owned(),
@@ -165,7 +180,8 @@ impl Line {
             self.size.to_string(),
             time(self.mtime),
             time(self.ctime),
-            self.crc64().unwrap_or_default(),
+            source_crc64.unwrap_or_default(),
+            dest_crc64.unwrap_or_default(),
             self.level().to_owned(),
             self.attempts.to_string(),
             losses.join(" "),
@@ -198,7 +214,10 @@ struct Level {
 
 /// Calls `take` for every object, each directory before what it holds. Holds a page of records for each level of the
 /// tree (I4).
-pub(super) fn each_line(catalog: &Catalog, take: &mut dyn FnMut(Line) -> Result<()>) -> Result<()> {
+pub(super) fn each_line(
+    (catalog, identity): (&Catalog, &JobIdentity),
+    take: &mut dyn FnMut(Line) -> Result<()>,
+) -> Result<()> {
     let header = catalog.header();
     let mut levels = vec![Level { id: DirId::ROOT, path: Vec::new(), page: VecDeque::new(), after: None }];
     take(dir_line(catalog, DirId::ROOT, Vec::new())?)?;
@@ -216,7 +235,7 @@ pub(super) fn each_line(catalog: &Catalog, take: &mut dyn FnMut(Line) -> Result<
         // The directory itself, where it could not be read, has an empty name.
         let path = if name.is_empty() { level.path.clone() } else { join(&level.path, &name) };
         match record {
-            Record::File(record) => take(Line::of_file(path, record, &header))?,
+            Record::File(record) => take(Line::of_file(path, record, &header, identity))?,
             Record::Dir(id) => {
                 take(dir_line(catalog, id, path.clone())?)?;
                 levels.push(Level { id, path, page: VecDeque::new(), after: None });
@@ -246,6 +265,7 @@ fn dir_line(catalog: &Catalog, id: DirId, path: Vec<u8>) -> Result<Line> {
         mtime: stamp.mtime,
         ctime: stamp.ctime,
         checksum: None,
+        dest_crc64: None,
         attempts: 1,
         losses: record.losses,
         error: None,

@@ -186,6 +186,32 @@ pub fn open_dest_alone(
     config: &Config,
     single: Option<(CString, u64)>,
 ) -> Result<(Root, Vec<u8>, DestOrigin, Option<CString>)> {
+    let (target, path, name, device) = dest_alone(config, single)?;
+    let origin = if target.is_there() { DestOrigin::Found } else { DestOrigin::Made };
+    let parents_mode = 0o777 & !config.umask;
+    let last_mode = if name.is_some() { parents_mode } else { 0o700 };
+    let (fd, dest_path) = target.open(parents_mode, last_mode)?;
+    let root = Root::describe(fd, dest_path)?;
+    Ok((Root { device, ..root }, path, origin, name))
+}
+
+/// As [`open_dest_alone`], and makes nothing: `place_holder` stands for a destination that is not there.
+pub fn look_at_dest_alone(
+    config: &Config,
+    single: Option<(CString, u64)>,
+    place_holder: fn(&[u8]) -> Result<Root>,
+) -> Result<(Root, Vec<u8>, DestOrigin, Option<CString>)> {
+    let (target, path, name, device) = dest_alone(config, single)?;
+    let (root, origin) = target.look(place_holder)?;
+    Ok((Root { device, ..root }, path, origin, name))
+}
+
+/// What [`dest_alone`] finds.
+type DestAlone = (Target, Vec<u8>, Option<CString>, Option<Arc<Device>>);
+
+/// The destination of a job whose source is no file system, as far as it exists: its path, and the name of the one
+/// object that the job is about, and the block device that takes it if it is one.
+fn dest_alone(config: &Config, single: Option<(CString, u64)>) -> Result<DestAlone> {
     let target = Target::find(posix(&config.dest)?)?;
     refuse_kernel_files(&target.found)?;
     let bytes = single.as_ref().map_or(0, |(_, bytes)| *bytes);
@@ -204,12 +230,7 @@ pub fn open_dest_alone(
         Some(name) => join(&target.path(), name),
         None => target.path(),
     };
-    let origin = if target.is_there() { DestOrigin::Found } else { DestOrigin::Made };
-    let parents_mode = 0o777 & !config.umask;
-    let last_mode = if name.is_some() { parents_mode } else { 0o700 };
-    let (fd, dest_path) = target.open(parents_mode, last_mode)?;
-    let root = Root::describe(fd, dest_path)?;
-    Ok((Root { device, ..root }, path, origin, name))
+    Ok((target, path, name, device))
 }
 
 fn examine_tree(source: Found, dest: Target, config: &Config) -> Result<Examined> {
@@ -284,9 +305,16 @@ impl Examined {
         self.dest.is_there()
     }
 
-    /// Whether either side is a block device.
-    pub fn has_device(&self) -> bool {
-        self.devices.iter().any(Option::is_some)
+    /// Opens the source, and the destination if it is there; else `place_holder` stands for it. Makes nothing.
+    pub fn look(self, place_holder: fn(&[u8]) -> Result<Root>) -> Result<Roots> {
+        let [source_device, dest_device] = self.devices;
+        let source = match &self.single {
+            Some(_) => Root::describe(self.source.fd, self.source.path)?,
+            None => Root::describe(open_source(&self.source)?, self.source.path)?,
+        };
+        let (dest, dest_origin) = self.dest.look(place_holder)?;
+        let (source, dest) = (Root { device: source_device, ..source }, Root { device: dest_device, ..dest });
+        Ok(Roots { source, dest, dest_origin, single: self.single })
     }
 
     /// Opens the source, then makes what is missing of the destination and opens it.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{Found, NO_DATA, c_string, refused_by};
+use super::{DestOrigin, Found, NO_DATA, Root, c_string, open_source, refused_by};
 use crate::error::{Errno, Error, Result, join};
 use crate::ring::Kind;
 
@@ -94,6 +94,14 @@ impl Target {
         }
         let (found, name) = self.found.parent()?;
         Ok((Target { found, missing: Vec::new(), form: Form::Dir }, name))
+    }
+
+    /// Opens the destination if it is there; else `place_holder` stands for it.
+    pub fn look(self, place_holder: fn(&[u8]) -> Result<Root>) -> Result<(Root, DestOrigin)> {
+        match self.is_there() {
+            true => Ok((Root::describe(open_source(&self.found)?, self.found.path)?, DestOrigin::Found)),
+            false => Ok((place_holder(&self.path())?, DestOrigin::Made)),
+        }
     }
 
     /// Makes what is missing, the last directory with `last_mode` and those above it with `parents_mode`, and opens

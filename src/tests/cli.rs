@@ -62,7 +62,6 @@ fn a_command_line_that_cannot_be_understood_is_1() {
         (&["a", "b"], "unexpected word a"),
         (&["-source", "a", "-dest", "b", "-tui", "-dry-run"], "nothing for --tui to show"),
         (&["tui", "-state-dir", "a"], "tui needs a terminal"),
-        (&["-source", "s3://bucket/x", "-dest", "b", "-dry-run"], "between file systems only"),
         (&["-source", "a", "-dest", "b", "-max-delete", "1"], "--max-delete needs --delete"),
         (&["-source", "a", "-dest", "b", "-exclude="], "--exclude is empty"),
         (&["-source", "a", "-dest", "b", "-dry-run", "-retry-failed"], "whole passes"),

@@ -76,10 +76,12 @@ fn every_object_has_its_line() {
     assert!(line(".").contains("\"kind\":\"directory\",\"outcome\":\"completed\""));
     assert!(line("a\\\\x0ab").contains("\"outcome\":\"completed\",\"size\":3,"));
     assert!(
-        line("d,\\\"1\\\"/c").contains("\"crc64\":null,\"level\":\"none\",\"attempts\":1,\"losses\":[],\"error\":null")
+        line("d,\\\"1\\\"/c").contains(
+            "\"crc64\":null,\"dest_crc64\":null,\"level\":\"none\",\"attempts\":1,\"losses\":[],\"error\":null"
+        )
     );
     let csv = lines(&[&"-state-dir", &state, &"-format", &"csv"]);
-    let columns = "path,kind,outcome,size,mtime,ctime,crc64,level,attempts,losses,error,chain";
+    let columns = "path,kind,outcome,size,mtime,ctime,crc64,dest_crc64,level,attempts,losses,error,chain";
     let at = csv.iter().position(|line| line == columns).unwrap();
     assert!(csv[..at].iter().all(|line| line.starts_with("# ")) && csv.len() == at + 1 + 7 + 1);
     assert!(csv[at + 1..].iter().any(|line| line.starts_with("\"# first\",object,completed,7,")), "{csv:#?}");

@@ -3,8 +3,9 @@
 //!
 //! `s3/directions.rs` trees both ways and across; `s3/refusals.rs` what bad input gets; `s3/faults.rs` servers and
 //! wires that fail; `s3/resume.rs` kills and what they cost; `s3/uploads.rs` uploads that nothing goes on with;
-//! `s3/verify.rs` comparisons; `s3/delete.rs` what goes from a destination; `s3/streamed.rs` parts that fit no buffer;
-//! `s3/tls.rs` whose certificate is believed; `s3/xattrs.rs` extended attributes and ACLs.
+//! `s3/verify.rs` comparisons; `s3/rehearsal.rs` what a dry run says; `s3/delete.rs` what goes from a destination;
+//! `s3/streamed.rs` parts that fit no buffer; `s3/tls.rs` whose certificate is believed; `s3/xattrs.rs` extended
+//! attributes and ACLs.
 
 mod support;
 
@@ -16,6 +17,8 @@ mod directions;
 mod faults;
 #[path = "s3/refusals.rs"]
 mod refusals;
+#[path = "s3/rehearsal.rs"]
+mod rehearsal;
 #[path = "s3/resume.rs"]
 mod resume;
 #[path = "s3/streamed.rs"]

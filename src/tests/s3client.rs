@@ -210,7 +210,7 @@ fn parts_make_an_object_whatever_their_order() {
         let pieces = [noise(&mut rng, PART_BYTES), noise(&mut rng, PART_BYTES), noise(&mut rng, 77)];
         let whole = pieces.concat();
         let attributes = [("file-owner".to_owned(), "7".to_owned())];
-        let upload = client.create_upload(&key, &attributes).await.unwrap();
+        let upload = client.create_upload(&key, &attributes).await.unwrap().0;
         let mut parts: Vec<Part> = Vec::new();
         for number in [3, 1, 2] {
             let piece = pieces[number as usize - 1].clone();
@@ -236,7 +236,7 @@ fn an_upload_that_is_given_up_is_gone() {
     let world = World::new();
     block(async {
         let client = world.client().await;
-        let upload = client.create_upload(&key("a"), &[]).await.unwrap();
+        let upload = client.create_upload(&key("a"), &[]).await.unwrap().0;
         let content = Bytes::from_static(b"part");
         client.put_part(&key("a"), &upload, 1, content.clone(), crc64(&content)).await.unwrap();
         client.abort_upload(&key("a"), &upload).await.unwrap();
@@ -263,7 +263,7 @@ fn the_server_copies_objects_and_parts() {
         let kept = client.head(&key("kept")).await.unwrap().unwrap();
         assert_eq!(kept.attributes.get("file-owner").map(String::as_str), Some("7"));
         assert!(read(client.get(&key("kept"), None, None).await.unwrap()).await.unwrap() == content);
-        let upload = client.create_upload(&key("parts"), &[]).await.unwrap();
+        let upload = client.create_upload(&key("parts"), &[]).await.unwrap().0;
         let mut parts = Vec::new();
         for (number, offset, len) in [(1, 0, PART_BYTES as u64), (2, PART_BYTES as u64, 1000)] {
             let range = ByteRange { offset, len };

@@ -3,12 +3,13 @@
 //! ```text
 //! source's names    each described on both sides and compared, many at a time
 //! destination's     each asked for in the source: what is not there is extra
-//! directories       one after the other, deepest first; their own attributes as their `dir/` objects have them
+//! directories       one after the other, in depth; their own attributes as their `dir/` objects have them
 //! ```
+//! Few directories are open or wait at a time, however deep the tree and however many there are ([`Pending`], I4).
 //! An answer takes milliseconds here and no processor, so one thread keeps `--streams` objects under way. Content is
 //! the same if the CRC64s are: the stored one of a whole object where the server tells it, else that of what is read.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
@@ -19,25 +20,26 @@ use tokio::sync::Semaphore;
 
 use super::audit::{Tally, add};
 use super::compare::{Aspect, Aspects, Measure};
-use super::ends::{Dir, End, Hint, Names, Objects, Seen, compare};
+use super::ends::{BLOCK_BYTES, Dir, End, Hint, Objects, Seen, compare};
 use super::findings::Findings;
+use super::sample::Sample;
 use super::{Request, Verdict, conclude};
 use crate::catalog::{Catalog, DirId, Record};
-use crate::config::{Attributes, Metadata, Output};
-use crate::engine::ends::open_to_read as open_bucket;
-use crate::engine::{granularity_nanos, raise_descriptor_limit};
+use crate::config::{Attributes, DIR_CACHE_PER_SHARD, Metadata, Output};
+use crate::engine::ends::{find_copy_to_read, find_to_read};
+use crate::engine::{descriptor_limit, granularity_nanos, raise_descriptor_limit};
 use crate::error::{Error, Result};
 use crate::filter::{Choice, Sort};
-use crate::job::{KeyNames, read_choice};
+use crate::job::{KeyNames, fnv1a, read_choice};
 use crate::links::LinkKey;
 use crate::location::Location;
-use crate::provider::s3::Client;
+use crate::provider::s3::{ByteRange, Client};
 use crate::report::Console;
 use crate::ring::syscalls::Kernel;
-use crate::ring::{FixedBuffers, Handle, Kind, Name, Side};
-use crate::roots::open_to_read as open_files;
+use crate::ring::{FixedBuffers, Kind, Name, Side};
+use crate::roots::{Root, open_to_read as open_files};
 use crate::stop::Stop;
-use crate::walk::DirNode;
+use crate::walk::{DirCache, DirNode, Pending};
 
 /// Most names of hard links that are held against each other; those beyond are counted.
 const GROUPS_MAX: usize = 1 << 20;
@@ -48,26 +50,42 @@ struct Comparison {
     dest: End,
     choice: Choice,
     measure: Measure,
+    /// Where one file is compared: its name on both sides.
+    single: Option<(Name, Name)>,
+    /// Which content is compared; all of it if `None`.
+    sample: Option<Sample>,
+    /// Bytes of a unit of a sample.
+    unit_bytes: u64,
     /// Whether set-id bits are compared: they do not come back from a bucket by themselves.
     has_special_bits: bool,
     findings: Findings,
     tally: Tally,
     /// The destination's file for each of the source's of several names, and the other way round.
     groups: RefCell<[HashMap<LinkKey, LinkKey>; 2]>,
+    /// Numbers for directories that no catalog knows.
+    next_id: Cell<u64>,
 }
 
 /// A directory under way.
 struct Level {
-    dir: Rc<Dir>,
-    names: Names,
-    /// Whose names they are.
-    side: Side,
+    node: Arc<DirNode>,
+    /// Directories in it.
+    pending: Pending,
+}
+
+/// What is compared with the destination, open.
+struct SourceEnd {
+    end: End,
+    /// The name of the one file or object that it is about.
+    single: Option<Name>,
+    /// Whether owner and mode were kept.
+    is_kept: bool,
 }
 
 /// Compares as `request` asks, until it is done or `stop` is raised.
 pub(super) fn run(request: &Request, stop: &Stop, started: Instant) -> Result<Verdict> {
-    if request.sample.is_some() || request.has_holes {
-        return Err(Error::usage("--sample and --holes are for file systems, not for buckets"));
+    if request.has_holes {
+        return Err(Error::usage("--holes is for file systems: the objects of a bucket have no holes"));
     }
     if request.attributes != Attributes::None {
         return Err(Error::usage("--xattrs and --acls are for file systems, not for buckets"));
@@ -77,159 +95,276 @@ pub(super) fn run(request: &Request, stop: &Stop, started: Instant) -> Result<Ve
     let runtime = runtime.map_err(|error| Error::refused("s3", format!("no runtime can be started: {error}")))?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
-        let (comparison, root, path) = open(request).await?;
+        let (comparison, path) = open(request).await?;
         let comparison = Rc::new(comparison);
-        let is_whole = comparison.clone().walk(root, request.streams, stop).await?;
+        let is_whole = comparison.clone().walk(request.streams, stop).await?;
         let told = (&comparison.findings, &comparison.tally);
         Ok(conclude(request, told, &path, started, !is_whole))
     })
 }
 
-/// Opens both sides: the comparison, its root, and the destination's path.
-async fn open(request: &Request) -> Result<(Comparison, Dir, Vec<u8>)> {
-    let buckets = |location: &Location| matches!(location, Location::S3 { .. });
+/// Opens both sides: the comparison, and the destination's path.
+async fn open(request: &Request) -> Result<(Comparison, Vec<u8>)> {
+    let is_bucket = |location: &Location| matches!(location, Location::S3 { .. });
     let recorded = match (&request.source, &request.dest) {
         (None, Location::S3 { bucket, prefix }) => Some(open_recorded(request, bucket, prefix)?),
         _ => None,
     };
     let is_across = match (&request.source, &recorded) {
-        (Some(source), _) => buckets(source) && buckets(&request.dest),
-        (None, Some((_, is_across, _))) => *is_across,
+        (Some(source), _) => is_bucket(source) && is_bucket(&request.dest),
+        (None, Some((_, is_across))) => *is_across,
         (None, None) => false,
     };
     let names = if is_across { KeyNames::Pieces } else { KeyNames::Posix };
     let objects = if is_across && recorded.is_some() { Objects::Plain } else { Objects::Files };
-    let (dest, dest_root, path, granularity) = open_end(request, &request.dest, Side::Dest, (names, objects)).await?;
-    let (source, source_root, is_kept) = match (&request.source, recorded) {
-        (Some(source), _) => {
-            let (source, root, ..) = open_end(request, source, Side::Source, (names, objects)).await?;
-            (source, root, true)
-        }
-        (None, Some((catalog, _, is_kept))) => (End::Recorded { catalog: Box::new(catalog), objects }, None, is_kept),
+    let source = match (&request.source, recorded) {
+        (Some(source), _) => open_source(request, source, (names, objects)).await?,
+        (None, Some((source, _))) => source(objects),
         (None, None) => return Err(Error::usage("--source is missing")),
+    };
+    let (dest, path, granularity_nanos, dest_name) =
+        open_dest(request, (names, objects), source.single.as_ref()).await?;
+    let single = match (source.single, dest_name) {
+        (None, None) => None,
+        (Some(name), dest_name) => Some((name.clone(), dest_name.unwrap_or(name))),
+        (None, Some(_)) => return Err(Error::refused(path, "is one object, but the source is a directory")),
     };
     let console = Arc::new(Console::stderr(if request.is_quiet { Output::Quiet } else { Output::Text }));
     let stdout = std::io::BufWriter::with_capacity(64 << 10, std::io::stdout());
+    let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0u8);
     let comparison = Comparison {
-        has_special_bits: !matches!((&source, &dest), (End::Bucket { .. }, End::Files { .. })),
-        source,
+        has_special_bits: !matches!((&source.end, &dest), (End::Bucket { .. }, End::Files { .. })),
+        source: source.end,
         dest,
         choice: read_choice(&request.filter, request.files_from.as_deref())?,
         measure: Measure {
-            has_owner_and_mode: request.metadata == Metadata::Keep && is_kept,
+            has_owner_and_mode: request.metadata == Metadata::Keep && source.is_kept,
             attributes: Attributes::None,
-            granularity_nanos: granularity,
+            granularity_nanos,
         },
+        single,
+        sample: request.sample.map(|percent| Sample::new(percent, seed)),
+        unit_bytes: request.block_bytes.next_multiple_of(BLOCK_BYTES) as u64,
         findings: Findings::new(request.form, Box::new(stdout), console),
         tally: Tally::default(),
         groups: RefCell::default(),
+        next_id: Cell::new(DirId::ROOT.0),
     };
-    Ok((comparison, Dir { node: DirNode::root(), handles: [source_root, dest_root] }, path))
+    Ok((comparison, path))
 }
 
-/// The catalog of the job that wrote below a prefix, whether its source was a bucket, and whether it kept owner and
-/// mode.
-fn open_recorded(request: &Request, bucket: &str, prefix: &[u8]) -> Result<(Catalog, bool, bool)> {
+/// The catalog of the job that wrote below a prefix, and whether its source was a bucket.
+fn open_recorded(request: &Request, bucket: &str, prefix: &[u8]) -> Result<(impl FnOnce(Objects) -> SourceEnd, bool)> {
     let slash: &[u8] = if prefix.is_empty() || prefix.ends_with(b"/") { b"" } else { b"/" };
     let path = [b"s3://", bucket.as_bytes(), b"/", prefix, slash].concat();
     let (catalog, identity) = Catalog::open_recorded(&request.state_dir, Some(&path))?;
-    if catalog.reader()?.dir(DirId::ROOT)?.is_none() {
-        return Err(Error::refused(path, "the job has not listed its source, or was about one file"));
+    let mut single = None;
+    if catalog.reader()?.dir(DirId::ROOT)?.is_none_or(|root| root.listed_batch == 0) {
+        // A job about one file lists nothing, and knows one name.
+        let entries = catalog.reader()?.entries(DirId::ROOT, None, 2)?;
+        let [(name, Record::File(_))] = &entries[..] else {
+            return Err(Error::refused(path, "the job has not listed its source"));
+        };
+        single = Some(name.clone());
     }
     let is_kept = !identity.options.starts_with(b"metadata=TimesOnly");
-    Ok((catalog, identity.source.starts_with(b"s3://"), is_kept))
+    let catalog = Box::new(catalog);
+    let source = move |objects| SourceEnd { end: End::Recorded { catalog, objects }, single, is_kept };
+    Ok((source, identity.source.starts_with(b"s3://")))
 }
 
-/// One side, its root directory if it is a file system's, its path, and how finely it tells times apart.
-async fn open_end(
+async fn open_source(
     request: &Request,
     location: &Location,
-    side: Side,
     (names, objects): (KeyNames, Objects),
-) -> Result<(End, Option<Handle>, Vec<u8>, u32)> {
-    match location {
+) -> Result<SourceEnd> {
+    let (end, single) = match location {
         Location::Posix(_) => {
             let (root, name) = open_files(location)?;
-            if name.is_some() {
-                return Err(Error::refused(&root.path, "a bucket is compared with a directory, not with one file"));
-            }
-            let caller = Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone());
-            let state_dir = std::fs::metadata(&request.state_dir).ok().map(|dir| (dir.dev(), dir.ino()));
-            let end = End::Files { path: root.path.clone(), caller, side, state_dir };
-            Ok((end, Some(root.handle), root.path, granularity_nanos(root.file_system)))
+            (files(request, root, Side::Source)?, name)
         }
         Location::S3 { bucket, prefix } => {
-            let options = if side == Side::Source { &request.source_s3 } else { &request.dest_s3 };
-            let (root, path) = open_bucket(bucket, prefix, options, side, names).await?;
-            let client = Client::new(root.bucket.clone())?;
-            Ok((End::Bucket { root, client, objects }, None, path, 1))
+            let found = find_to_read((bucket, prefix), &request.source_s3, Side::Source, names);
+            let (root, _, name) = found.await?;
+            (End::Bucket { client: Client::new(root.bucket.clone())?, root, objects }, name)
+        }
+    };
+    Ok(SourceEnd { end, single, is_kept: true })
+}
+
+/// The destination, its path, how finely it tells times apart, and the name of the one file that is compared there.
+async fn open_dest(
+    request: &Request,
+    (names, objects): (KeyNames, Objects),
+    single: Option<&Name>,
+) -> Result<(End, Vec<u8>, u32, Option<Name>)> {
+    match &request.dest {
+        Location::Posix(_) => {
+            let (root, name) = open_files(&request.dest)?;
+            let (path, granularity) = (root.path.clone(), granularity_nanos(root.file_system));
+            Ok((files(request, root, Side::Dest)?, path, granularity, name))
+        }
+        Location::S3 { bucket, prefix } => {
+            let place = (bucket.as_str(), &prefix[..]);
+            let (root, path, name) = match single {
+                Some(name) => {
+                    let found = find_copy_to_read(place, &request.dest_s3, names, name).await?;
+                    (found.0, found.1, Some(found.2))
+                }
+                None => find_to_read(place, &request.dest_s3, Side::Dest, names).await?,
+            };
+            Ok((End::Bucket { client: Client::new(root.bucket.clone())?, root, objects }, path, 1, name))
         }
     }
+}
+
+fn files(request: &Request, root: Root, side: Side) -> Result<End> {
+    let caller = Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone());
+    let state_dir = std::fs::metadata(&request.state_dir).ok().map(|dir| (dir.dev(), dir.ino()));
+    // Beside them each stream may hold two files and a connection.
+    let free = descriptor_limit().saturating_sub(64 + 3 * u64::from(request.streams)) / 4;
+    let open = RefCell::new(DirCache::new(root.handle, (free as usize).clamp(4, DIR_CACHE_PER_SHARD)));
+    Ok(End::Files { path: root.path, caller, side, open, state_dir })
 }
 
 impl Comparison {
-    /// Compares all there is below `root`; false if it was stopped before the end. Ends: every turn takes a name or
-    /// leaves a directory.
-    async fn walk(self: Rc<Comparison>, root: Dir, streams: u32, stop: &Stop) -> Result<bool> {
+    /// Compares all there is below the root; false if it was stopped before the end.
+    async fn walk(self: Rc<Comparison>, streams: u32, stop: &Stop) -> Result<bool> {
         let slots = Arc::new(Semaphore::new(streams as usize));
+        let root = DirNode::root();
         let mut levels = Vec::new();
-        self.enter(&mut levels, Rc::new(root));
+        match &self.single {
+            Some((name, _)) => {
+                let dir = Rc::new(self.dir(root)?);
+                self.clone().spawn(&slots, (&dir, name.clone()), Hint::Other, Side::Source).await;
+            }
+            None => {
+                if let Err(error) = self.compare_roots(&self.dir(root.clone())?).await {
+                    self.findings.trouble(&error);
+                }
+                levels.extend(self.enter(root, Pending::root(), &slots, stop).await);
+            }
+        }
+        // Ends: every turn goes into a directory that was listed once, lists one for more of them, or leaves one.
         while let Some(level) = levels.last_mut() {
             if stop.is_requested() {
                 return Ok(false);
             }
-            let end = if level.side == Side::Source { &self.source } else { &self.dest };
-            let next = end.next(&mut level.names, &level.dir).await;
-            let (dir, side) = (level.dir.clone(), level.side);
-            match next {
-                Ok(Some((name, hint))) => {
-                    let sort = if hint == Hint::Dir { Sort::Dir } else { Sort::Other };
-                    if !self.choice.is_everything() && !self.choice.takes(&dir.node.path_of(&name), sort) {
-                        continue;
-                    }
-                    if side == Side::Source && hint == Hint::Dir {
-                        if let Some(below) = self.meet_dir(&dir, &name).await {
-                            self.enter(&mut levels, Rc::new(below));
-                        }
-                        continue;
-                    }
-                    let Ok(slot) = slots.clone().acquire_owned().await else { return Ok(false) };
-                    let this = self.clone();
-                    tokio::task::spawn_local(async move {
-                        this.meet(&dir, &name, hint, side).await;
-                        drop(slot);
-                    });
+            if let Some(name) = level.pending.take() {
+                let (node, below) = (level.node.clone(), level.pending.below());
+                if let Some(child) = self.meet_dir(&node, &name).await {
+                    levels.extend(self.enter(child, below, &slots, stop).await);
                 }
-                Ok(None) if side == Side::Source => match self.dest.names(&dir) {
-                    Ok(names) => (level.names, level.side) = (names, Side::Dest),
-                    Err(error) => {
-                        self.findings.trouble(&error);
-                        levels.pop();
-                    }
-                },
-                Ok(None) => drop(levels.pop()),
-                Err(error) => {
+            } else if level.pending.is_cut() {
+                if let Err(error) = self.list_again(level).await {
                     self.findings.trouble(&error);
-                    levels.pop();
                 }
+            } else {
+                levels.pop();
             }
         }
         // All slots are back when all objects are compared.
         let is_whole = slots.acquire_many(streams).await.is_ok();
         self.findings.flush();
-        Ok(is_whole)
+        Ok(is_whole && !stop.is_requested())
     }
 
-    fn enter(&self, levels: &mut Vec<Level>, dir: Rc<Dir>) {
-        match self.source.names(&dir) {
-            Ok(names) => levels.push(Level { dir, names, side: Side::Source }),
-            Err(error) => self.findings.trouble(&error),
+    /// A directory, open on the sides that are file systems.
+    fn dir(&self, node: Arc<DirNode>) -> Result<Dir> {
+        let handles = [self.source.open(&node)?, self.dest.open(&node)?];
+        Ok(Dir { node, handles })
+    }
+
+    async fn compare_roots(&self, root: &Dir) -> Result<()> {
+        add(&self.tally.objects, 1);
+        let (source, dest) = (self.source.describe_root(root).await?, self.dest.describe_root(root).await?);
+        let aspects = source.zip(dest).map(|(a, b)| compare(&a, &b, &self.measure, self.has_special_bits));
+        if let Some(aspects) = aspects.filter(|aspects| !aspects.is_empty()) {
+            self.findings.differ(b"", aspects, None);
+        }
+        Ok(())
+    }
+
+    /// Compares the objects of a directory; those below are still to be gone into.
+    async fn enter(
+        self: &Rc<Comparison>,
+        node: Arc<DirNode>,
+        pending: Pending,
+        slots: &Arc<Semaphore>,
+        stop: &Stop,
+    ) -> Option<Level> {
+        let mut level = Level { node, pending };
+        let entered = self.list(&mut level, slots, stop).await;
+        entered.inspect_err(|error| self.findings.trouble(error)).ok()?;
+        Some(level)
+    }
+
+    async fn list(self: &Rc<Comparison>, level: &mut Level, slots: &Arc<Semaphore>, stop: &Stop) -> Result<()> {
+        let dir = Rc::new(self.dir(level.node.clone())?);
+        level.pending.begin();
+        for (end, side) in [(&self.source, Side::Source), (&self.dest, Side::Dest)] {
+            let mut names = end.names(&dir)?;
+            // Ends: the listing does.
+            while let Some((name, hint)) = end.next(&mut names, &dir).await? {
+                if stop.is_requested() {
+                    return Ok(());
+                }
+                if !self.takes(&dir.node, &name, hint) {
+                    continue;
+                }
+                match (side, hint) {
+                    (Side::Source, Hint::Dir) => level.pending.meet(name),
+                    _ => self.clone().spawn(slots, (&dir, name), hint, side).await,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists a directory of the source once more, for the directories in it that were too many.
+    async fn list_again(&self, level: &mut Level) -> Result<()> {
+        let dir = self.dir(level.node.clone())?;
+        let mut names = self.source.names(&dir)?;
+        level.pending.begin();
+        // Ends: the listing does.
+        while let Some((name, hint)) = self.source.next(&mut names, &dir).await? {
+            if hint == Hint::Dir && self.takes(&dir.node, &name, hint) {
+                level.pending.meet(name);
+            }
+        }
+        Ok(())
+    }
+
+    fn takes(&self, dir: &DirNode, name: &Name, hint: Hint) -> bool {
+        let sort = if hint == Hint::Dir { Sort::Dir } else { Sort::Other };
+        self.choice.is_everything() || self.choice.takes(&dir.path_of(name), sort)
+    }
+
+    /// Has a name compared beside others, once there is a slot for it.
+    async fn spawn(self: Rc<Self>, slots: &Arc<Semaphore>, (dir, name): (&Rc<Dir>, Name), hint: Hint, side: Side) {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let dir = dir.clone();
+        tokio::task::spawn_local(async move {
+            self.meet(&dir, &name, hint, side).await;
+            drop(slot);
+        });
+    }
+
+    /// The name at the destination.
+    fn dest_name<'n>(&'n self, dir: &DirNode, name: &'n Name) -> &'n Name {
+        match &self.single {
+            Some((_, dest)) if dir.parent.is_none() => dest,
+            _ => name,
         }
     }
 
     /// Compares a directory of the source; goes into it if it is one at the destination, too.
-    async fn meet_dir(&self, dir: &Dir, name: &Name) -> Option<Dir> {
-        match self.try_dir(dir, name).await {
+    async fn meet_dir(&self, node: &Arc<DirNode>, name: &Name) -> Option<Arc<DirNode>> {
+        let met = match self.dir(node.clone()) {
+            Ok(dir) => self.try_dir(&dir, name).await,
+            Err(error) => Err(error),
+        };
+        match met {
             Ok(below) => below,
             Err(error) => {
                 self.findings.trouble(&error);
@@ -238,7 +373,7 @@ impl Comparison {
         }
     }
 
-    async fn try_dir(&self, dir: &Dir, name: &Name) -> Result<Option<Dir>> {
+    async fn try_dir(&self, dir: &Dir, name: &Name) -> Result<Option<Arc<DirNode>>> {
         add(&self.tally.objects, 1);
         let path = dir.node.path_of(name);
         let Some(source) = self.source.describe(dir, name, Hint::Dir).await? else { return Ok(None) };
@@ -258,10 +393,12 @@ impl Comparison {
                 Some(Record::Dir(id)) => id,
                 _ => return Ok(None),
             },
-            _ => dir.node.id,
+            _ => {
+                self.next_id.set(self.next_id.get() + 1);
+                DirId(self.next_id.get())
+            }
         };
-        let handles = [self.source.enter(dir, name)?, self.dest.enter(dir, name)?];
-        Ok(Some(Dir { node: DirNode::child(&dir.node, id, name.clone()), handles }))
+        Ok(Some(DirNode::child(&dir.node, id, name.clone())))
     }
 
     /// Compares an object of the source, or looks for one of the destination in the source.
@@ -287,7 +424,7 @@ impl Comparison {
         // Gone since it was listed: nothing is missing.
         let Some(source) = self.source.describe(dir, name, Hint::Other).await? else { return Ok(()) };
         let path = dir.node.path_of(name);
-        let Some(dest) = self.dest.describe(dir, name, Hint::Other).await? else {
+        let Some(dest) = self.dest.describe(dir, self.dest_name(&dir.node, name), Hint::Other).await? else {
             self.findings.differ(&path, Aspects::only(Aspect::Missing), None);
             return Ok(());
         };
@@ -317,11 +454,60 @@ impl Comparison {
             add(&self.tally.unproved, 1);
             return Ok(true);
         }
+        let is_stored = source.crc64.is_some() && dest.crc64.is_some();
+        match self.sample {
+            // What both sides know costs no reading.
+            Some(sample) if !is_stored => self.is_sample_same(sample, (dir, name), source, dest).await,
+            _ => {
+                self.count_units(1, 1, size);
+                self.is_whole_same(dir, name, source, dest).await
+            }
+        }
+    }
+
+    fn count_units(&self, units: u64, compared: u64, bytes_compared: u64) {
+        add(&self.tally.units, units);
+        add(&self.tally.units_compared, compared);
+        add(&self.tally.bytes_compared, bytes_compared);
+    }
+
+    async fn is_whole_same(&self, dir: &Dir, name: &Name, source: &Seen, dest: &Seen) -> Result<bool> {
         let (expected, source_bytes) = self.source.checksum(dir, name, source).await?;
-        let (found, dest_bytes) = self.dest.checksum(dir, name, dest).await?;
+        let (found, dest_bytes) = self.dest.checksum(dir, self.dest_name(&dir.node, name), dest).await?;
         add(&self.tally.bytes_read, source_bytes + dest_bytes);
-        add(&self.tally.bytes_compared, size);
         Ok(expected == found)
+    }
+
+    /// Compares what is drawn of an object: all or nothing of one that is a unit or known by the checksum of its whole
+    /// only, else units of it, each read on both sides.
+    async fn is_sample_same(
+        &self,
+        sample: Sample,
+        (dir, name): (&Dir, &Name),
+        source: &Seen,
+        dest: &Seen,
+    ) -> Result<bool> {
+        let (size, id) = (dest.size.unwrap_or_default(), fnv1a(&dir.node.path_of(name)));
+        if size <= self.unit_bytes || matches!(self.source, End::Recorded { .. }) {
+            let is_drawn = sample.draws(id, 0);
+            self.count_units(1, is_drawn.into(), if is_drawn { size } else { 0 });
+            return if is_drawn { self.is_whole_same(dir, name, source, dest).await } else { Ok(true) };
+        }
+        for unit in 0..size.div_ceil(self.unit_bytes) {
+            let is_drawn = sample.draws(id, unit);
+            let offset = unit * self.unit_bytes;
+            let range = ByteRange { offset, len: self.unit_bytes.min(size - offset) };
+            self.count_units(1, is_drawn.into(), if is_drawn { range.len } else { 0 });
+            if !is_drawn {
+                continue;
+            }
+            add(&self.tally.bytes_read, 2 * range.len);
+            let expected = self.source.checksum_of(dir, name, source, range).await?;
+            if self.dest.checksum_of(dir, self.dest_name(&dir.node, name), dest, range).await? != expected {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether the names that are one file in the source are one at the destination. The catalog does not tell.

@@ -4,11 +4,12 @@
 //! content: the stored one where there is one, else by reading. A bucket's objects are what a restored tree would have:
 //! modes, owners, times, symlinks and links stand in their metadata, `dir/` objects describe directories.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::compare::{Aspect, Aspects, Measure};
-use crate::catalog::{Catalog, DirStamp, FileRecord, Record, Status};
+use crate::catalog::{Catalog, DirId, DirStamp, FileRecord, Record, Status};
 use crate::digest::{combine, crc64};
 use crate::error::{Errno, Error, Result, join};
 use crate::job::{BucketRoot, KeyNames, fnv1a};
@@ -16,15 +17,15 @@ use crate::links::LinkKey;
 use crate::listing::{BUFFER_BYTES, parse};
 use crate::plan::same_time;
 use crate::provider::posix::Posix;
-use crate::provider::s3::{Client, From, Key, Object, attributes, keys};
+use crate::provider::s3::{ByteRange, Client, Download, From, Key, Object, attributes, keys};
 use crate::ring::syscalls::Kernel;
 use crate::ring::{Access, FixedBuffers, Handle, Kind, LEASE_ALIGN, Name, Side, Stat, Time};
-use crate::walk::{DirNode, Entry};
+use crate::walk::{DirCache, DirNode, Entry, path_steps};
 
 /// Records read from the catalog at a time.
 const PAGE: usize = 1024;
 /// Bytes of one read of a file.
-const BLOCK_BYTES: usize = 1 << 20;
+pub(super) const BLOCK_BYTES: usize = 1 << 20;
 /// Attribute of an object that others are links to.
 const LINKS_ATTRIBUTE: &str = "gfast-links";
 
@@ -38,6 +39,8 @@ pub(super) enum End {
         caller: Kernel,
         /// Which side it is.
         side: Side,
+        /// Its open directories.
+        open: RefCell<DirCache<Handle>>,
         /// A state directory of gfast's, which belongs to neither side.
         state_dir: Option<(u64, u64)>,
     },
@@ -68,7 +71,7 @@ pub(super) enum Objects {
     Plain,
 }
 
-/// A directory of the comparison.
+/// A directory while it is compared.
 pub(super) struct Dir {
     /// Its name and number.
     pub node: Arc<DirNode>,
@@ -230,19 +233,55 @@ impl End {
                 })
             }
             End::Bucket { root, client, objects } => {
+                let below = || DirNode::child(&dir.node, dir.node.id, name.clone());
                 if hint == Hint::Dir
-                    && let Some(seen) = describe_prefix(root, client, dir, name).await?
+                    && let Some(seen) = describe_prefix(root, client, &below()).await?
                 {
                     return Ok(Some(seen));
                 }
                 let path = || join(&dir.node.path(), name);
                 let key = root.key(&dir.node, name).map_err(|why| Error::refused_object(path(), why))?;
                 match describe_key(client, key, *objects).await? {
-                    None if hint == Hint::Other => describe_prefix(root, client, dir, name).await,
+                    None if hint == Hint::Other => describe_prefix(root, client, &below()).await,
                     seen => Ok(seen),
                 }
             }
         }
+    }
+
+    /// What is known of the root; `None` where nothing is: a whole bucket has no attributes.
+    pub(super) async fn describe_root(&self, dir: &Dir) -> Result<Option<Seen>> {
+        match self {
+            End::Files { caller, side, .. } => {
+                let stat = Posix::new(caller, *side).stat_handle(dir.handle(*side)?);
+                stat.map(|stat| Some(Seen::of(&stat))).map_err(|errno| self.error("stat", &dir.node, None, errno))
+            }
+            End::Bucket { objects: Objects::Plain, .. } | End::Recorded { objects: Objects::Plain, .. } => Ok(None),
+            End::Bucket { root, client, .. } => describe_prefix(root, client, &dir.node).await,
+            End::Recorded { catalog, .. } => {
+                let record = catalog.reader()?.dir(DirId::ROOT)?;
+                Ok(record.map(|record| Seen::of_dir(record.stamp)))
+            }
+        }
+    }
+
+    /// The CRC64 of a part of an object's content, which is read for it.
+    pub(super) async fn checksum_of(&self, dir: &Dir, name: &Name, seen: &Seen, range: ByteRange) -> Result<u64> {
+        match (self, &seen.content) {
+            (End::Bucket { client, .. }, Content::Object(key, etag)) => {
+                Ok(checksum_of_body(client.get(key, Some(range), Some(etag)).await?).await?.0)
+            }
+            _ => Ok(self.read(dir, name, Some(range)).await?.0),
+        }
+    }
+
+    /// Reads a file, or a part of it: its CRC64 and its length.
+    async fn read(&self, dir: &Dir, name: &Name, range: Option<ByteRange>) -> Result<(u64, u64)> {
+        let End::Files { side, .. } = self else { return Ok((0, 0)) };
+        let (side, at, name_too) = (*side, dir.handle(*side)?.clone(), name.clone());
+        let read = tokio::task::spawn_blocking(move || read_file(side, &at, &name_too, range));
+        let read = read.await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))?;
+        read.map_err(|errno| self.error("read", &dir.node, Some(name), errno))
     }
 
     /// The CRC64 of an object's content, and the bytes that were read for it; `None` where nobody knows it.
@@ -252,31 +291,32 @@ impl End {
         }
         match (self, &seen.content) {
             (_, Content::Target(target)) => Ok((Some(crc64(target)), 0)),
-            (End::Files { side, .. }, Content::File) => {
-                let (side, at, name_too) = (*side, dir.handle(*side)?.clone(), name.clone());
-                let read = tokio::task::spawn_blocking(move || read_file(side, &at, &name_too));
-                let read = read.await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))?;
-                let (crc64, bytes) = read.map_err(|errno| self.error("read", &dir.node, Some(name), errno))?;
+            (End::Files { .. }, Content::File) => {
+                let (crc64, bytes) = self.read(dir, name, None).await?;
                 Ok((Some(crc64), bytes))
             }
             (End::Bucket { client, .. }, Content::Object(key, etag)) => {
-                let mut body = client.get(key, None, Some(etag)).await?;
-                let (mut value, mut bytes) = (0, 0);
-                while let Some(chunk) = body.chunk().await? {
-                    value = combine(value, crc64(&chunk), chunk.len() as u64);
-                    bytes += chunk.len() as u64;
-                }
+                let (value, bytes) = checksum_of_body(client.get(key, None, Some(etag)).await?).await?;
                 Ok((Some(value), bytes))
             }
             _ => Ok((None, 0)),
         }
     }
 
-    /// Opens a directory below `dir`; only a file system's is opened.
-    pub(super) fn enter(&self, dir: &Dir, name: &Name) -> Result<Option<Handle>> {
-        let End::Files { caller, side, .. } = self else { return Ok(None) };
-        let opened = Posix::new(caller, *side).open_dir(dir.handle(*side)?, name);
-        opened.map(Some).map_err(|errno| self.error("open", &dir.node, Some(name), errno))
+    /// Opens a directory from its nearest open ancestor; only a file system's is opened.
+    pub(super) fn open(&self, dir: &Arc<DirNode>) -> Result<Option<Handle>> {
+        let End::Files { caller, side, open, .. } = self else { return Ok(None) };
+        let mut open = open.borrow_mut();
+        if let Some(handle) = open.get(dir) {
+            return Ok(Some(handle));
+        }
+        let (mut handle, below) = open.nearest(dir);
+        for (path, node) in path_steps(&below) {
+            let opened = Posix::new(caller, *side).open_dir(&handle, &path);
+            handle = opened.map_err(|errno| self.error("open", node, None, errno))?;
+            open.insert(node, handle.clone());
+        }
+        Ok(Some(handle))
     }
 
     fn error(&self, verb: &'static str, dir: &DirNode, name: Option<&Name>, errno: Errno) -> Error {
@@ -429,9 +469,8 @@ async fn describe_key(client: &Client, key: Key, objects: Objects) -> Result<Opt
 }
 
 /// A directory: as its own object says, or of unknown attributes where only keys below it tell of it.
-async fn describe_prefix(root: &BucketRoot, client: &Client, dir: &Dir, name: &Name) -> Result<Option<Seen>> {
-    let node = DirNode::child(&dir.node, dir.node.id, name.clone());
-    let prefix = root.dir_key(&node);
+async fn describe_prefix(root: &BucketRoot, client: &Client, node: &DirNode) -> Result<Option<Seen>> {
+    let prefix = root.dir_key(node);
     // Of a bucket's own names only those of prefixes end in a slash.
     if !prefix.ends_with('/') {
         return Ok(None);
@@ -451,8 +490,25 @@ async fn describe_prefix(root: &BucketRoot, client: &Client, dir: &Dir, name: &N
     Ok(Some(Seen { kind: Some(Kind::Dir), size: None, crc64: None, ..seen }))
 }
 
-/// Reads a file for its CRC64, at the destination past the page cache.
-fn read_file(side: Side, at: &Handle, name: &Name) -> Result<std::result::Result<(u64, u64), Errno>> {
+/// The CRC64 of what an answer brings, and its length.
+async fn checksum_of_body(mut body: Download) -> Result<(u64, u64)> {
+    let (mut value, mut bytes) = (0, 0);
+    // Ends: the body does.
+    while let Some(chunk) = body.chunk().await? {
+        value = combine(value, crc64(&chunk), chunk.len() as u64);
+        bytes += chunk.len() as u64;
+    }
+    Ok((value, bytes))
+}
+
+/// Reads a file, or a part of it that begins and ends with a block or the file, for its CRC64; at the destination past
+/// the page cache.
+fn read_file(
+    side: Side,
+    at: &Handle,
+    name: &Name,
+    range: Option<ByteRange>,
+) -> Result<std::result::Result<(u64, u64), Errno>> {
     let mut buffers = FixedBuffers::new(1, BLOCK_BYTES, BLOCK_BYTES)?;
     let kernel = Kernel::new(buffers.arena().clone());
     let posix = Posix::new(&kernel, side);
@@ -474,7 +530,9 @@ fn read_file(side: Side, at: &Handle, name: &Name) -> Result<std::result::Result
         Ok(opened) => opened,
         Err(errno) => return Ok(Err(errno)),
     };
-    let (mut value, mut at) = (0, 0);
+    let start = range.map_or(0, |range| range.offset);
+    let end = range.map_or(u64::MAX, |range| range.offset + range.len);
+    let (mut value, mut at) = (0, start);
     // Ends: every turn but the last reads a block.
     loop {
         let read;
@@ -485,9 +543,9 @@ fn read_file(side: Side, at: &Handle, name: &Name) -> Result<std::result::Result
         };
         value = combine(value, crc64(&kernel.arena().bytes(&lease)[..filled]), filled as u64);
         at += filled as u64;
-        if filled < BLOCK_BYTES {
+        if filled < BLOCK_BYTES || at >= end {
             buffers.release(lease);
-            return Ok(Ok((value, at)));
+            return Ok(Ok((value, at - start)));
         }
     }
 }

@@ -14,6 +14,7 @@
 //! bounded by [`crate::config::QUEUED_DIRS_MAX`]; what exceeds it waits in the catalog).
 
 mod cache;
+mod pending;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
@@ -30,6 +31,7 @@ use crate::pages::Page;
 use crate::ring::Name;
 
 pub use cache::{DirCache, DirPair, path_steps};
+pub use pending::Pending;
 
 /// One directory of the source, and its counterpart at the destination.
 #[derive(Debug)]

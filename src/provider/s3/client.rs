@@ -162,7 +162,7 @@ impl Client {
     /// Whether an object may be written: a multipart upload needs the same permission, and leaves nothing behind.
     async fn may_write(&self, key: &Key) -> Result<()> {
         match Box::pin(self.create_upload(key, &[])).await {
-            Ok(upload) => self.abort_upload(key, &upload).await,
+            Ok((upload, _)) => self.abort_upload(key, &upload).await,
             Err(Error { cause: Cause::Remote { status: 405 | 501, .. }, .. }) => Ok(()),
             Err(error) => Err(error),
         }

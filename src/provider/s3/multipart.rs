@@ -22,9 +22,19 @@ const NO_ETAG: Cause = Cause::Protected("the server tells no entity tag of a par
 /// How often an upload is given up again while parts still turn up in it.
 const ABORTS_MAX: u32 = 3;
 
+/// Which uploads of unknown id are given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Every one: parts may have been sent before the process was killed.
+    All,
+    /// Those without parts: nobody who does not know its id has sent any.
+    Empty,
+}
+
 impl Client {
-    /// Begins an upload and tells its id.
-    pub async fn create_upload(&self, key: &Key, attributes: &[(String, String)]) -> Result<String> {
+    /// Begins an upload and tells its id, and whether the server may have begun another one whose id was lost with an
+    /// answer.
+    pub async fn create_upload(&self, key: &Key, attributes: &[(String, String)]) -> Result<(String, bool)> {
         let request = |sends_checksums: bool| {
             let request = Request::new("begin to write", Method::Post, Some(key)).query("uploads", "");
             let request = self.with_storage_class(request).attributes(attributes);
@@ -40,7 +50,8 @@ impl Client {
             Err(error) if is_sent && self.refuses_checksums(&error) => self.fetch(&request(false)).await?,
             answer => answer?,
         };
-        xml::upload_id(&answer.body).map_err(|_| self.unreadable(&request(is_sent)))
+        let id = xml::upload_id(&answer.body).map_err(|_| self.unreadable(&request(is_sent)))?;
+        Ok((id, answer.is_doubtful))
     }
 
     /// Stores part `number` (1..=10,000); `crc64` is its content's. Sent again it replaces itself.
@@ -183,6 +194,13 @@ impl Client {
     /// The parts an upload has, by number; `None` where the upload is gone. A server that cannot tell has none: they
     /// are sent again.
     pub async fn list_parts(&self, key: &Key, upload: &str) -> Result<Option<Vec<Part>>> {
+        match self.told_parts(key, upload).await {
+            Err(Error { cause: Cause::Remote { status: 405 | 501, .. }, .. }) => Ok(Some(Vec::new())),
+            told => told,
+        }
+    }
+
+    async fn told_parts(&self, key: &Key, upload: &str) -> Result<Option<Vec<Part>>> {
         let (mut parts, mut next) = (Vec::new(), None::<String>);
         for _ in 0..PART_PAGES_MAX {
             let request = Request::new("list the parts of", Method::Get, Some(key)).query("uploadId", upload);
@@ -193,7 +211,6 @@ impl Client {
             let answer = match self.fetch(&request).await {
                 Ok(answer) => answer,
                 Err(error) if is_missing(&error) => return Ok(None),
-                Err(Error { cause: Cause::Remote { status: 405 | 501, .. }, .. }) => return Ok(Some(Vec::new())),
                 Err(error) => return Err(error),
             };
             let page = xml::parts(&answer.body).map_err(|_| self.unreadable(&request))?;
@@ -210,11 +227,14 @@ impl Client {
     }
 
     /// Gives up what was begun for `key` at `since_secs` (seconds since 1970) or later: uploads of which the id was
-    /// never read.
-    pub async fn abort_uploads_since(&self, key: &Key, since_secs: i64) -> Result<()> {
+    /// never read. Those that have parts are another client's, unless they are `wanted` as well.
+    pub async fn abort_uploads_since(&self, key: &Key, since_secs: i64, wanted: Wanted) -> Result<()> {
         for upload in self.list_uploads(key.as_str()).await? {
             let is_since = upload.begun.is_some_and(|begun| begun.secs >= since_secs - CLOCK_SLACK_SECS);
-            if upload.key == key.as_str() && is_since {
+            if upload.key != key.as_str() || !is_since {
+                continue;
+            }
+            if wanted == Wanted::All || self.told_parts(key, &upload.id).await?.is_some_and(|parts| parts.is_empty()) {
                 self.abort_upload(key, &upload.id).await?;
             }
         }

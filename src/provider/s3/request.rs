@@ -76,6 +76,8 @@ pub(super) struct Answer {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
+    /// Whether the server may have done what was asked by an earlier attempt already, whose answer did not come.
+    pub is_doubtful: bool,
 }
 
 /// A place under the throttle; given back when dropped.
@@ -93,6 +95,16 @@ enum Trouble {
     Answered(Box<Refusal>),
     /// There was no answer, or it broke off.
     Network(String),
+}
+
+impl Trouble {
+    /// Whether the server may have done what was asked all the same.
+    fn is_doubtful(&self) -> bool {
+        match self {
+            Trouble::Network(_) => true,
+            Trouble::Answered(refusal) => matches!(refusal.status, 200 | 500 | 502 | 504),
+        }
+    }
 }
 
 impl<'a> Request<'a> {
@@ -188,11 +200,12 @@ pub(super) async fn fetch(
     patience: Patience,
 ) -> Result<Answer> {
     let mut exchange = Exchange::begin(bucket, http, request, patience)?;
+    let mut is_doubtful = false;
     // Ends: `settle` counts attempts and time.
     loop {
         let trouble = match exchange.attempt().await {
             Ok((response, permit)) => match exchange.read(response).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return Ok(Answer { is_doubtful, ..answer }),
                 Err(trouble) => {
                     drop(permit);
                     trouble
@@ -200,6 +213,7 @@ pub(super) async fn fetch(
             },
             Err(trouble) => trouble,
         };
+        is_doubtful |= trouble.is_doubtful();
         exchange.settle(trouble).await?;
     }
 }
@@ -374,7 +388,7 @@ impl<'a> Exchange<'a> {
         {
             return Err(Trouble::Answered(Box::new(Refusal::new(status, &headers, Some(failure)))));
         }
-        Ok(Answer { headers, body })
+        Ok(Answer { headers, body, is_doubtful: false })
     }
 
     /// Does what lets the next attempt succeed, or gives the request up.

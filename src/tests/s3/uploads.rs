@@ -1,6 +1,7 @@
 //! Uploads that nothing will go on with: the job's own are given up, whatever became of their source; others stay.
 
 use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 use super::support::fault::{Fault, FaultServer, Kind, Rule};
@@ -89,4 +90,116 @@ fn an_upload_whose_id_was_never_read_is_given_up() {
     job.run().expect(0);
     assert_eq!(keys_of_uploads(&server), ["foreign/large"]);
     assert!(server.object("b", "p/large").unwrap().body == fs::read(scene.join("tree/large")).unwrap());
+}
+
+/// The answer of a request that begins an upload is lost, and it is sent again within the run: there are two of them.
+#[test]
+fn an_upload_that_was_begun_twice_leaves_none_behind() {
+    let server = fault_server(1);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    noise(&scene.dir("tree").join("large"), &mut Rng::new(1), LARGE);
+    // Another client is about to write the same object, and has sent parts of it.
+    interrupt(&server, &scene, "p");
+    let foreign: Vec<_> = server.uploads().into_iter().map(|upload| upload.parts.len()).collect();
+    assert!(foreign.len() == 1 && foreign[0] > 0, "{foreign:?}");
+    server.script(Rule::new(Fault::LostAnswer).on(&[Kind::CreateUpload]).times(1));
+    server.reset_counts();
+    scene.job(scene.join("tree"), "s3://b/p", "other").run().expect(0);
+    assert_eq!(server.counts().of(Kind::CreateUpload), 2);
+    let left: Vec<_> = server.uploads().into_iter().map(|upload| upload.parts.len()).collect();
+    assert_eq!(left, foreign, "what is not ours stays, and nothing else");
+    assert!(server.object("b", "p/large").unwrap().body == fs::read(scene.join("tree/large")).unwrap());
+}
+
+/// A new mode is new metadata: nothing is sent but that, unless the content is another one, too.
+#[test]
+fn a_new_ctime_alone_sends_no_content() {
+    for engine in Engine::all() {
+        let server = fault_server(2);
+        let scene = Scene::new(&server, engine);
+        let tree = scene.dir("tree");
+        noise(&tree.join("large"), &mut Rng::new(1), LARGE);
+        ["small", "edited", "empty"].iter().for_each(|name| noise(&tree.join(name), &mut Rng::new(2), 70_000));
+        File::create(tree.join("empty")).unwrap();
+        let job = scene.job(&tree, "s3://b/p", "state");
+        job.run().expect(0);
+        for name in ["large", "small", "edited", "empty"] {
+            fs::set_permissions(tree.join(name), fs::Permissions::from_mode(0o751)).unwrap();
+        }
+        let time = fs::metadata(tree.join("edited")).unwrap().modified().unwrap();
+        let edited = File::options().write(true).open(tree.join("edited")).unwrap();
+        edited.write_all_at(b"edited", 7).unwrap();
+        edited.set_modified(time).unwrap();
+        server.reset_counts();
+        let outcome = job.run().expect(0);
+        let counts = server.counts();
+        assert_eq!((counts.of(Kind::Copy), counts.of(Kind::CreateUpload), counts.body_in), (3, 0, 70_000), "{outcome}");
+        assert_eq!((outcome.number("metadata_only"), outcome.number("copied")), (3, 1), "{outcome}");
+        for name in ["large", "small", "edited", "empty"] {
+            let object = server.object("b", &format!("p/{name}")).unwrap();
+            assert_eq!(object.attributes["file-permissions"], "0100751", "{name}");
+            assert!(object.body == fs::read(tree.join(name)).unwrap(), "{name}");
+        }
+        server.reset_counts();
+        let outcome = job.run().expect(0);
+        assert_eq!((outcome.number("copied"), outcome.number("metadata_only")), (0, 0), "{outcome}");
+        // A server that copies nothing gets the content again.
+        fs::set_permissions(tree.join("small"), fs::Permissions::from_mode(0o600)).unwrap();
+        server.script(Rule::new(Fault::Refuse { status: 501, code: "NotImplemented" }).on(&[Kind::Copy]));
+        assert_eq!(job.run().expect(0).number("copied"), 1);
+        assert_eq!(server.object("b", "p/small").unwrap().attributes["file-permissions"], "0100600");
+    }
+}
+
+/// A hard link whose first name lies outside of what is restored, and is larger than one request.
+#[test]
+fn a_large_object_that_a_link_names_comes_in_ranges() {
+    let server = fault_server(3);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let tree = scene.dir("tree");
+    ["x", "y"].iter().for_each(|dir| fs::create_dir(tree.join(dir)).unwrap());
+    noise(&tree.join("x/large"), &mut Rng::new(1), LARGE);
+    fs::hard_link(tree.join("x/large"), tree.join("y/large")).unwrap();
+    scene.job(&tree, "s3://b/p", "up").run().expect(0);
+    let is_link = |dir: &&str| server.object("b", &format!("p/{dir}/large")).unwrap().body.is_empty();
+    let dir = ["x", "y"].into_iter().find(is_link).unwrap();
+    server.reset_counts();
+    let back = scene.join("back");
+    scene.job(format!("s3://b/p/{dir}"), &back, "down").run().expect(0);
+    assert!(server.counts().of(Kind::Get) >= LARGE / PART_BYTES, "{:?}", server.counts());
+    assert!(fs::read(back.join("large")).unwrap() == fs::read(tree.join("x/large")).unwrap());
+}
+
+/// The report of a job with a bucket: of both sides' checksums, those that are known.
+#[test]
+fn a_report_tells_the_checksums_of_both_sides() {
+    let server = fault_server(4);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let tree = scene.dir("tree");
+    noise(&tree.join("file"), &mut Rng::new(1), 9000);
+    noise(&tree.join("bad"), &mut Rng::new(2), 9000);
+    server.script(Rule::new(Fault::Refuse { status: 403, code: "AccessDenied" }).on(&[Kind::Put]).key("bad"));
+    scene.job(&tree, "s3://b/up", "state").run().expect_one_of(&[11, 23]);
+    server.heal();
+    scene.job(&tree, "s3://b/up", "state").run().expect(0);
+    scene.job(&tree, "s3://b/other", "state").run().expect(0);
+    scene.job("s3://b/up", scene.join("back"), "down").run().expect(0);
+    let report = |state: &str, words: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gfast"));
+        command.args(["report", "-format", "ndjson", "-state-dir"]).arg(scene.join(state)).args(words);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().find(|line| line.contains("\"path\":\"file\"")).unwrap().to_owned()
+    };
+    let value = |line: &str, key: &str| {
+        let rest = line.split_once(&format!("\"{key}\":")).unwrap().1;
+        rest.split([',', '}']).next().unwrap().to_owned()
+    };
+    let up = report("state", &["-dest", "s3://b/up"]);
+    assert!(value(&up, "crc64").len() == 18 && value(&up, "dest_crc64") == value(&up, "crc64"), "{up}");
+    assert_eq!((value(&up, "level"), value(&up, "outcome")), ("\"server\"".into(), "\"completed\"".into()), "{up}");
+    // What came is what the server says of the object; what the file system holds was not read.
+    let down = report("down", &[]);
+    assert_eq!((value(&down, "crc64"), value(&down, "dest_crc64")), (value(&up, "crc64"), "null".into()), "{down}");
 }

@@ -12,8 +12,13 @@ use super::*;
 impl Scene {
     /// Runs `verify`: the exit code, what differs by path, and all it said.
     fn verify(&self, words: &[&OsStr]) -> (i32, BTreeMap<String, String>, String) {
-        let output = Command::new(env!("CARGO_BIN_EXE_gfast"))
-            .arg("verify")
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gfast"));
+        command.arg("verify");
+        self.verify_by(command, words)
+    }
+
+    fn verify_by(&self, mut command: Command, words: &[&OsStr]) -> (i32, BTreeMap<String, String>, String) {
+        let output = command
             .args(words)
             .arg(format!("--endpoint-url={}", self.endpoint))
             .arg("--json")
@@ -246,4 +251,117 @@ fn objects_changed_on_the_server_are_named() {
         recorded.retain(|_, names| !["mode", "links"].contains(&names.as_str()));
         assert_eq!((code, differences), (1, recorded), "{checksums:?} {said}");
     }
+}
+
+/// Mode and time of the root itself, which stand in the object of its prefix.
+#[test]
+fn the_roots_themselves_are_compared() {
+    let server = fault_server(67);
+    let scene = Scene::new(&server, Engine::Auto);
+    let tree = scene.dir("tree");
+    noise(&tree.join("file"), &mut Rng::new(1), 10);
+    scene.job(&tree, "s3://b/up", "state").run().expect(0);
+    let bucket = OsStr::new("s3://b/up");
+    assert_same(scene.compare(tree.as_os_str(), bucket));
+    fs::set_permissions(&tree, fs::Permissions::from_mode(0o711)).unwrap();
+    date(&tree, &mut Rng::new(2));
+    for (source, dest) in [(tree.as_os_str(), bucket), (bucket, tree.as_os_str())] {
+        let (code, differences, said) = scene.compare(source, dest);
+        assert_eq!((code, differences), (1, named(&[(".", "mode,mtime")])), "{said}");
+    }
+    let mut attributes = server.object("b", "up/").unwrap().attributes;
+    attributes.insert("file-mtime".into(), "1ns".into());
+    let pairs: Vec<_> = attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    server.put("b", "up/", "", &pairs);
+    let (code, differences, said) = scene.compare_recorded(bucket, "state");
+    assert_eq!((code, differences), (1, named(&[(".", "mtime")])), "{said}");
+}
+
+/// A sample reads its share, of large objects block by block; what is asked of a bucket that it has not is refused.
+#[test]
+fn a_sample_reads_its_share_and_says_so() {
+    let server = fault_server(68);
+    server.set_checksums(Checksums::Ignored);
+    let scene = Scene::new(&server, Engine::Auto);
+    let tree = scene.dir("tree");
+    let mut rng = Rng::new(68);
+    (0..200).for_each(|index| noise(&tree.join(format!("file-{index}")), &mut rng, 20_000));
+    noise(&tree.join("large"), &mut rng, 40 << 20);
+    scene.job(&tree, "s3://b/up", "state").run().expect(0);
+    let bucket = OsStr::new("s3://b/up");
+    let sample = |percent: &str| {
+        server.reset_counts();
+        let words =
+            ["-source".as_ref(), tree.as_os_str(), "-dest".as_ref(), bucket, "-sample".as_ref(), percent.as_ref()];
+        (scene.verify(&words), server.counts().body_out)
+    };
+    let bytes = bytes_below(&tree);
+    let ((code, _, said), read) = sample("20");
+    assert!(code == 0 && (bytes / 20..bytes / 2).contains(&read), "{read} of {bytes}: {said}");
+    assert!(said.contains("\"percent_asked\":20") && said.contains("\"units\":240"), "{said}");
+    let mut body = server.object("b", "up/large").unwrap().body.to_vec();
+    body[33 << 20] ^= 1;
+    let attributes = server.object("b", "up/large").unwrap().attributes;
+    let pairs: Vec<_> = attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    server.put("b", "up/large", body, &pairs);
+    let ((code, differences, said), _) = sample("100");
+    assert_eq!((code, differences), (1, named(&[("large", "content")])), "{said}");
+    let ((code, _, said), read) = sample("0.001");
+    assert!(code == 0 && read < 2_000_000, "{read}: {said}");
+    let holes = ["-source".as_ref(), tree.as_os_str(), "-dest".as_ref(), bucket, "-holes".as_ref()];
+    let (code, _, said) = scene.verify(&holes);
+    assert!(code == 2 && said.contains("have no holes"), "{said}");
+}
+
+#[test]
+fn one_file_is_compared_with_one_object() {
+    let server = fault_server(69);
+    server.make_bucket("c");
+    let scene = Scene::new(&server, Engine::Auto);
+    let (tree, back) = (scene.dir("tree"), scene.dir("back"));
+    let file = tree.join("file");
+    noise(&file, &mut Rng::new(1), 9000);
+    let (one, below, two) = (OsStr::new("s3://b/x/one"), OsStr::new("s3://b/y/"), OsStr::new("s3://c/two"));
+    scene.job(&file, one, "up").run().expect(0);
+    scene.job(&file, below, "up-below").run().expect(0);
+    scene.job(one, two, "across").run().expect(0);
+    scene.job(one, &back, "down").run().expect(0);
+    for (source, dest) in [(file.as_os_str(), one), (file.as_os_str(), below), (one, two), (one, back.as_os_str())] {
+        assert_same(scene.compare(source, dest));
+    }
+    assert_same(scene.compare(one, back.join("one").as_os_str()));
+    assert_same(scene.compare_recorded(one, "up"));
+    assert_same(scene.compare_recorded(below, "up-below"));
+    assert_same(scene.compare_recorded(two, "across"));
+    let time = fs::metadata(&file).unwrap().modified().unwrap();
+    File::options().write(true).open(&file).unwrap().write_all_at(b"flip", 2500).unwrap();
+    File::open(&file).unwrap().set_modified(time).unwrap();
+    let (code, differences, said) = scene.compare(file.as_os_str(), one);
+    assert_eq!((code, differences), (1, named(&[("file", "content")])), "{said}");
+    let (code, _, said) = scene.compare(tree.as_os_str(), one);
+    assert!(code == 2 && said.contains("the source is a directory"), "{said}");
+    server.remove("b", "x/one");
+    let (code, differences, said) = scene.compare_recorded(one, "up");
+    assert_eq!((code, differences), (1, named(&[("file", "missing")])), "{said}");
+}
+
+/// A tree deeper than files may be open: compared, and gone through by a dry run.
+#[test]
+fn a_deep_tree_needs_few_open_directories() {
+    let server = fault_server(70);
+    let scene = Scene::new(&server, Engine::Auto);
+    let tree = scene.dir("tree");
+    let deepest = (0..450).fold(tree.clone(), |dir, _| dir.join("d"));
+    fs::create_dir_all(&deepest).unwrap();
+    fs::write(deepest.join("file"), "deep").unwrap();
+    scene.job(&tree, "s3://b/up", "state").run().expect(0);
+    let few = scene.join("few");
+    fs::write(&few, "#!/bin/sh\nulimit -n 256\nexec \"$@\"\n").unwrap();
+    fs::set_permissions(&few, fs::Permissions::from_mode(0o755)).unwrap();
+    let words = ["-source".as_ref(), tree.as_os_str(), "-dest".as_ref(), "s3://b/up".as_ref()];
+    let mut command = Command::new(&few);
+    command.arg(env!("CARGO_BIN_EXE_gfast")).arg("verify");
+    assert_same(scene.verify_by(command, &words));
+    let outcome = scene.job(&tree, "s3://b/up", "anew").arg("--dry-run").within(&few).run().expect(0);
+    assert!(outcome.stdout.contains("adopt    same size and time"), "{outcome}");
 }

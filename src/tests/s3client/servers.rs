@@ -62,8 +62,8 @@ fn parts_copies_ranges_and_resumed_uploads_agree() {
         let (whole_key, copy_key) = (key(&name), key(&format!("{name}.copy")));
         let pieces = [noise(&mut rng, PART_BYTES), noise(&mut rng, 999)];
         let whole = Bytes::from(pieces.concat());
-        let given_up = client.create_upload(&whole_key, &[]).await.unwrap();
-        let upload = client.create_upload(&whole_key, &[("file-owner".to_owned(), "7".to_owned())]).await.unwrap();
+        let given_up = client.create_upload(&whole_key, &[]).await.unwrap().0;
+        let upload = client.create_upload(&whole_key, &[("file-owner".to_owned(), "7".to_owned())]).await.unwrap().0;
         let uploads = client.list_uploads("parts-").await.unwrap();
         assert!(uploads.is_empty() || uploads.iter().any(|u| (&u.key, &u.id) == (&name, &upload)), "{uploads:?}");
         client.abort_upload(&whole_key, &given_up).await.unwrap();

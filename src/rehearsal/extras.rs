@@ -1,0 +1,315 @@
+//! What --delete would remove, as delete/ finds it: names of the destination that the source has not, each after what
+//! lies below it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::asked::{Asked, End, Files, next_page};
+use super::{Rehearsal, tell};
+use crate::catalog::DirId;
+use crate::config::CtimePolicy;
+use crate::delete::{NAMES_MAX, each, has, has_below, holds_names, listed};
+use crate::error::{Result, escape};
+use crate::filter::Sort;
+use crate::job::KeyNames;
+use crate::lane::listing::{Item, own_name};
+use crate::lane::upload::LINKS_ATTRIBUTE;
+use crate::provider::s3::{Key, keys};
+use crate::ring::{Kind, Name};
+use crate::walk::{DirNode, Entry, Pending};
+
+/// A name of the destination.
+struct Extra {
+    name: Name,
+    is_dir: bool,
+    /// The key, in a bucket.
+    item: Option<Item>,
+}
+
+/// A directory that would go.
+struct Branch {
+    dir: Arc<DirNode>,
+    /// Directories in it.
+    pending: Pending,
+    /// Whether nothing in it stays.
+    is_clean: bool,
+    /// Whether something stands for the directory itself.
+    is_object: bool,
+    /// The device it is on.
+    dev: u64,
+}
+
+impl Rehearsal<'_> {
+    /// Whether the destination holds any names.
+    pub(super) async fn has_dest_names(&self) -> Result<bool> {
+        match &self.asked.dest {
+            End::Bucket(root, client) => holds_names(client, &root.prefix).await,
+            End::Files(files) => {
+                let root = DirNode::root();
+                Ok(files.next(&root, &mut self.asked.dest.list(&root)?)?.is_some_and(|names| !names.is_empty()))
+            }
+        }
+    }
+
+    /// Says what the destination has in a directory and the source has not.
+    pub(super) async fn extras(&mut self, dir: &Arc<DirNode>) -> Result<()> {
+        let asked = self.asked.clone();
+        let mut listing = match asked.dest.list(dir) {
+            Ok(listing) => listing,
+            Err(error) => return self.fail(error),
+        };
+        // Ends: the directory does.
+        loop {
+            let after = listing.after.clone();
+            let found = match &asked.dest {
+                End::Files(files) => {
+                    let mut names = VecDeque::new();
+                    // A bucket is listed anew for each lot of names.
+                    let least = if asked.source.bucket().is_some() { NAMES_MAX } else { 1 };
+                    let mut read = Ok(false);
+                    while names.len() < least {
+                        match files.next(dir, &mut listing) {
+                            Ok(Some(mut more)) => names.append(&mut more),
+                            ended => {
+                                read = ended.map(|_| true);
+                                break;
+                            }
+                        }
+                    }
+                    read.map(|is_end| (self.names_at(files, dir, names), is_end))
+                }
+                End::Bucket(root, client) => match next_page(root, client, dir, &mut listing).await {
+                    Ok(Some(page)) => {
+                        listing.after = page.last().map(|item| item.key(""));
+                        let own = |item: Item| {
+                            let name = own_name(root, dir, &item)?;
+                            Some(Extra { name, is_dir: item.object.is_none(), item: Some(item) })
+                        };
+                        Ok((page.into_iter().filter_map(own).collect(), false))
+                    }
+                    Ok(None) => return Ok(()),
+                    Err(error) => Err(error),
+                },
+            };
+            let (mut found, is_end) = match found {
+                Ok(found) => found,
+                Err(error) => return self.fail(error),
+            };
+            found.retain(|extra| self.takes(dir, extra));
+            let extras = match missing(&asked, dir, found, after.as_deref()).await {
+                Ok(extras) => extras,
+                Err(error) => return self.fail(error),
+            };
+            for extra in extras {
+                self.extra(dir, extra).await?;
+            }
+            if is_end || self.stop.is_requested() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn takes(&self, dir: &DirNode, extra: &Extra) -> bool {
+        let sort = if extra.is_dir { Sort::Dir } else { Sort::Other };
+        self.choice.is_everything() || self.choice.takes(&dir.path_of(&extra.name), sort)
+    }
+
+    /// Names of a file system, less the state directory.
+    fn names_at(&self, files: &Files, dir: &Arc<DirNode>, entries: VecDeque<Entry>) -> Vec<Extra> {
+        let describe = |entry: Entry| {
+            let is_dir = match entry.kind {
+                libc::DT_DIR | libc::DT_UNKNOWN => {
+                    let stat = files.stat(dir, &entry.name).ok()??;
+                    if self.state_dir == Some((stat.dev, stat.ino)) {
+                        return None;
+                    }
+                    stat.kind() == Kind::Dir
+                }
+                _ => false,
+            };
+            Some(Extra { name: entry.name, is_dir, item: None })
+        };
+        entries.into_iter().filter_map(describe).collect()
+    }
+
+    /// Says that a name would go, after all below it.
+    async fn extra(&mut self, dir: &Arc<DirNode>, extra: Extra) -> Result<()> {
+        if !extra.is_dir {
+            return self.say_gone(dir, &extra.name).await.map(drop);
+        }
+        let child = DirNode::child(dir, self.new_id(), extra.name);
+        let dev = match &self.asked.dest {
+            End::Files(files) => files.open_with_stat(&child).map_or(0, |(_, stat)| stat.dev),
+            End::Bucket(..) => 0,
+        };
+        let mut levels = vec![self.branch(child, Pending::root(), dev).await?];
+        // Ends: every turn goes into a directory that was listed once, lists one for more of them, or leaves one.
+        while let Some(level) = levels.last_mut() {
+            if let Some(name) = level.pending.take() {
+                let (dir, below) = (level.dir.clone(), level.pending.below());
+                let child = DirNode::child(&dir, self.new_id(), name);
+                levels.push(self.branch(child, below, dev).await?);
+            } else if level.pending.is_cut() {
+                self.clear(level, false).await?;
+            } else if let Some(Branch { dir, is_clean, is_object, .. }) = levels.pop() {
+                if is_clean && is_object {
+                    self.deletes += 1;
+                    self.say(("delete", "not in the source"), &dir.path())?;
+                }
+                if let Some(above) = levels.last_mut() {
+                    above.is_clean &= is_clean;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn branch(&mut self, dir: Arc<DirNode>, pending: Pending, dev: u64) -> Result<Branch> {
+        let is_object = self.asked.dest.bucket().is_none();
+        let mut branch = Branch { dir, pending, is_clean: true, is_object, dev };
+        self.clear(&mut branch, true).await?;
+        Ok(branch)
+    }
+
+    /// Says of what is in a directory and is none itself that it would go, if that was not said before.
+    async fn clear(&mut self, branch: &mut Branch, is_first: bool) -> Result<()> {
+        let asked = self.asked.clone();
+        if let End::Files(files) = &asked.dest
+            && !files.open_with_stat(&branch.dir).is_ok_and(|(_, stat)| stat.dev == branch.dev)
+        {
+            branch.is_clean = false;
+            return Ok(());
+        }
+        let dir = branch.dir.clone();
+        let listed = async {
+            let mut listing = asked.dest.list(&dir)?;
+            branch.pending.begin();
+            // Ends: the directory does.
+            loop {
+                let found: Vec<Extra> = match &asked.dest {
+                    End::Files(files) => match files.next(&dir, &mut listing)? {
+                        None => return Ok(()),
+                        Some(entries) => {
+                            let told = entries.len();
+                            let found = self.names_at(files, &dir, entries);
+                            branch.is_clean &= found.len() == told;
+                            found
+                        }
+                    },
+                    End::Bucket(root, client) => {
+                        let Some(page) = next_page(root, client, &dir, &mut listing).await? else { return Ok(()) };
+                        let mut found = Vec::new();
+                        for item in page {
+                            if item.is_marker() && root.names == KeyNames::Posix {
+                                branch.is_object = true;
+                                continue;
+                            }
+                            match own_name(root, &dir, &item) {
+                                None => branch.is_clean = false,
+                                Some(name) => {
+                                    found.push(Extra { name, is_dir: item.object.is_none(), item: Some(item) })
+                                }
+                            }
+                        }
+                        found
+                    }
+                };
+                for extra in found {
+                    if !self.takes(&dir, &extra) {
+                        branch.is_clean = false;
+                    } else if extra.is_dir {
+                        branch.pending.meet(extra.name);
+                    } else if is_first {
+                        branch.is_clean &= self.say_gone(&dir, &extra.name).await?;
+                    }
+                }
+            }
+        };
+        match listed.await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                branch.is_clean = false;
+                self.fail(error)
+            }
+        }
+    }
+
+    /// Says that an object would go, unless it is one that others may be links to.
+    async fn say_gone(&mut self, dir: &DirNode, name: &Name) -> Result<bool> {
+        let path = dir.path_of(name);
+        if self.config.ctime == CtimePolicy::Ignore
+            && self.asked.source.bucket().is_none()
+            && let Some((root, client)) = self.asked.dest.bucket()
+            && let Ok(key) = root.key(dir, name)
+            && client.head(&key).await?.is_some_and(|object| object.attributes.contains_key(LINKS_ATTRIBUTE))
+        {
+            let why = "other objects may be hard links to it (--ignore-ctime does not tell)";
+            tell(&format!("not deleted: {}: {why}", escape(&path)));
+            return Ok(false);
+        }
+        self.deletes += 1;
+        self.say(("delete", "not in the source"), &path)?;
+        Ok(true)
+    }
+}
+
+/// Those of `found` that the source has not. What cannot be asked for is not known to be gone.
+async fn missing(
+    asked: &Rc<Asked>,
+    dir: &Arc<DirNode>,
+    mut found: Vec<Extra>,
+    after: Option<&str>,
+) -> Result<Vec<Extra>> {
+    let (root, client) = match &asked.source {
+        End::Files(files) => {
+            found.retain(|extra| match files.stat(dir, &extra.name) {
+                // In a bucket an object and a prefix of one name are two things.
+                Ok(Some(stat)) => extra.item.is_some() && (stat.kind() == Kind::Dir) != extra.is_dir,
+                Ok(None) => true,
+                Err(_) => false,
+            });
+            return Ok(found);
+        }
+        End::Bucket(root, client) => (root, client),
+    };
+    // A file system's name is there if either an object or a prefix is.
+    let components = |extra: &Extra| match &extra.item {
+        Some(item) => vec![item.key("")],
+        None => {
+            let component = keys::encode_name(extra.name.as_bytes()).0;
+            vec![component.clone() + "/", component]
+        }
+    };
+    let wanted: BTreeSet<String> = found.iter().flat_map(components).collect();
+    let known: HashSet<String> = listed(client, &root.dir_key(dir), after, &wanted).await?;
+    found.retain(|extra| !components(extra).iter().any(|component| known.contains(component)));
+    // A listing may miss what a server tells out of order: each is asked for once more.
+    let (asked, dir, failed) = (asked.clone(), dir.clone(), Rc::new(RefCell::new(None)));
+    let failure = failed.clone();
+    let gone = each(found, async move |extra| match is_gone(&asked, &dir, &extra).await {
+        Ok(is_gone) => is_gone.then_some(extra),
+        Err(error) => {
+            failure.borrow_mut().get_or_insert(error);
+            None
+        }
+    });
+    let gone = gone.await.into_iter().flatten().collect();
+    failed.take().map_or(Ok(gone), Err)
+}
+
+async fn is_gone(asked: &Asked, dir: &Arc<DirNode>, extra: &Extra) -> Result<bool> {
+    let Some((root, client)) = asked.source.bucket() else { return Ok(false) };
+    if let Some(item) = &extra.item {
+        return has(client, root, dir, (&extra.name, item)).await.map(|has| !has);
+    }
+    let object: Option<Key> = root.key(dir, &extra.name).ok();
+    if let Some(key) = object
+        && client.head(&key).await?.is_some()
+    {
+        return Ok(false);
+    }
+    let below = DirNode::child(dir, DirId(0), extra.name.clone());
+    has_below(client, &root.dir_key(&below)).await.map(|has| !has)
+}

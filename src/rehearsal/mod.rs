@@ -1,0 +1,391 @@
+//! --dry-run: what a run would do with every name, and why. Nothing is changed, the catalog included.
+//!
+//! ```text
+//! copy     new | changed | differs | failed before | interrupted before        dir/name
+//! adopt    same size and time                                                  dir/name
+//! reread   ctime alone is new: metadata if the content is as recorded, or copy dir/name
+//! skip     unchanged | done                                                    dir/name
+//! make     new directory                                                       dir
+//! leave    the state directory and the like, which are none of the job's       dir
+//! delete   not in the source                                                   dir/name
+//! ```
+//! Decisions are those of plan.rs from the same source, record and destination as a run would take them. Lines come in
+//! the order of the walk, a directory before what it holds; a bucket is asked about the names of a page all at once.
+//! Memory: a page of names, and a bounded number of directories that wait ([`Pending`], I4).
+
+mod asked;
+mod extras;
+
+use std::io::Write;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use self::asked::{Asked, End, Met, listed};
+use crate::catalog::{Catalog, DirId, DirStamp, JobStatus, Record, boot_id};
+use crate::config::{Config, CtimePolicy, Mounts};
+use crate::delete::each;
+use crate::engine::ends::{Ends, look};
+use crate::engine::{granularity_nanos, raise_descriptor_limit};
+use crate::error::{Cause, Class, Error, Result, escape};
+use crate::filter::{Choice, Sort};
+use crate::job::{KeyNames, read_choice};
+use crate::lane::cannot_start;
+use crate::lane::listing::stamp_of;
+use crate::listing::leave_out;
+use crate::plan::Progress;
+use crate::provider::s3::Client;
+use crate::report::ExitCode;
+use crate::ring::{Kind, Name, Side};
+use crate::roots::DestOrigin;
+use crate::stop::Stop;
+use crate::walk::{DirNode, Entry, Pending};
+
+/// What is said of a name: what would be done, and why.
+type Said = (&'static str, &'static str);
+
+/// One dry run.
+struct Rehearsal<'r> {
+    config: &'r Config,
+    stop: &'r Stop,
+    choice: Choice,
+    asked: Rc<Asked>,
+    out: &'r mut dyn Write,
+    /// The state directory, if it is there.
+    state_dir: Option<(u64, u64)>,
+    /// Numbers for directories that the catalog does not know.
+    next_id: u64,
+    deletes: u64,
+    failed: u64,
+    /// Directories that could not be listed.
+    unlisted: u64,
+    /// Whether nothing would be deleted, whatever there is to delete.
+    is_withheld: bool,
+}
+
+/// A directory of the source under way.
+struct Level {
+    dir: Arc<DirNode>,
+    /// Whether the destination has it.
+    is_there: bool,
+    /// Directories in it.
+    pending: Pending,
+}
+
+/// Says what the job that `config` asks for would do, to `out`.
+pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode> {
+    let choice = read_choice(&config.filter, config.files_from.as_deref())?;
+    raise_descriptor_limit();
+    let Ends { roots, names, source, dest } = look(config)?;
+    if roots.has_device() {
+        return Err(Error::refused(names.0, "--dry-run tells of files: a block device is always copied"));
+    }
+    let catalog = Catalog::find(&config.state_dir, &names.0, &names.1)?;
+    let granularity_nanos = granularity_nanos(roots.dest.file_system);
+    let end = |bucket: Option<crate::job::BucketRoot>, root, side| match bucket {
+        Some(root) => Client::new(root.bucket.clone()).map(|client| End::Bucket(root, client)),
+        None => End::files(root, side),
+    };
+    let is_there = roots.dest_origin == DestOrigin::Found;
+    let ends = (end(source, roots.source, Side::Source)?, end(dest, roots.dest, Side::Dest)?);
+    let next_id = catalog.as_ref().map_or(DirId::ROOT.0 + 1, |catalog| catalog.header().next_id);
+    let progress = progress(catalog.as_ref(), config.ctime);
+    let single = roots.single.map(|single| (single.source_name, single.dest_name));
+    let state_dir = std::fs::metadata(&config.state_dir).ok();
+    let mut rehearsal = Rehearsal {
+        config,
+        stop,
+        choice,
+        asked: Rc::new(Asked::new(config, ends, (catalog, progress), single, granularity_nanos)),
+        out,
+        state_dir: state_dir
+            .map(|dir| (std::os::unix::fs::MetadataExt::dev(&dir), std::os::unix::fs::MetadataExt::ino(&dir))),
+        next_id,
+        deletes: 0,
+        failed: 0,
+        unlisted: 0,
+        is_withheld: false,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot_start)?;
+    tokio::task::LocalSet::new().block_on(&runtime, rehearsal.rehearse(is_there))?;
+    rehearsal.out.flush().map_err(lost)?;
+    Ok(rehearsal.exit_code())
+}
+
+/// Where a run of now would stand: in a pass of its own after a finished one.
+fn progress(catalog: Option<&Catalog>, ctime: CtimePolicy) -> Progress {
+    let Some(header) = catalog.map(Catalog::header) else {
+        return Progress { pass_start_batch: 0, completed_batch: 0, boot_batch: u64::MAX, ctime };
+    };
+    let is_same_boot = header.boot_id != [0; 16] && header.boot_id == boot_id();
+    Progress {
+        pass_start_batch: match header.status {
+            JobStatus::Finished => header.durable_batch + 1,
+            JobStatus::Running => header.pass_start_batch,
+        },
+        completed_batch: header.completed_batch,
+        boot_batch: if is_same_boot { header.boot_batch } else { u64::MAX },
+        ctime,
+    }
+}
+
+fn lost(error: std::io::Error) -> Error {
+    Error::refused("stdout", format!("what would be done cannot be written: {error}"))
+}
+
+fn tell(what: &str) {
+    // Who reads no stderr wants no notes.
+    let _ = writeln!(std::io::stderr(), "gfast: {what}");
+}
+
+impl Rehearsal<'_> {
+    async fn rehearse(&mut self, is_there: bool) -> Result<()> {
+        match self.asked.single.clone() {
+            Some((name, _)) => self.single(name, is_there).await?,
+            None => self.walk(is_there).await?,
+        }
+        if self.deletes > 0 && self.unlisted > 0 && !self.is_delete_forced() {
+            tell("nothing would be deleted: some directories cannot be listed (--force-delete deletes all the same)");
+        }
+        Ok(())
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        let is_over = self.config.delete.and_then(|deletes| deletes.max).is_some_and(|max| self.deletes > max);
+        let ends = [
+            (self.stop.is_requested(), ExitCode::Interrupted),
+            (is_over || self.is_withheld, ExitCode::DeleteCap),
+            (self.failed > 0, ExitCode::Failed),
+        ];
+        ends.into_iter().find(|(is_so, _)| *is_so).map_or(ExitCode::Done, |(_, code)| code)
+    }
+
+    fn is_delete_forced(&self) -> bool {
+        self.config.delete.is_some_and(|deletes| deletes.is_forced)
+    }
+
+    fn say(&mut self, (verb, reason): Said, path: &[u8]) -> Result<()> {
+        let path = if path.is_empty() { ".".to_owned() } else { escape(path) };
+        writeln!(self.out, "{verb:<8} {reason:<20} {path}").map_err(lost)
+    }
+
+    /// Says and counts what a run would fail at; refused credentials and the like end it here, too.
+    fn fail(&mut self, error: Error) -> Result<()> {
+        if error.class() == Class::Fatal {
+            return Err(error);
+        }
+        if error.cause != Cause::Vanished {
+            self.failed += 1;
+            tell(&error.to_string());
+        }
+        Ok(())
+    }
+
+    fn fail_dir(&mut self, error: Error) -> Result<()> {
+        self.unlisted += u64::from(error.cause != Cause::Vanished);
+        self.fail(error)
+    }
+
+    async fn single(&mut self, name: Name, is_there: bool) -> Result<()> {
+        let dir = DirNode::root();
+        let stat = match &self.asked.source {
+            End::Files(files) => files.stat(&dir, &name),
+            End::Bucket(root, client) => match root.key(&dir, &name) {
+                Err(why) => Err(Error::refused_object(name.as_bytes(), why)),
+                Ok(key) => client
+                    .head(&key)
+                    .await
+                    .map(|object| object.map(|object| listed(stamp_of(object.size, object.modified, &object.etag)))),
+            },
+        };
+        match stat {
+            Ok(None) => Ok(()),
+            Ok(Some(stat)) => self.decide(vec![Met { dir, name, stat, is_there }]).await,
+            Err(error) => self.fail(error),
+        }
+    }
+
+    async fn walk(&mut self, is_there: bool) -> Result<()> {
+        let mut levels = Vec::new();
+        levels.extend(self.enter(DirNode::root(), is_there, Pending::root()).await?);
+        // Ends: every turn goes into a directory that was listed once, lists one for more of them, or leaves one.
+        while let Some(level) = levels.last_mut() {
+            if self.stop.is_requested() {
+                return Ok(());
+            }
+            if let Some(name) = level.pending.take() {
+                let (dir, is_there, below) = (level.dir.clone(), level.is_there, level.pending.below());
+                let (child, is_there) = self.subdir(&dir, name, is_there).await?;
+                levels.extend(self.enter(child, is_there, below).await?);
+            } else if level.pending.is_cut() {
+                self.list(level, false).await?;
+            } else {
+                levels.pop();
+            }
+        }
+        Ok(())
+    }
+
+    /// A directory of the source, and whether the destination has it.
+    async fn subdir(&mut self, dir: &Arc<DirNode>, name: Name, is_there: bool) -> Result<(Arc<DirNode>, bool)> {
+        let known = match self.asked.record(dir, &name)? {
+            Some(Record::Dir(id)) => Some(id),
+            _ => None,
+        };
+        let id = known.unwrap_or_else(|| self.new_id());
+        let child = DirNode::child(dir, id, name);
+        let has_it = match is_there {
+            true => self.asked.clone().has_dir(dir, &child, known.is_some()).await,
+            false => Ok(false),
+        };
+        match has_it {
+            Ok(has_it) => Ok((child, has_it)),
+            Err(error) => self.fail(error).map(|()| (child, false)),
+        }
+    }
+
+    fn new_id(&mut self) -> DirId {
+        self.next_id += 1;
+        DirId(self.next_id)
+    }
+
+    /// Decides about the names of a directory, and what --delete would remove of the destination's. `None`: it is none
+    /// of the job's, or cannot be listed.
+    async fn enter(&mut self, dir: Arc<DirNode>, is_there: bool, pending: Pending) -> Result<Option<Level>> {
+        let is_listed = match self.look_at(&dir) {
+            Ok(None) => true,
+            Ok(Some("")) => false,
+            Ok(Some(reason)) => {
+                let reason = reason.trim_start_matches("it is ").trim_start_matches("the ").trim_start_matches("a ");
+                self.say_left_out(reason, &dir)?;
+                return Ok(None);
+            }
+            Err(error) => {
+                self.say_made(&dir, is_there)?;
+                self.fail_dir(error)?;
+                return Ok(None);
+            }
+        };
+        self.say_made(&dir, is_there)?;
+        let mut level = Level { dir: dir.clone(), is_there, pending };
+        let listed = if is_listed { self.list(&mut level, true).await? } else { Some(0) };
+        let Some(count) = listed else { return Ok(None) };
+        let is_source_empty = count == 0 && dir.parent.is_none();
+        if self.config.delete.is_none() || !is_there {
+            return Ok(Some(level));
+        }
+        if is_source_empty && !self.is_delete_forced() {
+            if self.has_dest_names().await? {
+                self.is_withheld = true;
+                tell("nothing would be deleted: the source is empty (--force-delete deletes all the same)");
+            }
+            return Ok(Some(level));
+        }
+        self.extras(&dir).await?;
+        Ok(Some(level))
+    }
+
+    /// Why a directory is none of the job's; nothing said where it is not listed for being on another mount.
+    fn look_at(&self, dir: &Arc<DirNode>) -> Result<Option<&'static str>> {
+        let End::Files(files) = &self.asked.source else { return Ok(None) };
+        let (handle, stat) = files.open_with_stat(dir)?;
+        if dir.parent.is_some()
+            && let Some(reason) = leave_out((&files.stat, self.state_dir.unwrap_or_default()), dir, &handle, &stat)?
+        {
+            return Ok(Some(reason));
+        }
+        dir.set_stamp(DirStamp::of(&stat));
+        let is_other_mount = stat.dev != files.stat.dev;
+        Ok((is_other_mount && self.config.mounts == Mounts::Stay).then_some(""))
+    }
+
+    fn say_left_out(&mut self, reason: &str, dir: &DirNode) -> Result<()> {
+        let path = escape(&dir.path());
+        writeln!(self.out, "{:<8} {reason:<20} {path}", "leave").map_err(lost)
+    }
+
+    /// Only where a directory is an object of its own is one made.
+    fn say_made(&mut self, dir: &DirNode, is_there: bool) -> Result<()> {
+        let is_one = match self.asked.dest.bucket() {
+            None => true,
+            Some((root, _)) => root.names == KeyNames::Posix && !root.dir_key(dir).is_empty(),
+        };
+        if is_there || !is_one { Ok(()) } else { self.say(("make", "new directory"), &dir.path()) }
+    }
+
+    /// Lists a directory of the source; decides about its objects if they are new. How many names it has, the
+    /// directory's own object not counted; `None` if it cannot be listed.
+    async fn list(&mut self, level: &mut Level, is_first: bool) -> Result<Option<u64>> {
+        let asked = self.asked.clone();
+        let mut listing = match asked.source.list(&level.dir) {
+            Ok(listing) => listing,
+            Err(error) => return self.fail_dir(error).map(|()| None),
+        };
+        level.pending.begin();
+        let mut count = 0;
+        // Ends: the directory does.
+        loop {
+            let (entries, refused) = match asked.source.next(&level.dir, &mut listing).await {
+                Ok(Some(page)) => page,
+                Ok(None) => return Ok(Some(count)),
+                Err(error) => return self.fail_dir(error).map(|()| None),
+            };
+            for refused in refused.into_iter().filter(|_| is_first) {
+                let path = [&level.dir.path()[..], b"/", refused.component.as_bytes()].concat();
+                self.fail(Error::refused_object(path, refused.why))?;
+            }
+            let mut met = Vec::new();
+            for entry in entries {
+                count += u64::from(entry.name.as_bytes() != b".");
+                met.extend(self.meet(level, entry, is_first)?);
+            }
+            self.decide(met).await?;
+        }
+    }
+
+    /// Meets a name of the source; an object of a first listing is to be decided about.
+    fn meet(&mut self, level: &mut Level, entry: Entry, is_first: bool) -> Result<Option<Met>> {
+        let dir = &level.dir;
+        let is_known_object = !is_first && !matches!(entry.kind, libc::DT_DIR | libc::DT_UNKNOWN);
+        if is_known_object {
+            return Ok(None);
+        }
+        let stat = match &self.asked.source {
+            End::Bucket(..) if entry.kind == libc::DT_DIR => None,
+            End::Bucket(..) => Some(listed(entry.stamp.unwrap_or_default())),
+            End::Files(_) if entry.kind == libc::DT_DIR => None,
+            End::Files(files) => match files.stat(dir, &entry.name) {
+                Ok(Some(stat)) => Some(stat),
+                Ok(None) => return Ok(None),
+                Err(error) => return self.fail(error).map(|()| None),
+            },
+        };
+        let stat = stat.filter(|stat| stat.kind() != Kind::Dir);
+        let sort = if stat.is_none() { Sort::Dir } else { Sort::Other };
+        if !self.choice.is_everything() && !self.choice.takes(&dir.path_of(&entry.name), sort) {
+            return Ok(None);
+        }
+        match stat {
+            None => level.pending.meet(entry.name),
+            Some(stat) if is_first => {
+                return Ok(Some(Met { dir: dir.clone(), name: entry.name, stat, is_there: level.is_there }));
+            }
+            Some(_) => {}
+        }
+        Ok(None)
+    }
+
+    /// Says what would become of objects.
+    async fn decide(&mut self, met: Vec<Met>) -> Result<()> {
+        let paths: Vec<_> = met.iter().map(|met| (met.dir.clone(), met.name.clone())).collect();
+        let asked = self.asked.clone();
+        let judged = each(met, async move |met| asked.clone().judge(met).await).await;
+        for ((dir, name), judged) in paths.into_iter().zip(judged) {
+            match judged {
+                Ok(Some(said)) => self.say(said, &dir.path_of(&name))?,
+                Ok(None) => {}
+                Err(error) => self.fail(error)?,
+            }
+        }
+        Ok(())
+    }
+}
