@@ -362,7 +362,12 @@ impl Job {
             false => {
                 // The link objects of a bucket have stamps of their own; at the end of a pass all firsts are met.
                 let is_met = key.is_in_bucket() && self.is_resealed.load(Ordering::Relaxed);
-                record.status == Status::Done && (self.progress.is_same(&record.stamp, stamp) || is_met)
+                // An object that others are links to is stored again with all of them, whatever a new ctime means.
+                let is_same = match self.dest.bucket {
+                    Some(_) => record.stamp == *stamp,
+                    None => self.progress.is_same(&record.stamp, stamp),
+                };
+                record.status == Status::Done && (is_same || is_met)
             }
         };
         let is_lost = record.batch == BATCH_UNSEALED && self.is_resealed.load(Ordering::Relaxed);
@@ -371,7 +376,15 @@ impl Job {
 
     /// Whether a name of `dir` is part of the job.
     pub fn takes(&self, dir: &DirNode, name: &Name, sort: Sort) -> bool {
-        self.choice.is_everything() || self.choice.takes(&dir.path_of(name), sort)
+        if self.choice.is_everything() {
+            return true;
+        }
+        let mut path = dir.path_of(name);
+        // A prefix between two buckets has its slash, which rules and lists know nothing of; an empty component is one.
+        if sort == Sort::Dir && name.count_bytes() > 1 && path.ends_with(b"/") {
+            path.pop();
+        }
+        self.choice.takes(&path, sort)
     }
 
     /// What the destination holds of a name that failed now: an older file goes only when its replacement is there. So

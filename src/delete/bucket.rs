@@ -19,15 +19,15 @@ use tokio::sync::Semaphore;
 
 use super::forget::forget;
 use super::source::{has, holds_names, listed};
-use super::{BATCH, is_empty, is_to_be_trusted, withhold};
+use super::trust::{is_as_listed, is_to_be_trusted};
+use super::{BATCH, is_empty, withhold};
 use crate::catalog::{DirId, Record};
-use crate::config::{CtimePolicy, Deletes, PUBLISH_DEPTH};
+use crate::config::{Deletes, PUBLISH_DEPTH};
 use crate::error::{Class, Errno, Error, Result};
 use crate::filter::Sort;
 use crate::job::{BucketRoot, Job, KeyNames};
 use crate::lane;
 use crate::lane::listing::{Item, items, own_name};
-use crate::lane::upload::LINKS_ATTRIBUTE;
 use crate::listing::open_side;
 use crate::provider::posix::Posix;
 use crate::provider::s3::{Client, From, Key};
@@ -37,20 +37,20 @@ use crate::stop::Stop;
 use crate::walk::{DirCache, DirNode};
 
 /// One clearing of a bucket.
-struct Clearing {
-    job: Arc<Job>,
+pub(super) struct Clearing {
+    pub(super) job: Arc<Job>,
     caller: Arc<dyn Caller>,
     counters: Arc<Counters>,
     stop: Stop,
     /// Where the destination's keys begin.
-    root: BucketRoot,
+    pub(super) root: BucketRoot,
     /// Asks the destination.
-    dest: Client,
+    pub(super) dest: Client,
     source: Source,
     /// Removals that are still allowed.
     left: Cell<u64>,
     /// Removals at a time.
-    requests: Semaphore,
+    pub(super) requests: Semaphore,
     /// Prefixes that are removed at a time.
     trees: Semaphore,
     /// What ends the job.
@@ -166,7 +166,12 @@ impl Clearing {
         holds_names(&self.dest, &self.root.prefix).await
     }
 
-    fn is_over(&self) -> bool {
+    /// Whether the source is a file system, whose hard links are links among the objects.
+    pub(super) fn has_files(&self) -> bool {
+        matches!(self.source, Source::Files(_))
+    }
+
+    pub(super) fn is_over(&self) -> bool {
         self.stop.is_requested() || self.job.fatal.lock().is_some() || self.fatal.borrow().is_some()
     }
 
@@ -193,10 +198,27 @@ impl Clearing {
         }
     }
 
+    /// Whether all that this pass knows of a directory's names still counts.
+    fn may_be_looked_at(&self, dir: &Arc<DirNode>) -> Result<bool> {
+        Ok(is_to_be_trusted(&self.job, dir.id)? && self.is_as_listed(dir)?)
+    }
+
+    /// Whether the source's directory is the one that was listed; a bucket is asked by name each time.
+    fn is_as_listed(&self, dir: &Arc<DirNode>) -> Result<bool> {
+        let Source::Files(open) = &self.source else { return Ok(true) };
+        match open_side(&self.job, &*self.caller, Side::Source, &mut open.borrow_mut(), dir) {
+            Ok(handle) => is_as_listed(&self.job, &*self.caller, &self.counters, dir, &handle),
+            Err(error) => {
+                self.fail(error);
+                Ok(false)
+            }
+        }
+    }
+
     /// Finds what is doomed in a page of a directory.
     async fn look(&self, look: Look) -> Result<Found> {
         let (mut found, prefix) = (Found::default(), self.root.dir_key(&look.dir));
-        if !is_to_be_trusted(&self.job, &look.dir)? || prefix.starts_with('/') {
+        if !self.may_be_looked_at(&look.dir)? || prefix.starts_with('/') {
             return Ok(found);
         }
         let page = match self.dest.list(&prefix, &look.from).await {
@@ -278,32 +300,40 @@ impl Clearing {
             self.counters.add(Count::DeletesWithheld, doomed.len() as u64);
             return Ok(());
         }
-        let gone = doomed.iter().filter(|doomed| !doomed.is_replaced);
+        // The record of what came in its place stays; what is removed is forgotten, if the source changed since.
+        let is_its_own = |doomed: &&Doomed| match &doomed.record {
+            Some(Record::Dir(_)) => doomed.item.object.is_none(),
+            Some(Record::File(_)) => doomed.item.object.is_some(),
+            None => true,
+        };
+        let gone = doomed.iter().filter(|doomed| !doomed.is_replaced || is_its_own(doomed));
         forget(&self.job, gone.map(|doomed| (&*doomed.dir, &doomed.name, doomed.record.as_ref())))?;
         let this = self.clone();
-        each(doomed, async move |doomed| this.clone().remove_one(doomed).await).await;
+        let keys = each(doomed, async move |doomed| this.clone().remove_one(doomed).await).await;
+        self.delete_all(keys.into_iter().flatten().collect()).await;
         Ok(())
     }
 
-    async fn remove_one(self: Rc<Clearing>, doomed: Doomed) {
+    /// Removes a prefix; answers the key of what is an object, if it is to go.
+    async fn remove_one(self: Rc<Clearing>, doomed: Doomed) -> Option<Key> {
         let Doomed { dir, name, item, .. } = doomed;
-        let Ok(_tree) = self.trees.acquire().await else { return };
-        // The source may have it again by now.
-        let answer = match &self.source {
-            Source::Files(_) => self.ask_files(&dir, &name, &item),
-            Source::Bucket(root, client) => {
+        let _tree = self.trees.acquire().await.ok()?;
+        // The source may have it again by now, or be another one.
+        let answer = match (&self.source, self.is_as_listed(&dir)) {
+            (_, Err(error)) => Err(error),
+            (_, Ok(false)) => Ok(Answer::Unknown),
+            (Source::Files(_), _) => self.ask_files(&dir, &name, &item),
+            (Source::Bucket(root, client), _) => {
                 has(client, root, &dir, (&name, &item)).await.map(|has| if has { Answer::Here } else { Answer::Gone })
             }
         };
-        match answer {
-            Ok(Answer::Here | Answer::Unknown) => {}
-            Ok(Answer::Gone | Answer::Replaced) => match (&item.object, self.root.key(&dir, &name)) {
-                (Some(_), Ok(key)) => drop(self.delete(key).await),
-                (Some(_), Err(_)) => {}
-                (None, _) => self.clone().remove_tree(self.below(&dir, name)).await,
-            },
-            Err(error) => self.fail(error),
+        match (answer, &item.object) {
+            (Ok(Answer::Here | Answer::Unknown), _) => {}
+            (Ok(_), Some(_)) => return self.root.key(&dir, &name).ok(),
+            (Ok(_), None) => self.clone().remove_tree(self.below(&dir, name)).await,
+            (Err(error), _) => self.fail(error),
         }
+        None
     }
 
     /// Removes all keys below a prefix, and the `dir/` objects of what is empty then, deepest first.
@@ -358,15 +388,14 @@ impl Clearing {
                 Some(name) => keys.extend(self.root.key(&level.node, &name).ok()),
             }
         }
-        let this = self.clone();
-        let gone = each(keys, async move |key| this.delete(key).await).await;
+        let gone = self.delete_all(keys).await;
         level.is_clean &= gone.into_iter().all(|is_gone| is_gone);
     }
 
     /// Removes one object, if that is still allowed. Whether it is gone.
-    async fn delete(&self, key: Key) -> bool {
+    pub(super) async fn delete(&self, key: Key) -> bool {
         let Ok(_request) = self.requests.acquire().await else { return false };
-        if self.is_over() || self.may_be_linked_to(&key).await {
+        if self.is_over() {
             return false;
         }
         let Some(left) = self.left.get().checked_sub(1) else {
@@ -384,31 +413,8 @@ impl Clearing {
         true
     }
 
-    /// Whether objects of unchanged names may hold nothing but this key: where a new ctime counts for nothing, those
-    /// that were hard links to it have not been stored again.
-    async fn may_be_linked_to(&self, key: &Key) -> bool {
-        if self.job.config.ctime != CtimePolicy::Ignore || matches!(self.source, Source::Bucket(..)) {
-            return false;
-        }
-        match self.dest.head(key).await {
-            Ok(object) => {
-                let is_first = object.is_some_and(|object| object.attributes.contains_key(LINKS_ATTRIBUTE));
-                if is_first {
-                    let key = crate::error::escape(key.as_str().as_bytes());
-                    let why = "other objects may be hard links to it (--ignore-ctime does not tell)";
-                    self.job.console.note(&format!("gfast: not deleted: {key}: {why}"));
-                }
-                is_first
-            }
-            Err(error) => {
-                self.fail(error);
-                true
-            }
-        }
-    }
-
     /// Says and counts what could not be removed; refused credentials and the like end the job.
-    fn fail(&self, error: Error) {
+    pub(super) fn fail(&self, error: Error) {
         self.job.say(&error, 1);
         self.counters.add(Count::Failed, 1);
         if error.class() == Class::Fatal {

@@ -1,7 +1,7 @@
 //! The catalog's records of names that are to be removed: forgotten before the names go (I1).
 
 use super::BATCH;
-use crate::catalog::{Batch, DirId, DirState, Record, Row};
+use crate::catalog::{Batch, DirId, DirState, FileRecord, Record, Row};
 use crate::error::Result;
 use crate::job::Job;
 use crate::ring::Name;
@@ -23,14 +23,23 @@ pub(super) fn forget<'d>(
         }
         match record {
             Some(Record::Dir(id)) => forget_dir(job, *id, &mut rows)?,
-            Some(Record::File(record)) if record.large_id != 0 => {
-                rows.push(Row::DropRanges { large_id: record.large_id });
-            }
-            _ => {}
+            Some(Record::File(record)) => rows.extend(ranges_of(job, record)?),
+            None => {}
         }
         rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
         rows.push(Row::DeleteEntry { dir: dir.id, name: name.clone() });
         commit_if(job, &mut rows, ROWS_MAX)?;
+    }
+    commit_if(job, &mut rows, 1)
+}
+
+/// Forgets that directories could not be listed.
+pub(super) fn forget_unlisted(job: &Job, dirs: Vec<DirId>) -> Result<()> {
+    let mut rows = Vec::new();
+    for dir in dirs {
+        let name = Name::default();
+        rows.push(Row::CloseFile { dir, name: name.clone() });
+        rows.push(Row::DeleteEntry { dir, name });
     }
     commit_if(job, &mut rows, 1)
 }
@@ -48,10 +57,7 @@ fn forget_dir(job: &Job, id: DirId, rows: &mut Vec<Row>) -> Result<()> {
             for (name, record) in page {
                 match record {
                     Record::Dir(child) => dirs.push(child),
-                    Record::File(record) if record.large_id != 0 => {
-                        rows.push(Row::DropRanges { large_id: record.large_id });
-                    }
-                    Record::File(_) => {}
+                    Record::File(record) => rows.extend(ranges_of(job, &record)?),
                 }
                 rows.push(Row::CloseFile { dir: id, name: name.clone() });
                 rows.push(Row::DeleteEntry { dir: id, name });
@@ -61,6 +67,13 @@ fn forget_dir(job: &Job, id: DirId, rows: &mut Vec<Row>) -> Result<()> {
         rows.extend([Row::CloseDir { id }, Row::DeleteDir { id }]);
     }
     Ok(())
+}
+
+/// The ranges of a large file. Parts of an upload stay recorded for the end of the pass, which gives the upload up.
+fn ranges_of(job: &Job, record: &FileRecord) -> Result<Option<Row>> {
+    let large_id = record.large_id;
+    let is_ranges = large_id != 0 && job.catalog.reader()?.upload(large_id)?.is_none();
+    Ok(is_ranges.then_some(Row::DropRanges { large_id }))
 }
 
 /// Records rows, if they are as many.

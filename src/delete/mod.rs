@@ -12,7 +12,9 @@
 
 mod bucket;
 mod forget;
+mod links;
 mod source;
+mod trust;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -25,10 +27,11 @@ pub(crate) use self::bucket::each;
 use self::forget::forget;
 use self::source::Asked;
 pub(crate) use self::source::{has, has_below, holds_names, listed};
+use self::trust::{has_unlisted, is_as_listed, is_job_folder, is_root_lost, is_to_be_trusted};
 use crate::bell::Bell;
-use crate::catalog::{DirId, DirState, Record};
+use crate::catalog::{DirId, Record};
 use crate::config::{Deletes, QUEUED_DIRS_MAX};
-use crate::error::{Cause, Errno, Error, Result, join};
+use crate::error::{Cause, Errno, Error, Result, escape, join};
 use crate::filter::Sort;
 use crate::job::Job;
 use crate::listing::{BUFFER_BYTES, open_pair, open_side, parse};
@@ -68,6 +71,11 @@ pub(crate) fn run(
     let Some(deletes) = job.config.delete.filter(|_| job.single.is_none()) else { return Ok(()) };
     if !deletes.is_forced && has_unlisted(job)? {
         withhold(job, "some directories could not be listed");
+        return Ok(());
+    }
+    if !deletes.is_forced && job.source.bucket.is_none() && is_root_lost(job, &**caller) {
+        counters.add(Count::DeletesWithheld, 1);
+        withhold(job, "the source is not there any more");
         return Ok(());
     }
     if job.dest.bucket.is_some() {
@@ -115,30 +123,6 @@ fn run_local(
         }
         removers.into_iter().try_for_each(|remover| remover.join().unwrap_or(Ok(())))
     })
-}
-
-/// Whether a directory could not be listed: it failed under an empty name.
-fn has_unlisted(job: &Job) -> Result<bool> {
-    let mut after = None;
-    // Ends: each page lies strictly behind the one before.
-    loop {
-        let page = job.catalog.reader()?.open_files(after.as_ref(), BATCH)?;
-        if page.iter().any(|(_, name)| name.is_empty()) {
-            return Ok(true);
-        }
-        match page.last() {
-            Some(last) => after = Some(last.clone()),
-            None => return Ok(false),
-        }
-    }
-}
-
-/// Whether this pass has listed a directory without an error.
-fn is_to_be_trusted(job: &Job, dir: &DirNode) -> Result<bool> {
-    let reader = job.catalog.reader()?;
-    Ok(job.is_listed(dir.id)?
-        && !reader.is_open_dir(dir.id, DirState::Unlisted)?
-        && !reader.is_open_file(dir.id, c"")?)
 }
 
 /// Whether a root holds no names. One that cannot be read holds what nobody knows.
@@ -237,11 +221,17 @@ impl<'d> Remover<'d> {
         }
     }
 
+    /// Whether the source's side of a directory is what was listed; a bucket is asked by name each time.
+    fn is_as_listed(&self, dir: &DirNode, open: &DirPair) -> Result<bool> {
+        let Deletion { job, caller, counters, .. } = *self.deletion;
+        Ok(self.asked.is_some() || is_as_listed(job, caller, counters, dir, &open.source)?)
+    }
+
     /// Looks through directories; those that find no room in the queue are looked through here.
     fn look_through(&mut self, mut dirs: Vec<Arc<DirNode>>) -> Result<()> {
         let walker = &self.deletion.walker;
         while let Some(dir) = dirs.pop() {
-            if is_to_be_trusted(self.deletion.job, &dir)? {
+            if is_to_be_trusted(self.deletion.job, dir.id)? {
                 let found = self.look_at(&dir)?;
                 for child in found {
                     match walker.queued() < QUEUED_DIRS_MAX / 2 {
@@ -268,6 +258,9 @@ impl<'d> Remover<'d> {
                 return Ok(Vec::new());
             }
         };
+        if !self.is_as_listed(dir, &open)? {
+            return Ok(Vec::new());
+        }
         let (mut children, mut judged, mut names) = (Vec::new(), Ok(()), VecDeque::new());
         let least = if self.asked.is_some() { NAMES_MAX } else { 1 };
         let listed = each_page(Posix::new(caller, Side::Dest), &open.dest, |page| {
@@ -353,7 +346,8 @@ impl<'d> Remover<'d> {
         let caller = self.deletion.caller;
         let Ok(open) = self.open(&dir) else { return Ok(()) };
         let Ok(dest) = Posix::new(caller, Side::Dest).stat(&open.dest, &name) else { return Ok(()) };
-        if dest.kind() == Kind::Dir && self.look_for(&dir, &open, &name) == Some(Some(false)) {
+        let is_ours = dest.kind() == Kind::Dir && self.deletion.job.takes(&dir, &name, Sort::Dir);
+        if is_ours && self.look_for(&dir, &open, &name) == Some(Some(false)) {
             self.remove(&dir, &open.dest, &name, &dest);
         }
         Ok(())
@@ -375,6 +369,9 @@ impl<'d> Remover<'d> {
                     continue;
                 }
             };
+            if !self.is_as_listed(&dir, &open)? {
+                continue;
+            }
             // The source may have the name again by now, and the destination another object under it.
             match self.judge(&dir, &open, &name, &HashSet::new()) {
                 Some((now, true)) if (now.dev, now.ino) == (dest.dev, dest.ino) => {
@@ -389,7 +386,7 @@ impl<'d> Remover<'d> {
     /// Removes a name, with all below it if it is a directory.
     fn remove(&self, dir: &Arc<DirNode>, at: &Handle, name: &Name, dest: &Stat) {
         match dest.kind() {
-            Kind::Dir => self.remove_tree(dir, at, name, dest.dev),
+            Kind::Dir => self.remove_tree(dir, at, name),
             _ => drop(self.unlink(&dir.path(), at, name)),
         }
     }
@@ -427,8 +424,13 @@ impl<'d> Remover<'d> {
     }
 
     /// Removes a directory, deepest first. Few of its directories are open at a time, however deep it is.
-    fn remove_tree(&self, dir: &Arc<DirNode>, at: &Handle, name: &Name, dev: u64) {
+    fn remove_tree(&self, dir: &Arc<DirNode>, at: &Handle, name: &Name) {
         let Deletion { job, caller, .. } = *self.deletion;
+        // What is mounted on the name itself is another mount, too; a bind mount may be of the same device.
+        let mount = match Posix::new(caller, Side::Dest).stat_handle(at) {
+            Ok(stat) => (stat.dev, stat.mount_id),
+            Err(errno) => return self.fail(&job.dir_error(Side::Dest, dir, "stat", errno)),
+        };
         // Its own root stands for the directory it lies in.
         let above = DirNode::root();
         let mut open = DirCache::new(at.clone(), job.cached_dirs);
@@ -441,7 +443,7 @@ impl<'d> Remover<'d> {
         };
         let child = |parent: &Arc<DirNode>, name: Name| DirNode::child(parent, DirId(job.new_id()), name);
         let mut levels = Vec::new();
-        levels.push(self.empty(&mut open, child(&above, name.clone()), dev, &path_of));
+        levels.push(self.empty(&mut open, child(&above, name.clone()), mount, &path_of));
         // Ends: every turn removes a directory, or goes into one that was listed once.
         while let Some(level) = levels.last_mut() {
             if self.deletion.left.load(Ordering::Relaxed) == 0 {
@@ -450,7 +452,7 @@ impl<'d> Remover<'d> {
             }
             if let Some(subdir) = level.subdirs.pop() {
                 let node = child(&level.node, subdir);
-                levels.push(self.empty(&mut open, node, dev, &path_of));
+                levels.push(self.empty(&mut open, node, mount, &path_of));
                 continue;
             }
             let Some(Level { node, is_clean, .. }) = levels.pop() else { return };
@@ -471,7 +473,7 @@ impl<'d> Remover<'d> {
         &self,
         open: &mut DirCache<Handle>,
         node: Arc<DirNode>,
-        dev: u64,
+        mount: (u64, u64),
         path_of: &dyn Fn(&DirNode) -> Vec<u8>,
     ) -> Level {
         let Deletion { job, caller, .. } = *self.deletion;
@@ -481,7 +483,15 @@ impl<'d> Remover<'d> {
         let opened =
             reopen(open, caller, &node).and_then(|handle| dest.stat_handle(&handle).map(|stat| (handle, stat)));
         let listed = opened.and_then(|(handle, stat)| {
-            if (stat.dev, stat.ino) == job.state_dir || stat.dev != dev {
+            let reason = match () {
+                _ if (stat.dev, stat.mount_id) != mount => Some("another file system is mounted there"),
+                _ if is_job_folder(dest, &node.name, &handle) => Some("it is the state of a job"),
+                _ => None,
+            };
+            if let Some(reason) = reason {
+                job.console.note(&format!("gfast: not deleted: {}: {reason}", escape(&path)));
+            }
+            if reason.is_some() || (stat.dev, stat.ino) == job.state_dir {
                 level.is_clean = false;
                 return Ok(());
             }

@@ -58,6 +58,7 @@ impl Lane {
         match plan {
             // A device does not tell whether it has changed.
             Plan::Skip(Skip::Unchanged) if job.has_device() => {}
+            Plan::Skip(Skip::Unchanged) if self.is_link_with_new_ctime(errand, &stat).await? => {}
             Plan::Skip(skip) => return Ok(Some(Ending::Skipped(skip))),
             _ => {}
         }
@@ -89,6 +90,23 @@ impl Lane {
             return self.upload_parts(upload).await;
         }
         self.upload_whole(upload).await.map(Some)
+    }
+
+    /// Whether an object that `--ignore-ctime` calls unchanged belongs to a group of hard links that has changed: its
+    /// content may be another name's object, which this pass is about to replace.
+    async fn is_link_with_new_ctime(&self, errand: &Errand, stat: &Stat) -> Result<bool> {
+        let Some(record) = errand.record.as_ref().filter(|record| record.stamp.ctime != stat.ctime) else {
+            return Ok(false);
+        };
+        if self.job().progress.is_handled(record) {
+            return Ok(false);
+        }
+        if stat.nlink > 1 {
+            return Ok(true);
+        }
+        let Some(object) = self.dest().head(&self.dest_key(&errand.place)?).await? else { return Ok(true) };
+        let is_first = object.attributes.contains_key(LINKS_ATTRIBUTE);
+        Ok(is_first || attributes::decode(&object.attributes).link.is_some())
     }
 
     /// The key of a name at the destination.

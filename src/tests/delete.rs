@@ -319,3 +319,150 @@ fn a_dry_run_says_what_the_run_then_does() {
         Comparison::new(&scene.source.join("d"), &scene.dest.join("d")).assert_same();
     }
 }
+
+/// A job that has listed everything and is still busy with `slow`, a file of 2 MiB at a limited rate, until `seen` is
+/// there.
+fn start_slowly(scene: &Scene, engine: Engine, seen: &str) -> support::Running {
+    fs::write(scene.source.join("slow"), vec![7; 2 << 20]).unwrap();
+    let running = scene.job(engine).arg("-delete").arg("-bwlimit=1M").start();
+    assert!(running.run_until(|_| scene.dest.join(seen).exists()), "it is over too early");
+    running
+}
+
+#[test]
+fn a_source_that_is_removed_while_it_is_read_deletes_nothing() {
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let before = names(&scene.dest);
+        let running = start_slowly(&scene, engine, "d/e/keep");
+        fs::remove_dir_all(&scene.source).unwrap();
+        let outcome = running.wait().expect(25);
+        assert!(outcome.says("nothing is deleted") && before.is_subset(&names(&scene.dest)), "{outcome}");
+    }
+}
+
+/// A tmpfs on a directory, detached with the last use of it.
+struct Over(PathBuf);
+
+impl Over {
+    fn new(at: &Path, args: &[&str]) -> Over {
+        fs::create_dir_all(at).unwrap();
+        must(Command::new("mount").args(args).arg(at));
+        Over(at.to_owned())
+    }
+
+    fn tmpfs(at: &Path) -> Over {
+        Over::new(at, &["-t", "tmpfs", "tmpfs"])
+    }
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_file_system_that_is_unmounted_after_it_was_listed_is_not_gone() {
+    if !can_mount("a_file_system_that_is_unmounted_after_it_was_listed_is_not_gone") {
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let mounted = Over::tmpfs(&scene.source.join("sub"));
+        write(&scene.source.join("sub/deep/x"), "x");
+        scene.job(engine).run().expect(0);
+        write(&scene.source.join("sub/deep/new"), "x");
+        let running = start_slowly(&scene, engine, "sub/deep/new");
+        drop(mounted);
+        let outcome = running.wait().expect(25);
+        assert!(scene.dest.join("sub/deep/x").exists() && scene.dest.join("sub/deep/new").exists(), "{outcome}");
+        assert!(!scene.dest.join("extra").exists(), "what is known to be gone goes: {outcome}");
+    }
+}
+
+#[test]
+fn what_lies_below_a_mount_that_is_not_crossed_stays() {
+    if !can_mount("what_lies_below_a_mount_that_is_not_crossed_stays") {
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let _mounted = Over::tmpfs(&scene.source.join("sub"));
+        write(&scene.source.join("sub/other"), "x");
+        write(&scene.dest.join("sub/mine"), "x");
+        let outcome = scene.job(engine).arg("-one-file-system").arg("-delete").run().expect(0);
+        assert!(scene.dest.join("sub/mine").exists() && !scene.dest.join("extra").exists(), "{outcome}");
+    }
+}
+
+#[test]
+fn what_is_mounted_on_a_name_that_goes_stays() {
+    if !can_mount("what_is_mounted_on_a_name_that_goes_stays") {
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let outside = scene.scratch.path().join("outside");
+        write(&outside.join("d/precious"), "x");
+        // Of the same device, on a name that goes itself and on one below it.
+        let _mounts = ["bound", "gone/a/bound"]
+            .map(|name| Over::new(&scene.dest.join(name), &["--bind", outside.to_str().unwrap()]));
+        let _other = Over::tmpfs(&scene.dest.join("mounted"));
+        write(&scene.dest.join("mounted/precious"), "x");
+        let outcome = scene.job(engine).arg("-delete").run().expect(0);
+        assert!(outside.join("d/precious").exists() && scene.dest.join("mounted/precious").exists(), "{outcome}");
+        assert!(outcome.says("mounted there") && !scene.dest.join("gone/x").exists(), "{outcome}");
+    }
+}
+
+#[test]
+fn a_directory_that_the_rules_protect_stays_where_the_source_has_a_file() {
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        write(&scene.source.join("cache"), "a file");
+        write(&scene.dest.join("cache/x"), "x");
+        let outcome = scene.job(engine).arg("-exclude=cache/").arg("-delete").run();
+        assert!(scene.dest.join("cache/x").exists(), "{outcome}");
+        outcome.expect(23);
+    }
+}
+
+#[test]
+fn the_state_of_another_job_stays() {
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let (source, dest) = (scene.scratch.path().join("source2"), scene.scratch.path().join("dest2"));
+        write(&source.join("x"), "x");
+        let other = Job::new(&source, &dest, scene.dest.join("state-of-others"), engine);
+        other.run().expect(0);
+        let before = names(&scene.dest.join("state-of-others"));
+        let outcome = scene.job(engine).arg("-delete").run().expect(0);
+        assert_eq!(names(&scene.dest.join("state-of-others")), before, "{outcome}");
+        assert!(!scene.dest.join("gone").exists());
+        assert_eq!(other.run().expect(0).number("copied"), 0);
+    }
+}
+
+#[test]
+fn a_directory_that_could_not_be_listed_and_is_gone_holds_nothing_up() {
+    if !rustix::process::geteuid().is_root() {
+        support::fixture::skip("a_directory_that_could_not_be_listed_and_is_gone_holds_nothing_up", "not root");
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        write(&scene.source.join("d/closed/x"), "x");
+        must(Command::new("chown").args(["-R", "12345:12345"]).arg(scene.scratch.path()));
+        must(Command::new("chown").arg("0:0").arg(scene.source.join("d/closed")));
+        set_mode(&scene.source.join("d/closed"), 0o700);
+        let job = scene.job(engine).user(12_345).arg("-delete");
+        assert!(job.run().expect(23).says("nothing is deleted"));
+        // As long as it is there it counts.
+        assert!(job.run().expect(23).says("nothing is deleted"));
+        fs::remove_dir_all(scene.source.join("d/closed")).unwrap();
+        let outcome = job.run().expect(0);
+        assert_eq!(names(&scene.dest), names(&scene.source), "{outcome}");
+        job.run().expect(0);
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::support::fault::{Fault, FaultServer, Kind, Rule};
 use super::support::{Comparison, Engine};
@@ -190,15 +191,135 @@ fn what_a_server_refuses_removes_nothing_more() {
     assert!(server.object("b", "p/stays").is_some() && server.object("b", "p/extra").is_none());
 }
 
-/// Where a new ctime counts for nothing, hard links are not stored again when their first name goes.
+/// A directory with two names of one file in the bucket, and which of them holds the content.
+fn linked(server: &FaultServer) -> (Scene, PathBuf, [&'static str; 2]) {
+    let scene = Scene::new(server, Engine::Auto);
+    let tree = scene.dir("tree");
+    fs::write(tree.join("one"), "the content").unwrap();
+    fs::hard_link(tree.join("one"), tree.join("two")).unwrap();
+    scene.job(&tree, "s3://b/p", "up").run().expect(0);
+    let is_first = server.object("b", "p/one").unwrap().attributes.contains_key("gfast-links");
+    (scene, tree, if is_first { ["one", "two"] } else { ["two", "one"] })
+}
+
+fn assert_restored(scene: &Scene, tree: &Path, name: &str) {
+    scene.job("s3://b/p", scene.join(name), &format!("state-{name}")).run().expect(0);
+    Comparison::new(tree, &scene.join(name)).assert_same();
+}
+
+/// Where a new ctime counts for nothing, it counts for hard links all the same: one's content is the other's object.
 #[test]
-fn an_object_that_others_are_links_to_stays_where_nobody_knows_better() {
+fn hard_links_keep_their_content_where_a_new_ctime_counts_for_nothing() {
     let server = fault_server(77);
+    let (scene, tree, [first, _]) = linked(&server);
+    fs::write(tree.join("new"), "other content").unwrap();
+    fs::rename(tree.join("new"), tree.join(first)).unwrap();
+    let job = scene.job(&tree, "s3://b/p", "up").arg("--ignore-ctime").arg("--delete");
+    job.run().expect(0);
+    assert_restored(&scene, &tree, "replaced");
+    assert_eq!(job.run().expect(0).number("copied"), 0);
+    fs::hard_link(tree.join(first), tree.join("third")).unwrap();
+    job.run().expect(0);
+    fs::remove_file(tree.join(first)).unwrap();
+    let outcome = job.run().expect(0);
+    assert_eq!(server.keys("b").len(), 3, "{outcome}");
+    assert_restored(&scene, &tree, "removed");
+}
+
+/// A run with `--delete` that has listed all names and waits for the server to take one.
+fn start_slowly(server: &FaultServer, scene: &Scene, tree: &Path) -> crate::support::Running {
+    server.script(Rule::new(Fault::StallMs(2_000)).on(&[Kind::Put]).key("p/slow"));
+    fs::write(tree.join("slow"), "x").unwrap();
+    fs::write(tree.join("new"), "x").unwrap();
+    let running = scene.job(tree, "s3://b/p", "up").arg("--delete").start();
+    assert!(
+        running.run_until(|_| server.object("b", "p/new").is_some()) && running.run_for(Duration::from_millis(300))
+    );
+    running
+}
+
+#[test]
+fn an_object_that_another_is_a_link_to_stays_until_that_is_stored_by_itself() {
+    let server = fault_server(79);
+    let (scene, tree, [first, _]) = linked(&server);
+    let running = start_slowly(&server, &scene, &tree);
+    fs::remove_file(tree.join(first)).unwrap();
+    let outcome = running.wait().expect(0);
+    let key = format!("p/{first}");
+    assert!(outcome.says("hard links to it") && server.object("b", &key).is_some(), "{outcome}");
+    server.heal();
+    scene.job(&tree, "s3://b/p", "up").arg("--delete").run().expect(0);
+    assert!(server.object("b", &key).is_none());
+    assert_restored(&scene, &tree, "back");
+}
+
+#[test]
+fn what_is_removed_for_another_thing_of_its_name_is_stored_again() {
+    let server = fault_server(80);
+    let scene = Scene::new(&server, Engine::Auto);
+    let tree = scene.dir("tree");
+    fs::create_dir(tree.join("foo")).unwrap();
+    fs::write(tree.join("foo/in"), "x").unwrap();
+    scene.job(&tree, "s3://b/p", "up").run().expect(0);
+    let running = start_slowly(&server, &scene, &tree);
+    fs::rename(tree.join("foo"), scene.join("aside")).unwrap();
+    fs::write(tree.join("foo"), "a file").unwrap();
+    running.wait().expect(0);
+    assert!(server.object("b", "p/foo/in").is_none(), "it makes room for the file");
+    server.heal();
+    fs::remove_file(tree.join("foo")).unwrap();
+    fs::rename(scene.join("aside"), tree.join("foo")).unwrap();
+    scene.job(&tree, "s3://b/p", "up").arg("--delete").run().expect(0);
+    assert_restored(&scene, &tree, "back");
+}
+
+#[test]
+fn a_tree_that_is_removed_while_it_is_read_removes_nothing_from_a_bucket() {
+    let server = fault_server(81);
     let (scene, tree) = copied(&server, Engine::Auto);
-    fs::remove_file(tree.join("file-0")).unwrap();
-    fs::remove_file(tree.join("a/b/hard")).unwrap();
-    let content = server.object("b", "p/file-0").or_else(|| server.object("b", "p/a/b/hard")).unwrap();
-    let outcome = scene.job(&tree, "s3://b/p", "up").arg("--ignore-ctime").arg("--delete").run().expect(0);
-    assert!(outcome.says("hard links") && outcome.number("removed") == 1, "{outcome}");
-    assert!(server.keys("b").iter().any(|key| server.object("b", key).unwrap().etag == content.etag), "{outcome}");
+    let before = keys(&server, "b");
+    let running = start_slowly(&server, &scene, &tree);
+    fs::remove_dir_all(&tree).unwrap();
+    let outcome = running.wait().expect(25);
+    assert!(before.is_subset(&keys(&server, "b")), "{outcome}");
+}
+
+#[test]
+fn rules_and_lists_match_the_prefixes_between_buckets() {
+    let server = fault_server(82);
+    let scene = Scene::new(&server, Engine::Auto);
+    server.make_bucket("c");
+    fill(&server, "b", &["p/keep", "p/foo/x", "p/foo/y/z", "p/foo/n", "p/a//b", "p/archive/new"]);
+    fill(&server, "c", &["q/archive/x", "q/a/archive/y", "q/a/gone/x", "q/extra"]);
+    let job = scene.job("s3://b/p", "s3://c/q", "ruled").arg("--exclude=archive/").arg("--delete");
+    let outcome = job.run().expect(0);
+    let expected = ["q/a//b", "q/a/archive/y", "q/archive/x", "q/foo/n", "q/foo/x", "q/foo/y/z", "q/keep"];
+    assert_eq!(keys(&server, "c"), expected.map(str::to_owned).into(), "{outcome}");
+    server.make_bucket("d");
+    fs::write(scene.join("list"), "foo/x\0foo/y").unwrap();
+    let list = format!("--files-from={}", scene.join("list").display());
+    scene.job("s3://b/p", "s3://d/q", "listed").arg(list).run().expect(0);
+    assert_eq!(keys(&server, "d"), ["q/foo/x", "q/foo/y/z"].map(str::to_owned).into());
+}
+
+#[test]
+fn the_upload_of_what_is_gone_is_given_up() {
+    let server = fault_server(83);
+    let scene = Scene::new(&server, Engine::Auto);
+    let tree = scene.dir("tree");
+    fs::create_dir(tree.join("gone")).unwrap();
+    fs::write(tree.join("keep"), "x").unwrap();
+    fs::write(tree.join("gone/small"), "x").unwrap();
+    fs::write(tree.join("gone/large"), vec![7; 3 * super::PART_BYTES as usize]).unwrap();
+    server.script(Rule::new(Fault::StallMs(60_000)).on(&[Kind::PutPart]).after(1));
+    let job = scene.job(&tree, "s3://b/p", "up").arg("--checkpoint-interval=1");
+    let running = job.start();
+    assert!(running.run_until(|_| !server.uploads().is_empty()) && running.run_for(Duration::from_millis(2_500)));
+    running.kill();
+    server.heal();
+    fs::remove_dir_all(tree.join("gone")).unwrap();
+    // What the interrupted run had begun vanished.
+    let outcome = job.arg("--delete").run().expect(24);
+    assert_eq!(server.uploads().len(), 0, "{outcome}");
+    assert_eq!(keys(&server, "b"), ["p/", "p/keep"].map(str::to_owned).into(), "{outcome}");
 }

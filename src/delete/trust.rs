@@ -1,0 +1,112 @@
+//! What of the source's absence counts: only a directory that this pass has read to its end, and that is still the one
+//! it has read, says that a name is gone. And what at the destination is nobody's to remove: a job's state.
+
+use std::collections::VecDeque;
+
+use super::forget::forget_unlisted;
+use super::{BATCH, each_page};
+use crate::catalog::{DirId, DirState};
+use crate::config::Mounts;
+use crate::error::{Result, escape};
+use crate::job::Job;
+use crate::provider::posix::Posix;
+use crate::report::{Count, Counters};
+use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
+use crate::walk::DirNode;
+
+/// Whether a directory could not be listed: it failed under an empty name.
+pub(super) fn has_unlisted(job: &Job) -> Result<bool> {
+    let mut after = None;
+    // Ends: each page lies strictly behind the one before.
+    loop {
+        let page = job.catalog.reader()?.open_files(after.as_ref(), BATCH)?;
+        let mut gone = Vec::new();
+        for (dir, _) in page.iter().filter(|(_, name)| name.is_empty()) {
+            match is_gone(job, *dir)? {
+                true => gone.push(*dir),
+                false => return Ok(true),
+            }
+        }
+        forget_unlisted(job, gone)?;
+        match page.last() {
+            Some(last) => after = Some(last.clone()),
+            None => return Ok(false),
+        }
+    }
+}
+
+/// Whether this pass did not meet a directory, though it listed the one where it would have been met.
+fn is_gone(job: &Job, mut dir: DirId) -> Result<bool> {
+    // Ends: a directory's number is higher than that of the one it lies in.
+    while dir != DirId::ROOT && !job.is_listed(dir)? {
+        let Some(record) = job.catalog.reader()?.dir(dir)? else { return Ok(false) };
+        if is_to_be_trusted(job, record.parent)? {
+            return Ok(true);
+        }
+        if record.parent >= dir {
+            return Ok(false);
+        }
+        dir = record.parent;
+    }
+    Ok(false)
+}
+
+/// Whether this pass has listed all names of a directory, without an error. What it left out, or did not enter because
+/// another file system begins there, it knows nothing of.
+pub(super) fn is_to_be_trusted(job: &Job, dir: DirId) -> Result<bool> {
+    let reader = job.catalog.reader()?;
+    let stamp = reader.dir(dir)?.and_then(|record| record.stamp);
+    let is_read = match job.config.mounts {
+        _ if job.source.bucket.is_some() => true,
+        Mounts::Stay => stamp.is_some_and(|stamp| stamp.dev == job.source.stat.dev),
+        _ => stamp.is_some(),
+    };
+    Ok(is_read
+        && job.is_listed(dir)?
+        && !reader.is_open_dir(dir, DirState::Unlisted)?
+        && !reader.is_open_file(dir, c"")?)
+}
+
+/// Whether an open directory of the source is the one that this pass listed, and still has a name. If it is not, a file
+/// system was mounted or unmounted since, or the directory was removed: what it does not hold is not known to be gone.
+pub(super) fn is_as_listed(
+    job: &Job,
+    caller: &dyn Caller,
+    counters: &Counters,
+    dir: &DirNode,
+    source: &Handle,
+) -> Result<bool> {
+    let stamp = job.catalog.reader()?.dir(dir.id)?.and_then(|record| record.stamp);
+    let now = Posix::new(caller, Side::Source).stat_handle(source);
+    let is_same = match (stamp, now) {
+        (Some(stamp), Ok(now)) => (stamp.dev, stamp.ino) == (now.dev, now.ino) && !is_nameless(job, &now),
+        _ => false,
+    };
+    if !is_same {
+        counters.add(Count::DeletesWithheld, 1);
+        let path = escape(&job.path(Side::Source, dir));
+        let why = "it is another directory now than the one that was listed";
+        job.console.note(&format!("gfast: nothing is deleted for {path}: {why}"));
+    }
+    Ok(is_same)
+}
+
+/// Whether a directory of the source was removed while it was held open. Some file systems count no names at all.
+fn is_nameless(job: &Job, now: &Stat) -> bool {
+    now.nlink == 0 && job.source.stat.nlink != 0
+}
+
+/// Whether the source's root was removed, or cannot be read any more: then every name would seem to be gone.
+pub(super) fn is_root_lost(job: &Job, caller: &dyn Caller) -> bool {
+    let (posix, root) = (Posix::new(caller, Side::Source), &job.source.handle);
+    let is_nameless = posix.stat_handle(root).map_or(true, |now| is_nameless(job, &now));
+    is_nameless || each_page(posix, root, VecDeque::clear).is_err()
+}
+
+/// Whether an open directory is the folder of a job, this one's or another's (catalog/folder.rs).
+pub(super) fn is_job_folder(dest: Posix<'_>, name: &Name, handle: &Handle) -> bool {
+    let name = name.as_bytes();
+    let number = name.strip_prefix(b"job-").or_else(|| name.strip_prefix(b"new-"));
+    number.is_some_and(|number| number.len() == 16 && number.iter().all(u8::is_ascii_hexdigit))
+        && dest.stat(handle, &c"owner".to_owned()).is_ok_and(|stat| stat.kind() == Kind::File)
+}
