@@ -213,6 +213,7 @@ impl Errands {
         if error.cause == Cause::Vanished {
             self.counters.add(Count::Vanished, 1);
         } else {
+            dir.note_unread();
             self.push_failure(dir, Name::default(), error, 1, None);
         }
         self.end_names(dir);

@@ -153,7 +153,7 @@ pub struct Job {
     /// The state directory, which no walk enters.
     pub state_dir: (u64, u64),
     /// Whether each file is made durable by itself: asked for, or the file system's syncfs cannot be trusted (I1).
-    pub sync_each: bool,
+    pub sync_each: AtomicBool,
     /// Nanoseconds the destination's times are told apart by.
     pub granularity_nanos: u32,
     /// What the destination root lives on.
@@ -448,6 +448,24 @@ impl Job {
     /// Whether either side is a bucket.
     pub fn is_remote(&self) -> bool {
         self.source.bucket.is_some() || self.dest.bucket.is_some()
+    }
+
+    /// A destination directory is open: its file system is among those to sync from here on (I1). Once there is one
+    /// whose syncfs cannot be trusted, each file is made durable by itself.
+    pub fn note_superblock(&self, dev: u64, dir: &Handle) -> Result<(), Error> {
+        if dev == self.dest.stat.dev || self.superblocks.lock().contains_key(&dev) {
+            return Ok(());
+        }
+        if self.config.sync == SyncPolicy::Batch && !FileSystem::of(dir)?.trusts_syncfs() {
+            self.sync_each.store(true, Ordering::Release);
+        }
+        self.superblocks.lock().entry(dev).or_insert_with(|| dir.clone());
+        Ok(())
+    }
+
+    /// Whether each file is made durable by itself.
+    pub fn syncs_each(&self) -> bool {
+        self.sync_each.load(Ordering::Acquire)
     }
 
     /// Whether data durability is asked for at all.

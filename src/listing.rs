@@ -159,6 +159,7 @@ pub fn open_pair(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, 
             opened.map_err(|errno| job.dir_error(side, node, "open", errno))
         };
         pair = DirPair { source: open(Side::Source, &pair.source)?, dest: open(Side::Dest, &pair.dest)? };
+        note_dest(job, caller, node, &pair.dest)?;
         cache.insert(node, pair.clone());
     }
     Ok(pair)
@@ -179,9 +180,22 @@ pub(crate) fn open_side(
     for (path, node) in path_steps(&below) {
         let opened = Posix::new(caller, side).open_dir(&handle, &path);
         handle = opened.map_err(|errno| job.dir_error(side, node, "open", errno))?;
+        if side == Side::Dest {
+            note_dest(job, caller, node, &handle)?;
+        }
         cache.insert(node, handle.clone());
     }
     Ok(handle)
+}
+
+/// A destination directory that an earlier run listed is open again: its file system is among those to sync (I1).
+fn note_dest(job: &Job, caller: &dyn Caller, dir: &Arc<DirNode>, handle: &Handle) -> Result<()> {
+    if job.dest.bucket.is_some() {
+        return Ok(());
+    }
+    let there = Posix::new(caller, Side::Dest).stat_handle(handle);
+    let there = there.map_err(|errno| job.dir_error(Side::Dest, dir, "stat", errno))?;
+    job.note_superblock(there.dev, handle)
 }
 
 /// A directory that was not listed by this run: whether it hands a default ACL on is not known yet (I9).
@@ -305,9 +319,7 @@ fn prepare_existing(job: &Job, dest: Posix, dir: &Arc<DirNode>, handle: &Handle,
         let why = "the state directory lies there; nothing is copied into it";
         return Err(Error::refused_object(job.path(Side::Dest, dir), why));
     }
-    if there.dev != job.dest.stat.dev {
-        job.superblocks.lock().entry(there.dev).or_insert_with(|| handle.clone());
-    }
+    job.note_superblock(there.dev, handle)?;
     if job.identity.uid == there.uid && job.identity.uid != 0 && there.permissions() & 0o700 != 0o700 {
         let opened = dest.set_mode(handle, there.permissions() | 0o700);
         opened.map_err(|errno| job.dir_error(Side::Dest, dir, "set mode of", errno))?;

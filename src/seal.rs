@@ -80,7 +80,10 @@ impl Sealer {
     pub(crate) fn seal_outcome(&mut self, outcome: &Outcome) -> Option<Error> {
         let Outcome { dir, name, what: What::Copied(copied) } = outcome else { return None };
         let error = self.seal(dir, name, copied).err()?;
-        self.remove_unsealed(dir, name, copied);
+        // What was there before this run, whole, is not ours to remove.
+        if !copied.is_held() {
+            self.remove_unsealed(dir, name, copied);
+        }
         Some(error)
     }
 
@@ -122,7 +125,11 @@ impl Sealer {
         if (now.dev, now.ino) != (copied.dest_dev, copied.dest_ino) {
             return Err(Errno::STALE);
         }
-        dest.set_times_at(at, written, atime, mtime)?;
+        match dest.set_times_at(at, written, atime, mtime) {
+            // Another user's file with the source's content and mtime: only its atime would be new.
+            Err(Errno::PERM | Errno::ACCESS) if copied.is_held() => {}
+            result => result?,
+        }
         match temp {
             Some(temp) => dest.rename(at, temp, name),
             None => Ok(()),

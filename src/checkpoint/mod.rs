@@ -321,9 +321,12 @@ impl Checkpointer {
             told: dir.told().to_vec(),
         };
         draft.rows.push(Row::CloseDir { id: dir.id });
-        draft.rows.push(Row::CloseFile { dir: dir.id, name: Name::default() });
-        if self.job.past != Past::Nothing {
-            draft.rows.push(Row::DeleteEntry { dir: dir.id, name: Name::default() });
+        // What failed before, unless it failed again: a failure of this listing may be of an earlier batch.
+        if !dir.is_unread() {
+            draft.rows.push(Row::CloseFile { dir: dir.id, name: Name::default() });
+            if self.job.past != Past::Nothing {
+                draft.rows.push(Row::DeleteEntry { dir: dir.id, name: Name::default() });
+            }
         }
         draft.rows.push(Row::PutDir { id: dir.id, record });
         match dir.is_touched() {

@@ -237,6 +237,7 @@ pub(crate) fn make_job(
     };
     let (source, dest) = (root(&roots.source), root(&roots.dest));
     let is_untrusted = !roots.dest.file_system.trusts_syncfs();
+    let syncs_each = config.sync == SyncPolicy::File || (config.sync == SyncPolicy::Batch && is_untrusted);
     let refused = if config.reflink == ReflinkChoice::Never { Reflink::Refused } else { Reflink::Untried };
     Ok(Job {
         identity: Identity {
@@ -262,7 +263,7 @@ pub(crate) fn make_job(
         },
         job_id: header.job_id,
         state_dir: catalog.state_dev_ino(),
-        sync_each: config.sync == SyncPolicy::File || (config.sync == SyncPolicy::Batch && is_untrusted),
+        sync_each: AtomicBool::new(syncs_each),
         granularity_nanos: granularity_nanos(roots.dest.file_system),
         dest_file_system: roots.dest.file_system,
         seen: Mutex::default(),
@@ -490,7 +491,7 @@ impl Setup {
     fn summary(&self, kind: resume::Kind, names: &(Vec<u8>, Vec<u8>), outcome: Outcome) -> Summary {
         let job = &self.job;
         let pass = job.catalog.header().pass;
-        let used = if job.sync_each { SyncPolicy::File } else { job.config.sync };
+        let used = if job.syncs_each() { SyncPolicy::File } else { job.config.sync };
         Summary {
             run: run_of(kind, pass),
             end: outcome.end,

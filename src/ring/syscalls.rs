@@ -346,8 +346,6 @@ fn drop_acls(file: &Handle) -> Result<(), Errno> {
     Ok(())
 }
 
-/// There is no lremovexattrat before Linux 6.13: the held directory is named through procfs instead, and the name below
-/// it is not followed.
 /// fchmodat(2) follows symlinks and fchmodat2(2) came with 6.6 only: the object is held and changed through its link in
 /// /proc.
 fn set_mode_at(at: &Handle, name: &CStr, mode: u32) -> Result<(), Errno> {
@@ -355,6 +353,8 @@ fn set_mode_at(at: &Handle, name: &CStr, mode: u32) -> Result<(), Errno> {
     rustix::fs::chmod(format!("/proc/self/fd/{}", held.as_raw_fd()), Mode::from_raw_mode(mode))
 }
 
+/// There is no lremovexattrat before Linux 6.13: the held directory is named through procfs instead, and the name below
+/// it is not followed.
 fn drop_acls_at(at: &Handle, name: &CStr) -> Result<(), Errno> {
     let mut path = format!("/proc/self/fd/{}/", at.as_raw_fd()).into_bytes();
     path.extend_from_slice(name.to_bytes());

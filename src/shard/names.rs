@@ -126,6 +126,7 @@ impl<I: Interpreter> Shard<I> {
         if self.errands.stops(&error) {
             return;
         }
+        dir.note_unread();
         self.errands.push_failure(&dir, Name::default(), error, 1, None);
         self.end_current(current);
     }

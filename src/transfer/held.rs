@@ -7,7 +7,7 @@ use crate::error::{Errno, Result};
 use crate::plan;
 use crate::provider::xattrs::{Made, Trust};
 use crate::report::Count;
-use crate::ring::{Access, Kind, Side, Stat};
+use crate::ring::{Access, Handle, Kind, Side, Stat};
 
 impl Work<'_> {
     /// A record whose data is durable but whose seal may not be (an interruption between the two), or a large file
@@ -93,10 +93,22 @@ impl Work<'_> {
             return Ok(None);
         }
         self.remove_leftover(None);
-        self.clear_acls(&file)?;
+        self.drop_own_acls(&file)?;
         let kept = self.keep_metadata(&file, &now)?;
         self.keep_attributes_of(&file, kept, Made::Before)?;
         Ok(Some(self.copied(&now, self.seal(None), 0, count)))
+    }
+
+    /// A file that was there before may grant more by an ACL of its own than its source does (I9). That of another
+    /// user's file cannot be taken away, no more than its owner, which is told as a loss.
+    fn drop_own_acls(&self, file: &Handle) -> Result<()> {
+        if !self.keeps_metadata() {
+            return Ok(());
+        }
+        match self.dest().drop_acls(file) {
+            Ok(()) | Err(Errno::PERM) => Ok(()),
+            Err(errno) => Err(self.error("clear the ACL of", errno)),
+        }
     }
 
     /// The copy of a source of which only the ctime is new, and not the content: if the destination still holds the

@@ -80,6 +80,11 @@ pub struct Copied {
 }
 
 impl Copied {
+    /// Whether the destination held it, content and mtime, before this run.
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self.count, Count::Adopted | Count::Refreshed)
+    }
+
     /// What its checksum proves, to be counted; nothing if that was proved by an earlier pass.
     pub(crate) fn proved(&self) -> Option<Count> {
         let checksum = self.checksum.filter(|_| self.count != Count::Refreshed)?;
@@ -516,7 +521,7 @@ impl<'a> Work<'a> {
         if metadata::is_young(self.stat.mtime, now()) {
             dest.set_times(&handle, self.stat.atime, UNSEALED).map_err(|errno| self.error("set times of", errno))?;
         }
-        if self.job.sync_each {
+        if self.job.syncs_each() {
             dest.sync_file(&handle).map_err(|errno| self.error("sync", errno))?;
         }
         dest.close(handle).map_err(|errno| self.error("close", errno))

@@ -50,6 +50,8 @@ pub struct DirNode {
     dest: AtomicU8,
     /// Whether this pass changed anything in the destination's directory.
     touched: AtomicBool,
+    /// Whether a part of its names could not be read.
+    unread: AtomicBool,
     /// Whether the destination's directory tells names apart, a [`Folding`] as number.
     folding: AtomicU8,
     /// Its extended attributes and ACLs as its bucket tells them.
@@ -104,10 +106,21 @@ impl DirNode {
             pending: AtomicU32::new(1),
             dest: AtomicU8::new(0),
             touched: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
             folding: AtomicU8::new(0),
             told: OnceLock::new(),
             stamp: OnceLock::new(),
         }
+    }
+
+    /// Notes that a part of its names could not be read.
+    pub fn note_unread(&self) {
+        self.unread.store(true, Ordering::Release);
+    }
+
+    /// Whether a part of its names could not be read.
+    pub fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Acquire)
     }
 
     /// Notes the source's state as its listing begins.
