@@ -1,7 +1,7 @@
 //! The tests' slow file system as a program, for `scripts/bench`: a file server far away, source or destination.
 //!
-//! `slowfs FOLDER POINT DELAY_US THREADS` shows FOLDER at POINT, each operation taking DELAY_US microseconds, THREADS of
-//! them at a time. It prints a line once it is mounted, and unmounts when it gets SIGTERM or SIGINT.
+//! `slowfs FOLDER POINT DELAY_US THREADS` shows FOLDER at POINT, each operation taking DELAY_US microseconds, THREADS
+//! of them at a time. It prints a line once it is mounted, and unmounts when it gets SIGTERM or SIGINT.
 
 #[path = "../src/tests/support/passthrough.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]

@@ -244,8 +244,8 @@ def hundred(bench):
         for number in range(changes):
             way = ("signal", "ctl", "key")[number % 3]
             before = job.look()["streams"]["limit"]
-            reached = turn(bench, job, key, way, before, drawn)
             started = time.monotonic()
+            reached = turn(bench, job, key, way, before, drawn)
             while not reached(job.look()["streams"]):
                 if time.monotonic() - started > 5:
                     raise bench.failed(f"change {number} by {way}, from {before}: {job.seen[-1][1]['streams']}")
