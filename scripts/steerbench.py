@@ -93,7 +93,8 @@ class Steered:
         """Looks until so many seconds of the job's life; the job must last that long."""
         while time.monotonic() - self.start < seconds:
             if self.look() is None:
-                raise self.bench.failed(f"the job ended before {seconds} s:\n" + self.err.read_text(errors="replace")[-2000:])
+                said = self.err.read_text(errors="replace")[-2000:]
+                raise self.bench.failed(f"the job ended before {seconds} s:\n{said}")
             time.sleep(TICK)
 
     def rate(self, key, first, last):
