@@ -1,8 +1,13 @@
 """The part of scripts/bench about repeat passes and proofs: gfast against rsync, fio and a bare walk.
 
-    unchanged           a pass over 100,000 files of which none has changed, warm and cold
+    unchanged           a pass over 100,000 files of which none has changed, warm               (about 1 minute)
+    unchanged-cold      the same with the caches of both sides dropped before each run          (about 1 minute)
     checksum            what --checksum costs on devices of 500 MiB/s: 2 files of 1 GiB with and without it
-    verify              both sides compared: 2 files of 1 GiB at 500 MiB/s and unthrottled, 40,000 files of 4 KiB
+    verify              both sides compared: 2 files of 1 GiB at 500 MiB/s and unthrottled
+    verify-small        40,000 files of 4 KiB compared, warm                                    (under 1 minute)
+    verify-small-cold   the same cold                                                           (about 1 minute)
+    forecast            100,000 files of which 0, 1 and 5 % change before each pass: the summary's forecast against what
+                        the next pass takes                                                     (about 2 minutes)
 
 A throttled device is a loop device in a blkio control group (version 1) of 500 MiB/s in each direction.
 """
@@ -10,6 +15,7 @@ A throttled device is a loop device in a blkio control group (version 1) of 500 
 import contextlib
 import json
 import os
+import random
 import statistics
 import subprocess
 import time
@@ -56,7 +62,7 @@ def medians(found):
     return {name: statistics.median(run.seconds for run in runs) for name, runs in found.items()}
 
 
-def unchanged(bench):
+def unchanged(bench, cold):
     bench.disks(1200, 1600, ["-N", "130000"])
     bench.make(1000, 100, 1024)
     bench.copy().mkdir()
@@ -77,15 +83,14 @@ def unchanged(bench):
     contenders = {"gfast": bench.command(), "walk (2 threads, lstat)": [bench.lstat, bench.tree, 2],
                   "rsync -a": ["rsync", "-ai", f"{bench.tree}/", f"{bench.copy()}/"]}
     checks = {"gfast": idle, "rsync -a": silent, "walk (2 threads, lstat)": counted}
-    for cold in (False, True):
-        found = interleaved(bench, contenders, cold, checks)
-        bench.table(f"an unchanged pass over 100,000 files, {'cold' if cold else 'warm'}", found,
-                    lambda seconds: f"{1e5 / seconds:,.0f} files/s")
-        median = medians(found)
-        walk = median["walk (2 threads, lstat)"]
-        if not cold:
-            bench.target("seconds over 1.5 bare walks", median["gfast"] - 1.5 * walk, 0.1, at_most=True)
-        bench.target("speed against rsync -a", median["rsync -a"] / median["gfast"], 4 if cold else 2.5)
+    found = interleaved(bench, contenders, cold, checks)
+    bench.table(f"an unchanged pass over 100,000 files, {'cold' if cold else 'warm'}", found,
+                lambda seconds: f"{1e5 / seconds:,.0f} files/s")
+    median = medians(found)
+    walk = median["walk (2 threads, lstat)"]
+    if not cold:
+        bench.target("seconds over 1.5 bare walks", median["gfast"] - 1.5 * walk, 0.1, at_most=True)
+    bench.target("speed against rsync -a", median["rsync -a"] / median["gfast"], 4 if cold else 2.5)
 
 
 @contextlib.contextmanager
@@ -154,17 +159,69 @@ def verify(bench):
         bench.target("speed against fio", median["fio reading both sides"] / median["gfast verify"], goal)
 
 
-def verify_small(bench):
+def verify_small(bench, cold):
     bench.disks(768, 1024, ["-N", "60000"])
     bench.make(400, 100, 4096)
     bench.copy().mkdir()
     Timed(bench, bench.command())
+
+    def all_same(run):
+        summary = json.loads(run.out.splitlines()[-1])["summary"]
+        if summary["different"] or summary["objects"] < 40_000:
+            raise bench.failed(f"verify of what is the same: {run.out[-2000:]}")
+
+    def silent(run):
+        if run.out:
+            raise bench.failed(f"rsync found differences:\n{run.out[:2000]}")
     contenders = {"gfast verify": [bench.gfast, "verify", "-source", bench.tree, "-dest", bench.copy(), "-json"],
-                  "rsync -nac": ["rsync", "-nac", f"{bench.tree}/", f"{bench.copy()}/"]}
-    found = interleaved(bench, contenders, False, {})
-    bench.table("40,000 files of 4 KiB compared", found, lambda seconds: f"{4e4 / seconds:,.0f} files/s")
+                  "rsync -nac": ["rsync", "-naci", f"{bench.tree}/", f"{bench.copy()}/"]}
+    found = interleaved(bench, contenders, cold, {"gfast verify": all_same, "rsync -nac": silent})
+    bench.table(f"40,000 files of 4 KiB compared, {'cold' if cold else 'warm'}", found,
+                lambda seconds: f"{4e4 / seconds:,.0f} files/s")
     median = medians(found)
     bench.target("speed against rsync -nac", median["rsync -nac"] / median["gfast verify"], 4)
 
 
-BENCHES = {"unchanged": unchanged, "checksum": checksum, "verify": verify, "verify-small": verify_small}
+def change(tree, share, turn):
+    """Gives a share of the files new content of the same size; which ones and what, `turn` decides."""
+    files = sorted(tree.rglob("file-*"))
+    drawn = random.Random(turn)
+    changed = drawn.sample(files, round(len(files) * share))
+    for path in changed:
+        path.write_bytes(drawn.randbytes(path.stat().st_size))
+    os.sync()
+    return len(changed)
+
+
+def forecast(bench):
+    """A pass at each rate of change comes first, whose summary tells of the next."""
+    bench.disks(1200, 1600, ["-N", "130000"])
+    bench.make(bench.of(1000, 100), 100, 1024)
+    bench.copy().mkdir()
+    Timed(bench, bench.command())
+    ratios, turn = {share: [] for share in (0, 0.01, 0.05)}, 0
+    for _ in range(bench.runs):
+        for share, found in ratios.items():
+            told = None
+            for _ in range(2):
+                turn += 1
+                changed = change(bench.tree, share, turn)
+                summary = json.loads(Timed(bench, bench.command()).out)
+                bench.verify()
+                if summary["copied"] != changed:
+                    raise bench.failed(f"{summary['copied']} files copied, {changed} had changed")
+                if told is not None:
+                    found.append(told / summary["elapsed_s"])
+                    bench.note(f"{share:.0%} changed", summary["elapsed_s"], f"after a forecast of {told:.2f} s")
+                told = summary["forecast"]["elapsed_s"]
+    bench.tools.heading("The forecast of a summary against the time of the next pass")
+    for share, found in ratios.items():
+        spread = f"{min(found):.2f} - {max(found):.2f}"
+        off = statistics.median(abs(ratio - 1) for ratio in found)
+        what = f"off by this share, {share:.0%} of the files changed, forecast / pass {spread}"
+        bench.target(what, off, 0.25, at_most=True)
+
+
+BENCHES = {"unchanged": lambda bench: unchanged(bench, False), "unchanged-cold": lambda bench: unchanged(bench, True),
+           "checksum": checksum, "verify": verify, "verify-small": lambda bench: verify_small(bench, False),
+           "verify-small-cold": lambda bench: verify_small(bench, True), "forecast": forecast}

@@ -48,16 +48,9 @@ class Client:
 class S3Bench:
     """Scratch space, servers and programs; closed by its stack."""
 
-    def __init__(self, tools, runs):
-        self.tools, self.runs, self.missed = tools, runs, []
-        build = ["cargo", "build", "--release", "--quiet"]
-        for example in ("floor", "sink", "s3server"):
-            build += ["--example", example]
-        if "GFAST" not in os.environ:
-            build += ["--bin", "gfast"]
-        subprocess.run(build, cwd=tools.ROOT, check=True)
-        target = Path(os.environ.get("CARGO_TARGET_DIR", tools.ROOT / "target")) / "release"
-        self.examples, self.gfast = target / "examples", Path(os.environ.get("GFAST", target / "gfast"))
+    def __init__(self, tools, runs, is_tiny=False):
+        self.tools, self.runs, self.missed, self.is_tiny = tools, runs, [], is_tiny
+        self.examples, self.gfast = tools.build(["floor", "sink", "s3server"], is_tiny)
         self.stack = contextlib.ExitStack()
         self.scratch = Path("/dev/shm") / f"gfast-s3bench-{os.getpid()}"
         self.scratch.mkdir()

@@ -10,6 +10,7 @@ pub mod compare;
 pub mod fault;
 pub mod fixture;
 pub mod mutate;
+pub mod passthrough;
 pub mod run;
 pub mod s3;
 pub mod slow;

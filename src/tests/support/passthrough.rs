@@ -1,0 +1,466 @@
+//! A folder seen through FUSE, each operation answered after a delay, many at a time, as a file server far away would.
+//!
+//! Nothing is cached by the kernel, so that every question is asked. Node numbers are the folder's inode numbers; where
+//! each is was last seen by its path. Enough for trees of files, directories and symlinks.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo,
+    KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+/// Where a file has these bytes it is read with one bit wrong, as from a device that does not keep what it is given.
+pub const ROT: &[u8] = b"this rots";
+/// Pages that hold these bytes cannot be read, as bad sectors of a disk.
+pub const BAD: &[u8] = b"this page is lost";
+/// How long the kernel may believe an answer.
+const TTL: Duration = Duration::ZERO;
+
+/// Mounts `folder` at `point`; `threads` operations are answered at a time, each after `delay`.
+pub fn mount(
+    folder: &Path,
+    point: &Path,
+    delay: Duration,
+    spelling: Spelling,
+    threads: usize,
+) -> io::Result<BackgroundSession> {
+    let mut config = Config::default();
+    config.mount_options = vec![MountOption::FSName("slow".into()), MountOption::DefaultPermissions];
+    config.n_threads = Some(threads);
+    fuser::spawn_mount(Passthrough::new(folder, delay, spelling), point, &config)
+}
+
+/// Which names are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spelling {
+    /// Those of the same bytes.
+    Exact,
+    /// Those that differ in case, or in how they write an e with an acute accent.
+    Folded,
+}
+
+/// The file system itself.
+struct Passthrough {
+    /// Which names are one.
+    spelling: Spelling,
+    /// How long each operation takes.
+    delay: Duration,
+    /// Where a node was last seen, by its number.
+    paths: Mutex<HashMap<u64, PathBuf>>,
+    /// Open files and the number of the next.
+    files: Mutex<HashMap<u64, File>>,
+    next_file: AtomicU64,
+}
+
+impl Passthrough {
+    fn new(folder: &Path, delay: Duration, spelling: Spelling) -> Passthrough {
+        let paths = Mutex::new(HashMap::from([(INodeNo::ROOT.0, folder.to_owned())]));
+        Passthrough { spelling, delay, paths, files: Mutex::default(), next_file: AtomicU64::new(1) }
+    }
+
+    /// Answers what `answer` finds, after the delay.
+    fn after_delay<T>(&self, answer: impl FnOnce() -> io::Result<T>) -> Result<T, Errno> {
+        std::thread::sleep(self.delay);
+        answer().map_err(Errno::from)
+    }
+
+    fn path(&self, node: INodeNo) -> io::Result<PathBuf> {
+        self.paths.lock().unwrap().get(&node.0).cloned().ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))
+    }
+
+    fn child(&self, parent: INodeNo, name: &OsStr) -> io::Result<PathBuf> {
+        let dir = self.path(parent)?;
+        if self.spelling == Spelling::Folded {
+            let folded = |name: &OsStr| name.to_string_lossy().to_lowercase().replace("e\u{301}", "\u{e9}");
+            let wanted = folded(name);
+            let names = fs::read_dir(&dir)?.collect::<io::Result<Vec<_>>>()?;
+            if let Some(there) = names.iter().find(|there| folded(&there.file_name()) == wanted) {
+                return Ok(there.path());
+            }
+        }
+        Ok(dir.join(name))
+    }
+
+    /// Describes what is at `path`, and remembers it by its number.
+    fn meet(&self, path: PathBuf) -> io::Result<FileAttr> {
+        let attr = attributes(&fs::symlink_metadata(&path)?);
+        self.paths.lock().unwrap().insert(attr.ino.0, path);
+        Ok(attr)
+    }
+
+    fn describe(&self, node: INodeNo) -> io::Result<FileAttr> {
+        let attr = attributes(&fs::symlink_metadata(self.path(node)?)?);
+        Ok(FileAttr { ino: node, ..attr })
+    }
+
+    fn keep(&self, file: File) -> FileHandle {
+        let number = self.next_file.fetch_add(1, Ordering::Relaxed);
+        self.files.lock().unwrap().insert(number, file);
+        FileHandle(number)
+    }
+
+    fn file(&self, handle: FileHandle) -> io::Result<File> {
+        let files = self.files.lock().unwrap();
+        files.get(&handle.0).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?.try_clone()
+    }
+}
+
+fn attributes(stat: &Metadata) -> FileAttr {
+    let kind = stat.file_type();
+    let kinds = [
+        (kind.is_dir(), FileType::Directory),
+        (kind.is_symlink(), FileType::Symlink),
+        (kind.is_fifo(), FileType::NamedPipe),
+        (kind.is_socket(), FileType::Socket),
+        (kind.is_block_device(), FileType::BlockDevice),
+        (kind.is_char_device(), FileType::CharDevice),
+    ];
+    FileAttr {
+        ino: INodeNo(stat.ino()),
+        size: stat.size(),
+        blocks: stat.blocks(),
+        atime: time(stat.atime(), stat.atime_nsec()),
+        mtime: time(stat.mtime(), stat.mtime_nsec()),
+        ctime: time(stat.ctime(), stat.ctime_nsec()),
+        crtime: UNIX_EPOCH,
+        kind: kinds.iter().find(|(is, _)| *is).map_or(FileType::RegularFile, |(_, kind)| *kind),
+        perm: (stat.mode() & 0o7777) as u16,
+        nlink: stat.nlink() as u32,
+        uid: stat.uid(),
+        gid: stat.gid(),
+        rdev: stat.rdev() as u32,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+fn time(secs: i64, nanos: i64) -> SystemTime {
+    let nanos = Duration::from_nanos(nanos as u64);
+    match u64::try_from(secs) {
+        Ok(secs) => UNIX_EPOCH + Duration::from_secs(secs) + nanos,
+        Err(_) => UNIX_EPOCH - Duration::from_secs(secs.unsigned_abs()) + nanos,
+    }
+}
+
+fn timespec(time: Option<TimeOrNow>) -> rustix::fs::Timespec {
+    match time {
+        None => rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        Some(TimeOrNow::Now) => rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
+        Some(TimeOrNow::SpecificTime(time)) => {
+            let (secs, nanos) = match time.duration_since(UNIX_EPOCH) {
+                Ok(since) => (since.as_secs() as i64, i64::from(since.subsec_nanos())),
+                // fuser counts the nanoseconds of a time before 1970 backwards too; the kernel meant them forwards.
+                Err(error) => {
+                    let before = error.duration();
+                    (-(before.as_secs() as i64), i64::from(before.subsec_nanos()))
+                }
+            };
+            rustix::fs::Timespec { tv_sec: secs, tv_nsec: nanos }
+        }
+    }
+}
+
+/// Opens as asked for, but for flags that are the kernel's business.
+fn open_as(flags: OpenFlags) -> OpenOptions {
+    let access = flags.0 & libc::O_ACCMODE;
+    let mut options = OpenOptions::new();
+    options.read(access != libc::O_WRONLY).write(access != libc::O_RDONLY);
+    options
+}
+
+impl fuser::Filesystem for Passthrough {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Read-ahead counts as background work, of which only 12 would run at a time.
+        config.set_max_background(1024).map_err(|_| io::Error::other("max_background"))?;
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.after_delay(|| self.meet(self.child(parent, name)?)) {
+            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn getattr(&self, _request: &Request, node: INodeNo, _file: Option<FileHandle>, reply: ReplyAttr) {
+        match self.after_delay(|| self.describe(node)) {
+            Ok(attr) => reply.attr(&TTL, &attr),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _file: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = || {
+            let path = self.path(node)?;
+            if let Some(size) = size {
+                OpenOptions::new().write(true).open(&path)?.set_len(size)?;
+            }
+            if uid.is_some() || gid.is_some() {
+                std::os::unix::fs::lchown(&path, uid, gid)?;
+            }
+            if let Some(mode) = mode {
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777))?;
+            }
+            if atime.is_some() || mtime.is_some() {
+                let times = rustix::fs::Timestamps { last_access: timespec(atime), last_modification: timespec(mtime) };
+                let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+                rustix::fs::utimensat(rustix::fs::CWD, &path, &times, flags)?;
+            }
+            self.describe(node)
+        };
+        match self.after_delay(set) {
+            Ok(attr) => reply.attr(&TTL, &attr),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
+        match self.after_delay(|| fs::read_link(self.path(node)?)) {
+            Ok(target) => reply.data(target.as_os_str().as_bytes()),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn mkdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let make = || {
+            let path = self.child(parent, name)?;
+            fs::DirBuilder::new().mode(mode & 0o7777).create(&path)?;
+            self.meet(path)
+        };
+        match self.after_delay(make) {
+            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        match self.after_delay(|| fs::remove_file(self.child(parent, name)?)) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        match self.after_delay(|| fs::remove_dir(self.child(parent, name)?)) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn symlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let make = || {
+            let path = self.child(parent, name)?;
+            std::os::unix::fs::symlink(target, &path)?;
+            self.meet(path)
+        };
+        match self.after_delay(make) {
+            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        _flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let rename = || {
+            let path = self.child(new_parent, new_name)?;
+            fs::rename(self.child(parent, name)?, &path)?;
+            self.meet(path)
+        };
+        match self.after_delay(rename) {
+            Ok(_) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn link(&self, _request: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let link = || {
+            let path = self.child(parent, name)?;
+            fs::hard_link(self.path(node)?, &path)?;
+            self.meet(path)
+        };
+        match self.after_delay(link) {
+            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        match self.after_delay(|| open_as(flags).open(self.path(node)?)) {
+            Ok(file) => reply.opened(self.keep(file), FopenFlags::empty()),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn create(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let create = || {
+            let path = self.child(parent, name)?;
+            let file = open_as(OpenFlags(flags)).create_new(true).mode(mode & 0o7777).open(&path)?;
+            Ok((file, self.meet(path)?))
+        };
+        match self.after_delay(create) {
+            Ok((file, attr)) => reply.created(&TTL, &attr, Generation(0), self.keep(file), FopenFlags::empty()),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        file: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let mut bytes = vec![0; size as usize];
+        let read = || {
+            let (file, mut filled) = (self.file(file)?, 0);
+            // Ends: every turn fills some of the rest, or the file ends.
+            while filled < bytes.len() {
+                match file.read_at(&mut bytes[filled..], offset + filled as u64)? {
+                    0 => break,
+                    count => filled += count,
+                }
+            }
+            Ok(filled)
+        };
+        match self.after_delay(read) {
+            Ok(filled) if bytes[..filled].windows(BAD.len()).any(|window| window == BAD) => reply.error(Errno::EIO),
+            Ok(filled) => {
+                if let Some(at) = bytes.windows(ROT.len()).position(|window| window == ROT) {
+                    bytes[at] ^= 1;
+                }
+                reply.data(&bytes[..filled]);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        file: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.after_delay(|| self.file(file)?.write_all_at(data, offset)) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn flush(&self, _request: &Request, _node: INodeNo, _file: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        match self.after_delay(|| Ok(())) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        file: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.files.lock().unwrap().remove(&file.0);
+        reply.ok();
+    }
+
+    fn fsync(&self, _request: &Request, _node: INodeNo, file: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        match self.after_delay(|| self.file(file)?.sync_data()) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdir(&self, _request: &Request, node: INodeNo, _file: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let list = || {
+            let mut entries = fs::read_dir(self.path(node)?)?.collect::<io::Result<Vec<_>>>()?;
+            entries.sort_by_key(fs::DirEntry::file_name);
+            let described = entries.iter().map(|entry| Ok((entry.file_name(), attributes(&entry.metadata()?))));
+            described.collect::<io::Result<Vec<_>>>()
+        };
+        match self.after_delay(list) {
+            Ok(entries) => {
+                for (index, (name, attr)) in entries.iter().enumerate().skip(offset as usize) {
+                    if reply.add(attr.ino, index as u64 + 1, attr.kind, name) {
+                        break;
+                    }
+                }
+                reply.ok();
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn fsyncdir(&self, _request: &Request, _node: INodeNo, _file: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        match self.after_delay(|| Ok(())) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        reply.statfs(1 << 20, 1 << 20, 1 << 20, 1 << 20, 1 << 20, 4096, 255, 4096);
+    }
+
+    fn getxattr(&self, _request: &Request, _node: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOTSUP);
+    }
+}
