@@ -21,6 +21,9 @@ struct Walk {
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [root, threads @ ..] = args.as_slice() else { return Err("usage: lstat DIR [THREADS]".into()) };
+    if !Path::new(root).is_dir() {
+        return Err(format!("{root}: no directory").into());
+    }
     let threads: usize = threads.first().map_or(Ok(2), |text| text.parse())?;
     let waiting = Mutex::new((vec![PathBuf::from(root)], 1));
     let walk = Walk { waiting, changed: Condvar::new(), entries: AtomicU64::new(0) };
