@@ -189,7 +189,7 @@ def one_job(bench, setting):
 def limits(bench):
     rates, window = bench.of(((40, 80, 20), 10), ((10, 20), 3))
     worst = {}
-    bench.disks(*bench.of((2100, 2300), (200, 400)), ["-N", "1000"])
+    bench.disks(*bench.of((2400, 2600), (200, 400)), ["-N", "1000"])
     bench.make(1, 2, bench.of(1 << 30, 64 * MIB))
     bench.copy().mkdir()
     argv = bench.command("--bwlimit", f"{rates[0]}M")
