@@ -216,6 +216,7 @@ fn a_large_file_is_resumed_inside() {
         assert!(at_half, "it ended before half of the file was written: {outcome}");
         nothing_lies(&tree, job.dest(), &outcome);
         source.settle();
+        job.load_program();
         let resumed = job.run().expect(0);
         let written = outcome.io.write_bytes.min(mib << 20);
         let allowed = (mib << 20) - written + checkpoint + FLIGHT_BYTES;
