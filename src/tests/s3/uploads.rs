@@ -107,7 +107,8 @@ fn an_upload_that_was_begun_twice_leaves_none_behind() {
     scene.job(scene.join("tree"), "s3://b/p", "other").run().expect(0);
     assert_eq!(server.counts().of(Kind::CreateUpload), 2);
     let left: Vec<_> = server.uploads().into_iter().map(|upload| upload.parts.len()).collect();
-    assert_eq!(left, foreign, "what is not ours stays, and nothing else");
+    // A part of the client that was killed may have been on its way when its parts were counted.
+    assert!(left.len() == 1 && left[0] >= foreign[0], "what is not ours stays, and nothing else: {left:?}");
     assert!(server.object("b", "p/large").unwrap().body == fs::read(scene.join("tree/large")).unwrap());
 }
 
