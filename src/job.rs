@@ -25,6 +25,7 @@ use crate::provider::metadata::Identity;
 use crate::provider::s3::{Bucket, Key, keys};
 use crate::report::{Console, Crowd, Failure, Failures, Loss, LossSet, Losses, Notes};
 use crate::ring::{Handle, Name, Side, Stat};
+use crate::roots::Root;
 use crate::walk::{DestDir, DirNode, DirPair, Walker};
 
 /// One root of the job.
@@ -40,6 +41,19 @@ pub struct JobRoot {
     pub bucket: Option<BucketRoot>,
     /// The block device that the job is about, if it is one; its parent directory is the root then.
     pub device: Option<Arc<Device>>,
+}
+
+impl JobRoot {
+    /// A root of a mounted file system, or the parent directory of a device.
+    pub fn of(root: &Root) -> JobRoot {
+        JobRoot {
+            handle: root.handle.clone(),
+            path: root.path.clone(),
+            stat: root.stat,
+            bucket: None,
+            device: root.device.clone(),
+        }
+    }
 }
 
 /// A root that is a bucket, or the keys of one that begin with a prefix.

@@ -112,8 +112,14 @@ fn run_local(
     for (dir, name) in clashes {
         deletion.walker.inject(Work::File(dir.clone(), name.clone()));
     }
+    let remove = |worker| {
+        let ended = Remover::new(&deletion, worker).and_then(Remover::run);
+        // What this one leaves undone the others would wait for.
+        ended.inspect_err(|_| deletion.walker.stop())
+    };
+    let remove = &remove;
     std::thread::scope(|scope| {
-        let spawn = |worker| scope.spawn(|| Remover::new(&deletion, worker)?.run());
+        let spawn = |worker| scope.spawn(move || remove(worker));
         let removers: Vec<_> = workers.into_iter().map(spawn).collect();
         while !removers.iter().all(|remover| remover.is_finished()) {
             std::thread::park_timeout(TICK);

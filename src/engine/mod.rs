@@ -228,14 +228,7 @@ pub(crate) fn make_job(
 ) -> Result<Job> {
     let header = catalog.header();
     let last_note = catalog.reader()?.notes()?.last().map(|(serial, _)| *serial);
-    let root = |root: &Root| JobRoot {
-        handle: root.handle.clone(),
-        path: root.path.clone(),
-        stat: root.stat,
-        bucket: None,
-        device: root.device.clone(),
-    };
-    let (source, dest) = (root(&roots.source), root(&roots.dest));
+    let (source, dest) = (JobRoot::of(&roots.source), JobRoot::of(&roots.dest));
     let is_untrusted = !roots.dest.file_system.trusts_syncfs();
     let syncs_each = config.sync == SyncPolicy::File || (config.sync == SyncPolicy::Batch && is_untrusted);
     let refused = if config.reflink == ReflinkChoice::Never { Reflink::Refused } else { Reflink::Untried };

@@ -10,31 +10,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::fs::XattrFlags;
 use support::fixture::{can_mount, has, must, skip};
 use support::slow::can_mount_fuse;
+use support::xattrs::{CAPABILITY, get_xattr, set_xattr};
 use support::{Comparison, Engine, Job, Kind, Mount, Rng, Scratch, SlowMount, seed};
 
 /// Directories of the tree, and files in each.
 const DIRS: u64 = 12;
 const FILES: u64 = 30;
-/// `cap_net_raw=ep` as the kernel keeps it: revision 2, effective; permitted 0x2000, inheritable none.
-const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 fn can_run(test: &str) -> bool {
     let missing = ["rsync", "setfacl", "getfacl"].into_iter().find(|tool| !has(tool));
     can_mount(test) && missing.is_none_or(|tool| skip(test, &format!("no {tool}")))
-}
-
-fn set(path: &Path, key: &str, value: &[u8]) {
-    rustix::fs::lsetxattr(path, key, value, XattrFlags::empty()).unwrap_or_else(|errno| panic!("{path:?}: {errno}"));
-}
-
-fn get(path: &Path, key: &str) -> Option<Vec<u8>> {
-    let mut value = vec![0; 65_536];
-    let len = rustix::fs::lgetxattr(path, key, &mut value[..]).ok()?;
-    value.truncate(len);
-    Some(value)
 }
 
 fn acl(path: &Path, entries: &str) {
@@ -73,23 +60,23 @@ fn grow(tree: &Path, seed: u64) {
             fs::write(&path, bytes).unwrap();
             decorate(&path, &mut rng, file);
         }
-        set(&dir, "user.dir", b"a directory's");
-        set(&dir, "trusted.dir", b"");
+        set_xattr(&dir, "user.dir", b"a directory's");
+        set_xattr(&dir, "trusted.dir", b"");
         acl(&dir, "u:1234:rx,g:77:r,d:u:1234:rwx,d:g::r,d:m::rx");
     }
     let large = tree.join("dir-0/large");
     let file = File::create(&large).unwrap();
     file.set_len(9 << 20).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[7; 70_000], 5 << 20).unwrap();
-    set(&large, "user.large", &[b'x'; 2000]);
+    set_xattr(&large, "user.large", &[b'x'; 2000]);
     acl(&large, "u:1:rw");
     fs::hard_link(&large, tree.join("dir-1/linked")).unwrap();
     symlink("nowhere", tree.join("link")).unwrap();
-    set(&tree.join("link"), "trusted.link", b"of the link itself");
+    set_xattr(&tree.join("link"), "trusted.link", b"of the link itself");
     must(Command::new("mkfifo").arg(tree.join("fifo")));
-    set(&tree.join("fifo"), "trusted.fifo", b"1");
+    set_xattr(&tree.join("fifo"), "trusted.fifo", b"1");
     acl(&tree.join("fifo"), "u:9:rw");
-    set(tree, "user.root", b"the root's");
+    set_xattr(tree, "user.root", b"the root's");
     acl(tree, "g:5:rx,d:o::-");
 }
 
@@ -101,12 +88,12 @@ fn decorate(path: &Path, rng: &mut Rng, number: u64) {
         let key = format!("{}.{}", rng.pick(&["user", "trusted"]), rng.below(1000));
         let mut value = vec![0; rng.pick(&[0, 1, 20, 300])];
         rng.fill(&mut value);
-        set(path, &key, &value);
+        set_xattr(path, &key, &value);
     }
     match number % 6 {
         0 => acl(path, "u:1234:rwx,g:77:r,g::-"),
         1 => acl(path, "g:77:rw,m::r"),
-        2 => set(path, "security.capability", &CAPABILITY),
+        2 => set_xattr(path, "security.capability", &CAPABILITY),
         _ => {}
     }
 }
@@ -133,7 +120,7 @@ fn attributes_go_there_and_back() {
             assert_eq!((again.number("copied"), again.number("metadata_only")), (0, 0), "{again}");
         }
         assert_same(&tree, &third.join("copy"));
-        assert_eq!(get(&third.join("copy/dir-3/file-2"), "security.capability"), Some(CAPABILITY.to_vec()));
+        assert_eq!(get_xattr(&third.join("copy/dir-3/file-2"), "security.capability"), Some(CAPABILITY.to_vec()));
     }
 }
 
@@ -239,10 +226,10 @@ fn a_pass_brings_changed_attributes_alone() {
         let before = changed.map(inode);
         must(Command::new("setfacl").arg("-b").arg(tree.join(changed[0])));
         rustix::fs::lremovexattr(tree.join(changed[1]), "security.capability").unwrap();
-        set(&tree.join(changed[2]), "user.new", &[1; 900]);
+        set_xattr(&tree.join(changed[2]), "user.new", &[1; 900]);
         acl(&tree.join(changed[3]), "u:4321:r,g:77:rwx");
         rustix::fs::lremovexattr(tree.join(changed[4]), "user.large").unwrap();
-        set(&tree.join("dir-4"), "user.dir", b"another");
+        set_xattr(&tree.join("dir-4"), "user.dir", b"another");
         must(Command::new("setfacl").args(["-k", "-m", "u:7:r"]).arg(tree.join("dir-5")));
         let outcome = job.run().expect(0);
         assert_eq!((outcome.number("metadata_only"), outcome.number("bytes")), (5, 0), "{outcome}");
@@ -250,7 +237,7 @@ fn a_pass_brings_changed_attributes_alone() {
         assert_same(&tree, job.dest());
 
         // What is found without a record is put right likewise, extras included.
-        set(&job.dest().join("dir-6/file-5"), "user.extra", b"1");
+        set_xattr(&job.dest().join("dir-6/file-5"), "user.extra", b"1");
         acl(&job.dest().join("dir-6/file-3"), "u:3:rwx");
         let adopting = Job::new(&tree, job.dest(), dest.join("other-state"), engine).args(&["--xattrs", "--acls"]);
         adopting.run().expect(0);
@@ -306,7 +293,7 @@ fn verify_compares_attributes_where_they_are_asked_for() {
         Job::new(&tree, &copy, dest.join("state"), Engine::Auto).args(&["--xattrs", "--acls"]).run().expect(0);
     assert!(!outcome.says("is kept without"), "{outcome}");
     assert_eq!(verify(&["-xattrs", "-acls"]).0, Some(0));
-    set(&copy.join("dir-1/file-4"), "user.extra", b"");
+    set_xattr(&copy.join("dir-1/file-4"), "user.extra", b"");
     acl(&copy.join("dir-2"), "u:12:rx");
     rustix::fs::lremovexattr(copy.join("link"), "trusted.link").unwrap();
     must(Command::new("setfacl").arg("-b").arg(&copy));
@@ -324,7 +311,7 @@ fn verify_compares_attributes_where_they_are_asked_for() {
     assert_eq!(recorded.output().unwrap().status.code(), Some(2));
     let unasked = Job::new(&tree, dest.join("plain"), dest.join("plain-state"), Engine::Auto).run().expect(0);
     assert!(unasked.says("--xattrs") && unasked.says("--acls"), "{unasked}");
-    assert_eq!(get(&dest.join("plain/dir-0/large"), "user.large"), None);
+    assert_eq!(get_xattr(&dest.join("plain/dir-0/large"), "user.large"), None);
 }
 
 /// A user sets what a user may set, on files that he may not write to as well; the rest is lost.
@@ -339,21 +326,21 @@ fn an_ordinary_user_keeps_the_attributes_of_users() {
     let (tree, home) = (source.dir("tree"), dest.dir("home"));
     for (name, mode) in [("plain", 0o644), ("read-only", 0o444), ("privileged", 0o755)] {
         fs::write(tree.join(name), name).unwrap();
-        set(&tree.join(name), "user.note", name.as_bytes());
+        set_xattr(&tree.join(name), "user.note", name.as_bytes());
         acl(&tree.join(name), "u:77:r");
         chown(tree.join(name), Some(UID), Some(UID)).unwrap();
         fs::set_permissions(tree.join(name), fs::Permissions::from_mode(mode)).unwrap();
     }
-    set(&tree.join("privileged"), "security.capability", &CAPABILITY);
+    set_xattr(&tree.join("privileged"), "security.capability", &CAPABILITY);
     [&tree, &home].iter().for_each(|dir| chown(dir, Some(UID), Some(UID)).unwrap());
     let job = Job::new(&tree, home.join("copy"), home.join("state"), Engine::Auto).args(&["--xattrs", "--acls"]);
     let outcome = job.user(UID).run().expect(0);
     for name in ["plain", "read-only", "privileged"] {
         let copy = home.join("copy").join(name);
-        assert_eq!(get(&copy, "user.note").as_deref(), Some(name.as_bytes()), "{outcome}");
+        assert_eq!(get_xattr(&copy, "user.note").as_deref(), Some(name.as_bytes()), "{outcome}");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode(&copy), mode(&tree.join(name)), "{name}");
-        assert_eq!(get(&copy, "system.posix_acl_access"), get(&tree.join(name), "system.posix_acl_access"));
+        assert_eq!(get_xattr(&copy, "system.posix_acl_access"), get_xattr(&tree.join(name), "system.posix_acl_access"));
     }
     assert_eq!((outcome.number("capabilities"), outcome.number("failed")), (1, 0), "{outcome}");
 }
@@ -370,12 +357,12 @@ fn an_attribute_without_room_is_lost() {
         let tree = source.dir("tree");
         for (name, bytes) in [("large", 60_000), ("small", 100)] {
             fs::write(tree.join(name), name).unwrap();
-            set(&tree.join(name), "user.value", &vec![b'v'; bytes]);
+            set_xattr(&tree.join(name), "user.value", &vec![b'v'; bytes]);
         }
         let job = Job::new(&tree, dest.join("copy"), dest.join("state"), engine).arg("--xattrs");
         let outcome = job.run().expect(0);
         assert_eq!((outcome.number("copied"), outcome.number("xattrs")), (2, 1), "{outcome}");
         assert_eq!(losses(&dest.join("state")), BTreeMap::from([("large".to_owned(), "xattrs".to_owned())]));
-        assert_eq!(get(&dest.join("copy/small"), "user.value"), Some(vec![b'v'; 100]));
+        assert_eq!(get_xattr(&dest.join("copy/small"), "user.value"), Some(vec![b'v'; 100]));
     }
 }

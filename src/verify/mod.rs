@@ -227,21 +227,14 @@ fn make_audit(
 ) -> Audit {
     let is_kept = |identity: &JobIdentity| !identity.options.starts_with(b"metadata=TimesOnly");
     let is_recorded = ends.catalog.as_ref().is_none_or(|(_, identity)| is_kept(identity));
-    let root = |root: &Root| JobRoot {
-        handle: root.handle.clone(),
-        path: root.path.clone(),
-        stat: root.stat,
-        bucket: None,
-        device: root.device.clone(),
-    };
     let state_dir = std::fs::metadata(&request.state_dir).ok();
     let state_dir =
         state_dir.map(|dir| (std::os::unix::fs::MetadataExt::dev(&dir), std::os::unix::fs::MetadataExt::ino(&dir)));
     let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0u8);
     let stdout = std::io::BufWriter::with_capacity(64 << 10, std::io::stdout());
     Audit {
-        source: root(ends.source.as_ref().unwrap_or(&ends.dest)),
-        dest: root(&ends.dest),
+        source: JobRoot::of(ends.source.as_ref().unwrap_or(&ends.dest)),
+        dest: JobRoot::of(&ends.dest),
         catalog: ends.catalog.map(|(catalog, _)| catalog),
         single: ends.single,
         choice,

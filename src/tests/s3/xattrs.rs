@@ -6,25 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::fs::XattrFlags;
-
 use super::support::fixture::{can_mount, has, must, skip};
+use super::support::xattrs::{CAPABILITY, get_xattr, set_xattr};
 use super::support::{Comparison, Engine, Kind, Mount};
 use super::{Scene, fault_server};
-
-/// `cap_net_raw=ep` as the kernel keeps it.
-const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-
-fn set(path: &Path, key: &str, value: &[u8]) {
-    rustix::fs::lsetxattr(path, key, value, XattrFlags::empty()).unwrap_or_else(|errno| panic!("{path:?}: {errno}"));
-}
-
-fn get(path: &Path, key: &str) -> Option<Vec<u8>> {
-    let mut value = vec![0; 65_536];
-    let len = rustix::fs::lgetxattr(path, key, &mut value[..]).ok()?;
-    value.truncate(len);
-    Some(value)
-}
 
 /// All attributes of all that lies below `root`, but those that are a file system's own view of others.
 fn attributes(root: &Path) -> BTreeMap<PathBuf, BTreeMap<String, Vec<u8>>> {
@@ -34,7 +19,7 @@ fn attributes(root: &Path) -> BTreeMap<PathBuf, BTreeMap<String, Vec<u8>>> {
         let len = rustix::fs::llistxattr(&path, &mut list[..]).unwrap();
         let keys = list[..len].split(|byte| *byte == 0).map(|key| String::from_utf8(key.to_vec()).unwrap());
         let keys = keys.filter(|key| !key.is_empty() && !key.starts_with("trusted.SGI_ACL_"));
-        let values = keys.map(|key| (key.clone(), get(&path, &key).unwrap())).collect();
+        let values = keys.map(|key| (key.clone(), get_xattr(&path, &key).unwrap())).collect();
         found.insert(path.strip_prefix(root).unwrap().to_owned(), values);
         if fs::symlink_metadata(&path).unwrap().is_dir() {
             waiting.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
@@ -47,17 +32,17 @@ fn grow(tree: &Path) {
     fs::create_dir_all(tree.join("dir/empty")).unwrap();
     for (name, size) in [("small", 10), ("nothing", 0), ("dir/large", 12 << 20), ("dir/program", 5000)] {
         fs::write(tree.join(name), vec![b'x'; size]).unwrap();
-        set(&tree.join(name), "user.note", &[&b"of \0"[..], name.as_bytes(), &[0xff]].concat());
-        set(&tree.join(name), "trusted.note", b"");
+        set_xattr(&tree.join(name), "user.note", &[&b"of \0"[..], name.as_bytes(), &[0xff]].concat());
+        set_xattr(&tree.join(name), "trusted.note", b"");
     }
     fs::hard_link(tree.join("small"), tree.join("dir/linked")).unwrap();
     let acl = |words: &[&str], name: &str| must(Command::new("setfacl").args(words).arg(tree.join(name)));
     acl(&["-m", "u:1234:rwx,g:77:r"], "dir/large");
     acl(&["-m", "u:1234:rwx,d:u:55:rx,d:g::r"], "dir");
     acl(&["-m", "d:u:55:rx"], "dir/empty");
-    set(&tree.join("dir/program"), "security.capability", &CAPABILITY);
-    set(&tree.join("dir"), "user.dir", b"1");
-    set(tree, "user.root", b"2");
+    set_xattr(&tree.join("dir/program"), "security.capability", &CAPABILITY);
+    set_xattr(&tree.join("dir"), "user.dir", b"1");
+    set_xattr(tree, "user.root", b"2");
 }
 
 #[test]
@@ -111,19 +96,19 @@ fn what_an_object_has_no_room_for_is_lost() {
     let tree = from.dir("tree");
     for (name, bytes) in [("fits", 1000), ("does-not", 3000)] {
         fs::write(tree.join(name), name).unwrap();
-        set(&tree.join(name), "user.large", &vec![7; bytes]);
-        set(&tree.join(name), "user.small", b"small");
+        set_xattr(&tree.join(name), "user.large", &vec![7; bytes]);
+        set_xattr(&tree.join(name), "user.small", b"small");
     }
     fs::create_dir(tree.join("dir")).unwrap();
-    set(&tree.join("dir"), "user.large", &[7; 2000]);
+    set_xattr(&tree.join("dir"), "user.large", &[7; 2000]);
     let server = fault_server(1);
     let scene = Scene::new(&server, Engine::all()[0]);
     let outcome = scene.job(&tree, "s3://b/p", "up").arg("--xattrs").run().expect(0);
     assert_eq!(outcome.number("xattrs"), 2, "{outcome}");
     scene.job("s3://b/p", from.join("copy"), "down").arg("--xattrs").run().expect(0);
-    assert_eq!(get(&from.join("copy/fits"), "user.large"), Some(vec![7; 1000]));
-    assert_eq!(get(&from.join("copy/does-not"), "user.small").as_deref(), Some(&b"small"[..]));
-    assert_eq!(get(&from.join("copy/does-not"), "user.large"), None);
+    assert_eq!(get_xattr(&from.join("copy/fits"), "user.large"), Some(vec![7; 1000]));
+    assert_eq!(get_xattr(&from.join("copy/does-not"), "user.small").as_deref(), Some(&b"small"[..]));
+    assert_eq!(get_xattr(&from.join("copy/does-not"), "user.large"), None);
     let strict = scene.job(&tree, "s3://b/strict", "strict").args(&["--xattrs", "--strict"]);
     assert_eq!(strict.run().expect(23).number("failed"), 2);
 }

@@ -15,6 +15,7 @@ pub mod run;
 pub mod s3;
 pub mod slow;
 pub mod tree;
+pub mod xattrs;
 
 pub use compare::Comparison;
 pub use fixture::{Kind, Mount, Scratch};
