@@ -76,7 +76,10 @@ fn a_dry_run_into_a_bucket_says_what_the_run_then_does() {
             server.put("b", key, "x", &[]);
         }
         let said = rehearse(&server, &anew, 0);
-        assert_eq!(said["copy differs"], ["a/file-1"], "{said:#?}");
+        // Which of two names was met first is chance: file-0 may be the link, whose object has no content of its own.
+        let is_link = server.object("b", "p/file-0").unwrap().attributes.contains_key("gfast-link");
+        let expected: &[&str] = if is_link { &["file-0", "a/file-1"] } else { &["a/file-1"] };
+        assert_eq!(said["copy differs"], expected, "{said:#?}");
         let said = rehearse(&server, &job, 0);
         assert!(said["copy changed"].contains(&"a/file-1".to_owned()), "{said:#?}");
         assert_eq!(
