@@ -164,6 +164,7 @@ fn record(dir: u64, file: u64, batch: u64) -> FileRecord {
         failure: None,
         checksum: None,
         losses: LossSet::default(),
+        owner: Some(Owner::default()),
     }
 }
 

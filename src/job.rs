@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::boards::Boards;
-use crate::catalog::{BATCH_UNSEALED, Catalog, Checksum, DirId, DirState, FileRecord, Record, Row, Stamp, Status};
+use crate::catalog::{
+    BATCH_UNSEALED, Catalog, Checksum, DirId, DirState, FileRecord, Owner, Record, Row, Stamp, Status,
+};
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
 use crate::extents::Extents;
@@ -256,15 +258,17 @@ pub enum Reflink {
     Refused = 2,
 }
 
-/// The name that the further names of a group become links to, with what was copied to it.
+/// A name that is sealed, with what was copied to it; the further names of a group become links to one.
 #[derive(Clone, Debug)]
-pub struct SealedFirst {
+pub struct Sealed {
     /// The name.
     pub name: LinkName,
     /// The source's state that was copied.
     pub stamp: Stamp,
     /// Checksum of its content where one was computed.
     pub checksum: Option<Checksum>,
+    /// Whose it was in the source, where that is known.
+    pub owner: Option<Owner>,
 }
 
 impl Job {
@@ -362,9 +366,9 @@ impl Job {
     }
 
     /// As [`Job::recorded_first`], if it can be linked to (an interruption left no doubt of its seal).
-    pub fn sealed_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<SealedFirst>, Error> {
+    pub fn sealed_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<Sealed>, Error> {
         let first = self.first_record(key, stamp)?.filter(|(_, record)| record.batch != BATCH_UNSEALED);
-        Ok(first.map(|(name, record)| SealedFirst { name, stamp: record.stamp, checksum: record.checksum }))
+        Ok(first.map(|(name, FileRecord { stamp, checksum, owner, .. })| Sealed { name, stamp, checksum, owner }))
     }
 
     fn first_record(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<(LinkName, FileRecord)>, Error> {
@@ -403,10 +407,12 @@ impl Job {
 
     /// What the destination holds of a name that failed now: an older file goes only when its replacement is there. So
     /// the next run knows it again, with its hard links, if the source did not change after all.
-    pub fn held_stamp(&self, dir: DirId, name: &Name) -> Result<Stamp, Error> {
+    pub fn held(&self, dir: DirId, name: &Name) -> Result<(Stamp, Option<Owner>), Error> {
         Ok(match self.catalog.reader()?.entry(dir, name)? {
-            Some(Record::File(record)) if matches!(record.status, Status::Done | Status::Failed) => record.stamp,
-            _ => Stamp::default(),
+            Some(Record::File(record)) if matches!(record.status, Status::Done | Status::Failed) => {
+                (record.stamp, record.owner)
+            }
+            _ => (Stamp::default(), None),
         })
     }
 

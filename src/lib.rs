@@ -45,6 +45,7 @@
 //! job.rs               what all parts of a run share
 //! listing.rs           one directory being listed
 //! transfer/mod.rs      the life of one object
+//! transfer/copied.rs   what its checkpoint has to know of it
 //! transfer/attributes.rs  its extended attributes and ACLs
 //! transfer/held.rs     what the destination holds already: sealed again, adopted, given new metadata
 //! transfer/device.rs   ends that are block devices

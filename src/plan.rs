@@ -164,6 +164,7 @@ mod tests {
             failure: None,
             checksum: None,
             losses: LossSet::default(),
+            owner: Some(crate::catalog::Owner::default()),
         }
     }
 

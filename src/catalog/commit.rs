@@ -11,7 +11,8 @@ use super::bytes::seal;
 use super::header::{self, StoredHeader};
 use super::key::{self, Key};
 use super::note;
-use super::record::{self, DirId, DirState, Range, UPLOAD_OFFSET, Upload};
+use super::range::{self, Range, UPLOAD_OFFSET, Upload};
+use super::record::{self, DirId, DirState};
 use super::store::{HEADER_KEY, Handle, Store, Tree};
 use super::{Batch, Row};
 
@@ -161,12 +162,12 @@ impl<'b> Changes<'b> {
             match change {
                 RangeChange::Put { large_id, range } => {
                     let mut body = Vec::new();
-                    record::encode_range(range, &mut body);
+                    range::encode_range(range, &mut body);
                     put_sealed(tree, txn, &Key::new().number(*large_id).number(range.offset), body)?;
                 }
                 RangeChange::Upload { large_id, upload } => {
                     let mut body = Vec::new();
-                    record::encode_upload(upload, &mut body);
+                    range::encode_upload(upload, &mut body);
                     put_sealed(tree, txn, &Key::new().number(*large_id).number(UPLOAD_OFFSET), body)?;
                 }
                 RangeChange::Drop { large_id } => {

@@ -29,6 +29,7 @@ mod header;
 mod identity;
 mod key;
 mod note;
+mod range;
 mod reader;
 mod record;
 mod store;
@@ -42,11 +43,11 @@ pub use bytes::{Damage, Decoded};
 pub use header::{Header, JobStatus, StoredHeader, Totals, boot_id, decode_header, decode_piece, encode_header};
 pub use identity::{JobIdentity, RootId};
 pub use note::{decode_note, encode_note};
+pub use range::{Range, Upload, decode_range, decode_upload, encode_range, encode_upload};
 pub use reader::{LateLink, Reader};
 pub use record::{
-    BATCH_UNSEALED, Checksum, DirId, DirRecord, DirStamp, DirState, Failure, FileRecord, LinkFirst, Proof, Range,
-    Record, Stamp, Status, Upload, decode_dir, decode_link, decode_range, decode_record, decode_upload, encode_dir,
-    encode_link, encode_range, encode_record, encode_upload,
+    BATCH_UNSEALED, Checksum, DirId, DirRecord, DirStamp, DirState, Failure, FileRecord, LinkFirst, Owner, Proof,
+    Record, Stamp, Status, decode_dir, decode_link, decode_record, encode_dir, encode_link, encode_record,
 };
 
 use crate::error::{Error, Result};

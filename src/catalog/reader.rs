@@ -11,7 +11,8 @@ use super::bytes::{Damage, Decoded, Take, unseal};
 use super::header;
 use super::key::{self, Key};
 use super::note;
-use super::record::{self, DirId, DirRecord, DirState, LinkFirst, Range, Record, UPLOAD_OFFSET, Upload};
+use super::range::{self, Range, UPLOAD_OFFSET, Upload};
+use super::record::{self, DirId, DirRecord, DirState, LinkFirst, Record};
 use super::store::{Tree, damaged, trouble};
 use crate::error::Result;
 use crate::report::Note;
@@ -139,7 +140,7 @@ impl<'c> Reader<'c> {
                 usize::MAX,
                 |rest, body| match take_last_number(rest)? {
                     UPLOAD_OFFSET => Ok(None),
-                    offset => record::decode_range(offset, body).map(Some),
+                    offset => range::decode_range(offset, body).map(Some),
                 },
             )?;
         Ok(ranges.into_iter().flatten().collect())
@@ -168,7 +169,7 @@ impl<'c> Reader<'c> {
                 let mut in_key = Take(rest);
                 let large_id = key::take_number(&mut in_key)?;
                 let offset = take_last_number(in_key.0)?;
-                let upload = if offset == UPLOAD_OFFSET { Some(record::decode_upload(body)?) } else { None };
+                let upload = if offset == UPLOAD_OFFSET { Some(range::decode_upload(body)?) } else { None };
                 Ok((large_id, offset, upload))
             })?;
             let Some((large_id, offset, _)) = page.last() else { break };
@@ -181,7 +182,7 @@ impl<'c> Reader<'c> {
 
     /// The upload that the ranges of a large file are parts of.
     pub fn upload(&self, large_id: u64) -> Result<Option<Upload>> {
-        self.get(Tree::Ranges, &Key::new().number(large_id).number(UPLOAD_OFFSET), record::decode_upload)
+        self.get(Tree::Ranges, &Key::new().number(large_id).number(UPLOAD_OFFSET), range::decode_upload)
     }
 
     /// The name under which a hard-linked inode was first copied.

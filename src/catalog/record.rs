@@ -1,10 +1,12 @@
-//! Records: what the catalog knows of an entry, a directory, a large file's ranges and a hard-linked inode.
+//! Records: what the catalog knows of an entry, a directory and a hard-linked inode.
 //!
 //! A file's record, the one of which there are millions (about 31 bytes with its CRC; numbers are varints):
 //! ```text
 //!   version << 4 | status   flags   batch   size   mtime   [ctime - mtime]   ino   [dest_ino]   [large_id]   [failure]
-//!   [proof   crc64]   [losses]
+//!   [proof   crc64]   [losses]   [uid   gid - uid]
 //! ```
+//! One whose owner is not known is of version 1, as all were once; one whose owner is known is of version 2, and 0:0
+//! takes no bytes there (another owner takes 2 to 10, that of a user with a group of the same number 2 to 6).
 //! A time is its seconds from 2024 on, signed, and 4 bytes of nanoseconds unless they are 0. Every decoder here takes
 //! any bytes and answers a record or a [`Damage`]; each has a fuzz target.
 
@@ -16,7 +18,9 @@ use crate::report::LossSet;
 use crate::ring::op::{Name, Stat, Time};
 
 /// Version of all values; a newer one is refused, never guessed at.
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
+/// Version of a file's record that tells its owner.
+const VERSION_OWNED: u8 = 2;
 /// Seconds of 2024-01-01: recent times take 4 bytes.
 const TIME_BASE_SECS: i64 = 1_704_067_200;
 /// Longest texts that a failure keeps.
@@ -53,6 +57,24 @@ impl Stamp {
     /// What of a description is recorded.
     pub fn of(stat: &Stat) -> Stamp {
         Stamp { size: stat.size, mtime: stat.mtime, ctime: stat.ctime, ino: stat.ino }
+    }
+}
+
+/// Whose an object is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+impl Owner {
+    const ROOT: Owner = Owner { uid: 0, gid: 0 };
+
+    /// What of a description is recorded.
+    pub fn of(stat: &Stat) -> Owner {
+        Owner { uid: stat.uid, gid: stat.gid }
     }
 }
 
@@ -104,6 +126,9 @@ pub struct FileRecord {
     pub checksum: Option<Checksum>,
     /// What of its metadata was not kept.
     pub losses: LossSet,
+    /// Whose it was in the source when it was copied; where a bucket tells no owner of what becomes a file, who copied
+    /// it. None where a bucket tells none of what becomes an object, and in records of before it was kept.
+    pub owner: Option<Owner>,
 }
 
 /// The checksum of an object's content, and what it proves.
@@ -126,19 +151,6 @@ pub enum Proof {
     Server,
     /// The destination was read back.
     ReadBack,
-}
-
-/// A multipart upload under way, or about to be begun.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upload {
-    /// The server's name for it; empty before it has answered.
-    pub id: String,
-    /// Bytes of each part but the last.
-    pub part_bytes: u64,
-    /// The object it will make; empty in catalogs of before it was kept.
-    pub key: String,
-    /// When it was asked for by the server's clock, in seconds since 1970.
-    pub begun_secs: u64,
 }
 
 /// What is known of one name.
@@ -213,19 +225,6 @@ pub enum DirState {
     Unfinished,
 }
 
-/// A finished range of a large file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
-    /// First byte.
-    pub offset: u64,
-    /// Bytes.
-    pub len: u64,
-    /// CRC64/NVME of the bytes where it was computed.
-    pub crc64: Option<u64>,
-    /// Hash of the ETag of a part of an upload.
-    pub etag: Option<u64>,
-}
-
 /// The name under which a hard-linked inode was first copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkFirst {
@@ -246,20 +245,16 @@ const LARGE_ID: u8 = 16;
 const FAILURE: u8 = 32;
 const CHECKSUM: u8 = 64;
 const LOSSES: u8 = 128;
+/// In a record of version 1: the losses take two bytes.
 const WIDE_LOSSES: u8 = 8;
+/// In a record of version 2, whose losses are a varint: the owner is another than 0:0.
+const OWNER: u8 = 8;
 
 const DIR_STAMP: u8 = 1;
 const DIR_LOSSES: u8 = 2;
 const DIR_TOLD: u8 = 4;
 
-const RANGE_CRC64: u8 = 1;
-const RANGE_ETAG: u8 = 2;
-const TAG_UPLOAD: u8 = 4;
-const TAG_UPLOAD_OF_KEY: u8 = 5;
 const TAG_LISTED_TO: u8 = 1;
-
-/// Key of an upload among the ranges of its file: no range begins there.
-pub(super) const UPLOAD_OFFSET: u64 = u64::MAX;
 
 /// Appends an entry's record.
 pub fn encode_record(record: &Record, body: &mut Vec<u8>) {
@@ -283,9 +278,12 @@ fn encode_file(file: &FileRecord, body: &mut Vec<u8>) {
         | flag(file.failure.is_some(), FAILURE)
         | flag(file.checksum.is_some(), CHECKSUM)
         | flag(!file.losses.is_empty(), LOSSES);
-    // The kinds of losses that were there first need one byte.
-    let wide = flag(file.losses.bits() > 0xff, WIDE_LOSSES);
-    body.extend_from_slice(&[VERSION << 4 | wide | status_tag(file.status), flags]);
+    let version = match file.owner {
+        // The kinds of losses that were there first need one byte.
+        None => VERSION << 4 | flag(file.losses.bits() > 0xff, WIDE_LOSSES),
+        Some(owner) => VERSION_OWNED << 4 | flag(owner != Owner::ROOT, OWNER),
+    };
+    body.extend_from_slice(&[version | status_tag(file.status), flags]);
     body.put_varint(file.batch);
     body.put_varint(size);
     put_time(body, mtime, TIME_BASE_SECS, flags & MTIME_NANOS != 0);
@@ -304,26 +302,36 @@ fn encode_file(file: &FileRecord, body: &mut Vec<u8>) {
         body.push(proof as u8);
         body.extend_from_slice(&crc64.to_le_bytes());
     }
-    if !file.losses.is_empty() {
-        let [low, high] = file.losses.bits().to_le_bytes();
-        body.push(low);
-        body.extend((high != 0).then_some(high));
+    match file.owner {
+        _ if file.losses.is_empty() => {}
+        Some(_) => body.put_varint(file.losses.bits().into()),
+        None => {
+            let [low, high] = file.losses.bits().to_le_bytes();
+            body.push(low);
+            body.extend((high != 0).then_some(high));
+        }
+    }
+    if let Some(Owner { uid, gid }) = file.owner.filter(|owner| *owner != Owner::ROOT) {
+        body.put_varint(uid.into());
+        body.put_signed(i64::from(gid) - i64::from(uid));
     }
 }
 
 /// Reads an entry's record.
 pub fn decode_record(body: &[u8]) -> Decoded<Record> {
     let mut take = Take(body);
-    let record = match take_version(&mut take)? {
-        TAG_DIR => Record::Dir(DirId(take.varint()?)),
-        tag => Record::File(decode_file(tag, &mut take)?),
+    let first = take.byte()?;
+    let record = match (first >> 4, first & 0xf) {
+        (VERSION, TAG_DIR) => Record::Dir(DirId(take.varint()?)),
+        (version @ (VERSION | VERSION_OWNED), tag) => Record::File(decode_file(version, tag, &mut take)?),
+        _ => return Err(Damage("a record is of an unknown version")),
     };
     take.end()?;
     Ok(record)
 }
 
-fn decode_file(tag: u8, take: &mut Take<'_>) -> Decoded<FileRecord> {
-    let status = status_of(tag & !WIDE_LOSSES)?;
+fn decode_file(version: u8, tag: u8, take: &mut Take<'_>) -> Decoded<FileRecord> {
+    let status = status_of(tag & 7)?;
     let flags = take.byte()?;
     let batch = take.varint()?;
     let size = take.varint()?;
@@ -337,11 +345,35 @@ fn decode_file(tag: u8, take: &mut Take<'_>) -> Decoded<FileRecord> {
     let large_id = if flags & LARGE_ID != 0 { take.varint()? } else { 0 };
     let failure = if flags & FAILURE != 0 { Some(decode_failure(take)?) } else { None };
     let checksum = if flags & CHECKSUM != 0 { Some(decode_checksum(take)?) } else { None };
+    let (losses, owner) = match version {
+        VERSION => (decode_losses(tag, flags, take)?, None),
+        _ => decode_owned(tag, flags, take)?,
+    };
+    let losses = LossSet::from_bits(losses);
+    let stamp = Stamp { size, mtime, ctime, ino };
+    Ok(FileRecord { status, batch, stamp, dest_ino, large_id, failure, checksum, losses, owner })
+}
+
+/// Losses of a record of version 1.
+fn decode_losses(tag: u8, flags: u8, take: &mut Take<'_>) -> Decoded<u16> {
     let low = if flags & LOSSES != 0 { take.byte()? } else { 0 };
     let high = if tag & WIDE_LOSSES != 0 { take.byte()? } else { 0 };
-    let losses = LossSet::from_bits(u16::from_le_bytes([low, high]));
-    let stamp = Stamp { size, mtime, ctime, ino };
-    Ok(FileRecord { status, batch, stamp, dest_ino, large_id, failure, checksum, losses })
+    Ok(u16::from_le_bytes([low, high]))
+}
+
+/// Losses and owner of a record of version 2.
+fn decode_owned(tag: u8, flags: u8, take: &mut Take<'_>) -> Decoded<(u16, Option<Owner>)> {
+    let out_of_range = |_| Damage("a number is out of range");
+    let losses = if flags & LOSSES != 0 { take.varint()? } else { 0 };
+    let owner = match tag & OWNER {
+        0 => Owner::ROOT,
+        _ => {
+            let uid = take.varint_u32()?;
+            let gid = take.signed()?.checked_add(uid.into()).unwrap_or(-1);
+            Owner { uid, gid: u32::try_from(gid).map_err(out_of_range)? }
+        }
+    };
+    Ok((u16::try_from(losses).map_err(out_of_range)?, Some(owner)))
 }
 
 fn decode_checksum(take: &mut Take<'_>) -> Decoded<Checksum> {
@@ -408,60 +440,6 @@ pub fn decode_dir(body: &[u8]) -> Decoded<DirRecord> {
     let losses = if tag & DIR_LOSSES != 0 { u16::from_le_bytes(take.array()?) } else { 0 };
     take.end()?;
     Ok(DirRecord { parent, name, stamp, listed_batch, losses: LossSet::from_bits(losses), told })
-}
-
-/// Appends a range without its offset, which is in the key.
-pub fn encode_range(range: &Range, body: &mut Vec<u8>) {
-    let tag = (u8::from(range.crc64.is_some()) * RANGE_CRC64) | (u8::from(range.etag.is_some()) * RANGE_ETAG);
-    body.push(VERSION << 4 | tag);
-    body.put_varint(range.len);
-    [range.crc64, range.etag].into_iter().flatten().for_each(|value| body.extend_from_slice(&value.to_le_bytes()));
-}
-
-/// Reads the range that begins at `offset`.
-pub fn decode_range(offset: u64, body: &[u8]) -> Decoded<Range> {
-    let mut take = Take(body);
-    let tag = take_version(&mut take)?;
-    if tag & !(RANGE_CRC64 | RANGE_ETAG) != 0 {
-        return Err(Damage("a record is of no known kind"));
-    }
-    let len = take.varint()?;
-    let mut value = |flag| match tag & flag {
-        0 => Ok(None),
-        _ => take.array().map(|bytes| Some(u64::from_le_bytes(bytes))),
-    };
-    let (crc64, etag) = (value(RANGE_CRC64)?, value(RANGE_ETAG)?);
-    take.end()?;
-    Ok(Range { offset, len, crc64, etag })
-}
-
-/// Appends an upload.
-pub fn encode_upload(upload: &Upload, body: &mut Vec<u8>) {
-    let has_key = !upload.key.is_empty() || upload.begun_secs != 0;
-    body.push(VERSION << 4 | if has_key { TAG_UPLOAD_OF_KEY } else { TAG_UPLOAD });
-    body.put_varint(upload.part_bytes);
-    body.put_bytes(upload.id.as_bytes());
-    if has_key {
-        body.put_bytes(upload.key.as_bytes());
-        body.put_varint(upload.begun_secs);
-    }
-}
-
-/// Reads an upload.
-pub fn decode_upload(body: &[u8]) -> Decoded<Upload> {
-    let mut take = Take(body);
-    let tag = take_version(&mut take)?;
-    if !matches!(tag, TAG_UPLOAD | TAG_UPLOAD_OF_KEY) {
-        return Err(Damage("a record is of no known kind"));
-    }
-    let part_bytes = take.varint()?;
-    let id = take_text(&mut take, usize::MAX)?;
-    let (key, begun_secs) = match tag {
-        TAG_UPLOAD_OF_KEY => (take_text(&mut take, usize::MAX)?, take.varint()?),
-        _ => (String::new(), 0),
-    };
-    take.end()?;
-    Ok(Upload { id, part_bytes, key, begun_secs })
 }
 
 /// Appends the first name of a hard-linked inode.
@@ -569,7 +547,7 @@ fn take_time(take: &mut Take<'_>, base_secs: i64, has_nanos: bool) -> Decoded<Ti
     Ok(Time { secs, nanos })
 }
 
-fn take_text(take: &mut Take<'_>, len_max: usize) -> Decoded<String> {
+pub(super) fn take_text(take: &mut Take<'_>, len_max: usize) -> Decoded<String> {
     let bytes = take.bytes()?;
     match std::str::from_utf8(bytes) {
         Ok(text) if bytes.len() <= len_max => Ok(text.to_owned()),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::{Checkpointer, Draft};
 use crate::catalog::{DirId, Row, Stamp};
 use crate::error::{Cause, Class, Errno, Error, Result};
-use crate::job::{SealedFirst, temp_name};
+use crate::job::{Sealed, temp_name};
 use crate::lane::publish;
 use crate::links::{LinkKey, LinkName};
 use crate::names::{self, Claim};
@@ -102,7 +102,7 @@ impl Checkpointer {
     }
 
     /// Makes one link. What is recorded of it is what was copied to its first name, not what its source is by now.
-    fn make_link(&mut self, draft: &mut Draft, first: &SealedFirst, further: Further) -> Result<()> {
+    fn make_link(&mut self, draft: &mut Draft, first: &Sealed, further: Further) -> Result<()> {
         let linked = self.try_link(&first.name, &further.dir, &further.name);
         let Further { key, dir, name, .. } = &further;
         match linked {
@@ -125,7 +125,7 @@ impl Checkpointer {
         Ok(())
     }
 
-    fn linked(&self, draft: &mut Draft, first: &SealedFirst, further: Further, dest_ino: u64) {
+    fn linked(&self, draft: &mut Draft, first: &Sealed, further: Further, dest_ino: u64) {
         self.counters.add(Count::Linked, 1);
         let Further { key, dir, name, stamp } = further;
         draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
@@ -133,7 +133,7 @@ impl Checkpointer {
         // A bucket's link is an object of its own; one that waited in the catalog shows its state in the next listing.
         let is_own = key.is_in_bucket() && stamp != Stamp::default();
         let stamp = if is_own { stamp } else { first.stamp };
-        self.record_done(draft, dir.id, name, dest_ino, (stamp, first.checksum));
+        self.record_done(draft, Sealed { name: (dir.id, name), stamp, ..first.clone() }, dest_ino);
     }
 
     fn link_failed(&self, draft: &mut Draft, further: Further, error: &Error) -> Result<()> {

@@ -20,12 +20,11 @@ use std::sync::atomic::Ordering;
 use groups::{Further, reopen_rows};
 
 use crate::catalog::{
-    Batch, Checksum, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Record, Row, Stamp,
-    Status,
+    Batch, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Record, Row, Status,
 };
 use crate::config::SyncPolicy;
 use crate::error::{Cause, Error, Result};
-use crate::job::{Job, Past, SealedFirst};
+use crate::job::{Job, Past, Sealed};
 use crate::lane::publish::Publisher;
 use crate::links::LinkKey;
 use crate::outcome::{Intake, Outcome, What};
@@ -76,13 +75,13 @@ pub(crate) struct Draft {
     /// Directories that hold records of it.
     dirs: Vec<DirId>,
     /// Firsts sealed in it, with what was copied.
-    firsts: HashMap<LinkKey, SealedFirst>,
+    firsts: HashMap<LinkKey, Sealed>,
     /// Groups whose first failed in it.
     orphans: Vec<LinkKey>,
     /// Further names in it.
     further: Vec<Further>,
     /// Further names whose objects are to be stored in a bucket, with what they link to.
-    published: Vec<(SealedFirst, Further)>,
+    published: Vec<(Sealed, Further)>,
     /// Groups that the catalog will know after the commit, or that nobody waits for.
     settled: Vec<LinkKey>,
 }
@@ -349,29 +348,24 @@ impl Checkpointer {
             draft.rows.push(Row::DropRanges { large_id: copied.large_id });
         }
         draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
+        let at = (dir.id, name.clone());
+        let sealed = Sealed { name: at, stamp: copied.stamp, checksum: copied.checksum, owner: copied.owner };
         if let Some(key) = copied.group {
             let first = LinkFirst { dir: dir.id, name: name.clone(), batch: draft.number };
             draft.rows.push(Row::PutLink { dev: key.dev, ino: key.ino, first });
             draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
-            let first = (dir.id, name.clone());
-            draft.firsts.insert(key, SealedFirst { name: first, stamp: copied.stamp, checksum: copied.checksum });
+            draft.firsts.insert(key, sealed.clone());
             draft.settled.push(key);
         }
-        self.record_done(draft, dir.id, name, copied.dest_ino, (copied.stamp, copied.checksum));
+        self.record_done(draft, sealed, copied.dest_ino);
     }
 
-    fn record_done(
-        &self,
-        draft: &mut Draft,
-        dir: DirId,
-        name: Name,
-        dest_ino: u64,
-        (stamp, checksum): (Stamp, Option<Checksum>),
-    ) {
+    fn record_done(&self, draft: &mut Draft, sealed: Sealed, dest_ino: u64) {
+        let Sealed { name: (dir, name), stamp, checksum, owner } = sealed;
         let status = if self.job.config.sync == SyncPolicy::None { Status::Written } else { Status::Done };
         let losses = self.job.take_lost(dir, &name);
         let batch = draft.number;
-        let record = FileRecord { status, batch, stamp, dest_ino, large_id: 0, failure: None, checksum, losses };
+        let record = FileRecord { status, batch, stamp, dest_ino, large_id: 0, failure: None, checksum, losses, owner };
         draft.rows.push(Row::PutEntry { dir, name, record: Record::File(record) });
         draft.dirs.push(dir);
     }
@@ -401,15 +395,17 @@ impl Checkpointer {
             _ => 0,
         };
         let failure = Failure { errno, verb: error.verb.into(), cause: error.cause.to_string(), attempts };
+        let (stamp, owner) = self.job.held(dir.id, &name)?;
         let record = FileRecord {
             status: Status::Failed,
             batch: draft.number,
-            stamp: self.job.held_stamp(dir.id, &name)?,
+            stamp,
             dest_ino: 0,
             large_id: 0,
             failure: Some(failure),
             checksum: None,
             losses: self.job.take_lost(dir.id, &name),
+            owner,
         };
         draft.orphans.extend(group);
         draft.rows.push(Row::OpenFile { dir: dir.id, name: name.clone() });

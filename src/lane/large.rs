@@ -213,6 +213,8 @@ impl Lane {
             failure: None,
             checksum: None,
             losses: LossSet::default(),
+            // Its end records it.
+            owner: None,
         };
         self.errands.push(&errand.place.dir, errand.place.name.clone(), What::Begun(record));
     }

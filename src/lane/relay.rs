@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::listing::stamp_of;
 use super::{Carried, Lane, hash};
-use crate::catalog::{Checksum, Proof, Stamp, Status};
+use crate::catalog::{Checksum, Owner, Proof, Stamp, Status};
 use crate::digest::crc64;
 use crate::errand::Errand;
 use crate::error::Result;
@@ -106,7 +106,13 @@ impl Lane {
     async fn relayed_before(&self, relay: &Relay<'_>, stamp: Stamp, plan: Plan) -> Result<Option<Ending>> {
         let record = relay.errand.record.as_ref();
         if let Some(record) = record.filter(|record| record.status == Status::Done && record.stamp == stamp) {
-            let copied = copied(stamp, record.dest_ino, record.checksum, (0, record.large_id), Count::FilesCopied);
+            let copied = copied(
+                (stamp, &relay.object),
+                record.dest_ino,
+                record.checksum,
+                (0, record.large_id),
+                Count::FilesCopied,
+            );
             return Ok(Some(Ending::Copied(Box::new(copied))));
         }
         if plan != Plan::Compare || relay.object.crc64.is_none() {
@@ -117,7 +123,7 @@ impl Lane {
             return Ok(None);
         }
         let checksum = there.crc64.map(|crc64| Checksum { crc64, proof: Proof::Server });
-        let copied = copied(stamp, hash(&there.etag), checksum, (0, 0), Count::Adopted);
+        let copied = copied((stamp, &relay.object), hash(&there.etag), checksum, (0, 0), Count::Adopted);
         Ok(Some(Ending::Copied(Box::new(copied))))
     }
 
@@ -134,7 +140,7 @@ impl Lane {
             Some(crc64) => Some(self.proven(&relay.key, crc64, stored).await?),
             None => None,
         };
-        Ok(copied(stamp, hash(&stored.etag), checksum, (bytes, 0), Count::FilesCopied))
+        Ok(copied((stamp, &relay.object), hash(&stored.etag), checksum, (bytes, 0), Count::FilesCopied))
     }
 }
 
@@ -158,11 +164,18 @@ pub(crate) fn is_relayed(object: &Object, expected: &[(String, String)], there: 
 }
 
 fn copied(
-    stamp: Stamp,
+    (stamp, object): (Stamp, &Object),
     dest_ino: u64,
     checksum: Option<Checksum>,
     (bytes, large_id): (u64, u64),
     count: Count,
 ) -> Copied {
-    Copied { stamp, dest_ino, dest_dev: 0, seal: Seal::None, bytes, count, group: None, large_id, checksum }
+    let (seal, owner) = (Seal::None, owner_told(object));
+    Copied { stamp, dest_ino, dest_dev: 0, seal, bytes, count, group: None, large_id, checksum, owner }
+}
+
+/// The owner that an object tells, if it does.
+fn owner_told(object: &Object) -> Option<Owner> {
+    let posix = attributes::decode(&object.attributes);
+    Some(Owner { uid: posix.uid?, gid: posix.gid? })
 }

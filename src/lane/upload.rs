@@ -10,7 +10,7 @@
 
 use super::relay::COPY_BYTES_MAX;
 use super::{Carried, Lane, Way, hash};
-use crate::catalog::{Checksum, Proof, Stamp, Status};
+use crate::catalog::{Checksum, Owner, Proof, Stamp, Status};
 use crate::config::{Attributes, ChecksumPolicy, Metadata, WHOLE_BYTES, WHOLE_BYTES_NEAR};
 use crate::digest::crc64;
 use crate::errand::Errand;
@@ -281,6 +281,7 @@ impl Lane {
             group: upload.group,
             large_id: 0,
             checksum,
+            owner: Some(Owner::of(&upload.stat)),
         }
     }
 }

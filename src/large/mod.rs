@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::catalog::{Checksum, FileRecord, Proof, Range, Stamp, Status};
+use crate::catalog::{Checksum, FileRecord, Owner, Proof, Range, Stamp, Status};
 use crate::config::{ChecksumPolicy, DirectChoice, SEGMENT_BYTES, scaled};
 use crate::digest::Assembly;
 use crate::error::{Errno, Error, Result};
@@ -335,7 +335,8 @@ impl LargeFile {
     pub fn record(&self, batch: u64) -> FileRecord {
         let (status, stamp, losses) = (Status::InProgress, Stamp::of(&self.stat), LossSet::default());
         let (dest_ino, large_id) = (self.dest_ino, self.id);
-        FileRecord { status, batch, stamp, dest_ino, large_id, failure: None, checksum: None, losses }
+        let owner = Some(Owner::of(&self.stat));
+        FileRecord { status, batch, stamp, dest_ino, large_id, failure: None, checksum: None, losses, owner }
     }
 
     /// Ends the file, as the last task to leave: `None` when the job was stopped and the rest is for a resume.

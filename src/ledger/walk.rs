@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::catalog::{
-    BATCH_UNSEALED, Catalog, Checksum, DirId, FileRecord, Header, JobIdentity, Proof, Record, Status,
+    BATCH_UNSEALED, Catalog, Checksum, DirId, FileRecord, Header, JobIdentity, Owner, Proof, Record, Status,
 };
 use crate::error::{Result, escape, join};
 use crate::report::{Loss, LossSet, Object};
@@ -83,6 +83,8 @@ pub struct Line {
     pub mtime: Time,
     /// Likewise of anything.
     pub ctime: Time,
+    /// Whose it was in the source, where that is known.
+    pub owner: Option<Owner>,
     /// Checksum of its content, as it came from the source.
     pub checksum: Option<Checksum>,
     /// CRC64 of what the destination holds, as far as it was read back or the destination's server told it.
@@ -111,6 +113,7 @@ impl Line {
             size: record.stamp.size,
             mtime: record.stamp.mtime,
             ctime: record.stamp.ctime,
+            owner: record.owner,
             dest_crc64: record.checksum.filter(is_told).map(|checksum| checksum.crc64),
             checksum: record.checksum,
             attempts: record.failure.as_ref().map_or(1, |failure| failure.attempts),
@@ -144,10 +147,11 @@ impl Line {
 
     /// For people.
     pub(super) fn text(&self) -> String {
+        let owner = self.owner.map(|Owner { uid, gid }| format!(" (owner {uid}:{gid})")).unwrap_or_default();
         let error = self.error.as_ref().map(|error| format!(" ({error}, {} attempts)", self.attempts));
         let losses: Vec<&str> = self.losses.iter().map(Loss::name).collect();
         let losses = if losses.is_empty() { String::new() } else { format!(" (lost: {})", losses.join(", ")) };
-        format!("{}: {}{}{losses}\n", self.outcome.name(), self.shown_path(), error.unwrap_or_default())
+        format!("{}: {}{owner}{}{losses}\n", self.outcome.name(), self.shown_path(), error.unwrap_or_default())
     }
 
     /// As an object.
@@ -159,6 +163,8 @@ impl Line {
         object.number("size", self.size);
         object.text("mtime", &time(self.mtime));
         object.text("ctime", &time(self.ctime));
+        object.number_or_null("uid", self.owner.map(|owner| owner.uid.into()));
+        object.number_or_null("gid", self.owner.map(|owner| owner.gid.into()));
         let [source_crc64, dest_crc64] = self.crc64s();
         object.text_or_null("crc64", source_crc64.as_deref());
         object.text_or_null("dest_crc64", dest_crc64.as_deref());
@@ -180,6 +186,8 @@ impl Line {
             self.size.to_string(),
             time(self.mtime),
             time(self.ctime),
+            self.owner.map(|owner| owner.uid.to_string()).unwrap_or_default(),
+            self.owner.map(|owner| owner.gid.to_string()).unwrap_or_default(),
             source_crc64.unwrap_or_default(),
             dest_crc64.unwrap_or_default(),
             self.level().to_owned(),
@@ -255,6 +263,7 @@ fn dir_line(catalog: &Catalog, id: DirId, path: Vec<u8>) -> Result<Line> {
         Some(_) if reader.is_open_dir(id, Unlisted)? || reader.is_open_dir(id, Unfinished)? => Outcome::InProgress,
         Some(_) => Outcome::Completed,
     };
+    let owner = stamp.map(|stamp| Owner { uid: stamp.uid, gid: stamp.gid });
     let stamp = stamp.unwrap_or_default();
     Ok(Line {
         path,
@@ -264,6 +273,7 @@ fn dir_line(catalog: &Catalog, id: DirId, path: Vec<u8>) -> Result<Line> {
         size: 0,
         mtime: stamp.mtime,
         ctime: stamp.ctime,
+        owner,
         checksum: None,
         dest_crc64: None,
         attempts: 1,

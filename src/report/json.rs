@@ -37,6 +37,14 @@ impl Object {
         }
     }
 
+    /// Puts a number, or null.
+    pub fn number_or_null(&mut self, key: &str, value: Option<u64>) {
+        match value {
+            Some(value) => self.number(key, value),
+            None => self.put(key, "null"),
+        }
+    }
+
     /// Puts a list of strings.
     pub fn texts(&mut self, key: &str, values: &[&str]) {
         let quoted: Vec<String> = values.iter().map(|value| quote(value)).collect();

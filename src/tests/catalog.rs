@@ -79,6 +79,7 @@ fn file(number: u64) -> FileRecord {
         failure: None,
         checksum: None,
         losses: LossSet::default(),
+        owner: Some(Owner::default()),
     }
 }
 

@@ -75,23 +75,28 @@ fn every_object_has_its_line() {
     };
     assert!(line(".").contains("\"kind\":\"directory\",\"outcome\":\"completed\""));
     assert!(line("a\\\\x0ab").contains("\"outcome\":\"completed\",\"size\":3,"));
+    let owned = |path: &str, uid: u32| line(path).contains(&format!(",\"uid\":{uid},\"gid\":{uid},\"crc64\":"));
+    let [user, theirs] = if has_failure { [12_345, 0] } else { [rustix::process::geteuid().as_raw(); 2] };
+    assert!(["a\\\\x0ab", "d,\\\"1\\\"", "."].iter().all(|path| owned(path, user)), "{all:#?}");
+    assert!(owned("theirs", theirs), "{}", line("theirs"));
     assert!(
         line("d,\\\"1\\\"/c").contains(
             "\"crc64\":null,\"dest_crc64\":null,\"level\":\"none\",\"attempts\":1,\"losses\":[],\"error\":null"
         )
     );
     let csv = lines(&[&"-state-dir", &state, &"-format", &"csv"]);
-    let columns = "path,kind,outcome,size,mtime,ctime,crc64,dest_crc64,level,attempts,losses,error,chain";
+    let columns = "path,kind,outcome,size,mtime,ctime,uid,gid,crc64,dest_crc64,level,attempts,losses,error,chain";
     let at = csv.iter().position(|line| line == columns).unwrap();
     assert!(csv[..at].iter().all(|line| line.starts_with("# ")) && csv.len() == at + 1 + 7 + 1);
-    assert!(csv[at + 1..].iter().any(|line| line.starts_with("\"# first\",object,completed,7,")), "{csv:#?}");
+    let first = csv.iter().find(|line| line.starts_with("\"# first\",object,completed,7,")).expect("its line");
+    assert_eq!(first.split(',').skip(6).take(2).collect::<Vec<_>>(), [user.to_string(), user.to_string()], "{first}");
     if has_failure {
         assert!(line("secret").contains("\"outcome\":\"failed\"") && line("secret").contains("Permission denied"));
         assert!(line("theirs").contains("\"losses\":[\"owner\"]"), "{}", line("theirs"));
         let failed = lines(&[&"-state-dir", &state, &"-failed", &"-format", &"ndjson"]);
         assert!(failed.len() == 3 && failed[1].starts_with("{\"path\":\"secret\""), "{failed:#?}");
         let lost = lines(&[&"-state-dir", &state, &"-losses"]);
-        assert_eq!(lost.last().unwrap(), "completed: theirs (lost: owner)");
+        assert_eq!(lost.last().unwrap(), "completed: theirs (owner 0:0) (lost: owner)");
         assert_eq!((fact("failed"), fact("lost owner")), ("1", "1"));
     }
 }

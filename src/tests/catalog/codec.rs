@@ -40,13 +40,15 @@ fn record() -> impl Strategy<Value = Record> {
     let ids = (0u64..3, any::<u64>()).prop_map(|(kind, id)| if kind == 0 { 0 } else { id });
     let proofs = prop::sample::select(vec![Proof::Length, Proof::Written, Proof::Server, Proof::ReadBack]);
     let checksum = (any::<u64>(), proofs).prop_map(|(crc64, proof)| Checksum { crc64, proof });
-    let file =
-        (status(), any::<u64>(), stamp(), ids.clone(), ids, option::of(failure()), option::of(checksum), any::<u16>());
+    let id = || prop_oneof![Just(0u32), Just(1000u32), any::<u32>()];
+    let owner = (id(), id()).prop_map(|(uid, gid)| Owner { uid, gid });
+    let kept = (any::<u16>(), option::of(owner));
+    let file = (status(), any::<u64>(), stamp(), ids.clone(), ids, option::of(failure()), option::of(checksum), kept);
     prop_oneof![
         any::<u64>().prop_map(|id| Record::Dir(DirId(id))),
-        file.prop_map(|(status, batch, stamp, dest_ino, large_id, failure, checksum, losses)| {
+        file.prop_map(|(status, batch, stamp, dest_ino, large_id, failure, checksum, (losses, owner))| {
             let losses = LossSet::from_bits(losses);
-            Record::File(FileRecord { status, batch, stamp, dest_ino, large_id, failure, checksum, losses })
+            Record::File(FileRecord { status, batch, stamp, dest_ino, large_id, failure, checksum, losses, owner })
         }),
     ]
 }
@@ -146,7 +148,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_record_or_damage(bytes in prop::collection::vec(any::<u8>(), 0..80), first in 0x10u8..0x18) {
+    fn any_bytes_are_a_record_or_damage(bytes in prop::collection::vec(any::<u8>(), 0..80), first in 0x10u8..0x30) {
         // With a version and kind that exist in front, so that the parts behind are reached.
         let mut body = bytes;
         body.insert(0, first);
@@ -177,9 +179,40 @@ fn a_long_cause_is_cut_between_characters() {
         failure: Some(failure),
         checksum: None,
         losses: LossSet::default(),
+        owner: Some(Owner { uid: 1, gid: 0 }),
     };
     let mut body = Vec::new();
     encode_record(&Record::File(record.clone()), &mut body);
     let cut = Failure { errno: 0, verb: "v".repeat(48), cause: "ä".repeat(120), attempts: 1 };
     assert_eq!(decode_record(&body), Ok(Record::File(FileRecord { failure: Some(cut), ..record })));
+}
+
+fn bytes_of(record: FileRecord) -> Vec<u8> {
+    let mut body = Vec::new();
+    encode_record(&Record::File(record), &mut body);
+    body
+}
+
+/// A record as it was written before owners were kept: without one, and of the version of then.
+#[test]
+fn a_record_of_before_owners_were_kept_is_read() {
+    let old = [0x1b, 0x8a, 0x05, 0x80, 0x20, 0x02, 0x04, 0x07, 0x2a, 0x11, 0x22];
+    let Ok(Record::File(record)) = decode_record(&old) else { panic!("{:?}", decode_record(&old)) };
+    let losses = LossSet::from_bits(0x2211);
+    assert_eq!((record.status, record.batch, record.stamp.size, record.losses), (Status::Done, 5, 4096, losses));
+    assert_eq!((record.stamp.ino, record.dest_ino, record.owner), (7, 0x2a, None));
+    assert_eq!(bytes_of(record)[0] >> 4, 1);
+}
+
+#[test]
+fn an_owner_takes_few_bytes() {
+    let losses = LossSet::default();
+    let len = |owner| {
+        let stamp = Stamp { size: 4096, ..Stamp::default() };
+        let (status, failure, checksum) = (Status::Done, None, None);
+        bytes_of(FileRecord { status, batch: 1, stamp, dest_ino: 1, large_id: 0, failure, checksum, losses, owner })
+            .len()
+    };
+    let more = |uid, gid| len(Some(Owner { uid, gid })) - len(None);
+    assert_eq!([more(0, 0), more(1000, 1000), more(1000, 100), more(u32::MAX, 0)], [0, 3, 4, 10]);
 }

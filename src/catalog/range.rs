@@ -1,0 +1,92 @@
+//! What is known of a large file under way: its finished ranges, and its upload where the destination is a bucket.
+
+use super::bytes::{Damage, Decoded, Put, Take};
+use super::record::{VERSION, take_text, take_version};
+
+/// A finished range of a large file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// CRC64/NVME of the bytes where it was computed.
+    pub crc64: Option<u64>,
+    /// Hash of the ETag of a part of an upload.
+    pub etag: Option<u64>,
+}
+
+/// A multipart upload under way, or about to be begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upload {
+    /// The server's name for it; empty before it has answered.
+    pub id: String,
+    /// Bytes of each part but the last.
+    pub part_bytes: u64,
+    /// The object it will make; empty in catalogs of before it was kept.
+    pub key: String,
+    /// When it was asked for by the server's clock, in seconds since 1970.
+    pub begun_secs: u64,
+}
+
+const RANGE_CRC64: u8 = 1;
+const RANGE_ETAG: u8 = 2;
+const TAG_UPLOAD: u8 = 4;
+const TAG_UPLOAD_OF_KEY: u8 = 5;
+
+/// Key of an upload among the ranges of its file: no range begins there.
+pub(super) const UPLOAD_OFFSET: u64 = u64::MAX;
+
+/// Appends a range without its offset, which is in the key.
+pub fn encode_range(range: &Range, body: &mut Vec<u8>) {
+    let tag = (u8::from(range.crc64.is_some()) * RANGE_CRC64) | (u8::from(range.etag.is_some()) * RANGE_ETAG);
+    body.push(VERSION << 4 | tag);
+    body.put_varint(range.len);
+    [range.crc64, range.etag].into_iter().flatten().for_each(|value| body.extend_from_slice(&value.to_le_bytes()));
+}
+
+/// Reads the range that begins at `offset`.
+pub fn decode_range(offset: u64, body: &[u8]) -> Decoded<Range> {
+    let mut take = Take(body);
+    let tag = take_version(&mut take)?;
+    if tag & !(RANGE_CRC64 | RANGE_ETAG) != 0 {
+        return Err(Damage("a record is of no known kind"));
+    }
+    let len = take.varint()?;
+    let mut value = |flag| match tag & flag {
+        0 => Ok(None),
+        _ => take.array().map(|bytes| Some(u64::from_le_bytes(bytes))),
+    };
+    let (crc64, etag) = (value(RANGE_CRC64)?, value(RANGE_ETAG)?);
+    take.end()?;
+    Ok(Range { offset, len, crc64, etag })
+}
+
+/// Appends an upload.
+pub fn encode_upload(upload: &Upload, body: &mut Vec<u8>) {
+    let has_key = !upload.key.is_empty() || upload.begun_secs != 0;
+    body.push(VERSION << 4 | if has_key { TAG_UPLOAD_OF_KEY } else { TAG_UPLOAD });
+    body.put_varint(upload.part_bytes);
+    body.put_bytes(upload.id.as_bytes());
+    if has_key {
+        body.put_bytes(upload.key.as_bytes());
+        body.put_varint(upload.begun_secs);
+    }
+}
+
+/// Reads an upload.
+pub fn decode_upload(body: &[u8]) -> Decoded<Upload> {
+    let mut take = Take(body);
+    let tag = take_version(&mut take)?;
+    if !matches!(tag, TAG_UPLOAD | TAG_UPLOAD_OF_KEY) {
+        return Err(Damage("a record is of no known kind"));
+    }
+    let part_bytes = take.varint()?;
+    let id = take_text(&mut take, usize::MAX)?;
+    let (key, begun_secs) = match tag {
+        TAG_UPLOAD_OF_KEY => (take_text(&mut take, usize::MAX)?, take.varint()?),
+        _ => (String::new(), 0),
+    };
+    take.end()?;
+    Ok(Upload { id, part_bytes, key, begun_secs })
+}
