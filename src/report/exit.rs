@@ -1,4 +1,5 @@
-//! The exit codes: a contract with scripts and schedulers, told in the README.
+//! The exit codes: a contract with scripts and schedulers, told in the README. `EXIT_CODES` in `tests/cli.rs` says
+//! which test sees each of them come out of a real run.
 
 use crate::error::{Cause, Class, Error};
 

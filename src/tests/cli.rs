@@ -50,6 +50,38 @@ fn the_readme_tells_every_option_and_exit_code() {
     }
 }
 
+/// Where each exit code is tested with a real run: the code, the file, the test, and what of it asks for the code.
+const EXIT_CODES: &[(&str, &str, &str, &str)] = &[
+    ("0", include_str!("copy.rs"), "the_source_is_not_touched", "expect(0)"),
+    ("1", include_str!("cli.rs"), "a_command_line_that_cannot_be_understood_is_1", ", 1, part"),
+    ("2", include_str!("cli.rs"), "a_job_that_must_not_run_is_2_and_leaves_nothing_behind", ", 2, "),
+    ("11", include_str!("hostile.rs"), "a_full_destination_stops_the_job_and_it_resumes", "expect(11)"),
+    ("20", include_str!("control.rs"), "a_paused_job_rests_goes_on_and_stops", "expect(20)"),
+    ("23", include_str!("hostile.rs"), "an_ordinary_user_gets_what_may_be_read", "expect(23)"),
+    ("24", include_str!("filter.rs"), "a_list_of_files_takes_what_it_names", "expect(24)"),
+    ("25", include_str!("delete.rs"), "a_limit_is_kept_and_told", "expect(25)"),
+    ("verify 0", include_str!("verify.rs"), "a_copy_is_the_same_until_it_is_changed", "(0, &BTreeMap::new())"),
+    (
+        "verify 1",
+        include_str!("verify.rs"),
+        "a_bit_flipped_on_the_device_is_found_although_the_cache_knows_better",
+        "(1, ",
+    ),
+    ("verify 2", include_str!("verify.rs"), "what_cannot_be_compared_is_2", "code == 2"),
+];
+
+#[test]
+fn every_exit_code_has_a_test() {
+    let help = String::from_utf8(gfast(&["--help"]).stdout).unwrap();
+    let told = help.split_once("Error codes:").unwrap().1.lines().filter_map(|line| line.split_whitespace().next());
+    let codes: Vec<&str> = EXIT_CODES.iter().map(|(code, ..)| *code).collect();
+    assert_eq!(told.collect::<Vec<_>>(), codes[..8]);
+    for (code, file, test, asks) in EXIT_CODES {
+        let body = file.split_once(&format!("#[test]\nfn {test}()")).and_then(|(_, rest)| rest.split_once("\n}\n"));
+        assert!(body.is_some_and(|(body, _)| body.contains(asks)), "{code}: {test} does not ask for it");
+    }
+}
+
 #[test]
 fn a_command_line_that_cannot_be_understood_is_1() {
     for (words, part) in [

@@ -5,8 +5,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use rustix::fs::CWD;
 use support::fixture::{can_mount, must, set_mode};
 use support::{Comparison, Engine, Job, Kind, Mount, Scratch, mutate, seed, tree};
 
@@ -179,22 +180,41 @@ fn nothing_outside_goes_while_directories_are_swapped_for_symlinks() {
             write(&outside.join(format!("d{index}/precious")), "x");
             write(&scene.source.join(format!("common/d{index}/x")), "x");
         }
-        let expected = names(&outside);
+        let (expected, swaps) = (names(&outside), AtomicU32::new(0));
         scene.job(engine).run().expect(0);
         for round in 0..4 {
             for index in 0..200 {
                 write(&scene.dest.join(format!("common/d{index}/precious")), "x");
                 write(&scene.dest.join(format!("swapped{round}/d{index}/precious")), "x");
             }
+            // Held: its name will lead outside for moments, where nothing may be exchanged.
+            let gone = tree::open_dir(&scene.dest.join(format!("swapped{round}")));
             let is_over = AtomicBool::new(false);
             std::thread::scope(|scope| {
+                // Names of directories that go, each exchanged with a symlink that leads outside.
+                scope.spawn(|| {
+                    let links = scene.scratch.path().join("links");
+                    fs::create_dir_all(&links).unwrap();
+                    let pairs: Vec<_> = (0..200).map(|index| format!("d{index}")).collect();
+                    for name in &pairs {
+                        symlink(outside.join(name), links.join(name)).unwrap();
+                    }
+                    while !is_over.load(Ordering::Relaxed) {
+                        for name in &pairs {
+                            let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                            let swapped = rustix::fs::renameat_with(CWD, links.join(name), &gone, name, exchange);
+                            swaps.fetch_add(swapped.is_ok().into(), Ordering::Relaxed);
+                        }
+                    }
+                    fs::remove_dir_all(&links).unwrap();
+                });
                 scope.spawn(|| {
                     let aside = scene.scratch.path().join("aside");
                     while !is_over.load(Ordering::Relaxed) {
                         for name in ["common".to_owned(), format!("swapped{round}")] {
                             let path = scene.dest.join(name);
                             if fs::rename(&path, &aside).is_ok() {
-                                let _ = symlink(&outside, &path);
+                                swaps.fetch_add(symlink(&outside, &path).is_ok().into(), Ordering::Relaxed);
                                 let _ = fs::remove_file(&path);
                                 let _ = fs::rename(&aside, &path);
                             }
@@ -208,6 +228,8 @@ fn nothing_outside_goes_while_directories_are_swapped_for_symlinks() {
             let _ = fs::remove_dir_all(scene.scratch.path().join("aside"));
             assert_eq!(names(&outside), expected);
         }
+        // It was a race: names led outside again and again while the jobs ran.
+        assert!(swaps.load(Ordering::Relaxed) > 1000, "{swaps:?} swaps");
     }
 }
 
