@@ -15,7 +15,7 @@ use crate::config::{Attributes, LossPolicy, Metadata, SpecialBits, scaled};
 use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::lane::publish::{self, Publication};
 use crate::provider::metadata;
-use crate::provider::s3::extended;
+use crate::provider::s3::{Unfinished, extended};
 use crate::provider::xattrs::{self, Failed, Made, Origin, Target, Thing, Trust};
 use crate::report::{Count, Loss, LossSet, PASSES_MAX, Pass};
 use crate::ring::{Handle, Kind, Name, Side, Stat};
@@ -69,23 +69,34 @@ impl Checkpointer {
     }
 
     /// Likewise no upload is: what is still recorded is of objects that vanished or are another thing by now. Each
-    /// is given up at the server; one that the server keeps stays recorded.
+    /// is given up at the server; one that the server keeps stays recorded. Of one without an id it is not even known
+    /// that there is any: what may be it is told, and forgotten.
     fn abandoned_uploads(&self) -> Result<Vec<Row>> {
         let Some(publisher) = &self.publisher else { return Ok(Vec::new()) };
         let uploads = self.job.catalog.reader()?.uploads(UPLOADS_MAX)?;
         let given_up = publisher.give_up(uploads.iter().map(|(_, upload)| upload.clone()).collect());
         let mut rows = Vec::with_capacity(uploads.len());
         for ((large_id, upload), given_up) in uploads.into_iter().zip(given_up) {
-            if let Err(error) = &given_up {
-                self.job.console.note(&format!("gfast: {error}"));
-                self.counters.add(Count::UploadsLeft, 1);
-            }
-            // Of one without an id it is not even known that there is any.
             if given_up.is_ok() || upload.id.is_empty() {
                 rows.push(Row::DropRanges { large_id });
             }
+            match given_up {
+                Ok(doubtful) => doubtful.iter().for_each(|upload| self.tell_doubtful(upload)),
+                Err(error) => {
+                    self.job.console.note(&format!("gfast: {error}"));
+                    self.counters.add(Count::UploadsLeft, 1);
+                }
+            }
         }
         Ok(rows)
+    }
+
+    fn tell_doubtful(&self, upload: &Unfinished) {
+        let Unfinished { key, id, .. } = upload;
+        let bucket = self.job.dest.bucket.as_ref().map_or("", |root| root.bucket.name());
+        let what = "an upload without parts, of this job or another client's, is not given up";
+        self.job.console.note(&format!("gfast: s3://{bucket}/{key}: {what}: id {id}"));
+        self.counters.add(Count::UploadsLeft, 1);
     }
 
     /// The sync just made covers the seals of the last batch: all its records are Completed.

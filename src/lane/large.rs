@@ -125,8 +125,13 @@ impl Lane {
     }
 
     /// Continues the upload that the catalog knows, or begins one; `None` if the job was stopped before. The catalog
-    /// knows that one is about to be begun before the server does: an upload whose id was never read is found by its
-    /// key and time when the pass ends.
+    /// knows that one is about to be begun before the server does, and knows its id before it has a part:
+    /// ```text
+    /// key, time -> recorded -> CreateMultipartUpload -> id -> recorded -> parts
+    /// killed:                 '-- may leave an upload without parts --'   '- the resume goes on with it
+    /// ```
+    /// So an upload whose id was never read holds nothing that is stored or paid for. It cannot be told from another
+    /// client's; what may be it is said when the pass ends.
     async fn begin_upload(
         &self,
         errand: &Errand,
@@ -147,7 +152,7 @@ impl Lane {
             self.errands.push(dir, name, What::Uploading(large_id, upload.clone()));
         };
         push_upload(&upload);
-        if !self.is_upload_recorded(large_id).await? {
+        if !self.is_upload_recorded(large_id, "").await? {
             return Ok(None);
         }
         upload.id = match self.dest().create_upload(key, attributes).await {
@@ -158,23 +163,25 @@ impl Lane {
             created => {
                 let (id, is_doubtful) = created?;
                 if is_doubtful {
-                    // One without parts, to be looked for when the pass ends.
-                    let lost = catalog::Upload { part_bytes: 0, ..upload.clone() };
+                    // One more, without parts, to be looked for when the pass ends.
                     let (dir, name) = (&errand.place.dir, errand.place.name.clone());
-                    self.errands.push(dir, name, What::Uploading(self.job().new_id(), lost));
+                    self.errands.push(dir, name, What::Uploading(self.job().new_id(), upload.clone()));
                 }
                 id
             }
         };
         push_upload(&upload);
+        if !self.is_upload_recorded(large_id, &upload.id).await? {
+            return Ok(None);
+        }
         Ok(Some(Begun { large_id, upload, settled: Vec::new(), progress: Progress::default() }))
     }
 
-    /// Waits until the catalog knows of an upload; false if the job was stopped before. Ends: the record comes early,
-    /// or the job is stopped by what keeps it from coming.
-    async fn is_upload_recorded(&self, large_id: u64) -> Result<bool> {
+    /// Waits until the catalog knows of an upload by this id; false if the job was stopped before. Ends: the record
+    /// comes early, or the job is stopped by what keeps it from coming.
+    async fn is_upload_recorded(&self, large_id: u64, id: &str) -> Result<bool> {
         loop {
-            if self.job().catalog.reader()?.upload(large_id)?.is_some() {
+            if self.job().catalog.reader()?.upload(large_id)?.is_some_and(|upload| upload.id == id) {
                 return Ok(true);
             }
             if self.job().walker.is_stopped() {
@@ -226,7 +233,7 @@ impl Lane {
         let reader = self.job().catalog.reader()?;
         let (upload, ranges) = (reader.upload(record.large_id)?, reader.ranges(record.large_id)?);
         drop(reader);
-        // One whose id was never read is given up when the pass ends.
+        // One whose id was never read is told of when the pass ends.
         let Some(upload) = upload.filter(|upload| !upload.id.is_empty()) else { return Ok(None) };
         if record.stamp != stamp {
             self.dest().abort_upload(key, &upload.id).await?;

@@ -11,7 +11,7 @@ use crate::catalog::{DirStamp, Upload};
 use crate::config::{Metadata, PUBLISH_DEPTH};
 use crate::error::{Error, Result};
 use crate::job::{Job, Past};
-use crate::provider::s3::{Client, Key, Wanted, attributes, extended};
+use crate::provider::s3::{Client, Key, Unfinished, attributes, extended};
 use crate::provider::xattrs::Told;
 use crate::report::LossSet;
 use crate::ring::{Name, Side, Stat};
@@ -64,14 +64,14 @@ impl Publisher {
         })
     }
 
-    /// Gives uploads up that nothing will go on with, several at a time.
-    pub fn give_up(&self, uploads: Vec<Upload>) -> Vec<Result<()>> {
-        self.each(uploads, async |client: &Client, Upload { id, key, begun_secs, part_bytes }: Upload| {
+    /// Gives uploads up that nothing will go on with, several at a time. For one whose id was never read, what may be
+    /// it, and stays.
+    pub fn give_up(&self, uploads: Vec<Upload>) -> Vec<Result<Vec<Unfinished>>> {
+        self.each(uploads, async |client: &Client, Upload { id, key, begun_secs, .. }: Upload| {
             let key = Key::new(key).map_err(|why| Error::refused_object("the object of an upload", why))?;
             match id.as_str() {
-                "" if part_bytes == 0 => client.abort_uploads_since(&key, begun_secs as i64, Wanted::Empty).await,
-                "" => client.abort_uploads_since(&key, begun_secs as i64, Wanted::All).await,
-                id => client.abort_upload(&key, id).await,
+                "" => client.uploads_in_doubt(&key, begun_secs as i64).await,
+                id => client.abort_upload(&key, id).await.map(|()| Vec::new()),
             }
         })
     }

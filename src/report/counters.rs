@@ -44,7 +44,8 @@ pub enum Count {
     BytesCopied,
     /// Bytes durable at the destination.
     BytesDurable,
-    /// Unfinished uploads of the job that nothing will go on with and that the server did not let go.
+    /// Unfinished uploads that nothing will go on with: of the job, and kept by the server; or without parts, and
+    /// perhaps of the job.
     UploadsLeft,
     /// Parts of uploads that were read once more, before they were sent, for a server that wants their checksum first.
     PartsReadTwice,

@@ -270,7 +270,7 @@ impl Summary {
     /// What an administrator has to know of: parts of an upload are stored, and paid for, until it is given up.
     fn uploads_line(&self) -> Option<String> {
         let left = self.totals.get(Count::UploadsLeft);
-        let text = format!("{left} unfinished could not be given up");
+        let text = format!("{left} unfinished left at the server, named above");
         (left > 0).then(|| field("uploads", &text))
     }
 

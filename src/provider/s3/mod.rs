@@ -43,9 +43,9 @@ pub use bucket::Bucket;
 pub use client::Client;
 pub use download::Download;
 pub use keys::Key;
-pub use multipart::Wanted;
 pub use settings::{Variables, process_variables, server_of};
 pub use supply::{Demand, Supply, supply};
+pub use xml::Unfinished;
 
 use crate::ring::Time;
 

@@ -1,7 +1,8 @@
 //! Multipart uploads: begun, filled part by part in any order, put together, or given up.
 //!
 //! Each part carries its own CRC64/NVME and the whole carries the combined one (type FULL_OBJECT), so the server can
-//! refuse what was damaged. An upload is known by its id alone; whoever holds that can go on with it after a crash.
+//! refuse what was damaged. An upload is known by its id alone; whoever holds that can go on with it after a crash, and
+//! nobody else can tell whose it is: servers list key, time and account of an upload, nothing that its client chose.
 
 use bytes::Bytes;
 use rusty_s3::Method;
@@ -21,15 +22,6 @@ const PART_PAGES_MAX: usize = 200;
 const NO_ETAG: Cause = Cause::Protected("the server tells no entity tag of a part of it");
 /// How often an upload is given up again while parts still turn up in it.
 const ABORTS_MAX: u32 = 3;
-
-/// Which uploads of unknown id are given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// Every one: parts may have been sent before the process was killed.
-    All,
-    /// Those without parts: nobody who does not know its id has sent any.
-    Empty,
-}
 
 impl Client {
     /// Begins an upload and tells its id, and whether the server may have begun another one whose id was lost with an
@@ -226,19 +218,21 @@ impl Client {
         Ok(Some(parts))
     }
 
-    /// Gives up what was begun for `key` at `since_secs` (seconds since 1970) or later: uploads of which the id was
-    /// never read. Those that have parts are another client's, unless they are `wanted` as well.
-    pub async fn abort_uploads_since(&self, key: &Key, since_secs: i64, wanted: Wanted) -> Result<()> {
+    /// What may be left of an upload that was begun for `key` at `since_secs` (seconds since 1970) or later, and whose
+    /// id was never read: uploads without parts. Nothing tells whose they are, and another client may be about to send
+    /// its first part; so they are told, and never given up. One that has parts is another client's.
+    pub async fn uploads_in_doubt(&self, key: &Key, since_secs: i64) -> Result<Vec<Unfinished>> {
+        let mut found = Vec::new();
         for upload in self.list_uploads(key.as_str()).await? {
             let is_since = upload.begun.is_some_and(|begun| begun.secs >= since_secs - CLOCK_SLACK_SECS);
-            if upload.key != key.as_str() || !is_since {
-                continue;
-            }
-            if wanted == Wanted::All || self.told_parts(key, &upload.id).await?.is_some_and(|parts| parts.is_empty()) {
-                self.abort_upload(key, &upload.id).await?;
+            if upload.key == key.as_str()
+                && is_since
+                && self.told_parts(key, &upload.id).await?.is_some_and(|parts| parts.is_empty())
+            {
+                found.push(upload);
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Every upload under way below `prefix`. A server that cannot tell has none.

@@ -1,12 +1,12 @@
 //! Kills, devices that are exchanged between two runs, and bad sectors.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use super::support::block::Loop;
-use super::support::fixture::{can_mount, has, must, set_mode, skip};
+use super::support::fixture::{can_mount, has, must, skip, traced};
 use super::support::s3::S3sFs;
 use super::support::slow::{BAD, SlowMount, can_mount_fuse};
 use super::support::{Engine, Job, Rng, Scratch, seed};
@@ -124,14 +124,6 @@ fn another_device_under_the_same_name_is_not_written_to() {
     first.make_node(&name);
     job.run().expect(0);
     assert_same(&first.content(), &source.content());
-}
-
-/// A wrapper that runs a program under strace with these words.
-fn traced(scratch: &Scratch, words: &str) -> PathBuf {
-    let script = scratch.path().join("traced");
-    fs::write(&script, format!("#!/bin/sh\nexec strace -f {words} \"$@\"\n")).unwrap();
-    set_mode(&script, 0o755);
-    script
 }
 
 #[test]

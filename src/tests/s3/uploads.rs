@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 use super::support::fault::{Fault, FaultServer, Kind, Rule};
+use super::support::fixture::{has, skip, traced};
 use super::support::{Engine, Job, Rng};
 use super::{PART_BYTES, Scene, fault_server, noise};
 
@@ -23,9 +24,14 @@ fn interrupted(prefix: &str) -> (FaultServer, Scene, Job) {
 }
 
 fn interrupt(server: &FaultServer, scene: &Scene, prefix: &str) -> Job {
+    interrupt_as(server, scene, prefix, prefix)
+}
+
+/// The same by the job that has its state in `state`.
+fn interrupt_as(server: &FaultServer, scene: &Scene, prefix: &str, state: &str) -> Job {
     server.reset_counts();
     server.script(Rule::new(Fault::StallMs(100)).on(&[Kind::PutPart]));
-    let job = scene.job(scene.join("tree"), format!("s3://b/{prefix}"), prefix).arg("--checkpoint-interval=0.1");
+    let job = scene.job(scene.join("tree"), format!("s3://b/{prefix}"), state).arg("--checkpoint-interval=0.1");
     let job = job.arg("--streams=1");
     let running = job.start();
     assert!(running.run_until(|_| server.counts().of(Kind::PutPart) >= 3), "ended too soon");
@@ -72,13 +78,13 @@ fn an_upload_that_cannot_be_given_up_is_told_and_tried_again() {
     assert_eq!(keys_of_uploads(&server), [""; 0]);
 }
 
-/// Killed after the server has begun the upload and before its id was read.
+/// Killed after the server has begun the upload and before its id was read: it has no parts, and is told. Other clients
+/// have begun uploads of the same object since: nothing tells one without parts from ours, so none is given up.
 #[test]
-fn an_upload_whose_id_was_never_read_is_given_up() {
+fn an_upload_whose_id_was_never_read_is_told_and_nobody_else_s_is_given_up() {
     let server = fault_server(1);
     let scene = Scene::new(&server, Engine::all()[0]);
     noise(&scene.dir("tree").join("large"), &mut Rng::new(1), LARGE);
-    interrupt(&server, &scene, "foreign");
     server.script(Rule::new(Fault::LostAnswer).on(&[Kind::CreateUpload]).times(1));
     server.script(Rule::new(Fault::StallMs(60_000)).on(&[Kind::CreateUpload]));
     let job = scene.job(scene.join("tree"), "s3://b/p", "p");
@@ -86,30 +92,60 @@ fn an_upload_whose_id_was_never_read_is_given_up() {
     assert!(running.run_until(|_| keys_of_uploads(&server).contains(&"p/large".to_owned())), "ended too soon");
     running.kill();
     server.heal();
+    server.begin_upload("b", "p/large");
+    interrupt_as(&server, &scene, "p", "stranger");
     fs::write(scene.join("tree/new"), "x").unwrap();
-    job.run().expect(0);
-    assert_eq!(keys_of_uploads(&server), ["foreign/large"]);
+    let outcome = job.run().expect(0);
+    assert_eq!(keys_of_uploads(&server), ["p/large"; 3], "ours, and two of other clients");
+    assert_eq!(outcome.number("uploads_left"), 2, "{outcome}");
+    assert!(outcome.says("s3://b/p/large: an upload without parts, of this job or another client's"), "{outcome}");
     assert!(server.object("b", "p/large").unwrap().body == fs::read(scene.join("tree/large")).unwrap());
+    assert_eq!(job.run().expect(0).number("uploads_left"), 0, "told once");
 }
 
-/// The answer of a request that begins an upload is lost, and it is sent again within the run: there are two of them.
+/// The answer of a request that begins an upload is lost, and it is sent again within the run: there are two of them,
+/// and one without parts is told.
 #[test]
-fn an_upload_that_was_begun_twice_leaves_none_behind() {
+fn an_upload_that_was_begun_twice_is_told() {
     let server = fault_server(1);
     let scene = Scene::new(&server, Engine::all()[0]);
     noise(&scene.dir("tree").join("large"), &mut Rng::new(1), LARGE);
     // Another client is about to write the same object, and has sent parts of it.
     interrupt(&server, &scene, "p");
-    let foreign: Vec<_> = server.uploads().into_iter().map(|upload| upload.parts.len()).collect();
-    assert!(foreign.len() == 1 && foreign[0] > 0, "{foreign:?}");
     server.script(Rule::new(Fault::LostAnswer).on(&[Kind::CreateUpload]).times(1));
     server.reset_counts();
-    scene.job(scene.join("tree"), "s3://b/p", "other").run().expect(0);
-    assert_eq!(server.counts().of(Kind::CreateUpload), 2);
-    let left: Vec<_> = server.uploads().into_iter().map(|upload| upload.parts.len()).collect();
-    // A part of the client that was killed may have been on its way when its parts were counted.
-    assert!(left.len() == 1 && left[0] >= foreign[0], "what is not ours stays, and nothing else: {left:?}");
+    let outcome = scene.job(scene.join("tree"), "s3://b/p", "other").run().expect(0);
+    assert_eq!((server.counts().of(Kind::CreateUpload), outcome.number("uploads_left")), (2, 1), "{outcome}");
+    let mut left: Vec<_> = server.uploads().into_iter().map(|upload| upload.parts.is_empty()).collect();
+    left.sort_unstable();
+    assert_eq!(left, [false, true], "the other client's, and the one that was begun first");
     assert!(server.object("b", "p/large").unwrap().body == fs::read(scene.join("tree/large")).unwrap());
+}
+
+/// Killed at each write to the catalog, while commits take so long that everything that does not wait for them goes on:
+/// the catalog knows an upload's id before the server has a part of it, so a resume leaves nothing that is stored.
+#[test]
+fn an_upload_that_has_a_part_is_known_by_its_id() {
+    let test = "an_upload_that_has_a_part_is_known_by_its_id";
+    if !(has("strace") || skip(test, "no strace")) {
+        return;
+    }
+    for write in 1.. {
+        let server = fault_server(write);
+        let scene = Scene::new(&server, Engine::all()[0]);
+        noise(&scene.dir("tree").join("large"), &mut Rng::new(1), LARGE);
+        let slow = "-e inject=fdatasync:delay_enter=200000";
+        let kill = format!("-e inject=pwrite64:signal=KILL:when={write}");
+        let wrapper = traced(&scene.scratch, &format!("-o /dev/null -e trace=fdatasync,pwrite64 {slow} {kill}"));
+        let job = scene.job(scene.join("tree"), "s3://b/p", "state");
+        if job.clone().within(&wrapper).run().code() == Some(0) {
+            assert!(write > 6, "the job ends after {write} writes");
+            return;
+        }
+        job.run().expect(0);
+        let parts: Vec<_> = server.uploads().into_iter().map(|upload| upload.parts.len()).collect();
+        assert!(parts.iter().all(|count| *count == 0), "killed at write {write}: {parts:?} parts left");
+    }
 }
 
 /// A new mode is new metadata: nothing is sent but that, unless the content is another one, too.

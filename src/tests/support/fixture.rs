@@ -104,6 +104,14 @@ pub fn has(program: &str) -> bool {
         .any(|dir| dir.join(program).exists())
 }
 
+/// A wrapper for [`super::Job::within`] that runs a program under strace with these words.
+pub fn traced(scratch: &Scratch, words: &str) -> PathBuf {
+    let script = scratch.path().join("traced");
+    fs::write(&script, format!("#!/bin/sh\nexec strace -f {words} \"$@\"\n")).unwrap();
+    set_mode(&script, 0o755);
+    script
+}
+
 impl Scratch {
     /// A fresh directory below the temporary directory, mode 0755 so that other users reach what is in it.
     pub fn new() -> Scratch {

@@ -190,6 +190,11 @@ impl FaultServer {
         self.state().store.uploads.clear();
     }
 
+    /// Begins an upload as another client does, past all checks.
+    pub fn begin_upload(&self, bucket: &str, key: &str) {
+        self.state().store.begin_upload((bucket, key), BTreeMap::new(), None);
+    }
+
     /// The uploads that have not ended.
     pub fn uploads(&self) -> Vec<Upload> {
         self.state().store.uploads.values().cloned().collect()

@@ -276,19 +276,31 @@ impl Store {
 
     fn create_upload(&mut self, request: &Request) -> Handled {
         let (bucket, key) = request.bucket_and_key();
+        let storage_class = request.header("x-amz-storage-class").map(str::to_owned);
+        let id = self.begin_upload((bucket, key), attributes(request)?, storage_class);
+        let inner = format!("<Bucket>{bucket}</Bucket><Key>{}</Key><UploadId>{id}</UploadId>", escape(key));
+        Ok(Answer::xml("InitiateMultipartUploadResult", &inner))
+    }
+
+    /// Begins an upload; its id.
+    pub fn begin_upload(
+        &mut self,
+        (bucket, key): (&str, &str),
+        attributes: BTreeMap<String, String>,
+        storage_class: Option<String>,
+    ) -> String {
         self.serial += 1;
         let id = format!("upload-{:08}", self.serial);
         let upload = Upload {
             target: (bucket.to_owned(), key.to_owned()),
             parts: BTreeMap::new(),
             unproved: BTreeSet::new(),
-            attributes: attributes(request)?,
-            storage_class: request.header("x-amz-storage-class").map(str::to_owned),
+            attributes,
+            storage_class,
             begun: SystemTime::now(),
         };
         self.uploads.insert(id.clone(), upload);
-        let inner = format!("<Bucket>{bucket}</Bucket><Key>{}</Key><UploadId>{id}</UploadId>", escape(key));
-        Ok(Answer::xml("InitiateMultipartUploadResult", &inner))
+        id
     }
 
     /// The upload a request names, which must be for its key.
