@@ -4,7 +4,7 @@
 //!   STATE_DIR/            0700, ours, no symlink, on a local file system
 //!     job-0123456789abcdef/     named after source and destination
 //!       owner             locked (flock) while a process runs the job; says which one
-//!       job               the identity, as text
+//!       job               the identity, as text; `job.new` while it is raised to a newer format
 //!       data.mdb          LMDB's data        lock.mdb    LMDB's readers
 //!     new-0123456789abcdef/     a job folder being made; renamed when it is whole
 //! ```
@@ -182,10 +182,7 @@ impl Folder {
 
     /// Makes a filled new folder the job's: writes the job file, makes everything durable, renames the folder.
     pub fn publish(&mut self, identity: &JobIdentity, job_id: u64) -> Result<()> {
-        let file = self.path.join("job");
-        let mut job = open_file(&file)?;
-        let written = job.write_all(identity.to_text(job_id).as_bytes()).and_then(|()| job.sync_all());
-        written.map_err(|error| Error::os("write", bytes_of(&file), errno_of(&error)))?;
+        self.write_job("job", identity, job_id)?;
         sync_dir(&self.path)?;
         let path = self.path.with_file_name(identity.folder_name());
         fs::rename(&self.path, &path).map_err(|error| match error.kind() {
@@ -194,6 +191,27 @@ impl Folder {
         })?;
         self.path = path;
         self.path.parent().map_or(Ok(()), sync_dir)
+    }
+
+    /// Raises the format that the job file tells to this program's, durably and by one rename, before anything of it is
+    /// recorded: so an older gfast refuses the job, and does not take what it cannot read for damage.
+    pub fn raise_format(&self, identity: &JobIdentity, job_id: u64) -> Result<()> {
+        if !identity::is_older(&read_job_file(&self.path)?) {
+            return Ok(());
+        }
+        self.write_job("job.new", identity, job_id)?;
+        let file = self.path.join("job");
+        let renamed = fs::rename(self.path.join("job.new"), &file);
+        renamed.map_err(|error| Error::os("replace", bytes_of(&file), errno_of(&error)))?;
+        sync_dir(&self.path)
+    }
+
+    fn write_job(&self, name: &str, identity: &JobIdentity, job_id: u64) -> Result<()> {
+        let file = self.path.join(name);
+        let mut job = open_file(&file)?;
+        let text = identity.to_text(job_id);
+        let written = job.set_len(0).and_then(|()| job.write_all(text.as_bytes())).and_then(|()| job.sync_all());
+        written.map_err(|error| Error::os("write", bytes_of(&file), errno_of(&error)))
     }
 
     /// Fills LMDB's lock file. LMDB extends it as a hole and maps it for writing, so that on a full file system the

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   gfast job
-//!   format=1
+//!   format=2
 //!   job=1f0c...                        the header's job id
 //!   source=/data/old                   bytes escaped as in messages
 //!   dest=/data/new
@@ -19,8 +19,9 @@ use super::bytes::{Damage, Decoded};
 use crate::error::{escape, unescape};
 use crate::ring::op::Time;
 
-/// Format of the whole catalog: the job file, the trees and their keys.
-const FORMAT: u32 = 1;
+/// Format of the whole catalog: the job file, the trees, their keys and records. 2: files' records tell their owners.
+/// Older ones are read as they are.
+const FORMAT: u32 = 2;
 
 /// What makes a job this job and no other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,8 +98,7 @@ impl JobIdentity {
     /// Compares with a job file's text: the job id if it is this job.
     pub(super) fn compare(&self, text: &[u8]) -> Decoded<Result<u64, Difference>> {
         let text = std::str::from_utf8(text).map_err(|_| Damage("its job file is not text"))?;
-        let format = value_of(text, "format").and_then(|format| format.parse::<u32>().ok());
-        if format.is_some_and(|format| format > FORMAT) {
+        if format_of(text).is_some_and(|format| format > FORMAT) {
             return Ok(Err(Difference::NewerFormat));
         }
         let (body, crc) = text.rsplit_once("crc=").ok_or(Damage("its job file is cut short"))?;
@@ -140,6 +140,15 @@ impl JobIdentity {
         ];
         checks.into_iter().find(|(differs, _)| *differs).map(|(_, difference)| difference)
     }
+}
+
+/// Whether a job file's text, known to be whole, tells an older format than this program's.
+pub(super) fn is_older(text: &[u8]) -> bool {
+    std::str::from_utf8(text).ok().and_then(format_of).is_some_and(|format| format < FORMAT)
+}
+
+fn format_of(text: &str) -> Option<u32> {
+    value_of(text, "format").and_then(|format| format.parse().ok())
 }
 
 /// Name of the folder of the job between two paths.
@@ -202,7 +211,8 @@ mod tests {
         assert_eq!(told(|other| other.source_root.ino += 1), Ok(Err(Difference::SourceRoot)));
         assert_eq!(told(|other| other.dest_root.birth.nanos += 1), Ok(Err(Difference::DestRoot)));
         assert_eq!(told(|other| other.options.clear()), Ok(Err(Difference::Options)));
-        let newer = text.replace("format=1", "format=2");
+        let newer = text.replace(&format!("format={FORMAT}"), &format!("format={}", FORMAT + 1));
+        assert_ne!(newer, text);
         assert_eq!(identity().compare(newer.as_bytes()), Ok(Err(Difference::NewerFormat)));
     }
 

@@ -211,7 +211,8 @@ impl Catalog {
         folder::refuse_remote(state_dir)
     }
 
-    /// Opens the job's catalog in `state_dir`, or makes it. An existing one is not changed.
+    /// Opens the job's catalog in `state_dir`, or makes it. An existing one is not changed, but for the format that it
+    /// tells: from now on records of this one may be in it.
     ///
     /// Refused (exit 2), with nothing touched: a state directory that is a symlink, not ours, writable by others, or on
     /// a network or FUSE file system (unless `force_network`); a job that another process runs; source or destination
@@ -221,7 +222,9 @@ impl Catalog {
             Found::Job(folder, job_id) => (folder, job_id),
             Found::New(folder) => create(folder, identity)?,
         };
-        Catalog::open_in(folder, job_id)
+        let catalog = Catalog::open_in(folder, job_id)?;
+        catalog.folder.raise_format(identity, job_id)?;
+        Ok(catalog)
     }
 
     /// Opens the catalog of a job that ran before, known by its destination or as the only one, to read it. Makes

@@ -398,6 +398,32 @@ fn another_root_or_other_options_are_refused() {
     Catalog::open(&scratch.state(), &rebooted, false).unwrap();
 }
 
+/// A job file as a gfast of format 1 has written it.
+fn write_format_1(catalog: &Path) {
+    let text = fs::read_to_string(catalog.join("job")).unwrap();
+    let body = text.rsplit_once("crc=").unwrap().0.replace("format=2", "format=1");
+    fs::write(catalog.join("job"), format!("{body}crc={:08x}\n", crc32fast::hash(body.as_bytes()))).unwrap();
+}
+
+#[test]
+fn a_job_of_an_older_format_goes_on_and_tells_the_newer_one() {
+    let scratch = Scratch::new("format");
+    let catalog = open(&scratch.state()).unwrap();
+    let (path, job_id) = (catalog.path().to_owned(), catalog.header().job_id);
+    drop(catalog);
+    let written = fs::read(path.join("job")).unwrap();
+    write_format_1(&path);
+    assert_ne!(fs::read(path.join("job")).unwrap(), written);
+    // Who only reads changes nothing.
+    assert_eq!(Catalog::open_recorded(&scratch.state(), None).unwrap().1, identity());
+    assert_ne!(fs::read(path.join("job")).unwrap(), written);
+    // What a process that died while raising it has left.
+    fs::write(path.join("job.new"), vec![b'x'; written.len() * 2]).unwrap();
+    assert_eq!(open(&scratch.state()).unwrap().header().job_id, job_id);
+    assert_eq!(fs::read(path.join("job")).unwrap(), written);
+    assert!(!path.join("job.new").exists());
+}
+
 #[test]
 fn a_state_directory_open_to_others_is_refused() {
     let scratch = Scratch::new("open");

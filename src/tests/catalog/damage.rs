@@ -146,7 +146,9 @@ fn a_newer_format_is_refused_without_being_called_damaged() {
     let scratch = Scratch::new("newer");
     let (folder, _) = build(&scratch.state(), &mut Random(3));
     let job = fs::read_to_string(folder.join("job")).unwrap();
-    fs::write(folder.join("job"), job.replace("format=1", "format=2")).unwrap();
+    let newer = job.replace("format=2", "format=3");
+    assert_ne!(newer, job);
+    fs::write(folder.join("job"), newer).unwrap();
     let text = refusal(open(&scratch.state()));
     assert!(text.contains("newer gfast") && !text.contains("damaged"), "{text}");
 }
