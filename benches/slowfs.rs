@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let delay = Duration::from_micros(delay.parse()?);
     let session =
-        passthrough::mount(Path::new(folder), Path::new(point), delay, passthrough::Spelling::Exact, threads.parse()?)?;
+        passthrough::mount(Path::new(folder), Path::new(point), delay, passthrough::Habit::Ordinary, threads.parse()?)?;
     println!("{folder} is at {point}");
     signals.forever().next();
     session.umount_and_join()?;

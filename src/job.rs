@@ -222,8 +222,19 @@ pub struct Job {
     /// One descriptor per destination file system, opened before the first write there: syncfs reports an error once
     /// per descriptor (I1).
     pub superblocks: Mutex<HashMap<u64, Handle>>,
+    /// Whether symlinks have owner and times of their own there, by device, where that had to be tried.
+    pub link_changes: Mutex<HashMap<u64, LinkChanges>>,
     /// Bytes of a source device that could not be read and are zeros at the destination.
     pub unreadable: Mutex<Extents>,
+}
+
+/// What a destination does that is asked to give a symlink an owner or times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkChanges {
+    /// The symlink gets them.
+    Own,
+    /// It refuses, or gives them to what the symlink leads to: it is not asked (I8).
+    Never,
 }
 
 /// Names of a destination directory that folds case, as they were listed: hashes, so that they are bounded in bytes.

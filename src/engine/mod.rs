@@ -239,6 +239,7 @@ pub(crate) fn make_job(
             umask: config.umask,
         },
         superblocks: Mutex::new(HashMap::from([(dest.stat.dev, dest.handle.clone())])),
+        link_changes: Mutex::default(),
         source,
         dest,
         single: roots.single.as_ref().map(|single| (single.source_name.clone(), single.dest_name.clone())),

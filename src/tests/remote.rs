@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
@@ -138,4 +138,42 @@ fn a_state_directory_on_a_slow_mount_is_refused() {
         assert!(!dest.exists(), "the destination was made");
         assert_eq!(fs::read_dir(slow.folder()).unwrap().count(), 0, "the slow mount was touched");
     }
+}
+
+/// A file that a symlink leads to, outside of the tree, is none of the job's (I8).
+#[test]
+fn what_symlinks_lead_to_stays_as_it_is_where_they_are_followed() {
+    if !can_mount_fuse("what_symlinks_lead_to_stays_as_it_is_where_they_are_followed") {
+        return;
+    }
+    let (slow, other) = (SlowMount::following(), Scratch::new());
+    let (tree, precious) = (other.path().join("tree"), other.path().join("precious"));
+    fs::create_dir_all(tree.join("dir")).unwrap();
+    fs::write(&precious, "x").unwrap();
+    let before = fs::metadata(&precious).unwrap();
+    for (name, target) in [("out", &*precious), ("dir/out", &*precious), ("dangling", Path::new("nowhere"))] {
+        symlink(target, tree.join(name)).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::lchown(tree.join(name), Some(1234), Some(1234)).unwrap();
+        }
+    }
+    let copy = slow.path().join("copy");
+    let job = Job::new(&tree, &copy, other.path().join("state"), Engine::Auto);
+    let outcome = job.run().expect(0);
+    assert_eq!(outcome.number("symlinks"), 3, "{outcome}");
+    assert!(outcome.says("\"times\":3"), "{outcome}");
+    let after = fs::metadata(&precious).unwrap();
+    assert_eq!(
+        (after.modified().unwrap(), after.uid(), after.ctime_nsec()),
+        (before.modified().unwrap(), before.uid(), before.ctime_nsec())
+    );
+    let names = |dir: &Path| {
+        let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!((names(&copy), names(&copy.join("dir"))), (names(&tree), names(&tree.join("dir"))), "a probe is left");
+    assert_eq!(fs::read_link(copy.join("dir/out")).unwrap(), precious);
+    let again = job.run().expect(0);
+    assert_eq!((again.number("symlinks"), again.number("unchanged")), (0, 5), "{again}");
 }

@@ -4,6 +4,7 @@ use super::attributes::Kept;
 use super::{Copied, Ending, Seal, Work, ending_of, stat_source};
 use crate::catalog::{FileRecord, Status};
 use crate::error::{Errno, Result};
+use crate::job::LinkChanges;
 use crate::plan;
 use crate::provider::xattrs::{Made, Trust};
 use crate::report::Count;
@@ -29,6 +30,8 @@ impl Work<'_> {
             return Ok(None);
         }
         let temp = self.place.temp_name(self.job);
+        // Asked first: where that has to be tried, it is tried under the temporary name.
+        let is_left_as_made = self.is_left_as_made()?;
         for (name, temp) in [(&self.place.dest_name, None), (&temp, Some(temp.clone()))] {
             match self.dest().stat(self.dest_dir(), name) {
                 Ok(dest) if dest.ino == record.dest_ino && dest.size == self.stat.size && is_durable(&dest) => {
@@ -38,7 +41,12 @@ impl Work<'_> {
                         Kind::Special => Count::Specials,
                         _ => Count::FilesCopied,
                     };
-                    let mut copied = self.copied(&dest, self.seal(temp), 0, count);
+                    let seal = match is_left_as_made {
+                        true if temp.is_some() => return Ok(None),
+                        true => Seal::None,
+                        false => self.seal(temp),
+                    };
+                    let mut copied = self.copied(&dest, seal, 0, count);
                     copied.large_id = record.large_id;
                     copied.checksum = record.checksum;
                     return Ok(Some(copied));
@@ -48,6 +56,11 @@ impl Work<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether it is a symlink whose times are none of ours to set.
+    fn is_left_as_made(&self) -> Result<bool> {
+        Ok(self.stat.kind() == Kind::Symlink && self.link_changes()? == LinkChanges::Never)
     }
 
     /// Takes what is at the destination if it is the source's copy already; puts owner, mode and attributes right.

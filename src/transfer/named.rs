@@ -5,7 +5,8 @@ use super::attributes::Kept;
 use super::{Copied, Seal, Work};
 use crate::config::Metadata;
 use crate::error::{Cause, Errno, Error, Result};
-use crate::provider::metadata;
+use crate::job::LinkChanges;
+use crate::provider::metadata::{self, UNSEALED};
 use crate::provider::xattrs::{Made, Trust};
 use crate::report::{Count, Loss};
 use crate::ring::{Kind, Name, Side, Stat};
@@ -18,8 +19,30 @@ impl Work<'_> {
 
     /// A symlink with this target.
     pub(crate) fn make_symlink(&self, target: &Name) -> Result<Copied> {
+        let changes = self.link_changes()?;
         let made = self.make_named(|name| self.dest().make_symlink(self.dest_dir(), name, target))?;
-        self.settle_by_name(made, Count::Symlinks)
+        self.settle_by_name(made, Count::Symlinks, changes)
+    }
+
+    /// What the destination's directory does with owner and times of a symlink. Servers of network and FUSE mounts may
+    /// follow it (sshfs), out of the tree, too (I8): tried once, on one that leads to itself.
+    pub(super) fn link_changes(&self) -> Result<LinkChanges> {
+        let (dest, at) = (self.dest(), self.dest_dir());
+        let dev = dest.stat_handle(at).map_err(|errno| self.error("stat the directory of", errno))?.dev;
+        if dev == self.job.dest.stat.dev && !self.job.dest_file_system.is_remote() {
+            return Ok(LinkChanges::Own);
+        }
+        let known = self.job.link_changes.lock().get(&dev).copied();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let probe = self.place.temp_name(self.job);
+        self.replacing(&probe, || dest.make_symlink(at, &probe, &probe))?;
+        let is_set = dest.set_times_at(at, &probe, UNSEALED, UNSEALED).is_ok();
+        dest.unlink(at, &probe).map_err(|errno| self.error("remove the temporary symlink of", errno))?;
+        let found = if is_set { LinkChanges::Own } else { LinkChanges::Never };
+        self.job.link_changes.lock().insert(dev, found);
+        Ok(found)
     }
 
     /// A FIFO, socket or device node. `None`: it could not be made, which is counted as a loss.
@@ -31,7 +54,7 @@ impl Work<'_> {
         let made = self.make_named(|name| self.dest().make_node(self.dest_dir(), name, mode & !0o6000, self.stat.rdev));
         let is_device = matches!(self.stat.mode & libc::S_IFMT, libc::S_IFBLK | libc::S_IFCHR);
         match made {
-            Ok(made) => self.settle_by_name(made, Count::Specials).map(Some),
+            Ok(made) => self.settle_by_name(made, Count::Specials, LinkChanges::Own).map(Some),
             Err(Error { cause: Cause::Os(errno), .. }) if metadata::is_denied(errno) => {
                 let loss = if is_device { Loss::DeviceNode } else { Loss::FifoOrSocket };
                 self.job.lose(self.place, loss)?;
@@ -65,8 +88,12 @@ impl Work<'_> {
     }
 
     /// Owner and times of an object that has no content to wait for, then its final name.
-    fn settle_by_name(&self, temp: Option<Name>, count: Count) -> Result<Copied> {
-        let settled = self.try_settle(temp.as_ref().unwrap_or(&self.place.dest_name));
+    fn settle_by_name(&self, temp: Option<Name>, count: Count, changes: LinkChanges) -> Result<Copied> {
+        let name = temp.as_ref().unwrap_or(&self.place.dest_name);
+        let settled = match changes {
+            LinkChanges::Own => self.try_settle(name),
+            LinkChanges::Never => self.leave_as_made(name),
+        };
         let made = match settled {
             Ok(made) => made,
             Err(error) => {
@@ -97,6 +124,18 @@ impl Work<'_> {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.job.lose(self.place, Loss::Times)?,
             Err(errno) => return Err(self.error("set times of", errno)),
         }
+        Ok(made)
+    }
+
+    /// A symlink keeps what it was made with: what it should have and has not is lost.
+    fn leave_as_made(&self, name: &Name) -> Result<Stat> {
+        let made = self.dest().stat(self.dest_dir(), name).map_err(|errno| self.error("stat", errno))?;
+        if self.keeps_metadata() && (made.uid, made.gid) != (self.stat.uid, self.stat.gid) {
+            self.job.lose(self.place, Loss::Owner)?;
+        }
+        self.job.lose(self.place, Loss::Times)?;
+        let kept = Kept { permissions: made.permissions(), trust: Trust::NoCapabilities };
+        self.keep_attributes_at(name, kept, Made::New)?;
         Ok(made)
     }
 

@@ -32,28 +32,30 @@ pub fn mount(
     folder: &Path,
     point: &Path,
     delay: Duration,
-    spelling: Spelling,
+    habit: Habit,
     threads: usize,
 ) -> io::Result<BackgroundSession> {
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName("slow".into()), MountOption::DefaultPermissions];
     config.n_threads = Some(threads);
-    fuser::spawn_mount(Passthrough::new(folder, delay, spelling), point, &config)
+    fuser::spawn_mount(Passthrough::new(folder, delay, habit), point, &config)
 }
 
-/// Which names are one.
+/// In what it differs from a local file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spelling {
-    /// Those of the same bytes.
-    Exact,
-    /// Those that differ in case, or in how they write an e with an acute accent.
-    Folded,
+pub enum Habit {
+    /// In nothing.
+    Ordinary,
+    /// Names are one that differ in case, or in how they write an e with an acute accent.
+    FoldsNames,
+    /// Owner and times for a symlink go to what it leads to, as sshfs and its server have it.
+    FollowsLinks,
 }
 
 /// The file system itself.
 struct Passthrough {
-    /// Which names are one.
-    spelling: Spelling,
+    /// In what it differs from a local one.
+    habit: Habit,
     /// How long each operation takes.
     delay: Duration,
     /// Where a node was last seen, by its number.
@@ -64,9 +66,9 @@ struct Passthrough {
 }
 
 impl Passthrough {
-    fn new(folder: &Path, delay: Duration, spelling: Spelling) -> Passthrough {
+    fn new(folder: &Path, delay: Duration, habit: Habit) -> Passthrough {
         let paths = Mutex::new(HashMap::from([(INodeNo::ROOT.0, folder.to_owned())]));
-        Passthrough { spelling, delay, paths, files: Mutex::default(), next_file: AtomicU64::new(1) }
+        Passthrough { habit, delay, paths, files: Mutex::default(), next_file: AtomicU64::new(1) }
     }
 
     /// Answers what `answer` finds, after the delay.
@@ -81,7 +83,7 @@ impl Passthrough {
 
     fn child(&self, parent: INodeNo, name: &OsStr) -> io::Result<PathBuf> {
         let dir = self.path(parent)?;
-        if self.spelling == Spelling::Folded {
+        if self.habit == Habit::FoldsNames {
             let folded = |name: &OsStr| name.to_string_lossy().to_lowercase().replace("e\u{301}", "\u{e9}");
             let wanted = folded(name);
             let names = fs::read_dir(&dir)?.collect::<io::Result<Vec<_>>>()?;
@@ -223,15 +225,22 @@ impl fuser::Filesystem for Passthrough {
             if let Some(size) = size {
                 OpenOptions::new().write(true).open(&path)?.set_len(size)?;
             }
+            let is_followed = self.habit == Habit::FollowsLinks;
             if uid.is_some() || gid.is_some() {
-                std::os::unix::fs::lchown(&path, uid, gid)?;
+                match is_followed {
+                    true => std::os::unix::fs::chown(&path, uid, gid)?,
+                    false => std::os::unix::fs::lchown(&path, uid, gid)?,
+                }
             }
             if let Some(mode) = mode {
                 fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777))?;
             }
             if atime.is_some() || mtime.is_some() {
                 let times = rustix::fs::Timestamps { last_access: timespec(atime), last_modification: timespec(mtime) };
-                let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+                let flags = match is_followed {
+                    true => rustix::fs::AtFlags::empty(),
+                    false => rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+                };
                 rustix::fs::utimensat(rustix::fs::CWD, &path, &times, flags)?;
             }
             self.describe(node)

@@ -9,7 +9,7 @@ use fuser::BackgroundSession;
 
 use super::Scratch;
 use super::fixture::{has, skip};
-use super::passthrough::{self, Spelling};
+use super::passthrough::{self, Habit};
 pub use super::passthrough::{BAD, ROT};
 
 /// Operations answered at a time.
@@ -33,7 +33,7 @@ pub fn can_mount_fuse(test: &str) -> bool {
     } else {
         let opened = OpenOptions::new().read(true).write(true).open("/dev/fuse");
         opened.err().map(|error| format!("/dev/fuse: {error}")).or_else(|| {
-            let mounted = SlowMount::try_new(Duration::ZERO, Spelling::Exact);
+            let mounted = SlowMount::try_new(Duration::ZERO, Habit::Ordinary);
             mounted.err().map(|error| format!("a FUSE mount is refused: {error}"))
         })
     };
@@ -43,17 +43,22 @@ pub fn can_mount_fuse(test: &str) -> bool {
 impl SlowMount {
     /// An empty folder whose every operation takes `delay`.
     pub fn new(delay: Duration) -> SlowMount {
-        SlowMount::try_new(delay, Spelling::Exact).unwrap()
+        SlowMount::try_new(delay, Habit::Ordinary).unwrap()
     }
 
     /// An empty folder that folds case and normalises Unicode, without delay.
     pub fn folding() -> SlowMount {
-        SlowMount::try_new(Duration::ZERO, Spelling::Folded).unwrap()
+        SlowMount::try_new(Duration::ZERO, Habit::FoldsNames).unwrap()
     }
 
-    fn try_new(delay: Duration, spelling: Spelling) -> io::Result<SlowMount> {
+    /// An empty folder whose symlinks are followed when they get an owner or times, without delay.
+    pub fn following() -> SlowMount {
+        SlowMount::try_new(Duration::ZERO, Habit::FollowsLinks).unwrap()
+    }
+
+    fn try_new(delay: Duration, habit: Habit) -> io::Result<SlowMount> {
         let (point, folder) = (Scratch::new(), Scratch::new());
-        let session = passthrough::mount(folder.path(), point.path(), delay, spelling, THREADS)?;
+        let session = passthrough::mount(folder.path(), point.path(), delay, habit, THREADS)?;
         Ok(SlowMount { session: Some(session), point, folder })
     }
 
