@@ -222,6 +222,9 @@ pub struct Job {
     /// One descriptor per destination file system, opened before the first write there: syncfs reports an error once
     /// per descriptor (I1).
     pub superblocks: Mutex<HashMap<u64, Handle>>,
+    /// Large files of which ranges were written since the last sync, by the key of their ranges, where a sync of the
+    /// whole file system proves nothing (I1).
+    pub unsynced: Mutex<HashMap<u64, Handle>>,
     /// Whether symlinks have owner and times of their own there, by device, where that had to be tried.
     pub link_changes: Mutex<HashMap<u64, LinkChanges>>,
     /// Bytes of a source device that could not be read and are zeros at the destination.
@@ -414,6 +417,19 @@ impl Job {
             path.pop();
         }
         self.choice.takes(&path, sort)
+    }
+
+    /// Notes that a range of a large file is written, before anybody is told: it may be recorded only after a sync of
+    /// the file itself where that of the file system proves nothing.
+    pub fn note_unsynced(&self, large_id: u64, file: &Handle) {
+        if self.syncs_each() && self.device(Side::Dest).is_none() {
+            self.unsynced.lock().insert(large_id, file.clone());
+        }
+    }
+
+    /// A file is synced, to be closed: that nobody else holds it lets closing tell its errors.
+    pub fn forget_unsynced(&self, file: &Handle) {
+        self.unsynced.lock().retain(|_, held| !Arc::ptr_eq(held, file));
     }
 
     /// What the destination holds of a name that failed now: an older file goes only when its replacement is there. So

@@ -207,6 +207,11 @@ impl Checkpointer {
             let synced = self.dest().sync_file(&device.buffered);
             return synced.map_err(|errno| Error::os("sync", &device.path, errno));
         }
+        let unsynced = std::mem::take(&mut *self.job.unsynced.lock());
+        for file in unsynced.values() {
+            let synced = self.dest().sync_file(file);
+            synced.map_err(|errno| Error::os("sync large files below", &self.job.dest.path, errno))?;
+        }
         let handles: Vec<Handle> = self.job.superblocks.lock().values().cloned().collect();
         for handle in handles {
             let synced = self.dest().sync_file_system(&handle);

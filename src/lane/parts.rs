@@ -291,6 +291,9 @@ impl Lane {
         drop(progress);
         let range = Range { offset: range.offset, len: range.len, crc64, etag };
         self.errands.counters.add(Count::BytesCopied, range.len);
+        if let Route::Down { file, .. } = &parts.route {
+            self.job().note_unsynced(parts.large_id, file);
+        }
         let (dir, name) = (&parts.place.dir, parts.place.name.clone());
         self.errands.push(dir, name, What::Written(parts.large_id, range));
         self.errands.intake.add_bytes(range.len);

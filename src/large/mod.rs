@@ -321,6 +321,13 @@ impl LargeFile {
         self.trouble.lock().is_some()
     }
 
+    /// Notes that more of it is written.
+    pub fn note_unsynced(&self, job: &Job) {
+        if let Some(dest) = &*self.dest.lock() {
+            job.note_unsynced(self.id, &dest.plain);
+        }
+    }
+
     /// Bytes that need not be copied, because an earlier run made them durable.
     pub fn durable_bytes(&self) -> u64 {
         self.durable.iter().map(|range| range.len).sum()

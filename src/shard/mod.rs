@@ -433,6 +433,7 @@ impl<I: Interpreter> Shard<I> {
         if !file.is_whole(&range) {
             return;
         }
+        file.note_unsynced(&self.errands.job);
         self.errands.push(&file.place.dir, file.place.name.clone(), What::Written(file.id, range));
     }
 

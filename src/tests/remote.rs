@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
+use support::fixture::{has, skip, traced};
 use support::slow::can_mount_fuse;
 use support::{Comparison, Engine, Job, Outcome, Rng, Scratch, SlowMount, seed, tree};
 
@@ -176,4 +177,33 @@ fn what_symlinks_lead_to_stays_as_it_is_where_they_are_followed() {
     assert_eq!(fs::read_link(copy.join("dir/out")).unwrap(), precious);
     let again = job.run().expect(0);
     assert_eq!((again.number("symlinks"), again.number("unchanged")), (0, 5), "{again}");
+}
+
+/// What a resume counts on was synced, file by file: syncfs says nothing of what a user-space daemon holds back (I1).
+#[test]
+fn ranges_of_a_large_file_are_synced_before_a_resume_counts_on_them() {
+    let test = "ranges_of_a_large_file_are_synced_before_a_resume_counts_on_them";
+    if !can_mount_fuse(test) || !(has("strace") || skip(test, "no strace")) {
+        return;
+    }
+    const WHOLE: u64 = 24 << 20;
+    let (slow, other) = (SlowMount::new(Duration::ZERO), Scratch::new());
+    let tree = other.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let mut bytes = vec![0; WHOLE as usize];
+    Rng::new(seed(test, 91)).fill(&mut bytes);
+    fs::write(tree.join("large"), &bytes).unwrap();
+    let log = other.path().join("log");
+    let wrapper = traced(&other, &format!("-D -y -e trace=fsync -o {}", log.display()));
+    let copy = slow.path().join("copy");
+    let job = Job::new(&tree, &copy, other.path().join("state"), Engine::Auto);
+    let job = job.args(&["--checkpoint-interval", "0.1", "--streams", "1"]);
+    let running = job.clone().args(&["--bwlimit", "8M"]).within(&wrapper).start();
+    assert!(running.run_for(Duration::from_millis(2200)), "it was too fast");
+    running.kill();
+    let resumed = job.run().expect(0);
+    assert!(resumed.number("bytes") < WHOLE, "nothing was resumed: {resumed}");
+    assert_eq!(fs::read(slow.folder().join("copy/large")).unwrap(), bytes);
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.lines().any(|line| line.contains("copy/large>) = 0")), "never synced:\n{log}");
 }

@@ -454,6 +454,7 @@ impl<'a> Work<'a> {
         }
         if self.job.syncs_each() {
             dest.sync_file(&handle).map_err(|errno| self.error("sync", errno))?;
+            self.job.forget_unsynced(&handle);
         }
         dest.close(handle).map_err(|errno| self.error("close", errno))
     }
