@@ -358,7 +358,8 @@ fn a_source_that_is_removed_while_it_is_read_deletes_nothing() {
         let before = names(&scene.dest);
         let running = start_slowly(&scene, engine, "d/e/keep");
         fs::remove_dir_all(&scene.source).unwrap();
-        let outcome = running.wait().expect(25);
+        // 23 where the last question for names of the root came after its end: a listing that failed.
+        let outcome = running.wait().expect_one_of(&[23, 25]);
         assert!(outcome.says("nothing is deleted") && before.is_subset(&names(&scene.dest)), "{outcome}");
     }
 }
