@@ -350,7 +350,9 @@ fn a_source_in_a_bucket_is_measured() {
     let output = with_server(&scene, command, &server).output().unwrap();
     let findings = findings(&output);
     assert_eq!(rows(&findings, "small", "streams").len(), 7, "{findings}");
-    assert_eq!(findings["samples"][0]["files"], 80, "{findings}");
+    // All 80, or as many as this machine copies in a second's slices, but never fewer than 64.
+    let files = findings["samples"][0]["files"].as_u64().unwrap();
+    assert!((64..=80).contains(&files), "{findings}");
     assert!(findings["notes"].to_string().contains("too few large files"), "{findings}");
     assert_eq!((scene.listing(), objects(&bucket)), (before, held));
 }
