@@ -22,7 +22,7 @@ pub const STREAMS_MAX: u32 = 1024;
 pub const BLOCK_BYTES_DEFAULT: usize = 1 << 20;
 /// Least and most bytes of one block: a page, and what a request may hold without being split everywhere.
 pub const BLOCK_BYTES_RANGE: std::ops::RangeInclusive<usize> = 4096..=(64 << 20);
-/// Files up to this size are read whole by one open-read-close chain.
+/// Files up to this size are read whole: opened, read and closed by the ring.
 pub const SMALL_BYTES_MAX: usize = 256 << 10;
 /// Large files are cut in segments of this size, claimed by all shards.
 pub const SEGMENT_BYTES: u64 = scaled(256 << 20, 64 << 10) as u64;

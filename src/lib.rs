@@ -95,8 +95,8 @@
 //!
 //! # The life of one small file
 //! A shard takes its directory from the walker ([`walk`]), opens it on both sides and hands out its names
-//! ([`listing`]). The source is described and the decision made ([`plan`]); the file is opened, read and closed by one
-//! chain on the ring ([`ring::uring`]); the source is described again, and if it is the same, the destination is
+//! ([`listing`]). The source is described and the decision made ([`plan`]); the file is opened, then read and closed
+//! on the ring ([`ring::uring`]); the source is described again, and if it is the same, the destination is
 //! created, written, given its owner and mode, and closed ([`transfer`]). The outcome waits for the next checkpoint
 //! ([`outcome`]), which makes it durable, sets the source's times (the seal), and records it ([`checkpoint`]). A resume
 //! goes on from the catalog ([`resume`]).
