@@ -61,6 +61,8 @@ pub const DIR_CACHE_PER_SHARD: usize = scaled(256, 4);
 pub const DIR_CACHE_LEAST: usize = 4;
 /// Open directory pairs over all shards, however many.
 pub const DIR_CACHE_TOTAL: usize = 4096;
+/// Files that the kernel's table of open ones has room for from the start: two for each of those, and the rest.
+pub const DESCRIPTOR_TABLE: u64 = 16_384;
 
 /// Bytes of the buffers of all lanes of an S3 job together.
 pub const LANE_BYTES: usize = 192 << 20;

@@ -36,7 +36,9 @@ use crate::boards::Boards;
 use crate::catalog::{Catalog, DirId, JobIdentity, JobStatus, Record, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
-use crate::config::{Attributes, Config, Metadata, Overwrite, Pilot, ReflinkChoice, Retry, STREAMS_MAX, SyncPolicy};
+use crate::config::{
+    Attributes, Config, DESCRIPTOR_TABLE, Metadata, Overwrite, Pilot, ReflinkChoice, Retry, STREAMS_MAX, SyncPolicy,
+};
 use crate::control::{self, Desk, Facts};
 use crate::crew::{self, Crew};
 use crate::error::{Error, Result};
@@ -162,6 +164,20 @@ pub(crate) fn raise_descriptor_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     // Refused: the lower limit stays, and the directory caches are cut to it.
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    grow_descriptor_table();
+}
+
+/// Makes the kernel's table of open files as large as a job needs it, while the process has one thread. It grows by
+/// doubling, and each step of a process with threads waits for an RCU grace period (`expand_files` in Linux's
+/// fs/file.c; 10 to 20 ms), with every thread that opens a file: a pass over 100,000 unchanged files took 0.25 s with
+/// such steps and takes 0.20 s without.
+fn grow_descriptor_table() {
+    let last = descriptor_limit().min(DESCRIPTOR_TABLE) - 1;
+    let Ok(last) = i32::try_from(last) else { return };
+    // Refused, the table grows as it is used.
+    if let Ok(null) = std::fs::File::open("/dev/null") {
+        let _ = rustix::io::fcntl_dupfd_cloexec(&null, last);
+    }
 }
 
 pub(crate) fn descriptor_limit() -> u64 {
