@@ -114,11 +114,12 @@ impl Listing {
 
 /// Puts the names of a buffer of directory records in the order of their inodes.
 pub(crate) fn parse(filled: &[u8], entries: &mut VecDeque<Entry>) {
-    for (name, ino, kind) in names::records(filled) {
+    let mut found: Vec<_> = names::records(filled).collect();
+    found.sort_unstable_by_key(|(_, ino, _)| *ino);
+    entries.extend(found.into_iter().map(|(name, ino, kind)| {
         let name = Name::new(name).expect("I8: the name was cut at its NUL");
-        entries.push_back(Entry { name, kind, ino, record: None, stamp: None, page: None });
-    }
-    entries.make_contiguous().sort_unstable_by_key(|entry| entry.ino);
+        Entry { name, kind, ino, record: None, stamp: None, page: None }
+    }));
 }
 
 /// Adds what the catalog knows of the names of a directory.
@@ -126,11 +127,8 @@ pub(crate) fn look_up(job: &Job, dir: DirId, entries: &mut VecDeque<Entry>) -> R
     if job.past == Past::Nothing || entries.is_empty() {
         return Ok(());
     }
-    let reader = job.catalog.reader()?;
-    for entry in entries {
-        entry.record = reader.entry(dir, &entry.name)?;
-    }
-    Ok(())
+    let mut asked: Vec<_> = entries.iter_mut().map(|entry| (entry.name.as_c_str(), &mut entry.record)).collect();
+    job.catalog.reader()?.entries_named(dir, &mut asked)
 }
 
 /// The names of a directory of which the user's list names only a part: it need not be read.
@@ -283,22 +281,19 @@ pub(crate) fn make_dest(
         Metadata::Keep => 0o700,
         Metadata::TimesOnly => 0o777 & !job.identity.umask,
     };
-    let is_new = match dest.make_dir(at, name, mode) {
+    // An earlier run has most likely left it there: one question then, not three.
+    let found = if job.past == Past::Nothing { None } else { dest.open_dir(at, name).ok() };
+    let is_new = match found.as_ref().map_or_else(|| dest.make_dir(at, name, mode), |_| Err(Errno::EXIST)) {
         Ok(()) => true,
         Err(Errno::EXIST) => {
             if let Some(above) = &dir.parent {
                 names::own(job, caller, Claim { dir: above, open: parent, name, dest_name: name })?;
             }
-            let there = dest.stat(at, name).map_err(|errno| failed("stat", errno))?;
-            if there.kind() != Kind::Dir {
-                dest.unlink(at, name).map_err(|errno| failed("replace", errno))?;
-                dest.make_dir(at, name, mode).map_err(|errno| failed("create", errno))?;
-            }
-            there.kind() != Kind::Dir
+            found.is_none() && replace_by_dir(dest, at, name, mode).map_err(|(verb, errno)| failed(verb, errno))?
         }
         Err(errno) => return Err(failed("create", errno)),
     };
-    let handle = dest.open_dir(at, name).map_err(|errno| failed("open", errno))?;
+    let handle = found.map_or_else(|| dest.open_dir(at, name), Ok).map_err(|errno| failed("open", errno))?;
     if is_new {
         if dir.parent.as_ref().is_some_and(|parent| parent.dest() == DestDir::ExistingWithAcl) {
             dest.drop_acls(&handle).map_err(|errno| failed("clear the ACL of", errno))?;
@@ -311,6 +306,22 @@ pub(crate) fn make_dest(
         true => Ok((handle, DestDir::ExistingWithAcl)),
         false => Ok((handle, DestDir::Existing)),
     }
+}
+
+/// Puts a directory where something has the name, unless that is one; true if it is new. Otherwise what failed.
+fn replace_by_dir(
+    dest: Posix,
+    at: &Handle,
+    name: &Name,
+    mode: u32,
+) -> std::result::Result<bool, (&'static str, Errno)> {
+    let there = dest.stat(at, name).map_err(|errno| ("stat", errno))?;
+    if there.kind() == Kind::Dir {
+        return Ok(false);
+    }
+    dest.unlink(at, name).map_err(|errno| ("replace", errno))?;
+    dest.make_dir(at, name, mode).map_err(|errno| ("create", errno))?;
+    Ok(true)
 }
 
 /// An existing directory: never the state directory, always writable for us, its file system among those to sync (I1).

@@ -21,6 +21,9 @@ use crate::ring::op::Name;
 /// Ranges that are looked through at a time.
 const PAGE: usize = 4096;
 
+/// Records that are passed over on the way to a name before it is searched for.
+const STEPS_MAX: usize = 8;
+
 /// A snapshot of the catalog as of its last commit. Keep it short: while it lives, pages that later commits free are
 /// not used again, and the thread that holds it must not wait for a commit.
 pub struct Reader<'c> {
@@ -49,6 +52,44 @@ impl<'c> Reader<'c> {
             }
             record::decode_record(take.0)
         })
+    }
+
+    /// What is known of each of these names of one directory; sorts them. They are met on one way along the directory's
+    /// records where they lie close together, and looked up one by one where not.
+    pub fn entries_named(&self, dir: DirId, asked: &mut [(&CStr, &mut Option<Record>)]) -> Result<()> {
+        asked.sort_unstable_by_key(|(name, _)| *name);
+        let failed = |error| trouble(self.catalog.path(), &error);
+        let tree = self.catalog.store.tree(Tree::Entries);
+        let (mut run, mut next, mut steps_max) = (None, None, 0);
+        for (name, record) in asked {
+            // The key of a long name does not stand where the name does.
+            if key::is_long(name) {
+                **record = self.entry(dir, name)?;
+                continue;
+            }
+            let key = key::entry(dir, name);
+            let mut steps = 0;
+            // Ends: a search finds the key or one behind it; before one there are so many steps at most.
+            while run.is_none() || next.is_some_and(|(at, _)| at < key.as_bytes()) {
+                let is_near = run.is_some() && steps < steps_max;
+                steps += 1;
+                let range = match run.as_mut().filter(|_| is_near) {
+                    Some(range) => range,
+                    None => {
+                        let range = (Bound::Included(key.as_bytes()), Bound::Unbounded);
+                        steps_max = if run.is_none() { STEPS_MAX } else { 1 };
+                        run.insert(tree.range(&self.txn, &range).map_err(failed)?)
+                    }
+                };
+                next = range.next().transpose().map_err(failed)?;
+            }
+            if let Some((at, value)) = next.filter(|(at, _)| *at == key.as_bytes()) {
+                steps_max = if steps <= steps_max { STEPS_MAX } else { steps_max };
+                let decoded = unseal(at, value).and_then(record::decode_record);
+                **record = Some(decoded.map_err(|damage| damaged(self.catalog.path(), damage.0))?);
+            }
+        }
+        Ok(())
     }
 
     /// Up to `limit` names of a directory behind `after`, in order of their keys.

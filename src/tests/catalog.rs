@@ -294,6 +294,37 @@ fn everything_comes_back_after_a_reopen() {
 }
 
 #[test]
+fn names_asked_together_are_what_they_are_one_by_one() {
+    let scratch = Scratch::new("together");
+    let catalog = open(&scratch.state()).unwrap();
+    let mut random = Random(20_261_129);
+    let text = |number: u64| match number % 9 {
+        0 => format!("{}-{number}", "long".repeat(62)),
+        1 => format!("file-{number}").repeat(3),
+        _ => format!("file-{number}"),
+    };
+    let rows = (1..=3).flat_map(|dir| (0..400).map(move |number| (dir, number)));
+    let rows: Vec<(u64, u64)> = rows.filter(|_| random.below(3) > 0).collect();
+    commit(&catalog, rows.into_iter().map(|(dir, number)| put_file(dir, &text(number), number)).collect());
+    let reader = catalog.reader().unwrap();
+    let mut found = 0;
+    for turn in 0..200 {
+        // All of them, a few, or some close together: of a directory that has records, or of one behind the last.
+        let (first, count) = (random.below(400), 1 + random.below(400));
+        let numbers = (0..count).map(|n| if turn % 2 == 0 { random.below(600) } else { (first + n) % 600 });
+        let names: Vec<Name> = numbers.map(|number| name(&text(number))).collect();
+        let dir = DirId(1 + random.below(4));
+        let mut records: Vec<Option<Record>> = names.iter().map(|_| None).collect();
+        let mut asked: Vec<_> = names.iter().map(|name| name.as_c_str()).zip(&mut records).collect();
+        reader.entries_named(dir, &mut asked).unwrap();
+        let one_by_one: Vec<_> = names.iter().map(|name| reader.entry(dir, name).unwrap()).collect();
+        assert_eq!(format!("{records:?}"), format!("{one_by_one:?}"), "turn {turn}");
+        found += one_by_one.iter().flatten().count();
+    }
+    assert!(found > 1000, "{found}");
+}
+
+#[test]
 fn changes_take_effect_in_their_order() {
     let scratch = Scratch::new("order");
     let catalog = open(&scratch.state()).unwrap();
