@@ -45,8 +45,9 @@ impl LaneFile {
     /// at least a byte.
     pub async fn read(&self, buffer: &mut Buffer, offset: u64, len: usize) -> Result<(), Errno> {
         while buffer.bytes().len() < len {
-            let start = buffer.bytes().len();
-            let (read, bytes) = self.read_once(buffer.lend(), start, len - start, offset + start as u64).await;
+            let done = buffer.bytes().len();
+            let (bytes, start) = buffer.lend();
+            let (read, bytes) = self.read_once(bytes, start + done, len - done, offset + done as u64).await;
             buffer.put_back(bytes);
             match read {
                 Ok(0) => return Ok(()),
@@ -87,7 +88,8 @@ impl LaneFile {
     pub async fn write(&self, buffer: &mut Buffer, offset: u64) -> Result<(), Errno> {
         let mut written = 0;
         while written < buffer.bytes().len() {
-            let (count, bytes) = self.write_once(buffer.lend(), written, offset + written as u64).await;
+            let (bytes, start) = buffer.lend();
+            let (count, bytes) = self.write_once(bytes, start + written, offset + written as u64).await;
             buffer.put_back(bytes);
             match count {
                 Ok(0) => return Err(Errno::IO),
