@@ -18,7 +18,7 @@ use crate::outcome::{Intake, Outcome, What};
 use crate::pages::Page;
 use crate::plan::Skip;
 use crate::provider::posix::Posix;
-use crate::report::{Count, Counters};
+use crate::report::{Count, Counters, Meter};
 use crate::ring::{Caller, Name, Side};
 use crate::transfer::{Ending, is_fatal};
 use crate::walk::{DestDir, DirNode, DirPair, Entry, Queued, Unmet, Work};
@@ -42,6 +42,17 @@ pub(crate) struct Errand {
     pub page: Option<Arc<Page>>,
     /// Held while nobody knows whether it is a directory.
     pub unmet: Option<Unmet>,
+    /// Counts its bytes as they pass, where that takes long.
+    pub meter: Option<Arc<Meter>>,
+}
+
+impl Errand {
+    /// So many bytes of it have passed, in the present attempt.
+    pub(crate) fn passed(&self, bytes: usize) {
+        if let Some(meter) = &self.meter {
+            meter.reach(bytes as u64);
+        }
+    }
 }
 
 /// The errands of one shard or lane.
@@ -79,6 +90,7 @@ impl Errands {
             listed,
             page: None,
             unmet: None,
+            meter: None,
         }
     }
 
@@ -280,8 +292,10 @@ impl Errands {
                 }
             }
             Ending::Copied(copied) => {
-                self.counters.add(Count::BytesCopied, copied.bytes);
-                self.counters.foresee(copied.count);
+                let passed = errand.meter.as_ref().map_or(0, |meter| meter.passed());
+                self.counters.foresee(Count::BytesCopied, copied.bytes.saturating_sub(passed));
+                self.counters.settle(Count::BytesCopied, copied.bytes);
+                self.counters.foresee(copied.count, 1);
                 self.intake.add_bytes(copied.bytes);
                 self.push(&dir, name, What::Copied(copied));
             }

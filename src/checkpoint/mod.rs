@@ -345,7 +345,7 @@ impl Checkpointer {
     }
 
     fn copied(&mut self, draft: &mut Draft, dir: &DirNode, name: Name, copied: Copied) {
-        self.counters.settle(copied.count);
+        self.counters.settle(copied.count, 1);
         if let Some(proved) = copied.proved() {
             self.counters.add(proved, 1);
         }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-pub use rate::{Rate, RateLimits};
+pub use rate::{Rate, RateLimits, Turn};
 
 /// Counts objects that are worked on against a limit.
 #[derive(Debug)]

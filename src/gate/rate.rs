@@ -3,6 +3,9 @@
 //! A bucket is one number: the moment up to which all that was taken is paid for. Whoever wants to take waits until
 //! that moment has come, then takes any amount, which moves it on. So the rate is exact however large a block is, and
 //! an idle time gives no more than [`BURST`] of credit.
+//!
+//! Those who wait in that way are served as they happen to ask again. Where none may be left out, since a server closes
+//! a connection on which nothing comes, each takes its tokens at once and waits for its [`Turn`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -36,6 +39,13 @@ impl RateLimits {
     }
 }
 
+/// The place of somebody who waits for tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Turn {
+    /// Whose turn comes when, in nanoseconds since the bucket's epoch, and the term of the rate it was given in.
+    due: Option<(u64, u64)>,
+}
+
 /// A token bucket.
 #[derive(Debug)]
 pub struct Rate {
@@ -43,13 +53,15 @@ pub struct Rate {
     per_s: AtomicU64,
     /// Up to when all that was taken is paid for, in nanoseconds since `epoch`.
     paid: AtomicU64,
+    /// How often the rate was changed.
+    terms: AtomicU64,
     /// When time began.
     epoch: Instant,
 }
 
 impl Default for Rate {
     fn default() -> Rate {
-        Rate { per_s: AtomicU64::new(0), paid: AtomicU64::new(0), epoch: Instant::now() }
+        Rate { per_s: AtomicU64::new(0), paid: AtomicU64::new(0), terms: AtomicU64::new(0), epoch: Instant::now() }
     }
 }
 
@@ -67,6 +79,40 @@ impl Rate {
     fn set_at(&self, per_s: Option<u64>, now: Instant) {
         self.per_s.store(per_s.unwrap_or(0), Ordering::Relaxed);
         self.paid.store(self.nanos(now), Ordering::Relaxed);
+        // What was given in the term before is void: who waits asks anew.
+        self.terms.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes tokens in turn: who asked first goes first. Else how long to wait before asking again, with the same
+    /// `turn`. Nobody loses but a turn who does not.
+    pub fn take_in_turn(&self, amount: u64, turn: &mut Turn) -> Result<(), Duration> {
+        match self.get() {
+            None => {
+                turn.due = None;
+                Ok(())
+            }
+            Some(_) => self.take_in_turn_at(amount, turn, Instant::now()),
+        }
+    }
+
+    fn take_in_turn_at(&self, amount: u64, turn: &mut Turn, now: Instant) -> Result<(), Duration> {
+        let Some(per_s) = self.get() else { return Ok(()) };
+        let (now, term) = (self.nanos(now), self.terms.load(Ordering::Relaxed));
+        let due = match turn.due.take().filter(|(_, given)| *given == term) {
+            Some((due, _)) => due,
+            None => {
+                let start = |paid: u64| paid.max(now.saturating_sub(BURST.as_nanos() as u64));
+                let taken = |paid: u64| Some(start(paid).saturating_add(cost(amount, per_s)));
+                let taken = self.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken);
+                // Always succeeds: the closure always answers.
+                start(taken.unwrap_or_default())
+            }
+        };
+        if due <= now {
+            return Ok(());
+        }
+        turn.due = Some((due, term));
+        Err(Duration::from_nanos(due - now))
     }
 
     /// Takes tokens; else how long to wait before asking again. The clock is not asked while there is no limit.
@@ -160,6 +206,40 @@ mod tests {
         rate.set_at(None, late);
         assert!((0..1000).all(|_| rate.take(1 << 40).is_ok()));
         assert_eq!((rate.get(), rate.wait()), (None, Ok(())));
+    }
+
+    #[test]
+    fn who_asked_first_goes_first_whoever_asks_again_first() {
+        let rate = Rate::default();
+        rate.set(Some(6 << 20));
+        let start = rate.epoch + Duration::from_secs(5);
+        rate.set_at(rate.get(), start);
+        let (mut now, mut turns, mut taken) = (start, [Turn::default(); 5], [0_u64; 5]);
+        while now < start + Duration::from_secs(10) {
+            let mut waits = Vec::new();
+            // The first is always asked before all others.
+            for (turn, taken) in turns.iter_mut().zip(&mut taken) {
+                while rate.take_in_turn_at(64 << 10, turn, now).is_ok() {
+                    *taken += 64 << 10;
+                }
+                waits.push(rate.take_in_turn_at(64 << 10, turn, now).unwrap_err());
+            }
+            now += waits.into_iter().min().unwrap().clamp(Duration::from_millis(1), Duration::from_millis(50));
+        }
+        let all = taken.iter().sum::<u64>() as f64 / (60 << 20) as f64;
+        assert!((all - 1.0).abs() < 0.03, "{all}");
+        let (least, most) = (taken.iter().min().unwrap(), taken.iter().max().unwrap());
+        assert!(most - least <= 1 << 20, "{taken:?}");
+        // A turn that is years away does not outlive its limit.
+        let mut turn = Turn::default();
+        rate.set_at(Some(1), now);
+        while rate.take_in_turn_at(1 << 30, &mut turn, now).is_ok() {}
+        rate.set_at(Some(1 << 20), now);
+        assert_eq!(rate.take_in_turn_at(10, &mut turn, now), Ok(()));
+        let _ = rate.take_in_turn_at(1 << 30, &mut turn, now);
+        assert!(rate.take_in_turn_at(1 << 30, &mut turn, now).is_err());
+        rate.set(None);
+        assert_eq!(rate.take_in_turn(1 << 30, &mut turn), Ok(()));
     }
 
     #[test]

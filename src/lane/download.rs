@@ -219,6 +219,9 @@ impl Lane {
             }
             self.spend(chunk.len()).await;
             buffer.append(&chunk);
+            if download.stat.kind() == Kind::File {
+                download.errand.passed(buffer.bytes().len());
+            }
         }
         let is_right =
             buffer.bytes().len() == size && download.object.crc64.is_none_or(|told| told == crc64(buffer.bytes()));

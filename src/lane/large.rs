@@ -275,7 +275,7 @@ impl Lane {
         self.plan_bytes(&errand.place, size.saturating_sub(progress.done * upload.part_bytes));
         let sizes = (size, upload.part_bytes);
         let parts = Parts::new(errand.place.clone(), route, sizes, large_id, (settled, progress));
-        self.note(&errand.place, |seen| seen.parts = Arc::downgrade(&parts));
+        self.note(&errand.place, |seen| seen.cut(&parts));
         self.work_on(&parts).await;
         parts
     }
@@ -339,7 +339,7 @@ impl Lane {
         let route = Route::Down { key: download.key.clone(), etag: object.etag.clone(), file: file.handle.clone() };
         let place = download.errand.place.clone();
         let parts = Parts::new(place, route, (object.size, bytes), large_id, (settled, progress));
-        self.note(&download.errand.place, |seen| seen.parts = Arc::downgrade(&parts));
+        self.note(&download.errand.place, |seen| seen.cut(&parts));
         self.work_on(&parts).await;
         // A full destination gets its space back; any other stop leaves the file for the resume.
         let unfinished = match self.unfinished(&parts) {

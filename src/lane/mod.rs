@@ -36,12 +36,13 @@ use crate::boards::Open;
 use crate::config::{LANE_BYTES, LISTINGS_PER_LANE, SLICES_PER_LANE, UNSTABLE_ATTEMPTS_MAX};
 use crate::errand::{Errand, Errands};
 use crate::error::{Class, Error, Result};
+use crate::gate::Turn;
 use crate::job::{Job, Place, fnv1a};
 use crate::links::LinkKey;
 use crate::listing::open_side;
 use crate::outcome::{Intake, What};
 use crate::provider::s3::Client;
-use crate::report::{Activity, Busy, Counters, Latency};
+use crate::report::{Activity, Busy, Counters, Latency, Meter};
 use crate::ring::{Caller, Handle, Name, Side};
 use crate::transfer::{Ending, ending_of};
 use crate::walk::{DirCache, DirNode, DirPair, Entry, Work};
@@ -139,17 +140,26 @@ struct Seen {
     began: Instant,
     /// Its parts, if it has any; they hold its file, which is closed when the object is done.
     parts: Weak<Parts>,
+    /// Whether it has, or had.
+    has_parts: bool,
+    /// Counts its bytes as they pass, if it is in one piece.
+    meter: Arc<Meter>,
 }
 
 impl Seen {
-    fn new(errand: &Errand) -> Seen {
+    fn new(errand: &Errand, meter: Arc<Meter>) -> Seen {
         let (dir, name) = (errand.place.dir.clone(), errand.place.name.clone());
         let size = errand.listed.map_or(0, |listed| listed.size);
-        Seen { dir, name, size, began: Instant::now(), parts: Weak::new() }
+        Seen { dir, name, size, began: Instant::now(), parts: Weak::new(), has_parts: false, meter }
+    }
+
+    fn cut(&mut self, parts: &Arc<Parts>) {
+        (self.parts, self.has_parts) = (Arc::downgrade(parts), true);
     }
 
     fn told(&self) -> Open {
-        let (size, done) = self.parts.upgrade().map_or((self.size, 0), |parts| (parts.size, parts.done_bytes()));
+        let whole = || (self.size, self.meter.passed());
+        let (size, done) = self.parts.upgrade().map_or_else(whole, |parts| (parts.size, parts.done_bytes()));
         Open { path: self.dir.path_of(&self.name), size, done, began: self.began }
     }
 }
@@ -283,7 +293,8 @@ impl Lane {
 
     /// Waits until bytes of a body may pass. Ends: the limits are lifted when the job is stopped.
     async fn spend(&self, bytes: usize) {
-        while let Err(wait) = self.job().gate.limits.bytes.take(bytes as u64) {
+        let mut turn = Turn::default();
+        while let Err(wait) = self.job().gate.limits.bytes.take_in_turn(bytes as u64, &mut turn) {
             tokio::time::sleep(wait.min(SPEND_TIME_MAX)).await;
         }
     }
@@ -428,6 +439,15 @@ impl Lane {
         });
     }
 
+    /// Notes how long an object or a part of one took.
+    fn time(&self, took: Duration) {
+        let mut latency = self.latency.borrow_mut();
+        match self.way {
+            Way::Up => latency.dest.record(took),
+            Way::Down | Way::Across => latency.source.record(took),
+        }
+    }
+
     fn start(self: &Rc<Self>, errand: Errand) {
         self.spawn_object(Lane::carry, errand);
     }
@@ -435,7 +455,9 @@ impl Lane {
     /// One object, to its outcome. Ends: each further turn is a further attempt, and their number is bounded.
     async fn carry(self: Rc<Lane>, mut errand: Errand) {
         let serial = self.begun.replace(self.begun.get() + 1);
-        self.open.borrow_mut().insert(serial, Seen::new(&errand));
+        let meter = Meter::new(self.errands.counters.clone());
+        errand.meter = Some(meter.clone());
+        self.open.borrow_mut().insert(serial, Seen::new(&errand, meter));
         loop {
             let mut group = None;
             let started = Instant::now();
@@ -444,12 +466,10 @@ impl Lane {
                 Way::Down => self.download(&errand, &mut group).await,
                 Way::Across => self.relay(&errand).await,
             };
-            let mut latency = self.latency.borrow_mut();
-            match self.way {
-                Way::Up => latency.dest.record(started.elapsed()),
-                Way::Down | Way::Across => latency.source.record(started.elapsed()),
+            // Parts have told of themselves.
+            if self.open.borrow().get(&serial).is_some_and(|seen| !seen.has_parts) {
+                self.time(started.elapsed());
             }
-            drop(latency);
             if let Some(left) = errand.claimed.take().filter(|claimed| group != Some(*claimed)) {
                 self.errands.push(&errand.place.dir, errand.place.name.clone(), What::Left(left));
             }

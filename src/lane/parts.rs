@@ -12,6 +12,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -26,8 +27,8 @@ use crate::error::{Cause, Class, Error, Result};
 use crate::gate::Stream;
 use crate::job::Place;
 use crate::outcome::What;
-use crate::provider::s3::{ByteRange, Key, Part};
-use crate::report::Count;
+use crate::provider::s3::{ByteRange, Key, Part, Payload};
+use crate::report::Meter;
 use crate::ring::{Handle, Side};
 use crate::transfer::Ending;
 
@@ -88,6 +89,8 @@ pub(crate) struct Parts {
     pub(super) large_id: u64,
     /// By index: parts that an earlier run did.
     pub(super) settled: Vec<bool>,
+    /// Bytes that have passed, on their way included.
+    passed: Arc<AtomicU64>,
     /// Next index to claim.
     next: AtomicU64,
     /// Tasks at work; 0 once it is being finished.
@@ -95,7 +98,7 @@ pub(crate) struct Parts {
     /// Told when the last task has left.
     left: Notify,
     /// Its permit, which may be parked.
-    stream: Stream,
+    pub(super) stream: Stream,
     /// What has been done.
     pub(super) progress: Mutex<Progress>,
 }
@@ -124,7 +127,9 @@ impl Parts {
         large_id: u64,
         (settled, progress): (Vec<bool>, Progress),
     ) -> Arc<Parts> {
+        let passed = Arc::new(AtomicU64::new(size.min(progress.done * part_bytes)));
         Arc::new(Parts {
+            passed,
             place,
             route,
             size,
@@ -144,9 +149,9 @@ impl Parts {
         self.size.div_ceil(self.part_bytes)
     }
 
-    /// Bytes that are done.
+    /// Bytes that are done, those on their way included.
     pub(super) fn done_bytes(&self) -> u64 {
-        (self.progress.lock().done * self.part_bytes).min(self.size)
+        self.passed.load(Ordering::Relaxed).min(self.size)
     }
 
     /// Whether every part has been taken.
@@ -272,9 +277,11 @@ impl Lane {
     /// One part, and once more where its bytes came out wrong. Ends: attempts are bounded.
     async fn do_part(&self, parts: &Parts, file: Option<&LaneFile>, index: u64) -> Result<()> {
         let range = parts.range(index);
+        let meter = Meter::of_part(self.errands.counters.clone(), parts.passed.clone());
+        let started = Instant::now();
         let mut attempt = 1;
         let done = loop {
-            match self.try_part(parts, file, index, range).await {
+            match self.try_part(parts, file, (index, range), &meter).await {
                 Err(error) if error.class() == Class::Retry && attempt < CORRUPT_ATTEMPTS_MAX => attempt += 1,
                 done => break done?,
             }
@@ -290,7 +297,8 @@ impl Lane {
         }
         drop(progress);
         let range = Range { offset: range.offset, len: range.len, crc64, etag };
-        self.errands.counters.add(Count::BytesCopied, range.len);
+        meter.finish(range.len);
+        self.time(started.elapsed());
         if let Route::Down { file, .. } = &parts.route {
             self.job().note_unsynced(parts.large_id, file);
         }
@@ -305,13 +313,13 @@ impl Lane {
         &self,
         parts: &Parts,
         file: Option<&LaneFile>,
-        index: u64,
-        range: ByteRange,
+        (index, range): (u64, ByteRange),
+        meter: &Arc<Meter>,
     ) -> Result<Option<Sent>> {
         let number = index as u32 + 1;
         match &parts.route {
             Route::Up { .. } | Route::Across { is_server_side: false, .. } if is_streamed(range) => {
-                let sent = self.stream_part(parts, file, number, range).await?;
+                let sent = self.stream_part(parts, file, (number, range), meter).await?;
                 Ok(sent.map(|(part, crc64)| (Some(part), Some(crc64))))
             }
             Route::Up { key, upload, .. } => {
@@ -323,13 +331,14 @@ impl Lane {
                     return Err(self.unstable(&parts.place));
                 }
                 let crc64 = crc64(buffer.bytes());
-                let part = self.dest().put_part(key, upload, number, buffer.into_body(), crc64).await?;
+                let body = Payload::metered(buffer.into_body(), Some(meter.clone()));
+                let part = self.dest().put_part(key, upload, number, body, crc64).await?;
                 Ok(Some((Some(part), Some(crc64))))
             }
             Route::Down { key, etag, .. } => {
                 let file = file.expect("I8: this route has a file");
                 let mut buffer = self.common.pool.acquire(range.len as usize).await;
-                let crc64 = self.fetch(key, range, etag, &mut buffer).await?;
+                let crc64 = self.fetch((key, etag), range, &mut buffer, meter).await?;
                 let written = file.write(&mut buffer, range.offset).await;
                 written.map_err(|errno| parts.place.error(self.job(), Side::Dest, "write", errno))?;
                 Ok(Some((None, Some(crc64))))
@@ -341,7 +350,7 @@ impl Lane {
             }
             Route::Across { source_key, etag, key, upload, is_server_side: false } => {
                 let mut buffer = self.common.pool.acquire(range.len as usize).await;
-                let crc64 = self.fetch(source_key, range, etag, &mut buffer).await?;
+                let crc64 = self.fetch((source_key, etag), range, &mut buffer, meter).await?;
                 let part = self.dest().put_part(key, upload, number, buffer.into_body(), crc64).await?;
                 Ok(Some((Some(part), Some(crc64))))
             }
@@ -349,7 +358,13 @@ impl Lane {
     }
 
     /// Reads a range of an object into an empty buffer; its checksum.
-    async fn fetch(&self, key: &Key, range: ByteRange, etag: &str, buffer: &mut super::buffers::Buffer) -> Result<u64> {
+    async fn fetch(
+        &self,
+        (key, etag): (&Key, &str),
+        range: ByteRange,
+        buffer: &mut super::buffers::Buffer,
+        meter: &Meter,
+    ) -> Result<u64> {
         let mut download = self.source().get(key, Some(range), Some(etag)).await?;
         // Ends: the body does, or it is longer than it may be.
         while let Some(chunk) = download.chunk().await? {
@@ -358,6 +373,7 @@ impl Lane {
             }
             self.spend(chunk.len()).await;
             buffer.append(&chunk);
+            meter.reach(buffer.bytes().len() as u64);
         }
         match buffer.bytes().len() as u64 == range.len {
             true => Ok(crc64(buffer.bytes())),

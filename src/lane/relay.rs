@@ -93,6 +93,7 @@ impl Lane {
             }
             self.spend(chunk.len()).await;
             buffer.append(&chunk);
+            relay.errand.passed(buffer.bytes().len());
         }
         let crc64 = crc64(buffer.bytes());
         if buffer.bytes().len() != size || relay.object.crc64.is_some_and(|told| told != crc64) {

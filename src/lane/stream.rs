@@ -3,9 +3,13 @@
 //! ```text
 //! file, or ranged GET -> slice -> CRC64 -> body of UploadPart        one task, both halves: each waits for the other
 //! ```
+//! Between two slices it rests when the streams are lowered or the job is paused: it may be gigabytes.
 //! Memory is a few slices a part, whatever its size (I4). A request that is sent again reads the part again, and the
 //! checksum is that of the attempt that was answered. It cannot go along as a header, because that is sent first;
 //! a server that wants it there costs a reading before the one that is sent.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -16,11 +20,18 @@ use super::parts::{Parts, Route};
 use crate::config::{PART_BYTES_LARGE, SLICE_BYTES};
 use crate::error::{Cause, Class, Error, Result};
 use crate::provider::s3::{self, ByteRange, Demand, Download, Key, Part};
-use crate::report::Count;
+use crate::report::{Count, Meter};
 use crate::ring::Side;
 
 /// Times a GET is begun again where it broke off, without a slice in between.
 const BREAKS_MAX: u32 = 3;
+/// Time after which a part that rests sends a byte: servers close a connection on which nothing comes (AWS after 20 s),
+/// and the part would have to be sent again.
+const REST_BYTE_TIME: Duration = Duration::from_secs(8);
+/// Time between two looks whether a part whose slices wait for the connection is to rest.
+const REST_LOOK: Duration = Duration::from_millis(20);
+/// Bytes of a slice under a limit: up to three of them go their way before a part comes to rest.
+const SLICE_BYTES_LIMITED: usize = 128 << 10;
 
 /// A part that is read from its start to its end.
 struct Reading<'a> {
@@ -50,8 +61,8 @@ impl Lane {
         &self,
         parts: &Parts,
         file: Option<&LaneFile>,
-        number: u32,
-        range: ByteRange,
+        (number, range): (u32, ByteRange),
+        meter: &Arc<Meter>,
     ) -> Result<Option<(Part, u64)>> {
         let (Route::Up { key, upload, .. } | Route::Across { key, upload, .. }) = &parts.route else {
             return Ok(None);
@@ -63,7 +74,7 @@ impl Lane {
             },
             false => None,
         };
-        let (supply, demand) = s3::supply(range.len);
+        let (supply, demand) = s3::supply(range.len, Some(meter.clone()));
         let sending = self.dest().stream_part(key, upload, number, supply, told);
         // Neither half is dropped before it is done: a read may be under way in the other (I3).
         let (sent, read) = tokio::join!(sending, self.feed(parts, file, range, demand));
@@ -83,7 +94,7 @@ impl Lane {
         let mut reading = Reading::new(self, parts, file, range);
         let mut digest = crc64fast_nvme::Digest::new();
         // Ends: every slice brings the end nearer.
-        while let Some(slice) = reading.next().await? {
+        while let Some(slice) = reading.next(SLICE_BYTES).await? {
             if self.job().walker.is_stopped() {
                 return Ok(None);
             }
@@ -96,26 +107,60 @@ impl Lane {
     /// Reads a part for every attempt of its request. Ends: attempts are bounded, and end with the request.
     async fn feed(&self, parts: &Parts, file: Option<&LaneFile>, range: ByteRange, mut demand: Demand) -> Result<Fed> {
         let mut fed = Fed::InPart;
-        while let Some(taker) = demand.next().await {
+        while let Some(mut taker) = demand.next().await {
             fed = Fed::InPart;
+            while self.rests(parts) {
+                tokio::time::sleep(super::IDLE).await;
+            }
             let mut reading = Reading::new(self, parts, file, range);
             let mut digest = crc64fast_nvme::Digest::new();
+            let mut is_going = taker.begin().await;
             let is_taken = loop {
+                if !is_going {
+                    break false;
+                }
+                let len = self.rest(parts).await;
                 // What has been handed over whole is waited for.
-                let Some(slice) = reading.next().await? else { break true };
+                let Some(slice) = reading.next(len).await? else { break true };
                 if self.job().walker.is_stopped() {
                     return Ok(Fed::Stopped);
                 }
                 digest.write(slice.bytes());
-                if !taker.send(slice.into_body()).await {
-                    break false;
+                // A limit may make that long. The stream is given back meanwhile, if that is asked for.
+                while tokio::time::timeout(REST_LOOK, taker.room()).await.is_err() {
+                    self.rests(parts);
                 }
+                is_going = taker.send(slice.into_body()).await;
             };
             if is_taken {
                 fed = Fed::Whole(digest.sum64());
             }
         }
         Ok(fed)
+    }
+}
+
+impl Lane {
+    /// Whether a part waits, because the streams were lowered or the job is paused. A job that is stopped does not; nor
+    /// does a part whose place under the throttle somebody else needs, who may be the one it would wait for.
+    fn rests(&self, parts: &Parts) -> bool {
+        let (gate, walker) = (&self.job().gate, &self.job().walker);
+        let is_needed = || !gate.is_paused() && self.dest().bucket().is_busy();
+        parts.stream.rests(gate) && !walker.is_stopped() && !is_needed()
+    }
+
+    /// Waits while a part rests; the length of the slice that may go then. It holds no memory meanwhile, which others
+    /// need to end.
+    async fn rest(&self, parts: &Parts) -> usize {
+        let began = Instant::now();
+        while self.rests(parts) {
+            if began.elapsed() >= REST_BYTE_TIME {
+                return 1;
+            }
+            tokio::time::sleep(super::IDLE).await;
+        }
+        // What is on its way when it comes to rest goes on its way.
+        if self.job().gate.limits.bytes.get().is_some() { SLICE_BYTES_LIMITED } else { SLICE_BYTES }
     }
 }
 
@@ -135,9 +180,9 @@ impl<'a> Reading<'a> {
         Reading { lane, parts, file, rest: range, body: None, left: Bytes::new() }
     }
 
-    /// The next slice; `None` at the end of the part.
-    async fn next(&mut self) -> Result<Option<Buffer>> {
-        let len = self.rest.len.min(SLICE_BYTES as u64);
+    /// The next slice, of up to `len` bytes; `None` at the end of the part.
+    async fn next(&mut self, len: usize) -> Result<Option<Buffer>> {
+        let len = self.rest.len.min(len as u64);
         if len == 0 {
             return Ok(None);
         }

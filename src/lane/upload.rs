@@ -19,7 +19,7 @@ use crate::job::Place;
 use crate::links::LinkKey;
 use crate::plan::{self, Plan, Skip};
 use crate::provider::posix::Posix;
-use crate::provider::s3::{Key, Object, Stored, attributes, extended};
+use crate::provider::s3::{Key, Object, Payload, Stored, attributes, extended};
 use crate::provider::xattrs::{self, Thing};
 use crate::report::Count;
 use crate::ring::{Access, Kind, Name, Side, Stat};
@@ -244,7 +244,8 @@ impl Lane {
         }
         let bytes = if stat.kind() == Kind::File { stat.size } else { 0 };
         let crc64 = crc64(buffer.bytes());
-        let stored = self.dest().put(&upload.key, buffer.into_body(), crc64, &upload.attributes).await?;
+        let body = Payload::metered(buffer.into_body(), upload.errand.meter.clone());
+        let stored = self.dest().put(&upload.key, body, crc64, &upload.attributes).await?;
         let checksum = self.proven(&upload.key, crc64, &stored).await?;
         Ok(Ending::Copied(Box::new(self.copied(&upload, hash(&stored.etag), bytes, Some(checksum)))))
     }

@@ -155,9 +155,10 @@ impl Count {
 pub struct Counters {
     /// By `Count as usize`.
     counts: [AtomicU64; COUNTS],
-    /// Outcomes that the next checkpoint is expected to count, from the beginning of the run on.
+    /// Outcomes that the next checkpoint is expected to count, and bytes that are on their way, from the beginning of
+    /// the run on.
     foreseen: [AtomicU64; COUNTS],
-    /// What checkpoints have counted of such outcomes.
+    /// What came of them.
     settled: [AtomicU64; COUNTS],
 }
 
@@ -167,14 +168,15 @@ impl Counters {
         self.counts[count as usize].fetch_add(by, Ordering::Relaxed);
     }
 
-    /// Counts an object that is at the destination. A checkpoint decides what became of it, and may be seconds away.
-    pub fn foresee(&self, count: Count) {
-        self.foreseen[count as usize].fetch_add(1, Ordering::Relaxed);
+    /// Counts what is at the destination, or on its way: `by` of them. A checkpoint decides what became of objects, and
+    /// may be seconds away; so may the end of a part.
+    pub fn foresee(&self, count: Count, by: u64) {
+        self.foreseen[count as usize].fetch_add(by, Ordering::Relaxed);
     }
 
-    /// Counts what a checkpoint made of an object that was foreseen.
-    pub fn settle(&self, count: Count) {
-        self.settled[count as usize].fetch_add(1, Ordering::Relaxed);
+    /// Counts what came of what was foreseen.
+    pub fn settle(&self, count: Count, by: u64) {
+        self.settled[count as usize].fetch_add(by, Ordering::Relaxed);
     }
 
     /// As it stands now.
@@ -204,7 +206,8 @@ impl Totals {
     }
 
     /// The same with what is foreseen in the place of what checkpoints made of it: for whoever looks on. No figure ever
-    /// falls, so an object that could not be sealed stays among those copied here, beside the failed.
+    /// falls, so an object that could not be sealed stays among those copied here, beside the failed, and so do bytes
+    /// of a part that never arrived.
     pub fn at_once(counters: &[Arc<Counters>]) -> Totals {
         Totals::sum(counters, Counters::get_at_once)
     }
@@ -266,11 +269,11 @@ mod tests {
     fn what_is_foreseen_shows_at_once_and_is_counted_once() {
         let (shard, checkpoints) = (Arc::new(Counters::default()), Arc::new(Counters::default()));
         let both = [shard.clone(), checkpoints.clone()];
-        shard.foresee(Count::FilesCopied);
+        shard.foresee(Count::FilesCopied, 1);
         shard.add(Count::Unchanged, 1);
         let done = || (Totals::of(&both).entries_done(), Totals::at_once(&both).entries_done());
         assert_eq!(done(), (1, 2));
-        checkpoints.settle(Count::FilesCopied);
+        checkpoints.settle(Count::FilesCopied, 1);
         checkpoints.add(Count::Linked, 1);
         assert_eq!(done(), (3, 3));
     }

@@ -154,7 +154,8 @@ impl<I: Interpreter> Shard<I> {
         let Some(ending) = file.finish(&self.errands.job, &*self.errands.caller) else { return Started::Ended };
         let (ticket, attempt) = (file.ticket, file.attempt);
         let (place, record) = (file.place.clone(), file.former().cloned());
-        let errand = Errand { place, ticket, record, attempt, claimed: None, listed: None, page: None, unmet: None };
+        let (claimed, listed, page, unmet, meter) = (None, None, None, None, None);
+        let errand = Errand { place, ticket, record, attempt, claimed, listed, page, unmet, meter };
         match self.errands.end(errand, file.group, ending) {
             Some(errand) => self.begin(errand),
             None => Started::Ended,

@@ -1,10 +1,12 @@
 //! A running job steered: by signals, by `gfast ctl`, by its socket. What is copied is the same whatever was asked for.
-//! `control/alone.rs`: a job that steers itself, and its figures for others.
+//! `control/alone.rs`: a job that steers itself, and its figures for others; `control/bucket.rs`: jobs with a bucket.
 
 mod support;
 
 #[path = "control/alone.rs"]
 mod alone;
+#[path = "control/bucket.rs"]
+mod bucket;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,7 +19,6 @@ use std::time::{Duration, Instant};
 use gfast::control::client::Client;
 use gfast::control::status::{Answer, Phase, Status};
 use rustix::process::Signal;
-use support::fault::FaultServer;
 use support::slow::can_mount_fuse;
 use support::{Comparison, Engine, Job, Rng, Running, Scratch, SlowMount, seed};
 
@@ -382,73 +383,6 @@ fn threads_follow_the_streams_of_a_slow_mount() {
     let outcome = running.wait().expect(0);
     assert!(outcome.number("buffer_bytes") <= 128 << 20, "{outcome}");
     Comparison::new(slow.folder(), &scene.dest()).assert_same();
-}
-
-/// To a bucket and back, up and down, limited: parts wait while their object is parked, and all arrives.
-#[test]
-fn streams_of_an_s3_job_change() {
-    let seed = seed("streams_of_an_s3_job_change", 506);
-    let server = FaultServer::start(seed);
-    server.make_bucket("b");
-    let scene = Scene::new(Engine::all()[0]);
-    scene.grow(&scene.source(), seed, 60, 300_000);
-    fs::write(scene.source().join("large"), vec![7; 24 << 20]).unwrap();
-    let bucket = PathBuf::from("s3://b/p");
-    let back = scene.scratch.path().join("back");
-    for (from, to) in [(scene.source(), bucket.clone()), (bucket, back.clone())] {
-        let job = s3_job(&scene, &server, from, to).args(&["--bwlimit=2M", "--streams=2"]);
-        let running = job.start();
-        let mut client = scene.client();
-        until(&mut client, "2 in use", |status| status.streams.active == 2);
-        told(&mut client, "streams=40");
-        let (took, _) = until(&mut client, "more in use", |status| status.streams.active > 20);
-        assert!(took < here(EFFECT_TIME_MAX), "{took:?}");
-        told(&mut client, "streams=1");
-        until(&mut client, "1 in use", |status| status.streams.active <= 1);
-        told(&mut client, "pause");
-        until(&mut client, "at rest", |status| status.streams.active == 0);
-        told(&mut client, "continue");
-        told(&mut client, "streams=8");
-        told(&mut client, "bwlimit=off");
-        running.wait().expect(0);
-        fs::rename(scene.state(), scene.scratch.path().join("former")).unwrap();
-        fs::remove_dir_all(scene.scratch.path().join("former")).unwrap();
-    }
-    Comparison::new(&scene.source(), &back).assert_same();
-}
-
-/// Whole objects and parts, up, down and across, take as long as the limit says.
-#[test]
-fn bodies_to_and_from_a_bucket_stay_below_the_limit() {
-    let server = FaultServer::start(seed("bodies_to_and_from_a_bucket_stay_below_the_limit", 509));
-    server.make_bucket("b");
-    let scene = Scene::new(Engine::all()[0]);
-    scene.grow(&scene.source(), 509, 8, 500_000);
-    fs::write(scene.source().join("large"), vec![7; 12 << 20]).unwrap();
-    let back = scene.scratch.path().join("back");
-    let (p, q) = (PathBuf::from("s3://b/p"), PathBuf::from("s3://b/q"));
-    for (from, to) in [(scene.source(), p.clone()), (p, q.clone()), (q, back.clone())] {
-        let is_across = from.starts_with("s3:") && to.starts_with("s3:");
-        let job = s3_job(&scene, &server, from, to);
-        let outcome = job.arg("--bwlimit=8M").run().expect(0);
-        let least = outcome.number("bytes") as f64 / f64::from(8 << 20);
-        // One server copies by itself: no body passes.
-        assert!(is_across || outcome.elapsed.as_secs_f64() > least * 0.95 - 0.1, "{outcome}");
-        assert!(outcome.elapsed < here(Duration::from_secs(6)), "{outcome}");
-    }
-    Comparison::new(&scene.source(), &back).assert_same();
-}
-
-/// A job with the fault server.
-fn s3_job(scene: &Scene, server: &FaultServer, from: PathBuf, to: PathBuf) -> Job {
-    Job::new(from, to, scene.state(), scene.engine)
-        .env("AWS_ACCESS_KEY_ID", "AKIAFAULT")
-        .env("AWS_SECRET_ACCESS_KEY", "canary/secret+0123456789abcdefghijklmnop")
-        .env("AWS_REGION", "us-east-1")
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .env("HOME", scene.scratch.path())
-        .arg(format!("--endpoint-url={}", server.endpoint()))
-        .arg("--part-size=5M")
 }
 
 /// Whatever comes over the socket, the job goes on, and others are answered.

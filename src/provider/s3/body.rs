@@ -13,18 +13,42 @@ use tokio::time::Sleep;
 
 use super::request::{STALL, describe};
 use super::supply::Course;
-use crate::gate::RateLimits;
+use crate::gate::{RateLimits, Turn};
+use crate::report::Meter;
 
 /// Bodies above this size are handed over in slices of it. Measured cost of slices of 256 KiB against one piece:
 /// nothing that shows above the noise (0.033 against 0.031 s of user time a GiB).
 const SLICE_BYTES: usize = 256 << 10;
-/// The same under a limit, so that many bodies share it evenly.
-const SLICE_BYTES_LIMITED: usize = 64 << 10;
+/// The same under a limit, which many bodies share in turns: a hundredth of a second's bytes within this range. So each
+/// of a hundred bodies gets on every second, and no server takes its connection for dead.
+const SLICE_BYTES_LIMITED: std::ops::RangeInclusive<u64> = 4 << 10..=64 << 10;
 /// Longest sleep before the limits are looked at again: they may have changed.
 pub(super) const LIMIT_TIME_MAX: Duration = Duration::from_millis(50);
 /// Longest answer that is read whole (I4): a page of 1,000 keys of 1,024 bytes, each escaped to three times its length,
 /// fits.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// What is sent, sharing its memory with the caller, and who counts it as it passes.
+#[derive(Clone, Debug, Default)]
+pub struct Payload {
+    /// The bytes.
+    pub(super) bytes: Bytes,
+    /// Counts them. What goes in one piece is not counted on its way.
+    pub(super) meter: Option<Arc<Meter>>,
+}
+
+impl Payload {
+    /// Bytes that `meter` counts.
+    pub fn metered(bytes: Bytes, meter: Option<Arc<Meter>>) -> Payload {
+        Payload { bytes, meter }
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(bytes: Bytes) -> Payload {
+        Payload::metered(bytes, None)
+    }
+}
 
 /// A body that counts what the connection has taken of it, and shares its memory with the caller.
 pub(super) struct Slices {
@@ -34,34 +58,49 @@ pub(super) struct Slices {
     course: Option<Course>,
     /// Bytes taken so far.
     taken: Arc<AtomicU64>,
+    /// Who else counts them, over all attempts.
+    meter: Option<Arc<Meter>>,
     /// How fast they may be taken.
     limits: Option<Arc<RateLimits>>,
     /// Until when they may not.
     rest_time: Option<Pin<Box<Sleep>>>,
+    /// Whose turn it is then.
+    turn: Turn,
 }
 
 impl Slices {
     /// Whether a body is long enough for its progress to matter.
-    pub fn suit(body: &Bytes) -> bool {
-        body.len() > SLICE_BYTES
+    pub fn suit(body: &Payload) -> bool {
+        body.bytes.len() > SLICE_BYTES
     }
 
     /// All of `body`, counting into `taken`, no faster than `limits`.
-    pub fn new(body: Bytes, taken: Arc<AtomicU64>, limits: Option<Arc<RateLimits>>) -> Slices {
-        Slices { rest: body, course: None, taken, limits, rest_time: None }
+    pub fn new(body: Payload, taken: Arc<AtomicU64>, limits: Option<Arc<RateLimits>>) -> Slices {
+        Slices {
+            rest: body.bytes,
+            course: None,
+            taken,
+            meter: body.meter,
+            limits,
+            rest_time: None,
+            turn: Turn::default(),
+        }
     }
 
     /// The length of the next slice, once it may go. Ends: every turn waits, or is the last.
     fn poll_len(&mut self, context: &mut Context<'_>) -> Poll<usize> {
-        let Some(limits) = self.limits.as_ref().filter(|limits| limits.bytes.get().is_some()) else {
-            return Poll::Ready(self.rest.len().min(SLICE_BYTES));
-        };
-        let len = self.rest.len().min(SLICE_BYTES_LIMITED);
         loop {
+            let Some((limits, per_s)) = self.limits.as_ref().and_then(|limits| Some((limits, limits.bytes.get()?)))
+            else {
+                self.rest_time = None;
+                return Poll::Ready(self.rest.len().min(SLICE_BYTES));
+            };
+            let most = (per_s / 100).clamp(*SLICE_BYTES_LIMITED.start(), *SLICE_BYTES_LIMITED.end());
+            let len = self.rest.len().min(most as usize);
             if let Some(sleep) = &mut self.rest_time {
                 ready!(sleep.as_mut().poll(context));
             }
-            self.rest_time = match limits.bytes.take(len as u64) {
+            self.rest_time = match limits.bytes.take_in_turn(len as u64, &mut self.turn) {
                 Ok(()) => None,
                 Err(wait) => Some(Box::pin(tokio::time::sleep(wait.min(LIMIT_TIME_MAX)))),
             };
@@ -73,7 +112,8 @@ impl Slices {
 
     /// The same of a body that comes as it is taken.
     pub fn streamed(course: Course, taken: Arc<AtomicU64>, limits: Option<Arc<RateLimits>>) -> Slices {
-        Slices { course: Some(course), ..Slices::new(Bytes::new(), taken, limits) }
+        let meter = course.meter.clone();
+        Slices { course: Some(course), ..Slices::new(Payload::metered(Bytes::new(), meter), taken, limits) }
     }
 
     /// Bytes of a streamed body that are not here yet.
@@ -124,7 +164,10 @@ impl Body for Slices {
         }
         let len = ready!(self.poll_len(context));
         let slice = self.rest.split_to(len);
-        self.taken.fetch_add(len as u64, Ordering::Relaxed);
+        let taken = self.taken.fetch_add(len as u64, Ordering::Relaxed) + len as u64;
+        if let Some(meter) = &self.meter {
+            meter.reach(taken);
+        }
         Poll::Ready(Some(Ok(Frame::data(slice))))
     }
 

@@ -146,6 +146,11 @@ impl Bucket {
         &self.throttle
     }
 
+    /// Whether a request would have to wait for another one to end.
+    pub fn is_busy(&self) -> bool {
+        self.throttle.is_full()
+    }
+
     /// Lets bodies go there no faster than `limits` say, from now on.
     pub fn limit_bodies(&self, limits: &Arc<RateLimits>) {
         // Every lane says the same.

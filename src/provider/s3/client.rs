@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, LAST_MODIFIED};
 use rusty_s3::Method;
 
 use super::bucket::Escapes;
 use super::request::{self, Answer, Request, failure};
 use super::retry::Patience;
-use super::{Bucket, From, Key, Object, Page, Stored, times, xml};
+use super::{Bucket, From, Key, Object, Page, Payload, Stored, times, xml};
 use crate::error::{Cause, Error, Result};
 
 /// The header that carries a CRC64/NVME, both ways.
@@ -71,7 +70,14 @@ impl Client {
     }
 
     /// Stores an object in one request. `crc64` is its content's.
-    pub async fn put(&self, key: &Key, body: Bytes, crc64: u64, attributes: &[(String, String)]) -> Result<Stored> {
+    pub async fn put(
+        &self,
+        key: &Key,
+        body: impl Into<Payload>,
+        crc64: u64,
+        attributes: &[(String, String)],
+    ) -> Result<Stored> {
+        let body = body.into();
         let request = |sends_checksum: bool| {
             let request = Request::new("write", Method::Put, Some(key)).body(body.clone()).attributes(attributes);
             let request = self.with_storage_class(request);
@@ -84,7 +90,7 @@ impl Client {
                 self.upload(&request(false), self.may_write(key)).await?
             }
             Err(error) if is_damage(&error) => {
-                self.discard(key, body.len() as u64, started).await;
+                self.discard(key, body.bytes.len() as u64, started).await;
                 return Err(error);
             }
             answer => answer?,

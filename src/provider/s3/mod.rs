@@ -39,6 +39,7 @@ pub mod xml;
 
 use std::collections::BTreeMap;
 
+pub use body::Payload;
 pub use bucket::Bucket;
 pub use client::Client;
 pub use download::Download;

@@ -10,7 +10,7 @@ use rusty_s3::Method;
 use super::client::{CLOCK_SLACK_SECS, CRC64_HEADER, Client, copy_source, etag, is_missing, of_source, text};
 use super::request::{Answer, Request, failure};
 use super::xml::{self, Unfinished};
-use super::{Bucket, ByteRange, Key, Object, Part, Stored, Supply};
+use super::{Bucket, ByteRange, Key, Object, Part, Payload, Stored, Supply};
 use crate::digest::crc64;
 use crate::error::{Cause, Error, Result};
 
@@ -47,8 +47,16 @@ impl Client {
     }
 
     /// Stores part `number` (1..=10,000); `crc64` is its content's. Sent again it replaces itself.
-    pub async fn put_part(&self, key: &Key, upload: &str, number: u32, body: Bytes, crc64: u64) -> Result<Part> {
-        let len = body.len() as u64;
+    pub async fn put_part(
+        &self,
+        key: &Key,
+        upload: &str,
+        number: u32,
+        body: impl Into<Payload>,
+        crc64: u64,
+    ) -> Result<Part> {
+        let body = body.into();
+        let len = body.bytes.len() as u64;
         let request = part_request("write a part of", key, upload, number).body(body);
         let request = match self.bucket.takes_checksums() {
             true => request.signed(CRC64_HEADER, xml::encode_crc64(crc64)),

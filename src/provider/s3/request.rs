@@ -21,14 +21,15 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Body, Response, Url};
 use rusty_s3::Method;
 
-use super::body::{Cut, LIMIT_TIME_MAX, Slices, read_whole};
+use super::body::{Cut, LIMIT_TIME_MAX, Payload, Slices, read_whole};
 use super::bucket::Place;
 use super::credentials::Keys;
 use super::retry::{self, Attempts, Pace, Patience, Verdict};
-use super::supply::{Course, Supply};
+use super::supply::{Course, Opening, Supply};
 use super::throttle::Throttle;
 use super::{Bucket, Key, refusal::Refusal, xml};
 use crate::error::{Cause, Error, Result};
+use crate::gate::Turn;
 
 /// No progress for this long is a stall.
 pub(super) const STALL: Duration = Duration::from_secs(30);
@@ -51,8 +52,8 @@ pub(super) struct Request<'a> {
     pub signed: Vec<(String, String)>,
     /// Headers that need not be.
     pub plain: Vec<(&'static str, String)>,
-    /// What is sent along; sharing its memory with the caller.
-    pub body: Bytes,
+    /// What is sent along.
+    pub body: Payload,
     /// What is sent instead where it is too large for memory.
     pub supply: Option<&'a Supply>,
     /// How long the server may think once it has everything.
@@ -117,7 +118,7 @@ impl<'a> Request<'a> {
             query: Vec::new(),
             signed: Vec::new(),
             plain: Vec::new(),
-            body: Bytes::new(),
+            body: Payload::default(),
             supply: None,
             answer_time: STALL,
             success: Success::Status,
@@ -150,8 +151,8 @@ impl<'a> Request<'a> {
     }
 
     /// With a body. The server may take a minute to store it.
-    pub fn body(mut self, body: Bytes) -> Request<'a> {
-        self.body = body;
+    pub fn body(mut self, body: impl Into<Payload>) -> Request<'a> {
+        self.body = body.into();
         self.answer_time = STALL * 2;
         self
     }
@@ -165,7 +166,7 @@ impl<'a> Request<'a> {
 
     /// Bytes of what is sent.
     fn len(&self) -> u64 {
-        self.supply.map_or(self.body.len() as u64, Supply::len)
+        self.supply.map_or(self.body.bytes.len() as u64, Supply::len)
     }
 
     /// Whether the body waits for its content, and not for the server.
@@ -275,8 +276,8 @@ struct Exchange<'a> {
     headers: HeaderMap,
     /// Attempts so far.
     attempts: Attempts,
-    /// When the first began.
-    started: Instant,
+    /// When the last began.
+    began: Instant,
     /// Corrections so far.
     corrections: u32,
     /// What the last attempt was signed with.
@@ -293,8 +294,8 @@ impl<'a> Exchange<'a> {
         let headers = request.headers().map_err(|cause| failure(bucket, request, cause))?;
         let seed = std::ptr::from_ref(request) as u64 ^ jiff::Timestamp::now().as_nanosecond() as u64;
         let attempts = Attempts::new(patience, seed);
-        let started = Instant::now();
-        Ok(Exchange { bucket, http, request, headers, attempts, started, corrections: 0, signature: None })
+        let began = Instant::now();
+        Ok(Exchange { bucket, http, request, headers, attempts, began, corrections: 0, signature: None })
     }
 
     /// Signs and sends once; waits for the answer's head.
@@ -302,16 +303,18 @@ impl<'a> Exchange<'a> {
         if !Slices::suit(&self.request.body) {
             self.wait_for_limits().await;
         }
+        // First of all: it may be a long time until it may begin, and neither a signature nor a place is for that.
+        let opening = match self.request.supply {
+            Some(supply) => Some(supply.attempt().await.ok_or_else(|| Trouble::Network(Cut.to_string()))?),
+            None => None,
+        };
+        self.began = Instant::now();
         self.bucket.throttle().acquire().await;
         let permit = Permit(self.bucket.throttle().clone());
         let (place, keys) = (self.bucket.place(), self.bucket.keys().await);
         let url = self.bucket.sign(&place, &keys, self.request);
         self.signature = Some(Signature { place, keys, time: self.bucket.now().as_second() });
-        let course = match self.request.supply {
-            Some(supply) => Some(supply.open().await.ok_or_else(|| Trouble::Network(Cut.to_string()))?),
-            None => None,
-        };
-        let (request, progress) = self.assemble(url, course);
+        let (request, progress) = self.assemble(url, opening.map(Opening::open));
         let mut sending = pin!(self.http.execute(request));
         let len = self.request.len();
         let mut seen = progress.load(Ordering::Relaxed).min(len);
@@ -342,9 +345,9 @@ impl<'a> Exchange<'a> {
     /// Waits until a body that goes in one piece may go. Ends: limits are lifted when the job is stopped.
     async fn wait_for_limits(&self) {
         let Some(limits) = self.bucket.limits() else { return };
-        let len = self.request.body.len() as u64;
+        let (len, mut turn) = (self.request.body.bytes.len() as u64, Turn::default());
         while len > 0
-            && let Err(wait) = limits.bytes.take(len)
+            && let Err(wait) = limits.bytes.take_in_turn(len, &mut turn)
         {
             tokio::time::sleep(wait.min(LIMIT_TIME_MAX)).await;
         }
@@ -370,10 +373,10 @@ impl<'a> Exchange<'a> {
         } else if Slices::suit(&body) {
             *request.body_mut() = Some(Body::wrap(Slices::new(body, progress.clone(), limits())));
         } else if has_body {
-            progress.store(body.len() as u64, Ordering::Relaxed);
+            progress.store(body.bytes.len() as u64, Ordering::Relaxed);
             // Without it an empty PUT has no length at all, which servers refuse.
-            request.headers_mut().insert(reqwest::header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-            *request.body_mut() = Some(Body::from(body));
+            request.headers_mut().insert(reqwest::header::CONTENT_LENGTH, HeaderValue::from(body.bytes.len()));
+            *request.body_mut() = Some(Body::from(body.bytes));
         }
         (request, progress)
     }
@@ -408,7 +411,7 @@ impl<'a> Exchange<'a> {
         if pace == Pace::Throttle {
             self.bucket.throttle().on_throttled();
         }
-        match (self.attempts.wait(pace, self.started.elapsed(), retry_after), trouble) {
+        match (self.attempts.wait(pace, self.began.elapsed(), retry_after), trouble) {
             (Some(wait), _) => tokio::time::sleep(wait).await,
             (None, Trouble::Network(what)) if self.is_server_there().await => {
                 return Err(failure(self.bucket, self.request, Cause::Silence(what)));

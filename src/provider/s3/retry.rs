@@ -6,6 +6,8 @@
 //!
 //! What ends it: other errors get 8 attempts. Throttling and a network without an answer end by time, 5 minutes: at 30
 //! % of answers 503, eight attempts would still lose one request in 15,000, and a switch that reboots takes a minute.
+//! The time is that of the waits and of the attempts, each for as long as a silent one would have lasted at most: a
+//! part that was on its way for ten minutes, because a limit or a slow line held it, has used up little patience.
 
 use std::time::Duration;
 
@@ -40,6 +42,9 @@ pub enum Pace {
 /// The longest wait of its own accord; a server's `Retry-After` may ask for more.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
+/// What an attempt counts for at most: longer than that it was not without progress.
+const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// How much is tried before a request is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
@@ -49,7 +54,7 @@ pub struct Patience {
     pub throttled_max: u32,
     /// Attempts at a request that gets no answer.
     pub silent_max: u32,
-    /// Time over all attempts.
+    /// Time of all waits and attempts, of each no more than [`ATTEMPT_TIME_MAX`].
     pub time_max: Duration,
 }
 
@@ -97,6 +102,8 @@ pub struct Attempts {
     patience: Patience,
     /// Attempts that have failed, by what ended them: errors, resends, throttling, silence.
     failed: [u32; 4],
+    /// Time they and the waits between them have used up.
+    spent: Duration,
     /// State of the random numbers.
     random: u64,
 }
@@ -104,12 +111,12 @@ pub struct Attempts {
 impl Attempts {
     /// No attempt made yet; `seed` decides the waits.
     pub fn new(patience: Patience, seed: u64) -> Attempts {
-        Attempts { patience, failed: [0; 4], random: seed }
+        Attempts { patience, failed: [0; 4], spent: Duration::ZERO, random: seed }
     }
 
-    /// Takes note of a failed attempt, `elapsed` after the first one began. The wait before the next; `None` when it
-    /// was the last. `retry_after` is what the server asked for.
-    pub fn wait(&mut self, pace: Pace, elapsed: Duration, retry_after: Option<Duration>) -> Option<Duration> {
+    /// Takes note of a failed attempt that `took` so long. The wait before the next; `None` when it was the last.
+    /// `retry_after` is what the server asked for.
+    pub fn wait(&mut self, pace: Pace, took: Duration, retry_after: Option<Duration>) -> Option<Duration> {
         let (kind, attempts_max, base_ms) = match pace {
             Pace::Error => (0, self.patience.attempts_max, 100),
             Pace::Resend => (1, 2, 0),
@@ -118,14 +125,17 @@ impl Attempts {
         };
         let exponent = self.failed[kind].min(16);
         self.failed[kind] += 1;
-        let left = self.patience.time_max.checked_sub(elapsed)?;
+        self.spent += took.min(ATTEMPT_TIME_MAX);
+        let left = self.patience.time_max.checked_sub(self.spent)?;
         if self.failed[kind] >= attempts_max {
             return None;
         }
         let bound = (Duration::from_millis(base_ms) * (1 << exponent)).min(WAIT_MAX);
         let jitter = bound.mul_f64(self.fraction());
         // Nobody waits for an attempt there is no time for.
-        Some(jitter.max(retry_after.unwrap_or_default())).filter(|wait| *wait <= left)
+        let wait = Some(jitter.max(retry_after.unwrap_or_default())).filter(|wait| *wait <= left)?;
+        self.spent += wait;
+        Some(wait)
     }
 
     /// The next random number in `0.0..1.0` (splitmix64).
@@ -191,7 +201,7 @@ mod tests {
         let mut attempts = Attempts::new(Patience::JOB, 2);
         let mut elapsed = Duration::ZERO;
         let mut count = 0;
-        while let Some(wait) = attempts.wait(Pace::Throttle, elapsed, None) {
+        while let Some(wait) = attempts.wait(Pace::Throttle, Duration::ZERO, None) {
             (elapsed, count) = (elapsed + wait, count + 1);
         }
         assert!(elapsed <= Patience::JOB.time_max && (15..64).contains(&count), "{elapsed:?} {count}");
@@ -202,7 +212,11 @@ mod tests {
         let asked = Duration::from_secs(60);
         let mut attempts = Attempts::new(Patience::JOB, 3);
         assert_eq!(attempts.wait(Pace::Throttle, Duration::ZERO, Some(asked)), Some(asked));
-        assert_eq!(attempts.wait(Pace::Throttle, Duration::from_secs(250), Some(asked)), None);
+        let took = [Some(asked), Some(asked), None];
+        assert_eq!([0; 3].map(|_| attempts.wait(Pace::Throttle, ATTEMPT_TIME_MAX, Some(asked))), took, "60 + 3 x 90 s");
+        // However long a part was on its way before, it may be sent again.
+        let mut attempts = Attempts::new(Patience::JOB, 5);
+        assert!([0; 3].iter().all(|_| attempts.wait(Pace::Network, Duration::from_secs(3600), None).is_some()));
         assert_eq!(retry_after(" 60 "), Some(asked));
         assert_eq!(retry_after("Tue, 14 Nov 2023 22:13:20 GMT"), None);
     }

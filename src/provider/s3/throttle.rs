@@ -97,6 +97,12 @@ impl Throttle {
         self.free.notify_one();
     }
 
+    /// Whether there is no place.
+    pub fn is_full(&self) -> bool {
+        let limit = self.limit.lock();
+        limit.in_flight >= limit.limit
+    }
+
     /// The server asked for less.
     pub fn on_throttled(&self) {
         self.limit.lock().on_throttled(Instant::now());

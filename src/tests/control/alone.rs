@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use gfast::control::status::Status;
 
+use super::bucket::s3_job;
 use super::support::fault::FaultServer;
 use super::support::{Engine, Job, seed};
-use super::{Scene, s3_job, told, until};
+use super::{Scene, told, until};
 
 /// A limit makes any number of streams equally fast: the job comes down to few, and leaves them to who sets a number.
 #[test]
@@ -90,9 +91,9 @@ fn on_each_way(name: &str, salt: u64, grow: impl Fn(&Scene), look: impl Fn(&Scen
     let scene = Scene::new(Engine::all()[0]);
     grow(&scene);
     let bucket = PathBuf::from("s3://b/p");
-    look(&scene, s3_job(&scene, &server, scene.source(), bucket.clone()));
+    look(&scene, s3_job(&scene, &server, scene.source(), bucket.clone(), "5M"));
     fs::remove_dir_all(scene.state()).unwrap();
-    look(&scene, s3_job(&scene, &server, bucket, scene.dest()));
+    look(&scene, s3_job(&scene, &server, bucket, scene.dest(), "5M"));
     scene.assert_same();
 }
 
