@@ -18,7 +18,7 @@ use crate::outcome::{Intake, Outcome, What};
 use crate::pages::Page;
 use crate::plan::Skip;
 use crate::provider::posix::Posix;
-use crate::report::{Count, Counters, Meter};
+use crate::report::{Count, Counters, Meter, Weight};
 use crate::ring::{Caller, Name, Side};
 use crate::transfer::{Ending, is_fatal};
 use crate::walk::{DestDir, DirNode, DirPair, Entry, Queued, Unmet, Work};
@@ -258,6 +258,7 @@ impl Errands {
         };
         match ending {
             Ending::Changed if errand.attempt < UNSTABLE_ATTEMPTS_MAX => {
+                self.job.failures.causes.note(Weight::Retry, &Cause::Unstable { attempts: errand.attempt });
                 errand.attempt += 1;
                 errand.claimed = group;
                 return Some(errand);

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::command::{Change, Command};
-use super::status::{Answer, ERRORS_MAX, Latency, Limit, OBJECTS_MAX, Object, Phase, SCHEMA, Status, Streams, Totals};
-use crate::error::escape;
+use super::status::{
+    Answer, ERRORS_MAX, Errors, Latency, Limit, OBJECTS_MAX, Object, Phase, SCHEMA, Status, Streams, Totals,
+};
+use crate::error::{self, escape};
 use crate::job::Job;
 use crate::limits::Cause;
 use crate::nudges::Heard;
-use crate::report::{self, Count, Counters, Pace, SideLatency, Walk, bytes};
+use crate::report::{self, Count, Counters, Pace, SideLatency, Walk, Weight, bytes, name_of};
 use crate::stop::Stop;
 
 /// What does not change while a job runs.
@@ -179,6 +181,7 @@ impl Desk {
                 .map(|cause| Limit { cause: cause.key().to_owned(), text: cause.text().to_owned() }),
             objects: self.objects(now),
             errors: errors[errors.len().saturating_sub(ERRORS_MAX)..].to_vec(),
+            causes: self.causes(totals.get(Count::Vanished)),
         }
     }
 
@@ -201,6 +204,15 @@ impl Desk {
             () if job.gate.is_paused() => Phase::Paused,
             () => Phase::Running,
         }
+    }
+
+    /// All errors by class and cause. What has vanished is no failure, and what ends the job is kept elsewhere.
+    fn causes(&self, vanished: u64) -> Vec<Errors> {
+        let mut counted = self.job.failures.causes.counted();
+        counted.extend((vanished > 0).then(|| (Weight::Object, name_of(&error::Cause::Vanished), vanished)));
+        counted.extend(self.job.fatal.lock().as_ref().map(|error| (Weight::Fatal, name_of(&error.cause), 1)));
+        let told = |(class, cause, count): (Weight, _, _)| Errors { class: class.name().to_owned(), cause, count };
+        counted.into_iter().map(told).collect()
     }
 
     fn objects(&self, now: Instant) -> Vec<Object> {

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::desk::Desk;
-use super::status::Status;
+use super::status::{Errors, Status};
 use crate::error::{Error, Result};
-use crate::report::{Latency, SideLatency};
+use crate::report::{Latency, SideLatency, Weight};
 
 /// Longest time a scraper may take to ask, and to read the answer.
 const TALK_TIME_MAX: Duration = Duration::from_secs(2);
@@ -97,9 +97,7 @@ fn page(status: &Status, latency: &Latency) -> String {
     page.family("gfast_bytes_total", "counter", "Bytes of files: planned, copied, durable at the destination.");
     let bytes = [("planned", totals.bytes_planned), ("copied", totals.bytes_copied), ("durable", totals.bytes_durable)];
     bytes.iter().for_each(|(kind, count)| page.value("gfast_bytes_total", &label("kind", kind), *count as f64));
-    page.family("gfast_errors_total", "counter", "Objects that did not arrive, by class.");
-    let errors = [("failed", totals.failed), ("unstable", totals.unstable)];
-    errors.iter().for_each(|(class, count)| page.value("gfast_errors_total", &label("class", class), *count as f64));
+    page.errors(&status.causes);
     page.family("gfast_losses_total", "counter", "Metadata that could not be kept.");
     page.value("gfast_losses_total", "", totals.losses as f64);
     page.family("gfast_streams", "gauge", "Streams: allowed, at work, resting.");
@@ -140,6 +138,25 @@ impl Page {
         let _ = writeln!(self.text, "{name}{labels} {value}");
     }
 
+    /// Every class has its line, so that a rise from none shows; causes have theirs once they are met.
+    fn errors(&mut self, causes: &[Errors]) {
+        let name = "gfast_errors_total";
+        self.family(
+            name,
+            "counter",
+            "Errors by class: tried again, an object that did not arrive, the end of the job.",
+        );
+        for class in [Weight::Retry, Weight::Object, Weight::Fatal].map(Weight::name) {
+            let count: u64 = causes.iter().filter(|one| one.class == class).map(|one| one.count).sum();
+            self.value(name, &label("class", class), count as f64);
+        }
+        let name = "gfast_error_causes_total";
+        self.family(name, "counter", "The same by cause as well: an errno, an HTTP status, or a word.");
+        for Errors { class, cause, count } in causes {
+            self.value(name, &format!("{{class=\"{class}\",cause=\"{cause}\"}}"), *count as f64);
+        }
+    }
+
     fn histogram(&mut self, name: &str, side: &str, latency: &SideLatency) {
         let bucket = format!("{name}_bucket");
         for bound in BUCKETS_US {
@@ -159,7 +176,9 @@ mod tests {
     #[test]
     fn the_page_is_in_prometheus_s_format() {
         let mut status = Status { bwlimit: Some(1 << 20), ..Status::default() };
-        (status.totals.bytes_copied, status.totals.failed, status.streams.limit) = (4096, 2, 32);
+        (status.totals.bytes_copied, status.streams.limit) = (4096, 32);
+        let errors = |class: &str, cause: &str, count| Errors { class: class.into(), cause: cause.into(), count };
+        status.causes = vec![errors("object", "EACCES", 2), errors("object", "vanished", 1)];
         let mut latency = Latency::default();
         for micros in [60, 600, 600, 20_000_000] {
             latency.source.record(Duration::from_micros(micros));
@@ -168,7 +187,9 @@ mod tests {
         for line in [
             "# TYPE gfast_bytes_total counter",
             "gfast_bytes_total{kind=\"copied\"} 4096",
-            "gfast_errors_total{class=\"failed\"} 2",
+            "gfast_errors_total{class=\"object\"} 3",
+            "gfast_errors_total{class=\"fatal\"} 0",
+            "gfast_error_causes_total{class=\"object\",cause=\"EACCES\"} 2",
             "gfast_streams{kind=\"limit\"} 32",
             "gfast_bwlimit_bytes 1048576",
             "gfast_operation_seconds_bucket{side=\"source\",le=\"0.00005\"} 0",

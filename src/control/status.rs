@@ -54,6 +54,8 @@ pub struct Status {
     pub objects: Vec<Object>,
     /// The last errors, oldest first, at most [`ERRORS_MAX`].
     pub errors: Vec<String>,
+    /// All errors by class and cause.
+    pub causes: Vec<Errors>,
 }
 
 /// What a job is doing.
@@ -145,6 +147,18 @@ pub struct Object {
     pub done: u64,
     /// Milliseconds since it was begun.
     pub age_ms: u64,
+}
+
+/// Errors of one class and cause.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Errors {
+    /// What they meant: `retry` (the same was tried again), `object` (it did not arrive) or `fatal` (the job ends).
+    pub class: String,
+    /// One word: an errno's name, `http_503` and the like, `vanished`, `unstable`, `network`, ...
+    pub cause: String,
+    /// How many.
+    pub count: u64,
 }
 
 /// The answer to any request but `status`: one line of JSON.

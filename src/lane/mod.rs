@@ -42,7 +42,7 @@ use crate::links::LinkKey;
 use crate::listing::open_side;
 use crate::outcome::{Intake, What};
 use crate::provider::s3::Client;
-use crate::report::{Activity, Busy, Counters, Latency, Meter};
+use crate::report::{Activity, Busy, Counters, Latency, Meter, Weight};
 use crate::ring::{Caller, Handle, Name, Side};
 use crate::transfer::{Ending, ending_of};
 use crate::walk::{DirCache, DirNode, DirPair, Entry, Work};
@@ -216,10 +216,11 @@ impl Lane {
             (Some(_), None) => Way::Down,
             (Some(_), Some(_)) => Way::Across,
         };
-        if way == Way::Up
-            && let Some(root) = &job.dest.bucket
-        {
-            root.bucket.limit_bodies(&job.gate.limits);
+        for root in [&job.source, &job.dest].into_iter().filter_map(|root| root.bucket.as_ref()) {
+            root.bucket.tell_retries(&job.failures.causes);
+            if way == Way::Up {
+                root.bucket.limit_bodies(&job.gate.limits);
+            }
         }
         let root = if way == Way::Up { job.source.handle.clone() } else { job.dest.handle.clone() };
         Ok(Rc::new(Lane {
@@ -476,6 +477,7 @@ impl Lane {
             let ending = match ending {
                 // What arrived is not what was sent: the object is read once more.
                 Err(error) if error.class() == Class::Retry && errand.attempt < UNSTABLE_ATTEMPTS_MAX => {
+                    self.job().failures.causes.note(Weight::Retry, &error.cause);
                     errand.attempt += 1;
                     errand.claimed = group;
                     continue;

@@ -28,7 +28,7 @@ use crate::gate::Stream;
 use crate::job::Place;
 use crate::outcome::What;
 use crate::provider::s3::{ByteRange, Key, Part, Payload};
-use crate::report::Meter;
+use crate::report::{Meter, Weight};
 use crate::ring::{Handle, Side};
 use crate::transfer::Ending;
 
@@ -282,7 +282,10 @@ impl Lane {
         let mut attempt = 1;
         let done = loop {
             match self.try_part(parts, file, (index, range), &meter).await {
-                Err(error) if error.class() == Class::Retry && attempt < CORRUPT_ATTEMPTS_MAX => attempt += 1,
+                Err(error) if error.class() == Class::Retry && attempt < CORRUPT_ATTEMPTS_MAX => {
+                    self.job().failures.causes.note(Weight::Retry, &error.cause);
+                    attempt += 1;
+                }
                 done => break done?,
             }
         };

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::causes::{Causes, Weight};
 use super::console::Console;
 use crate::error::Error;
 
@@ -41,16 +42,19 @@ pub struct Failures {
     count: AtomicU64,
     /// The last ones, oldest first, at most [`FAILURES_KEPT_MAX`].
     last: Mutex<VecDeque<String>>,
+    /// All of them by cause, and what was tried again before it failed or did not.
+    pub causes: Arc<Causes>,
 }
 
 impl Failures {
     /// None yet.
     pub fn new(console: Arc<Console>) -> Failures {
-        Failures { console, count: AtomicU64::new(0), last: Mutex::default() }
+        Failures { console, count: AtomicU64::new(0), last: Mutex::default(), causes: Arc::default() }
     }
 
     /// Says one failure, if it is among the first. The caller counts it and keeps it in the catalog.
     pub fn say(&self, failure: &Failure) {
+        self.causes.note(Weight::Object, &failure.error.cause);
         let line = failure.line();
         if self.count.fetch_add(1, Ordering::Relaxed) < FAILURES_SHOWN_MAX {
             self.console.error(&line);

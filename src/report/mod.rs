@@ -10,6 +10,7 @@
 //! anything about the job, and nothing here holds a secret (I10): paths, numbers and errors only.
 
 mod activity;
+mod causes;
 mod console;
 mod counters;
 mod exit;
@@ -26,6 +27,7 @@ mod progress;
 mod summary;
 
 pub use activity::{Activity, Busy, Crowd};
+pub use causes::{Causes, Weight, name_of};
 pub use console::{Console, Screen};
 pub use counters::{Count, Counters, Totals};
 pub use exit::ExitCode;

@@ -23,6 +23,7 @@ use super::{Checksums, Key};
 use crate::config::S3Options;
 use crate::error::{Cause, Error, Result};
 use crate::gate::RateLimits;
+use crate::report::{Causes, Weight};
 use crate::ring::Side;
 
 /// How long a signature is good for: longer than any attempt, shorter than keys are renewed ahead of their end.
@@ -54,6 +55,8 @@ pub struct Bucket {
     throttle: Arc<Throttle>,
     /// How fast bodies may go there.
     limits: OnceLock<Arc<RateLimits>>,
+    /// Where requests that are sent again are counted.
+    retries: OnceLock<Arc<Causes>>,
 }
 
 /// Where requests go.
@@ -107,6 +110,7 @@ impl Bucket {
             escapes: AtomicU8::new(Escapes::Unknown as u8),
             throttle: Arc::default(),
             limits: OnceLock::new(),
+            retries: OnceLock::new(),
             settings,
         };
         let http = bucket.connect()?;
@@ -155,6 +159,19 @@ impl Bucket {
     pub fn limit_bodies(&self, limits: &Arc<RateLimits>) {
         // Every lane says the same.
         let _ = self.limits.set(limits.clone());
+    }
+
+    /// Counts requests that are sent again among `causes`, from now on.
+    pub fn tell_retries(&self, causes: &Arc<Causes>) {
+        // Every lane says the same.
+        let _ = self.retries.set(causes.clone());
+    }
+
+    /// A request is sent again, for this.
+    pub(super) fn note_retry(&self, cause: &Cause) {
+        if let Some(causes) = self.retries.get() {
+            causes.note(Weight::Retry, cause);
+        }
     }
 
     /// How fast bodies may go there.

@@ -99,6 +99,14 @@ enum Trouble {
 }
 
 impl Trouble {
+    /// What it is called when it is the last.
+    fn cause(&self) -> Cause {
+        match self {
+            Trouble::Answered(refusal) => Cause::Remote { status: refusal.status, code: refusal.code.clone() },
+            Trouble::Network(what) => Cause::Network(what.clone()),
+        }
+    }
+
     /// Whether the server may have done what was asked all the same.
     fn is_doubtful(&self) -> bool {
         match self {
@@ -404,7 +412,10 @@ impl<'a> Exchange<'a> {
             Trouble::Answered(refusal) => match self.judge(refusal) {
                 Verdict::Again(pace) => (pace, refusal.retry_after),
                 Verdict::Fail => return Err(self.fail(trouble)),
-                verdict if self.correct(verdict, refusal).await => return Ok(()),
+                verdict if self.correct(verdict, refusal).await => {
+                    self.bucket.note_retry(&trouble.cause());
+                    return Ok(());
+                }
                 _ => return Err(self.fail(trouble)),
             },
         };
@@ -412,7 +423,10 @@ impl<'a> Exchange<'a> {
             self.bucket.throttle().on_throttled();
         }
         match (self.attempts.wait(pace, self.began.elapsed(), retry_after), trouble) {
-            (Some(wait), _) => tokio::time::sleep(wait).await,
+            (Some(wait), trouble) => {
+                self.bucket.note_retry(&trouble.cause());
+                tokio::time::sleep(wait).await;
+            }
             (None, Trouble::Network(what)) if self.is_server_there().await => {
                 return Err(failure(self.bucket, self.request, Cause::Silence(what)));
             }
@@ -465,11 +479,7 @@ impl<'a> Exchange<'a> {
     }
 
     fn fail(&self, trouble: Trouble) -> Error {
-        let cause = match trouble {
-            Trouble::Answered(refusal) => Cause::Remote { status: refusal.status, code: refusal.code },
-            Trouble::Network(what) => Cause::Network(what),
-        };
-        failure(self.bucket, self.request, cause)
+        failure(self.bucket, self.request, trouble.cause())
     }
 }
 

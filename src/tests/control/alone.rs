@@ -8,7 +8,7 @@ use std::time::Duration;
 use gfast::control::status::Status;
 
 use super::bucket::s3_job;
-use super::support::fault::FaultServer;
+use super::support::fault::{Fault, FaultServer, Kind, Rule};
 use super::support::{Engine, Job, seed};
 use super::{Scene, told, until};
 
@@ -47,7 +47,6 @@ fn fetch(port: u16, request: &str) -> (String, String) {
 fn figures_are_served_while_the_job_runs() {
     let scene = Scene::new(Engine::all()[0]);
     scene.grow(&scene.source(), seed("figures_are_served", 92), 40, 256 << 10);
-    // A port that was free a moment ago.
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
     let address = format!("127.0.0.1:{port}");
@@ -66,7 +65,7 @@ fn figures_are_served_while_the_job_runs() {
     let copied = value("gfast_bytes_total{kind=\"copied\"}");
     assert!((1_000_000.0..=10_485_760.0).contains(&copied), "{copied}");
     assert_eq!(value("gfast_streams{kind=\"limit\"}"), 32.0);
-    assert_eq!(value("gfast_errors_total{class=\"failed\"}"), 0.0);
+    assert_eq!(value("gfast_errors_total{class=\"object\"}"), 0.0);
     assert!(!page.contains("source/") && !page.contains("file-"), "no names: {page}");
     assert!(fetch(port, "GET / HTTP/1.1").0.contains("404"));
     assert!(fetch(port, "POST /metrics HTTP/1.1").0.contains("405"));
@@ -76,6 +75,50 @@ fn figures_are_served_while_the_job_runs() {
     running.wait().expect(0);
     drop(silent);
     scene.assert_same();
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// Errors of a server and of the disk, in a job that goes on: by class, and by cause.
+#[test]
+fn errors_are_told_by_class_and_cause() {
+    let server = FaultServer::start(seed("errors_are_told_by_class_and_cause", 95));
+    server.make_bucket("b");
+    server.script(Rule::new(Fault::Refuse { status: 403, code: "AccessDenied" }).on(&[Kind::Put]).key("file-7"));
+    server.script(Rule::new(Fault::Refuse { status: 500, code: "InternalError" }).on(&[Kind::Put]).times(2));
+    let scene = Scene::new(Engine::all()[0]);
+    scene.grow(&scene.source(), 95, 10, 3000);
+    // A key may have 1,024 bytes.
+    let deep = (0..4).fold(scene.source(), |dir, _| dir.join("d".repeat(240)));
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("f".repeat(100)), "content").unwrap();
+    fs::write(scene.source().join("large"), vec![7; 12 << 20]).unwrap();
+    let port = free_port();
+    let job = s3_job(&scene, &server, scene.source(), "s3://b/p".into(), "5M");
+    let running = job.args(&["--bwlimit=1M", "--metrics-addr", &format!("127.0.0.1:{port}")]).start();
+    let mut client = scene.client();
+    let (_, status) = until(&mut client, "in trouble", |status| {
+        status.causes.iter().any(|one| one.cause == "http_403")
+            && status.causes.iter().any(|one| one.cause == "protected")
+            && status.causes.iter().any(|one| one.cause == "http_500" && one.count == 2)
+    });
+    let page = fetch(port, "GET /metrics HTTP/1.1").1;
+    for line in [
+        "gfast_errors_total{class=\"retry\"} 2",
+        "gfast_errors_total{class=\"object\"} 2",
+        "gfast_errors_total{class=\"fatal\"} 0",
+        "gfast_error_causes_total{class=\"retry\",cause=\"http_500\"} 2",
+        "gfast_error_causes_total{class=\"object\",cause=\"http_403\"} 1",
+        "gfast_error_causes_total{class=\"object\",cause=\"protected\"} 1",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line} is missing: {status:?}\n{page}");
+    }
+    told(&mut client, "bwlimit=off");
+    let outcome = running.wait().expect(23);
+    assert_eq!(outcome.number("failed"), 2, "{outcome}");
 }
 
 /// A job from file system to file system on each engine, and one into and one out of a bucket: all copy the same tree.
