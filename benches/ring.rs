@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gfast::config::BufferChoice;
 use gfast::ring::syscalls::{Kernel, answer};
 use gfast::ring::uring::Ring;
 use gfast::ring::{
@@ -91,7 +92,7 @@ fn measure(count: u64, bytes: usize, make: impl Fn(u64, Lease) -> (Side, Op)) ->
     };
     for depth in DEPTHS {
         let mut buffers = FixedBuffers::new(depth, bytes, bytes).map_err(|error| error.to_string())?;
-        let mut ring = match Ring::new(depth, buffers.arena().clone()) {
+        let mut ring = match Ring::new(depth, buffers.arena().clone(), BufferChoice::Registered) {
             Ok(ring) => ring,
             Err(errno) => {
                 println!("  no ring: {errno}");

@@ -29,8 +29,11 @@ pub const SEGMENT_BYTES: u64 = scaled(256 << 20, 64 << 10) as u64;
 /// Files of this size and more are recorded as in progress as soon as they are begun, so that an interruption before
 /// the next checkpoint leaves nothing behind that a resume would not know for its own.
 pub const EARLY_RECORD_BYTES: u64 = scaled(64 << 20, 48 << 10) as u64;
-/// Blocks of one large file in flight on one shard: depth 16 reaches what fio reaches.
+/// Blocks of one large file in flight on one shard, where a profile does not say otherwise: depth 16 reaches what fio
+/// reaches.
 pub const FILE_DEPTH: usize = 16;
+/// Least and most of them that a profile may ask for.
+pub const FILE_DEPTH_RANGE: std::ops::RangeInclusive<usize> = 1..=128;
 /// Most bytes of buffers over all shards, whatever the number of cores.
 pub const ARENA_BYTES_MAX: usize = 128 << 20;
 /// Outcomes that close a checkpoint batch, whatever the time and bytes.
@@ -154,6 +157,10 @@ pub struct Config {
     pub ops_per_s: Option<u64>,
     /// Bytes of one read or write of a large file.
     pub block_bytes: usize,
+    /// Blocks of one large file in flight on a ring. No option: a measured profile alone chooses it.
+    pub file_depth: usize,
+    /// Whether the ring's buffers are registered. No option either.
+    pub buffers: BufferChoice,
     /// Holds one subfolder per job.
     pub state_dir: PathBuf,
     /// Whether owner and mode are kept.
@@ -226,6 +233,10 @@ pub enum Knob {
     Direct,
     /// `--part-size`.
     PartSize,
+    /// Blocks of one large file in flight: a profile's alone.
+    Depth,
+    /// Registered buffers: a profile's alone.
+    Buffers,
 }
 
 impl Config {
@@ -241,6 +252,8 @@ impl Config {
             bytes_per_s: None,
             ops_per_s: None,
             block_bytes: BLOCK_BYTES_DEFAULT,
+            file_depth: FILE_DEPTH,
+            buffers: BufferChoice::Registered,
             metadata: Metadata::Keep,
             attributes: Attributes::None,
             engine: EngineChoice::Auto,
@@ -365,6 +378,17 @@ pub enum DirectChoice {
     Always,
     /// Never.
     Never,
+}
+
+/// Whether a ring's buffers are registered with it: then the kernel does not look up their pages for every operation,
+/// but all of them are pinned beforehand, which takes a small job longer than it saves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BufferChoice {
+    /// As far as RLIMIT_MEMLOCK allows.
+    Registered,
+    /// Not at all.
+    Plain,
 }
 
 /// Whether FICLONE may stand for a copy within one file system.

@@ -11,8 +11,7 @@
 //! So there the streams themselves are threads. What they keep in memory and open is bounded over all of them (I4).
 
 use crate::config::{
-    ARENA_BYTES_MAX, BLOCK_BYTES_RANGE, Config, DIR_CACHE_PER_SHARD, DIR_CACHE_TOTAL, EngineChoice, FILE_DEPTH,
-    SMALL_BYTES_MAX,
+    ARENA_BYTES_MAX, BLOCK_BYTES_RANGE, Config, DIR_CACHE_PER_SHARD, DIR_CACHE_TOTAL, EngineChoice, SMALL_BYTES_MAX,
 };
 use crate::error::{Error, Result, escape};
 use crate::filesystem::Reach;
@@ -22,7 +21,7 @@ use crate::roots::Root;
 
 /// Threads of plain system calls for each core, where answers come from this machine.
 const THREADS_PER_CORE: usize = 4;
-/// Least and most blocks of a ring's arena.
+/// Least and most blocks of a ring's arena, unless a file alone takes more.
 const BLOCKS_RANGE: std::ops::RangeInclusive<usize> = 4..=24;
 /// Least bytes of buffers of a thread that is started when the streams are raised on a slow mount.
 const ROOM_LEAST: usize = 64 << 10;
@@ -126,9 +125,9 @@ impl Crew {
     }
 
     /// Blocks of one large file in flight on one shard: a ring overlaps them, a thread of system calls does not.
-    pub(crate) fn file_depth(&self) -> usize {
+    pub(crate) fn file_depth(&self, config: &Config) -> usize {
         match self.engine {
-            Engine::Uring => FILE_DEPTH,
+            Engine::Uring => config.file_depth,
             Engine::Sync => 1,
         }
     }
@@ -143,29 +142,32 @@ impl Crew {
         Config { block_bytes, ..config.clone() }
     }
 
-    /// The buffers of a thread, for blocks of `block_bytes` as [`Crew::fit`] has them, where `running` others together
-    /// have `given` bytes. A file up to [`SMALL_BYTES_MAX`] that is larger than a block is copied as a large one.
-    pub(crate) fn buffers_for(&self, running: usize, given: usize, block_bytes: usize) -> Result<FixedBuffers> {
+    /// The buffers of a thread for a job as [`Crew::fit`] has it, where `running` others together have `given` bytes. A
+    /// file up to [`SMALL_BYTES_MAX`] that is larger than a block is copied as a large one.
+    pub(crate) fn buffers_for(&self, running: usize, given: usize, config: &Config) -> Result<FixedBuffers> {
+        let block_bytes = config.block_bytes;
         if !self.shrinks() {
             let room = if running < self.shards { self.room() } else { ARENA_BYTES_MAX / self.slots };
-            return self.buffers(room, block_bytes);
+            // Half as many again as one file takes: the next one begins while it ends.
+            let most = (config.file_depth + config.file_depth / 2).max(*BLOCKS_RANGE.end());
+            return self.buffers(room, block_bytes, most);
         }
         if running < self.shards && given == running * block_bytes {
-            return self.buffers(block_bytes, block_bytes);
+            return self.buffers(block_bytes, block_bytes, 1);
         }
         // Of what is left when each that may still come has the least, a part: the next ones get theirs.
         let free = ARENA_BYTES_MAX.saturating_sub(given + ROOM_LEAST * self.slots.saturating_sub(running + 1));
         let room = (free / 16).max(ROOM_LEAST).min(free.max(*BLOCK_BYTES_RANGE.start()));
         let block_bytes = block_bytes.min(1 << room.ilog2());
-        self.buffers(block_bytes, block_bytes)
+        self.buffers(block_bytes, block_bytes, 1)
     }
 
-    fn buffers(&self, room: usize, block_bytes: usize) -> Result<FixedBuffers> {
+    fn buffers(&self, room: usize, block_bytes: usize, most: usize) -> Result<FixedBuffers> {
         let least = match self.engine {
             Engine::Uring => *BLOCKS_RANGE.start(),
             Engine::Sync => 1,
         };
-        let blocks = (room / block_bytes).clamp(least, *BLOCKS_RANGE.end());
+        let blocks = (room / block_bytes).clamp(least, most.max(least));
         FixedBuffers::new(blocks, block_bytes, SMALL_LEASE_BYTES.min(block_bytes).min(SMALL_BYTES_MAX))
     }
 
@@ -181,7 +183,13 @@ impl Crew {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{STREAMS_DEFAULT, STREAMS_MAX};
+    use crate::config::{FILE_DEPTH, FILE_DEPTH_RANGE, STREAMS_DEFAULT, STREAMS_MAX};
+    use crate::location::Location;
+
+    fn config(block_bytes: usize, file_depth: usize) -> Config {
+        let place = || Location::Posix("/x".into());
+        Config { block_bytes, file_depth, ..Config::new(place(), place(), "s".into()) }
+    }
 
     fn crew(engine: Engine, shards: usize, slots: usize) -> Crew {
         Crew { engine, shards, slots, reach: Reach::Remote, reason: None }
@@ -197,7 +205,7 @@ mod tests {
                 // All start, most end, all start again.
                 for running in (0..crew.slots).chain(first / 2..crew.slots) {
                     given -= sizes.drain(running.min(sizes.len())..).sum::<usize>();
-                    let mut buffers = crew.buffers_for(running, given, block).unwrap();
+                    let mut buffers = crew.buffers_for(running, given, &config(block, FILE_DEPTH)).unwrap();
                     sizes.push(buffers.arena().len());
                     given += buffers.arena().len();
                     assert!(given <= ARENA_BYTES_MAX, "{first} threads first, blocks of {asked}: {given} bytes");
@@ -208,7 +216,22 @@ mod tests {
             }
         }
         let crew = crew(Engine::Sync, 32, STREAMS_MAX as usize);
-        assert_eq!(crew.buffers_for(40, 40 << 20, 1 << 20).unwrap().block_bytes(), 1 << 20, "there is room for more");
+        let later = crew.buffers_for(40, 40 << 20, &config(1 << 20, FILE_DEPTH)).unwrap();
+        assert_eq!(later.block_bytes(), 1 << 20, "there is room for more");
+    }
+
+    #[test]
+    fn a_ring_has_blocks_for_the_depth_of_a_file_within_the_bound() {
+        for shards in [1, 2, 8, 64] {
+            let crew = Crew { reach: Reach::Local, ..crew(Engine::Uring, shards, shards) };
+            let blocks = |depth, block| crew.buffers_for(0, 0, &config(block, depth)).unwrap().arena().len() / block;
+            for depth in [1, FILE_DEPTH, 64, *FILE_DEPTH_RANGE.end()] {
+                let found = blocks(depth, 64 << 10);
+                let most = ARENA_BYTES_MAX / shards / (64 << 10);
+                assert_eq!(found, (depth + depth / 2).max(*BLOCKS_RANGE.end()).min(most), "{depth} on {shards}");
+                assert!(blocks(depth, 4 << 20) * (4 << 20) <= (ARENA_BYTES_MAX / shards).max(16 << 20));
+            }
+        }
     }
 
     #[test]

@@ -329,6 +329,9 @@ impl Arguments {
             (self.engine.is_none(), Knob::Engine),
             (self.direct.is_none(), Knob::Direct),
             (self.part_size.is_none(), Knob::PartSize),
+            // No options: a profile alone chooses.
+            (true, Knob::Depth),
+            (true, Knob::Buffers),
         ];
         knobs.into_iter().filter(|(is_open, _)| *is_open).map(|(_, knob)| knob).collect()
     }
@@ -377,6 +380,8 @@ impl Arguments {
             bytes_per_s: self.bwlimit,
             ops_per_s: self.iops_limit,
             block_bytes: self.buffer_size.unwrap_or(BLOCK_BYTES_DEFAULT),
+            file_depth: FILE_DEPTH,
+            buffers: BufferChoice::Registered,
             state_dir: PathBuf::from(self.state_dir),
             metadata: if self.no_metadata { Metadata::TimesOnly } else { Metadata::Keep },
             attributes: Attributes::of(self.xattrs, self.acls),

@@ -292,7 +292,7 @@ pub(crate) fn make_job(
         is_cleared: AtomicBool::new(false),
         console,
         crowd: Crowd::default(),
-        file_depth: crew.file_depth(),
+        file_depth: crew.file_depth(config),
         reach: crew.reach,
         cached_dirs: crew.cached_dirs(descriptor_limit()),
         next_id: AtomicU64::new(header.next_id),
@@ -524,6 +524,7 @@ impl Setup {
             },
             registered_bytes: outcome.figures.registered_bytes,
             arena_bytes: outcome.figures.arena_bytes,
+            file_depth: job.file_depth,
             latency: outcome.latency,
             limit: outcome.limit.map(|cause| (cause.key(), cause.text())),
             durability: Durability {

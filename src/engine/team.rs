@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use crossbeam_deque::{Injector, Worker};
 use parking_lot::Mutex;
 
-use crate::config::{DIR_CACHE_LEAST, FILE_DEPTH};
+use crate::config::DIR_CACHE_LEAST;
 use crate::crew::{Crew, Engine};
 use crate::error::{Error, Result};
 use crate::job::Job;
@@ -163,7 +163,7 @@ impl Team {
 
     fn start_shard(&self, state: &mut State, index: usize, worker: Worker<Work>) -> Result<()> {
         let is_first = index < self.crew.shards;
-        let buffers = match self.crew.buffers_for(state.running, state.arena_bytes, self.job.config.block_bytes) {
+        let buffers = match self.crew.buffers_for(state.running, state.arena_bytes, &self.job.config) {
             Ok(buffers) => buffers,
             Err(error) => {
                 state.idle.push((index, worker));
@@ -175,7 +175,7 @@ impl Team {
         let kernel = Kernel::new(buffers.arena().clone()).telling(busy.clone());
         let (job, engine) = (self.job.clone(), self.crew.engine);
         // Objects in flight on one thread: all streams, when the others have nothing to do.
-        let depth = (job.gate.max() as usize + 2 * FILE_DEPTH).clamp(64, 1024);
+        let depth = (job.gate.max() as usize + 2 * job.config.file_depth).clamp(64, 1024);
         let cached_dirs = if is_first { job.cached_dirs } else { job.cached_dirs.min(DIR_CACHE_LEAST) };
         let (intake, counters, help) = (self.intake.clone(), self.counters[index].clone(), self.help.clone());
         let caller: Arc<dyn Caller> = Arc::new(kernel.clone());
@@ -187,7 +187,7 @@ impl Team {
                     let (_, report, worker) = Shard::new(parts, kernel).run();
                     Left { worker: Some(worker), latency: report.latency, facts: None }
                 }
-                Engine::Uring => match Ring::new(depth, kernel.arena().clone()) {
+                Engine::Uring => match Ring::new(depth, kernel.arena().clone(), job.config.buffers) {
                     Ok(ring) => {
                         let counters = parts.counters.clone();
                         let (ring, report, worker) = Shard::new(parts, ring).run();

@@ -130,6 +130,8 @@ pub struct Summary {
     pub engine: EngineUsed,
     /// Bytes of the buffers that are registered with the ring.
     pub registered_bytes: u64,
+    /// Blocks of one large file in flight on one thread.
+    pub file_depth: usize,
     /// Bytes of the buffers.
     pub arena_bytes: u64,
     /// Latencies per side.
@@ -311,7 +313,9 @@ impl Summary {
             EngineUsed::Uring { flags } => {
                 let each = self.submissions_per_enter();
                 format!(
-                    "uring, {registered} of {arena} buffers registered, {each:.1} submissions an enter, flags {flags}"
+                    "uring, depth {}, {registered} of {arena} buffers registered, {each:.1} submissions an enter, \
+                     flags {flags}",
+                    self.file_depth
                 )
             }
             EngineUsed::Lanes { fallback: None } => "lanes, files on tokio-uring".to_owned(),
@@ -420,6 +424,7 @@ impl Summary {
         object.text_or_null("ring_flags", flags);
         object.number("registered_buffer_bytes", self.registered_bytes);
         object.number("buffer_bytes", self.arena_bytes);
+        object.number("file_depth", self.file_depth as u64);
         object.fraction("submissions_per_enter", self.submissions_per_enter());
     }
 }
@@ -500,6 +505,7 @@ mod tests {
             threads: 8,
             engine: EngineUsed::Sync { reason: Some("io_uring is disabled".to_owned()) },
             registered_bytes: 0,
+            file_depth: 1,
             arena_bytes: 1 << 20,
             latency,
             limit: Some(("source", "reading the source")),
@@ -535,8 +541,9 @@ mod tests {
             r#""elapsed_s":2.000,"bytes_per_s":1024.000,"files_per_s":2.000,"streams":32,"steered":0,"#,
             r#""engine":"sync","#,
             r#""engine_fallback":"io_uring is disabled","threads":8,"ring_flags":null,"registered_buffer_bytes":0,"#,
-            r#""buffer_bytes":1048576,"submissions_per_enter":0.000,"latency":{"source":{"count":1,"p50_ns":100,"#,
-            r#""p99_ns":100,"max_ns":100},"dest":{"count":0,"p50_ns":0,"p99_ns":0,"max_ns":0}},"limit":"source","#,
+            r#""buffer_bytes":1048576,"file_depth":1,"submissions_per_enter":0.000,"#,
+            r#""latency":{"source":{"count":1,"p50_ns":100,"p99_ns":100,"max_ns":100},"#,
+            r#""dest":{"count":0,"p50_ns":0,"p99_ns":0,"max_ns":0}},"limit":"source","#,
             r#""sync":"file","#,
             r#""sync_asked":"batch","durability":"file: fsync of each file, for syncfs cannot be trusted here","#,
             r#""forecast":null,"state":"/state/job","command":"gfast -source /s -dest /d","exit_code":24}"#,

@@ -30,6 +30,7 @@ use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, opcode, types};
 
 use super::{Access, Answer, Arena, Asked, Completion, Interpreter, Op, Side, WritePath, syscalls};
+use crate::config::BufferChoice;
 use crate::error::Errno;
 
 /// Bits of `user_data` that tell which part of a flight a completion belongs to; the rest is the flight's index.
@@ -126,16 +127,17 @@ const LADDER: [&str; 4] = [
 ];
 
 impl Ring {
-    /// A ring for up to `depth` operations in flight on the calling thread, with `arena` registered as far as allowed.
+    /// A ring for up to `depth` operations in flight on the calling thread, with `arena` registered as far as allowed,
+    /// if that is wanted.
     /// The ring must be used by the thread that makes it (SINGLE_ISSUER).
-    pub fn new(depth: usize, arena: Arc<Arena>) -> Result<Ring, Errno> {
+    pub fn new(depth: usize, arena: Arc<Arena>, buffers: BufferChoice) -> Result<Ring, Errno> {
         let entries = (depth * 3).next_power_of_two().clamp(64, 4096) as u32;
         let (ring, flags) = build(entries, (depth as u32 * 3).next_power_of_two().max(entries * 2))?;
         let direct_count = depth as u32;
         let has_direct = ring.submitter().register_files_sparse(direct_count).is_ok();
         // Two bounded workers are plenty for the few operations the kernel still punts; unbounded ones are not used.
         let _ = ring.submitter().register_iowq_max_workers(&mut [4, 1]);
-        let registered = Registered::begin(&ring, &arena);
+        let registered = Registered::begin(&ring, &arena, buffers);
         Ok(Ring {
             ring,
             flights: (0..depth).map(|_| None).collect(),
@@ -445,10 +447,10 @@ const HEAD_BYTES: usize = 2 << 20;
 impl Registered {
     /// Registers the head, in a table with room for the rest. Old kernels have no such table: then it is all or
     /// nothing.
-    fn begin(ring: &IoUring, arena: &Arena) -> Registered {
+    fn begin(ring: &IoUring, arena: &Arena, buffers: BufferChoice) -> Registered {
         let len = HEAD_BYTES.min(arena.len());
         let none = Registered { head: 0, rest: 0, is_complete: true };
-        if ring.submitter().register_buffers_sparse(2).is_err() {
+        if buffers == BufferChoice::Plain || ring.submitter().register_buffers_sparse(2).is_err() {
             return none;
         }
         match register(ring, arena, 0, 0, len) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::s3::S3sFs;
-use support::{Engine, Job, Outcome, Rng, Scratch};
+use support::{Comparison, Engine, Job, Outcome, Rng, Scratch};
 
 /// Longest time anything here waits for.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -157,8 +157,11 @@ fn every_setting_is_measured_and_nothing_is_left() {
         ("small", "engine", engines),
         ("large", "buffer_size", 3),
         ("large", "direct", 2),
+        ("large", "depth", if engines > 1 { 3 } else { 0 }),
+        ("small", "buffers", engines),
+        ("large", "buffers", engines),
     ] {
-        // One engine is nothing to be compared.
+        // One engine, and it is not the ring, is nothing to be compared.
         let least = if least == 1 { 0 } else { least };
         let rows = rows(&findings, kind, knob);
         assert_eq!(rows.len(), least, "{kind} {knob}: {rows:?}");
@@ -245,6 +248,36 @@ fn a_profile_is_kept_used_and_named() {
     let damaged = scene.job(&[]);
     assert_eq!(damaged.number("streams"), 32, "{damaged}");
     assert!(damaged.says("profiles is ignored: it is damaged"), "{damaged}");
+}
+
+/// What no option says is the profile's alone: blocks in flight, and registered buffers or not.
+#[test]
+fn depth_and_buffers_of_a_profile_are_used() {
+    let scene = Scene::new();
+    if !Engine::all().contains(&Engine::Uring) {
+        return;
+    }
+    let job = |dest: &str| {
+        let job = Job::new(scene.path("source"), scene.path(dest), scene.path("state"), Engine::Auto);
+        job.run().expect(0)
+    };
+    let usual = job("usual");
+    assert_eq!(usual.number("file_depth"), 16, "{usual}");
+    assert!(usual.number("registered_buffer_bytes") > 1 << 20, "{usual}");
+    findings(&scene.tune(&["--seconds", "1", "--json", "--write"]));
+    let path = scene.path("state/profiles");
+    let mut profiles: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let profile = profiles["profiles"][0].as_object_mut().unwrap();
+    profile.retain(|key, _| ["source", "dest", "measured"].contains(&key.as_str()));
+    profile.insert("depth".to_owned(), 48.into());
+    profile.insert("buffers".to_owned(), "plain".into());
+    fs::write(&path, profiles.to_string()).unwrap();
+    let advised = job("dest");
+    assert!(advised.says(": depth 48, buffers plain"), "{advised}");
+    assert_eq!((advised.number("file_depth"), advised.number("registered_buffer_bytes")), (48, 0), "{advised}");
+    // The deeper ring has the memory for it.
+    assert!(advised.number("buffer_bytes") > usual.number("buffer_bytes"), "{usual}{advised}");
+    Comparison::new(&scene.path("source"), &scene.path("usual")).assert_same();
 }
 
 #[test]

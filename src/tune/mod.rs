@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sample of the source  --\                      one knob after the other, from the defaults:
-//! scratch files, where    +--> trial (a real job, --> streams, engine, block size, direct; part size
+//! scratch files, where    +--> trial (a real job, --> streams, engine, block size, direct, depth, buffers; part size
 //! the source has too few -/     ended after a while)   rounds over all its values in turns, medians --> choice
 //!                                                      what won, against the defaults --> best
 //! ```
@@ -333,7 +333,7 @@ impl Bench<'_> {
         let is_bucket = |location: &Location| matches!(location, Location::S3 { .. });
         let knobs: &[Knob] = match is_bucket(&self.request.source) || is_bucket(&self.request.dest) {
             true => &[Knob::Streams, Knob::PartSize],
-            false => &[Knob::Streams, Knob::Engine, Knob::BufferSize, Knob::Direct],
+            false => &[Knob::Streams, Knob::Engine, Knob::BufferSize, Knob::Direct, Knob::Depth, Knob::Buffers],
         };
         knobs.iter().copied().filter(|&knob| self.samples.iter().any(|sample| concerns(knob, sample.kind))).collect()
     }
@@ -438,8 +438,8 @@ impl Bench<'_> {
 /// Whether a knob makes a difference to a kind of files.
 fn concerns(knob: Knob, kind: Kind) -> bool {
     match knob {
-        Knob::Streams | Knob::Engine => true,
-        Knob::BufferSize | Knob::Direct | Knob::PartSize => kind == Kind::Large,
+        Knob::Streams | Knob::Engine | Knob::Buffers => true,
+        Knob::BufferSize | Knob::Direct | Knob::PartSize | Knob::Depth => kind == Kind::Large,
     }
 }
 
@@ -450,6 +450,8 @@ fn name_of(knob: Knob) -> &'static str {
         Knob::Engine => "engine",
         Knob::Direct => "direct",
         Knob::PartSize => "part_size",
+        Knob::Depth => "depth",
+        Knob::Buffers => "buffers",
     }
 }
 

@@ -165,7 +165,7 @@ fn decode(text: &[u8]) -> std::result::Result<Vec<Profile>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DirectChoice, EngineChoice};
+    use crate::config::{BufferChoice, DirectChoice, EngineChoice};
 
     fn profile() -> Profile {
         let options = Options {
@@ -174,6 +174,8 @@ mod tests {
             engine: Some(EngineChoice::Sync),
             direct: Some(DirectChoice::Never),
             part_size: None,
+            depth: Some(48),
+            buffers: Some(BufferChoice::Plain),
         };
         Profile { source: "ext4:1".into(), dest: "xfs:\"2".into(), measured: "2026-11-23".into(), options }
     }
@@ -182,7 +184,7 @@ mod tests {
     fn what_is_written_is_read_and_unknown_fields_are_passed_over() {
         let profiles = vec![profile(), Profile::default()];
         let text = encode(profiles.clone()).unwrap();
-        assert!(text.contains(r#""engine":"sync","direct":"never"}"#), "{text}");
+        assert!(text.contains(r#""engine":"sync","direct":"never","depth":48,"buffers":"plain"}"#), "{text}");
         assert_eq!(decode(text.as_bytes()), Ok(profiles.clone()));
         let newer = text.replacen("{\"source\"", "{\"of_the_future\":[1],\"source\"", 1);
         assert_eq!(decode(newer.as_bytes()), Ok(profiles));
@@ -201,6 +203,9 @@ mod tests {
             ("4194304", "-1"),
             ("\"sync\"", "\"fast\""),
             ("64", "\"64\""),
+            ("48", "0"),
+            ("48", "129"),
+            ("\"plain\"", "\"fast\""),
         ] {
             assert!(decode(text.replacen(from, to, 1).as_bytes()).is_err(), "{from} -> {to}");
         }

@@ -9,6 +9,8 @@ use crate::config::*;
 const STREAMS_TRIED: [u32; 7] = [1, 4, 8, 16, 32, 64, 128];
 /// Sizes of a block that are tried.
 const BLOCKS_TRIED: [usize; 3] = [256 << 10, 1 << 20, 4 << 20];
+/// Blocks of one file in flight that are tried.
+const DEPTHS_TRIED: [usize; 3] = [4, 16, 48];
 /// Sizes of a part that are tried.
 const PARTS_TRIED: [u64; 3] = [8 << 20, 16 << 20, 64 << 20];
 
@@ -25,6 +27,10 @@ pub struct Settings {
     pub direct: DirectChoice,
     /// Bytes of a part of a large S3 object, where they are not left to the job.
     pub part_bytes: Option<u64>,
+    /// Blocks of one large file in flight on a ring.
+    pub file_depth: usize,
+    /// Whether a ring's buffers are registered.
+    pub buffers: BufferChoice,
 }
 
 /// Settings that are not the defaults, as they are kept and told.
@@ -46,6 +52,12 @@ pub struct Options {
     /// `--part-size`, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part_size: Option<u64>,
+    /// Blocks of one large file in flight on a ring; no option of the command line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<usize>,
+    /// `plain` or `registered` buffers of a ring; no option of the command line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub buffers: Option<BufferChoice>,
 }
 
 impl Default for Settings {
@@ -56,6 +68,8 @@ impl Default for Settings {
             engine: EngineChoice::Auto,
             direct: DirectChoice::Auto,
             part_bytes: None,
+            file_depth: FILE_DEPTH,
+            buffers: BufferChoice::Registered,
         }
     }
 }
@@ -71,6 +85,10 @@ impl Settings {
             Knob::Engine => engines.iter().map(|&engine| Settings { engine, ..own() }).collect(),
             Knob::Direct => vec![Settings { direct: DirectChoice::Never, ..own() }],
             Knob::PartSize => PARTS_TRIED.iter().map(|&size| Settings { part_bytes: Some(size), ..own() }).collect(),
+            // A thread of system calls has one block in flight, and no buffers that could be registered.
+            Knob::Depth | Knob::Buffers if !self.has_ring(engines) => Vec::new(),
+            Knob::Depth => DEPTHS_TRIED.iter().map(|&file_depth| Settings { file_depth, ..own() }).collect(),
+            Knob::Buffers => vec![Settings { buffers: BufferChoice::Plain, ..own() }],
         };
         let others = others.into_iter().filter(|other| other != self);
         std::iter::once(own()).chain(others).collect()
@@ -84,6 +102,8 @@ impl Settings {
             Knob::Engine => format!("engine {}", engine_name(self.engine)),
             Knob::Direct => format!("direct {}", direct_name(self.direct)),
             Knob::PartSize => format!("part size {}", self.part_bytes.map_or_else(|| "auto".to_owned(), size)),
+            Knob::Depth => format!("depth {}", self.file_depth),
+            Knob::Buffers => format!("buffers {}", buffers_name(self.buffers)),
         }
     }
 
@@ -96,6 +116,17 @@ impl Settings {
             engine: (self.engine != usual.engine).then_some(self.engine),
             direct: (self.direct != usual.direct).then_some(self.direct),
             part_size: self.part_bytes,
+            depth: (self.file_depth != usual.file_depth).then_some(self.file_depth),
+            buffers: (self.buffers != usual.buffers).then_some(self.buffers),
+        }
+    }
+
+    /// Whether a ring answers, where `engines` are those that are not taken by themselves.
+    fn has_ring(&self, engines: &[EngineChoice]) -> bool {
+        match self.engine {
+            EngineChoice::Uring => true,
+            EngineChoice::Sync => false,
+            EngineChoice::Auto => engines.contains(&EngineChoice::Sync),
         }
     }
 
@@ -107,6 +138,8 @@ impl Settings {
             engine: self.engine,
             direct: self.direct,
             part_bytes: self.part_bytes,
+            file_depth: self.file_depth,
+            buffers: self.buffers,
             ..config.clone()
         }
     }
@@ -119,6 +152,7 @@ impl Options {
         self.streams.is_none_or(|streams| (1..=STREAMS_MAX).contains(&streams))
             && self.buffer_size.is_none_or(is_block)
             && self.part_size.is_none_or(|bytes| PART_BYTES_RANGE.contains(&bytes))
+            && self.depth.is_none_or(|depth| FILE_DEPTH_RANGE.contains(&depth))
     }
 
     /// Sets what the job's command line left open; what was set.
@@ -130,15 +164,19 @@ impl Options {
         filled.engine = filled.engine.filter(|_| is_open(Knob::Engine));
         filled.direct = filled.direct.filter(|_| is_open(Knob::Direct));
         filled.part_size = filled.part_size.filter(|_| is_open(Knob::PartSize));
+        filled.depth = filled.depth.filter(|_| is_open(Knob::Depth));
+        filled.buffers = filled.buffers.filter(|_| is_open(Knob::Buffers));
         config.streams = filled.streams.unwrap_or(config.streams);
         config.block_bytes = filled.buffer_size.unwrap_or(config.block_bytes);
         config.engine = filled.engine.unwrap_or(config.engine);
         config.direct = filled.direct.unwrap_or(config.direct);
         config.part_bytes = filled.part_size.or(config.part_bytes);
+        config.file_depth = filled.depth.unwrap_or(config.file_depth);
+        config.buffers = filled.buffers.unwrap_or(config.buffers);
         filled
     }
 
-    /// Name and value of each, as the command line spells them.
+    /// Name and value of each that the command line has, as it spells them.
     pub(super) fn words(&self) -> Vec<(&'static str, String)> {
         let words = [
             ("--streams", self.streams.map(|streams| streams.to_string())),
@@ -153,8 +191,10 @@ impl Options {
     /// All of them on one line for people: `streams 64, buffer size 4M`.
     pub(super) fn text(&self) -> String {
         let plain = |name: &str| name.trim_start_matches('-').replace('-', " ");
-        let words: Vec<String> =
+        let mut words: Vec<String> =
             self.words().into_iter().map(|(name, value)| format!("{} {value}", plain(name))).collect();
+        words.extend(self.depth.map(|depth| format!("depth {depth}")));
+        words.extend(self.buffers.map(|buffers| format!("buffers {}", buffers_name(buffers))));
         if words.is_empty() { "the defaults".to_owned() } else { words.join(", ") }
     }
 }
@@ -172,6 +212,13 @@ fn direct_name(direct: DirectChoice) -> &'static str {
         DirectChoice::Auto => "auto",
         DirectChoice::Always => "always",
         DirectChoice::Never => "never",
+    }
+}
+
+fn buffers_name(buffers: BufferChoice) -> &'static str {
+    match buffers {
+        BufferChoice::Registered => "registered",
+        BufferChoice::Plain => "plain",
     }
 }
 
@@ -201,6 +248,16 @@ mod tests {
         );
         assert_eq!(settings.around(Knob::Engine, &[]).len(), 1);
         assert_eq!(settings.around(Knob::PartSize, &[])[1].text(Knob::PartSize), "part size 8M");
+        let tried = |settings: &Settings, knob, engines: &[_]| -> Vec<String> {
+            settings.around(knob, engines).iter().map(|one| one.text(knob)).collect()
+        };
+        let ring = [EngineChoice::Sync];
+        assert_eq!(tried(&settings, Knob::Depth, &ring), ["depth 16", "depth 4", "depth 48"]);
+        assert_eq!(tried(&settings, Knob::Buffers, &ring), ["buffers registered", "buffers plain"]);
+        for (engine, engines) in [(EngineChoice::Auto, &[EngineChoice::Uring][..]), (EngineChoice::Sync, &ring)] {
+            let without = Settings { engine, ..settings.clone() };
+            assert_eq!(tried(&without, Knob::Depth, engines).len() + tried(&without, Knob::Buffers, engines).len(), 2);
+        }
     }
 
     #[test]
@@ -211,6 +268,9 @@ mod tests {
         assert_eq!(settings.options().text(), "streams 64, buffer size 4M");
         let words = settings.options().words();
         assert_eq!(words, [("--streams", "64".to_owned()), ("--buffer-size", "4M".to_owned())]);
+        let settings = Settings { file_depth: 48, buffers: BufferChoice::Plain, ..Settings::default() };
+        assert_eq!(settings.options().text(), "depth 48, buffers plain");
+        assert!(settings.options().words().is_empty(), "the command line has no such options");
         assert_eq!([size(256 << 10), size(5000), size(1 << 30), size(0)], ["256K", "5000", "1G", "0"]);
     }
 
@@ -218,10 +278,10 @@ mod tests {
     fn a_profile_fills_what_is_open_and_nothing_else() {
         let place = || Location::Posix("/x".into());
         let mut config = Config::new(place(), place(), "s".into());
-        config.open = vec![Knob::BufferSize];
-        let options = Options { streams: Some(7), buffer_size: Some(8192), ..Options::default() };
+        config.open = vec![Knob::BufferSize, Knob::Depth];
+        let options = Options { streams: Some(7), buffer_size: Some(8192), depth: Some(5), ..Options::default() };
         let filled = options.fill(&mut config);
-        assert_eq!((config.streams, config.block_bytes), (STREAMS_DEFAULT, 8192));
+        assert_eq!((config.streams, config.block_bytes, config.file_depth), (STREAMS_DEFAULT, 8192, 5));
         assert_eq!(filled, Options { streams: None, ..options });
     }
 }

@@ -37,7 +37,8 @@ pub use sample::Sampled;
 use crate::bell::Bell;
 use crate::catalog::{Catalog, DirId, JobIdentity};
 use crate::config::{
-    ARENA_BYTES_MAX, Attributes, BLOCK_BYTES_RANGE, EngineChoice, FILE_DEPTH, Metadata, Mounts, Output, S3Options,
+    ARENA_BYTES_MAX, Attributes, BLOCK_BYTES_RANGE, BufferChoice, EngineChoice, FILE_DEPTH, Metadata, Mounts, Output,
+    S3Options,
 };
 use crate::crew::{self, Crew, Engine};
 use crate::engine::{descriptor_limit, granularity_nanos, raise_descriptor_limit};
@@ -311,9 +312,10 @@ fn compare_all(
 fn audit_with(engine: Engine, audit: Arc<Audit>, worker: Worker<Work>, buffers: FixedBuffers) {
     let kernel = Kernel::new(buffers.arena().clone());
     let caller: Arc<dyn Caller> = Arc::new(kernel.clone());
+    let depth = (4 * audit.depth.max(FILE_DEPTH)).clamp(64, 1024);
     match engine {
         Engine::Sync => Auditor::new(audit, caller, worker, buffers, kernel).run(),
-        Engine::Uring => match Ring::new((4 * audit.depth.max(FILE_DEPTH)).clamp(64, 1024), kernel.arena().clone()) {
+        Engine::Uring => match Ring::new(depth, kernel.arena().clone(), BufferChoice::Registered) {
             Ok(ring) => Auditor::new(audit, caller, worker, buffers, ring).run(),
             Err(errno) => {
                 audit.findings.trouble(&Error::os("set up", "io_uring", errno));

@@ -15,8 +15,9 @@ use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
 use crate::config::{
-    Attributes, ChecksumPolicy, Config, CtimePolicy, DeviceOptions, DirectChoice, EngineChoice, LossPolicy, Metadata,
-    Mounts, Naming, Output, Pilot, ReflinkChoice, Retry, S3Options, SpecialBits, SyncPolicy,
+    Attributes, BufferChoice, ChecksumPolicy, Config, CtimePolicy, DeviceOptions, DirectChoice, EngineChoice,
+    FILE_DEPTH, LossPolicy, Metadata, Mounts, Naming, Output, Pilot, ReflinkChoice, Retry, S3Options, SpecialBits,
+    SyncPolicy,
 };
 use crate::crew::{Crew, Engine};
 use crate::engine;
@@ -433,6 +434,8 @@ fn config(style: &Style) -> Config {
         bytes_per_s: None,
         ops_per_s: None,
         block_bytes: style.block_bytes,
+        file_depth: FILE_DEPTH,
+        buffers: BufferChoice::Registered,
         state_dir: PathBuf::new(),
         metadata: style.metadata,
         attributes: style.attributes,
