@@ -214,7 +214,11 @@ impl Errands {
         let (Some(recorded), Some(now)) = (recorded, dir.stamp()) else { return Ok(false) };
         let is_finished = !reader.is_open_dir(dir.id, DirState::Unfinished)?;
         let ctime = if self.job.config.ctime == CtimePolicy::Ignore { now.ctime } else { recorded.ctime };
-        Ok(is_finished && DirStamp { atime: now.atime, ctime, ..recorded } == now)
+        let (dev, ino) = match self.job.source.inodes.is_lasting() {
+            true => (recorded.dev, recorded.ino),
+            false => (now.dev, now.ino),
+        };
+        Ok(is_finished && DirStamp { atime: now.atime, ctime, dev, ino, ..recorded } == now)
     }
 
     /// A directory that cannot be opened: recorded under its own number with an empty name.
@@ -244,7 +248,7 @@ impl Errands {
         let dir = errand.place.dir.clone();
         let name = errand.place.name.clone();
         // A file that was made and removed again changes its directory too.
-        if !matches!(ending, Ending::Skipped(_) | Ending::IsDir) {
+        if !matches!(ending, Ending::Skipped(_) | Ending::NotMade(..) | Ending::IsDir) {
             dir.touch();
         }
         if matches!(ending, Ending::Failed(_) | Ending::Vanished) && self.job.may_have_leftovers(&dir) {
@@ -280,6 +284,10 @@ impl Errands {
             Ending::Vanished => {
                 self.counters.add(Count::Vanished, 1);
                 self.push(&dir, name, What::Vanished(group));
+            }
+            Ending::NotMade(stamp, owner) => {
+                self.counters.add(Count::Unchanged, 1);
+                self.push(&dir, name, What::NotMade { stamp, owner, group });
             }
             Ending::Skipped(Skip::Done | Skip::Unchanged) => self.counters.add(Count::Unchanged, 1),
             Ending::Further(key, stamp) => self.push(&dir, name, What::Further(key, stamp)),

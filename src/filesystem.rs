@@ -43,6 +43,37 @@ pub enum Reach {
     Remote,
 }
 
+/// How long inode numbers last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inodes {
+    /// As long as the inode.
+    Lasting,
+    /// At most as long as the mount, which this number tells from any other: a user-space daemon makes them up when a
+    /// name is looked up (libfuse without `use_ino`, as sshfs and smbnetfs have it).
+    OfMount(u64),
+}
+
+impl Inodes {
+    /// Whether they are the same after a remount.
+    pub fn is_lasting(self) -> bool {
+        self == Inodes::Lasting
+    }
+
+    /// A number of this mount as one that no other mount has; as it is where numbers last.
+    pub fn salted(self, number: u64) -> u64 {
+        match self {
+            Inodes::Lasting => number,
+            // The finisher of splitmix64: one number to one, and none that a bucket's groups have (links.rs).
+            Inodes::OfMount(mount) => {
+                let mut z = number ^ mount;
+                z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                (z ^ (z >> 31)) >> 1 | 1
+            }
+        }
+    }
+}
+
 impl FileSystem {
     /// The kind of file system that `file` lives on.
     pub fn of(file: impl AsFd) -> Result<FileSystem> {
@@ -73,6 +104,11 @@ impl FileSystem {
     /// Whether it is reached over a network or a user-space daemon: slow metadata, and no place for LMDB.
     pub fn is_remote(self) -> bool {
         matches!(self, FileSystem::Nfs | FileSystem::Smb | FileSystem::Fuse | FileSystem::Cluster)
+    }
+
+    /// Whether an inode keeps its number when the file system is mounted anew.
+    pub fn keeps_inodes(self) -> bool {
+        self != FileSystem::Fuse
     }
 
     /// Whether syncfs reports every write error since the fd was opened (I1; kernel 5.17 and later).

@@ -208,20 +208,17 @@ impl Sealer {
         let mut wanted = Stat { uid: now.uid, gid: now.gid, mode: now.mode, ..now };
         if job.config.metadata == Metadata::Keep {
             wanted = Stat { mode: stamp.mode, uid: stamp.uid, gid: stamp.gid, ..now };
-            let lost = metadata::keep_owner_and_mode(&dest, &handle, &wanted, &now);
-            lost.map_err(|errno| failed("set owner and mode of", errno))?.into_iter().for_each(|loss| losses.add(loss));
+            let lost = metadata::keep_owner_and_mode(&dest, &handle, &wanted, &now, job.dest_reach());
+            losses = lost.map_err(|errno| failed("set owner and mode of", errno))?;
         }
         if job.config.attributes != Attributes::None {
-            let trust = if losses.is_empty() { Trust::Full } else { Trust::NoCapabilities };
+            let trust = if losses.has(Loss::Owner) { Trust::NoCapabilities } else { Trust::Full };
             losses.extend(self.keep_dir_attributes(dir, record, &handle, (wanted.permissions(), trust))?);
         }
         // A prefix without an object of its own has no times.
         if stamp.ino != 0 {
-            match self.dest().set_times(&handle, stamp.atime, stamp.mtime) {
-                Ok(()) => {}
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => losses.add(Loss::Times),
-                Err(errno) => return Err(failed("set times of", errno)),
-            }
+            let set = metadata::keep_times(&self.dest(), &handle, (stamp.atime, stamp.mtime), job.dest_reach());
+            set.map_err(|errno| failed("set times of", errno))?.into_iter().for_each(|loss| losses.add(loss));
         }
         losses.iter().try_for_each(|loss| self.lose_dir(dir, loss))?;
         Ok(losses)
@@ -282,7 +279,7 @@ impl Sealer {
             }
             Err(error) => return Err(error),
         };
-        let is_it = |now: Stat| record.stamp.is_some_and(|stamp| (stamp.dev, stamp.ino) == (now.dev, now.ino));
+        let is_it = |now: Stat| record.stamp.is_some_and(|stamp| self.job.is_same_dir(&stamp, &now));
         match self.source().stat(&at, &dir.name) {
             Ok(now) if is_it(now) => Ok(Some((at, dir.name.clone()))),
             Ok(_) | Err(Errno::NOENT | Errno::STALE) => Ok(None),

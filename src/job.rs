@@ -5,22 +5,20 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use crate::boards::Boards;
-use crate::catalog::{
-    BATCH_UNSEALED, Catalog, Checksum, DirId, DirState, FileRecord, Owner, Record, Row, Stamp, Status,
-};
+use crate::catalog::{Catalog, Checksum, DirId, DirState, Owner, Record, Row, Stamp, Status};
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
 use crate::extents::Extents;
-use crate::filesystem::{FileSystem, Reach};
+use crate::filesystem::{FileSystem, Inodes, Reach};
 use crate::filter::{Choice, Filter, Selection, Sort};
 use crate::gate::Gate;
-use crate::links::{LinkKey, LinkMap, LinkName};
+use crate::links::{LinkMap, LinkName};
 use crate::plan::Progress;
 use crate::provider::block::Device;
 use crate::provider::metadata::Identity;
@@ -43,6 +41,8 @@ pub struct JobRoot {
     pub bucket: Option<BucketRoot>,
     /// The block device that the job is about, if it is one; its parent directory is the root then.
     pub device: Option<Arc<Device>>,
+    /// How long its inode numbers last.
+    pub inodes: Inodes,
 }
 
 impl JobRoot {
@@ -54,6 +54,7 @@ impl JobRoot {
             stat: root.stat,
             bucket: None,
             device: root.device.clone(),
+            inodes: root.inodes,
         }
     }
 }
@@ -170,10 +171,15 @@ pub struct Job {
     pub state_dir: (u64, u64),
     /// Whether each file is made durable by itself: asked for, or the file system's syncfs cannot be trusted (I1).
     pub sync_each: AtomicBool,
-    /// Nanoseconds the destination's times are told apart by.
+    /// Nanoseconds the destination's times are told apart by at worst, as its kind tells.
     pub granularity_nanos: u32,
+    /// Those of a mount, once they were tried.
+    pub measured_nanos: OnceLock<u32>,
     /// What the destination root lives on.
     pub dest_file_system: FileSystem,
+    /// Whether anything at the destination is on another machine, or behind a user-space daemon: what it is told to
+    /// change is looked at again.
+    pub is_dest_remote: AtomicBool,
     /// Names of the destination directory that was last looked through.
     pub seen: Mutex<Seen>,
     /// Held while a name is given that a destination might take for another.
@@ -283,6 +289,8 @@ pub struct Sealed {
     pub checksum: Option<Checksum>,
     /// Whose it was in the source, where that is known.
     pub owner: Option<Owner>,
+    /// What it has lost, and a link to it with it.
+    pub losses: LossSet,
 }
 
 impl Job {
@@ -313,21 +321,31 @@ impl Job {
 
     /// Records a loss, or makes a failure of it under `--strict`.
     pub fn lose(&self, place: &Place, loss: Loss) -> Result<(), Error> {
+        self.lose_of(&place.dir, &place.name, loss)
+    }
+
+    /// Likewise of a name in the source's directory.
+    pub fn lose_of(&self, dir: &DirNode, name: &Name, loss: Loss) -> Result<(), Error> {
+        let path = crate::error::join(&self.path(Side::Dest, dir), self.dest_name(dir, name));
         match self.config.losses {
             LossPolicy::Count => {
-                self.losses.record(loss, &place.path(self, Side::Dest));
-                self.note_lost(place.dir.id, &place.name, loss);
+                if self.note_lost(dir.id, name, loss) {
+                    self.losses.record(loss, &path);
+                }
                 Ok(())
             }
-            LossPolicy::Fail => {
-                Err(Error { verb: "copy", object: place.path(self, Side::Dest), cause: Cause::Loss(loss.name()) })
-            }
+            LossPolicy::Fail => Err(Error { verb: "copy", object: path, cause: Cause::Loss(loss.name()) }),
         }
     }
 
-    /// Keeps a loss for the object's record. There are as many as outcomes that wait for a checkpoint (I4).
-    pub fn note_lost(&self, dir: DirId, name: &Name, loss: Loss) {
-        self.lost.lock().entry((dir, name.clone())).or_default().add(loss);
+    /// Keeps a loss for the object's record; whether it is a new one. There are as many as outcomes that wait for a
+    /// checkpoint (I4).
+    pub fn note_lost(&self, dir: DirId, name: &Name, loss: Loss) -> bool {
+        let mut lost = self.lost.lock();
+        let losses = lost.entry((dir, name.clone())).or_default();
+        let is_new = !losses.has(loss);
+        losses.add(loss);
+        is_new
     }
 
     /// What was changed since the last commit, for the next one.
@@ -358,52 +376,6 @@ impl Job {
     /// Says a failure on the console.
     pub fn say(&self, error: &Error, attempts: u32) {
         self.failures.say(&Failure { error: error.clone(), attempts });
-    }
-
-    /// The recorded first name of a group, if it stands for the source as it is: copied in this pass, or unchanged
-    /// since, or of a file of which only the ctime is new, which its first name is read again for. At the end of a pass
-    /// all firsts have had their turn.
-    pub fn recorded_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<LinkName>, Error> {
-        if let Some((first, _)) = self.first_record(key, stamp)? {
-            return Ok(Some(first));
-        }
-        if key.is_in_bucket() || self.is_resealed.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        let reader = self.catalog.reader()?;
-        let Some(first) = reader.link(key.dev, key.ino)? else { return Ok(None) };
-        let is_reread = match reader.entry(first.dir, &first.name)? {
-            Some(Record::File(record)) => self.progress.is_reread(&record, stamp),
-            _ => false,
-        };
-        Ok(is_reread.then_some((first.dir, first.name)))
-    }
-
-    /// As [`Job::recorded_first`], if it can be linked to (an interruption left no doubt of its seal).
-    pub fn sealed_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<Sealed>, Error> {
-        let first = self.first_record(key, stamp)?.filter(|(_, record)| record.batch != BATCH_UNSEALED);
-        Ok(first.map(|(name, FileRecord { stamp, checksum, owner, .. })| Sealed { name, stamp, checksum, owner }))
-    }
-
-    fn first_record(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<(LinkName, FileRecord)>, Error> {
-        let reader = self.catalog.reader()?;
-        let Some(first) = reader.link(key.dev, key.ino)? else { return Ok(None) };
-        let Some(Record::File(record)) = reader.entry(first.dir, &first.name)? else { return Ok(None) };
-        let is_right = match first.batch >= self.progress.pass_start_batch {
-            true => matches!(record.status, Status::Done | Status::Written),
-            false => {
-                // The link objects of a bucket have stamps of their own; at the end of a pass all firsts are met.
-                let is_met = key.is_in_bucket() && self.is_resealed.load(Ordering::Relaxed);
-                // An object that others are links to is stored again with all of them, whatever a new ctime means.
-                let is_same = match self.dest.bucket {
-                    Some(_) => record.stamp == *stamp,
-                    None => self.progress.is_same(&record.stamp, stamp),
-                };
-                record.status == Status::Done && (is_same || is_met)
-            }
-        };
-        let is_lost = record.batch == BATCH_UNSEALED && self.is_resealed.load(Ordering::Relaxed);
-        Ok((is_right && !is_lost).then_some(((first.dir, first.name), record)))
     }
 
     /// Whether a name of `dir` is part of the job.
@@ -503,9 +475,11 @@ impl Job {
         if dev == self.dest.stat.dev || self.superblocks.lock().contains_key(&dev) {
             return Ok(());
         }
-        if self.config.sync == SyncPolicy::Batch && !FileSystem::of(dir)?.trusts_syncfs() {
+        let file_system = FileSystem::of(dir)?;
+        if self.config.sync == SyncPolicy::Batch && !file_system.trusts_syncfs() {
             self.sync_each.store(true, Ordering::Release);
         }
+        self.is_dest_remote.fetch_or(file_system.is_remote(), Ordering::Release);
         self.superblocks.lock().entry(dev).or_insert_with(|| dir.clone());
         Ok(())
     }

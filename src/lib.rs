@@ -43,6 +43,7 @@
 //! walk/cache.rs        open-directory caches
 //! walk/pending.rs      directories that wait in a walk which may write nothing
 //! job.rs               what all parts of a run share
+//! recognise.rs         how objects are known again where inode numbers last, and where not
 //! listing.rs           one directory being listed
 //! transfer/mod.rs      the life of one object
 //! transfer/copied.rs   what its checkpoint has to know of it
@@ -148,6 +149,7 @@ pub mod pages;
 pub mod plan;
 pub mod provider;
 pub(crate) mod readback;
+pub(crate) mod recognise;
 pub mod rehearsal;
 pub mod report;
 pub mod resume;

@@ -54,17 +54,17 @@ pub enum Claim {
 pub struct LinkMap {
     /// The name being copied, or copied and not yet recorded.
     firsts: Mutex<HashMap<LinkKey, LinkName>>,
-    /// Raised when the destination turns out to have no hard links: every name is a file of its own.
+    /// Raised when the destination turns out to have no hard links: every further name is a file of its own.
     given_up: AtomicBool,
 }
 
 impl LinkMap {
-    /// Every name from now on is a file of its own.
+    /// Every further name from now on is a file of its own.
     pub fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);
     }
 
-    /// Whether names are linked at all.
+    /// Whether further names are files of their own.
     pub fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
     }

@@ -72,8 +72,15 @@ pub(crate) fn own(job: &Job, caller: &dyn Caller, claim: Claim<'_>) -> Result<()
     }
 }
 
-/// Whether a directory folds case, by a name that is known to be in it.
-pub(crate) fn folds(caller: &dyn Caller, dir: &DirNode, at: &Handle, known: &Name) -> std::result::Result<bool, Errno> {
+/// Whether a directory folds case, by a name that is known to be in it. Where inode numbers are made up for each name
+/// that is looked up, one that answers in the other case might be a file of its own: then the listing says so.
+pub(crate) fn folds(
+    job: &Job,
+    caller: &dyn Caller,
+    dir: &DirNode,
+    at: &Handle,
+    known: &Name,
+) -> std::result::Result<bool, Errno> {
     let dest = Posix::new(caller, Side::Dest);
     match (dir.folding(), other_case(known)) {
         (Folding::None, _) | (Folding::Unknown, None) => return Ok(false),
@@ -81,7 +88,7 @@ pub(crate) fn folds(caller: &dyn Caller, dir: &DirNode, at: &Handle, known: &Nam
         (Folding::Unknown, Some(other)) => match dest.stat(at, &other) {
             Ok(other) => {
                 let there = dest.stat(at, known)?;
-                let is_one = (there.dev, there.ino) == (other.dev, other.ino);
+                let is_one = (there.dev, there.ino) == (other.dev, other.ino) || !job.dest.inodes.is_lasting();
                 dir.set_folding(if is_one { Folding::Case } else { Folding::None });
             }
             Err(Errno::NOENT) => dir.set_folding(Folding::None),
@@ -94,7 +101,7 @@ pub(crate) fn folds(caller: &dyn Caller, dir: &DirNode, at: &Handle, known: &Nam
 /// Whether the name that answers may be another one. What keeps case apart keeps all apart on a local file system; a
 /// server, or a file system of Windows, may still normalise Unicode or drop a dot.
 fn may_fold(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Result<bool, Errno> {
-    if folds(caller, claim.dir, &claim.open.dest, claim.dest_name)? {
+    if folds(job, caller, claim.dir, &claim.open.dest, claim.dest_name)? {
         return Ok(true);
     }
     let bytes = claim.dest_name.to_bytes();
@@ -144,7 +151,7 @@ fn look(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Resul
             if claim.dir.folding() == Folding::Unknown
                 && let Ok(name) = Name::new(name)
             {
-                folds(caller, claim.dir, &claim.open.dest, &name)?;
+                folds(job, caller, claim.dir, &claim.open.dest, &name)?;
             }
         }
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use crate::bell::Bell;
-use crate::catalog::{DirId, FileRecord, Range, Stamp, Upload};
+use crate::catalog::{DirId, FileRecord, Owner, Range, Stamp, Upload};
 use crate::config::{CHECKPOINT_OUTCOMES_FIRST, CHECKPOINT_OUTCOMES_MAX, EARLY_RECORD_BYTES};
 use crate::error::Error;
 use crate::links::LinkKey;
@@ -40,6 +40,15 @@ pub enum What {
     Listed,
     /// The object is at the destination, to be sealed.
     Copied(Box<Copied>),
+    /// The destination cannot hold it.
+    NotMade {
+        /// The source's state.
+        stamp: Stamp,
+        /// Whose it is there.
+        owner: Owner,
+        /// Its group if it has several names.
+        group: Option<LinkKey>,
+    },
     /// A further name, to be linked once its group's first is sealed.
     Further(LinkKey, Stamp),
     /// A large file was begun: its record in progress, batch still to be filled in.
@@ -218,7 +227,7 @@ impl What {
             What::Begun(_) | What::Uploading(..) | What::Abandoned(_) => 1,
             What::Written(..) | What::ListedTo(_) => 2,
             What::Listed => 3,
-            What::Copied(_) | What::Further(..) | What::Failed { .. } => 4,
+            What::Copied(_) | What::NotMade { .. } | What::Further(..) | What::Failed { .. } => 4,
             What::Vanished(_) | What::Left(_) | What::Reopened => 4,
         }
     }

@@ -13,6 +13,7 @@
 
 use crate::catalog::{FileRecord, Stamp, Status};
 use crate::config::CtimePolicy;
+use crate::filesystem::Inodes;
 use crate::ring::{Kind, Stat, Time};
 
 /// What to do with one object.
@@ -61,6 +62,8 @@ pub struct Progress {
     pub boot_batch: u64,
     /// What a new ctime alone means.
     pub ctime: CtimePolicy,
+    /// How long the source's inode numbers last: those that do not are not recorded.
+    pub inodes: Inodes,
 }
 
 impl Progress {
@@ -81,6 +84,12 @@ impl Progress {
     /// Whether a file in state `now` is read again before it is decided about.
     pub fn is_reread(&self, record: &FileRecord, now: &Stamp) -> bool {
         self.holds(record) && !self.is_same(&record.stamp, now) && known_content(record, now).is_some()
+    }
+
+    /// What is recorded of a source object.
+    pub fn stamp(&self, source: &Stat) -> Stamp {
+        let stamp = Stamp::of(source);
+        if self.inodes.is_lasting() { stamp } else { Stamp { ino: 0, ..stamp } }
     }
 
     /// Whether a source in state `now` is the one that was recorded as `then`.
@@ -105,16 +114,17 @@ pub fn decide(source: &Stat, record: Option<&FileRecord>, progress: &Progress, d
     if progress.is_handled(record) {
         return Plan::Skip(Skip::Done);
     }
+    let now = progress.stamp(source);
     match record.status {
         // A failure that left the destination's older file alone, of a source that is what it was then.
-        Status::Failed if progress.is_same(&record.stamp, &Stamp::of(source)) => Plan::Compare,
+        Status::Failed if progress.is_same(&record.stamp, &now) => Plan::Compare,
         Status::Failed => Plan::Copy(Reason::Failed),
         Status::Pending | Status::InProgress => Plan::Copy(Reason::Interrupted),
         Status::Done | Status::Written if !progress.holds(record) => Plan::Copy(Reason::Interrupted),
-        Status::Done | Status::Written if progress.is_same(&record.stamp, &Stamp::of(source)) => {
-            Plan::Skip(Skip::Unchanged)
-        }
-        Status::Done | Status::Written => match known_content(record, &Stamp::of(source)) {
+        // What could not be made is tried again: by another user, or where another version of it is mounted.
+        Status::Done | Status::Written if record.losses.has_object() => Plan::Copy(Reason::Failed),
+        Status::Done | Status::Written if progress.is_same(&record.stamp, &now) => Plan::Skip(Skip::Unchanged),
+        Status::Done | Status::Written => match known_content(record, &now) {
             Some(crc64) if source.kind() == Kind::File => Plan::Reread(crc64),
             _ => Plan::Copy(Reason::Changed),
         },
@@ -146,8 +156,13 @@ mod tests {
     use super::*;
     use crate::report::LossSet;
 
-    const PROGRESS: Progress =
-        Progress { pass_start_batch: 10, completed_batch: 12, boot_batch: 12, ctime: CtimePolicy::Heed };
+    const PROGRESS: Progress = Progress {
+        pass_start_batch: 10,
+        completed_batch: 12,
+        boot_batch: 12,
+        ctime: CtimePolicy::Heed,
+        inodes: Inodes::Lasting,
+    };
 
     fn source() -> Stat {
         let time = Time { secs: 1_700_000_000, nanos: 123_456_789 };

@@ -178,7 +178,7 @@ impl Round<'_> {
                     return Ok(File::of(device));
                 }
                 let name = copied.written_name(sealer.job.dest_name(dir, name));
-                let opened = open(sealer.dest(), &at, name, copied);
+                let opened = open(&sealer.job, sealer.dest(), &at, name, copied);
                 opened.map_err(|errno| Error::os("read back", join(&sealer.job.path(Side::Dest, dir), name), errno))
             });
             let read;
@@ -261,10 +261,10 @@ impl File {
 }
 
 /// Opens the very file that was written, past the page cache or with its pages dropped.
-fn open(dest: Posix<'_>, at: &Handle, name: &crate::ring::Name, copied: &Copied) -> Verb<File> {
+fn open(job: &Job, dest: Posix<'_>, at: &Handle, name: &crate::ring::Name, copied: &Copied) -> Verb<File> {
     let plain = dest.open(at, name, Access::Read)?;
     let now: Stat = dest.stat_handle(&plain)?;
-    if (now.dev, now.ino, now.size) != (copied.dest_dev, copied.dest_ino, copied.stamp.size) {
+    if !copied.is_in(job, &now) || now.size != copied.stamp.size {
         return Err(Errno::STALE);
     }
     let align = now.direct_align as usize;

@@ -5,15 +5,17 @@
 
 use std::sync::Arc;
 
-use crate::config::Naming;
+use crate::config::{Metadata, Naming};
 use crate::error::{Errno, Error, Result, join};
 use crate::filesystem::Reach;
 use crate::job::Job;
 use crate::listing::open_side;
 use crate::names::{self, Claim};
 use crate::outcome::{Outcome, What};
-use crate::provider::posix::Posix;
-use crate::ring::{Caller, Handle, Name, Side, Time};
+use crate::provider::metadata;
+use crate::provider::posix::{Posix, Verb};
+use crate::report::LossSet;
+use crate::ring::{Caller, Handle, Name, Side, Stat, Time};
 use crate::transfer::{Copied, Seal};
 use crate::walk::{DirCache, DirNode, DirPair, Folding};
 
@@ -106,41 +108,51 @@ impl Sealer {
             _ => None,
         };
         let dest_name = job.dest_name(dir, name);
-        let sealed = self.seal_at(&at, temp, dest_name, copied, atime, mtime);
-        sealed.map_err(|errno| Error::os("seal", join(&self.job.path(Side::Dest, dir), dest_name), errno))
-    }
-
-    fn seal_at(
-        &self,
-        at: &Handle,
-        temp: Option<&Name>,
-        name: &Name,
-        copied: &Copied,
-        atime: Time,
-        mtime: Time,
-    ) -> std::result::Result<(), Errno> {
-        let dest = self.dest();
-        let written = temp.unwrap_or(name);
-        let now = dest.stat(at, written)?;
-        if (now.dev, now.ino) != (copied.dest_dev, copied.dest_ino) {
-            return Err(Errno::STALE);
-        }
-        match dest.set_times_at(at, written, atime, mtime) {
-            // Another user's file with the source's content and mtime: only its atime would be new.
-            Err(Errno::PERM | Errno::ACCESS) if copied.is_held() => {}
-            result => result?,
-        }
+        let failed = |errno| Error::os("seal", join(&self.job.path(Side::Dest, dir), dest_name), errno);
+        let lost = self.set_times(&at, temp.unwrap_or(dest_name), copied, (atime, mtime)).map_err(failed)?;
+        lost.iter().try_for_each(|loss| job.lose_of(dir, name, loss))?;
         match temp {
-            Some(temp) => dest.rename(at, temp, name),
+            Some(temp) => self.dest().rename(&at, temp, dest_name).map_err(failed),
             None => Ok(()),
         }
+    }
+
+    /// The seal itself; what it could not keep.
+    fn set_times(&self, at: &Handle, written: &Name, copied: &Copied, times: (Time, Time)) -> Verb<LossSet> {
+        let dest = self.dest();
+        let before = dest.stat(at, written)?;
+        if !copied.is_in(&self.job, &before) {
+            return Err(Errno::STALE);
+        }
+        let lost = match metadata::keep_times_at(&dest, (at, written), times, self.job.dest_reach()) {
+            // Another user's file with the source's content and mtime: only its atime would be new.
+            Err(Errno::PERM | Errno::ACCESS) if copied.is_held() => None,
+            kept => kept?,
+        };
+        let mut losses = LossSet::default();
+        lost.into_iter().for_each(|loss| losses.add(loss));
+        if self.job.dest_reach() == Reach::Remote && self.job.config.metadata == Metadata::Keep {
+            losses.extend(self.keep_mode(at, written, &before)?);
+        }
+        Ok(losses)
+    }
+
+    /// Setting times may cost a file its mode: smbnetfs makes one that nobody may write to writable.
+    fn keep_mode(&self, at: &Handle, written: &Name, before: &Stat) -> Verb<LossSet> {
+        let dest = self.dest();
+        if dest.stat(at, written)?.permissions() == before.permissions() {
+            return Ok(LossSet::default());
+        }
+        // Looked at again, whatever it says.
+        let _ = dest.set_mode_at(at, written, before.permissions());
+        Ok(metadata::lost(before, true, dest.stat(at, written)?.permissions()))
     }
 
     /// A new name is given by a rename under `--atomic`, which replaces what the destination takes for it.
     fn own_name(&mut self, dir: &Arc<DirNode>, name: &Name, temp: &Name, at: &Handle) -> Result<()> {
         let job = self.job.clone();
         let dest_name = job.dest_name(dir, name);
-        let folds = names::folds(&*self.caller, dir, at, temp);
+        let folds = names::folds(&job, &*self.caller, dir, at, temp);
         let is_taken = folds.map(|folds| folds && self.dest().stat(at, dest_name).is_ok());
         match is_taken {
             Ok(true) => {
@@ -164,7 +176,7 @@ impl Sealer {
         let Ok(at) = self.open(dir) else { return };
         let written = copied.written_name(self.job.dest_name(dir, name));
         let now = self.dest().stat(&at, written);
-        if now.is_ok_and(|now| (now.dev, now.ino) == (copied.dest_dev, copied.dest_ino)) {
+        if now.is_ok_and(|now| copied.is_in(&self.job, &now)) {
             let _ = self.dest().unlink(&at, written);
         }
     }

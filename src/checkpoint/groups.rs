@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::{Checkpointer, Draft};
 use crate::catalog::{DirId, Row, Stamp};
 use crate::error::{Cause, Class, Errno, Error, Result};
+use crate::filesystem::Reach;
 use crate::job::{Sealed, temp_name};
 use crate::lane::publish;
 use crate::links::{LinkKey, LinkName};
@@ -109,12 +110,18 @@ impl Checkpointer {
             Ok(dest_ino) => self.linked(draft, first, further, dest_ino),
             // The file has as many names as the file system allows, or the file system allows one only: this name
             // becomes a file of its own, in the first case the first of those that follow.
-            Err(Error { cause: Cause::Os(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP)), .. }) => {
-                let path = crate::error::join(&self.job.path(Side::Dest, dir), name);
-                self.job.losses.record(Loss::HardLink, &path);
-                self.job.note_lost(dir.id, name, Loss::HardLink);
+            Err(Error {
+                verb: "link",
+                cause: Cause::Os(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS)),
+                ..
+            }) => {
                 match errno {
-                    Errno::MLINK => self.job.links.promote(*key, (dir.id, name.clone())),
+                    Errno::MLINK => {
+                        if let Err(error) = self.job.lose_of(dir, name, Loss::HardLink) {
+                            return self.link_failed(draft, further, &error);
+                        }
+                        self.job.links.promote(*key, (dir.id, name.clone()));
+                    }
                     _ => self.job.links.give_up(),
                 }
                 draft.rows.extend(reopen_rows(*key, dir.id, name));
@@ -133,7 +140,12 @@ impl Checkpointer {
         // A bucket's link is an object of its own; one that waited in the catalog shows its state in the next listing.
         let is_own = key.is_in_bucket() && stamp != Stamp::default();
         let stamp = if is_own { stamp } else { first.stamp };
-        self.record_done(draft, Sealed { name: (dir.id, name), stamp, ..first.clone() }, dest_ino);
+        // What its file has lost it has lost, too; that the first name was no link itself is nothing of this one's.
+        let mut losses = first.losses.without(Loss::HardLink);
+        let path = crate::error::join(&self.job.path(Side::Dest, &dir), self.job.dest_name(&dir, &name));
+        losses.iter().for_each(|loss| self.job.losses.record(loss, &path));
+        losses.extend(self.job.take_lost(dir.id, &name));
+        self.record_done(draft, Sealed { name: (dir.id, name), stamp, losses, ..first.clone() }, dest_ino);
     }
 
     fn link_failed(&self, draft: &mut Draft, further: Further, error: &Error) -> Result<()> {
@@ -184,13 +196,13 @@ impl Checkpointer {
             let _ = dest.unlink(&at, &temp_name(job.job_id, name));
         }
         match dest.link(&first_at, &first.1, &at, name) {
-            Ok(()) => return Ok(there.ino),
+            Ok(()) => return Ok(job.dest_id(&there)),
             Err(Errno::EXIST) => self.own_name(dir, name, &at)?,
             Err(errno) => return Err(failed("link", errno)),
         }
         let taken = dest.stat(&at, name).map_err(|errno| failed("stat", errno))?;
         if (taken.dev, taken.ino) == (there.dev, there.ino) {
-            return Ok(there.ino);
+            return Ok(job.dest_id(&there));
         }
         if taken.kind() == Kind::Dir {
             dest.remove_dir(&at, name).map_err(|errno| failed("replace the directory", errno))?;
@@ -208,7 +220,11 @@ impl Checkpointer {
             let _ = dest.unlink(&at, &temp);
             failed("rename to", errno)
         })?;
-        Ok(there.ino)
+        // What looks like two files may be one behind the mount (sshfs): then the rename did nothing (rename(2)).
+        if job.dest_reach() == Reach::Remote {
+            let _ = dest.unlink(&at, &temp);
+        }
+        Ok(job.dest_id(&there))
     }
 }
 

@@ -256,6 +256,14 @@ impl Checkpointer {
                 None => self.copied(draft, &dir, name, *copied),
                 Some(error) => self.failed(draft, &dir, name, &error, 1, copied.group)?,
             },
+            What::NotMade { stamp, owner, group } => {
+                // Each of its names is lost by itself.
+                draft.orphans.extend(group);
+                draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
+                let losses = self.job.take_lost(dir.id, &name);
+                let lost = Sealed { name: (dir.id, name), stamp, checksum: None, owner: Some(owner), losses };
+                self.record_done(draft, lost, 0);
+            }
             What::Further(key, stamp) => draft.further.push(Further { key, dir, name, stamp }),
             What::Begun(record) => {
                 draft.rows.extend(self.replaced_ranges(&dir, &name, record.large_id)?);
@@ -354,7 +362,8 @@ impl Checkpointer {
         }
         draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
         let at = (dir.id, name.clone());
-        let sealed = Sealed { name: at, stamp: copied.stamp, checksum: copied.checksum, owner: copied.owner };
+        let losses = self.job.take_lost(dir.id, &name);
+        let sealed = Sealed { name: at, stamp: copied.stamp, checksum: copied.checksum, owner: copied.owner, losses };
         if let Some(key) = copied.group {
             let first = LinkFirst { dir: dir.id, name: name.clone(), batch: draft.number };
             draft.rows.push(Row::PutLink { dev: key.dev, ino: key.ino, first });
@@ -366,9 +375,8 @@ impl Checkpointer {
     }
 
     fn record_done(&self, draft: &mut Draft, sealed: Sealed, dest_ino: u64) {
-        let Sealed { name: (dir, name), stamp, checksum, owner } = sealed;
+        let Sealed { name: (dir, name), stamp, checksum, owner, losses } = sealed;
         let status = if self.job.config.sync == SyncPolicy::None { Status::Written } else { Status::Done };
-        let losses = self.job.take_lost(dir, &name);
         let batch = draft.number;
         let record = FileRecord { status, batch, stamp, dest_ino, large_id: 0, failure: None, checksum, losses, owner };
         draft.rows.push(Row::PutEntry { dir, name, record: Record::File(record) });

@@ -79,7 +79,7 @@ pub(super) fn is_as_listed(
     let stamp = job.catalog.reader()?.dir(dir.id)?.and_then(|record| record.stamp);
     let now = Posix::new(caller, Side::Source).stat_handle(source);
     let is_same = match (stamp, now) {
-        (Some(stamp), Ok(now)) => (stamp.dev, stamp.ino) == (now.dev, now.ino) && !is_nameless(job, &now),
+        (Some(stamp), Ok(now)) => job.is_same_dir(&stamp, &now) && !is_nameless(job, &now),
         _ => false,
     };
     if !is_same {

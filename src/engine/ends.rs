@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::config::{Config, NEAR_TIME_MAX, S3Options};
 use crate::error::{Error, Result};
-use crate::filesystem::FileSystem;
+use crate::filesystem::{FileSystem, Inodes};
 use crate::job::{BucketRoot, KeyNames};
 use crate::location::Location;
 use crate::provider::s3::{Bucket, Client, From, Key, Page, keys};
@@ -246,6 +246,7 @@ fn place_holder(name: &[u8]) -> Result<Root> {
         stat: Stat::default(),
         birth: Time::default(),
         file_system: FileSystem::Other,
+        inodes: Inodes::Lasting,
         device: None,
     })
 }

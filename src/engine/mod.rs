@@ -18,8 +18,8 @@ mod watch;
 use std::collections::HashMap;
 use std::io::PipeWriter;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
@@ -217,7 +217,10 @@ fn make_root_durable(roots: &Roots) -> Result<()> {
 fn identity_of(config: &Config, choice: &Choice, names: &(Vec<u8>, Vec<u8>), roots: &Roots) -> JobIdentity {
     let root_id = |root: &Root| match &root.device {
         Some(device) => RootId { ino: device.identity(), birth: Time::default(), dev: device.number() },
-        None => RootId { ino: root.stat.ino, birth: root.birth, dev: root.stat.dev },
+        None => {
+            let (ino, birth) = root.identity();
+            RootId { ino, birth, dev: root.stat.dev }
+        }
     };
     let attributes = match config.attributes {
         Attributes::None => String::new(),
@@ -271,12 +274,15 @@ pub(crate) fn make_job(
             pass_start_batch: header.pass_start_batch,
             completed_batch: header.completed_batch,
             boot_batch: header.boot_batch,
+            inodes: roots.source.inodes,
         },
         job_id: header.job_id,
         state_dir: catalog.state_dev_ino(),
         sync_each: AtomicBool::new(syncs_each),
         granularity_nanos: granularity_nanos(roots.dest.file_system),
+        measured_nanos: OnceLock::new(),
         dest_file_system: roots.dest.file_system,
+        is_dest_remote: AtomicBool::new(roots.dest.file_system.is_remote()),
         seen: Mutex::default(),
         naming: Mutex::default(),
         walker,

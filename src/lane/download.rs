@@ -14,7 +14,7 @@ use super::large::corrupt;
 use super::listing::stamp_of;
 use super::upload::LINKS_ATTRIBUTE;
 use super::{Carried, Lane, link_key};
-use crate::catalog::{Checksum, Proof, Stamp, Status};
+use crate::catalog::{Checksum, Owner, Proof, Stamp, Status};
 use crate::config::{Attributes, SpecialBits};
 use crate::digest::crc64;
 use crate::errand::Errand;
@@ -238,11 +238,14 @@ impl Lane {
             Kind::Symlink => {
                 let target = Name::new(content.bytes());
                 let target = target.map_err(|_| self.refused(place, "its target holds a NUL"))?;
-                work.make_symlink(&target)?
+                match work.make_symlink(&target)? {
+                    Some(copied) => copied,
+                    None => return Ok(not_made(download)),
+                }
             }
             Kind::Special => match work.copy_special()? {
                 Some(copied) => copied,
-                None => return Ok(Ending::Skipped(plan::Skip::Unchanged)),
+                None => return Ok(not_made(download)),
             },
             Kind::Dir => return Err(self.refused(place, "its metadata calls it a directory, its key does not")),
             Kind::File => {
@@ -313,4 +316,9 @@ pub(crate) fn file_of(object: &Object, identity: &Identity, special_bits: Specia
         mtime,
         ..Stat::default()
     }
+}
+
+/// The destination cannot hold such an object.
+fn not_made(download: &Download<'_>) -> Ending {
+    Ending::NotMade(download.stamp, Owner::of(&download.stat))
 }

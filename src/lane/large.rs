@@ -49,7 +49,7 @@ fn part_bytes(size: u64, wanted: Option<u64>) -> u64 {
 impl Lane {
     pub(super) async fn upload_parts(self: &Rc<Lane>, upload: Upload<'_>) -> Carried {
         let (job, place) = (self.job(), &upload.errand.place);
-        let stamp = Stamp::of(&upload.stat);
+        let stamp = job.stamp(&upload.stat);
         let Some(file) = open_source(job, &*self.errands.caller, place, &upload.stat)? else {
             return Ok(Some(Ending::Changed));
         };
@@ -322,7 +322,7 @@ impl Lane {
             work.remove(file.temp.as_ref());
             return Err(error);
         }
-        self.push_begun(download.errand, download.stamp, large_id, file.made.ino);
+        self.push_begun(download.errand, download.stamp, large_id, job.dest_id(&file.made));
         if !self.is_device_recorded(download.errand, large_id).await? {
             return Ok(None);
         }

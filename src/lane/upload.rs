@@ -10,7 +10,7 @@
 
 use super::relay::COPY_BYTES_MAX;
 use super::{Carried, Lane, Way, hash};
-use crate::catalog::{Checksum, Owner, Proof, Stamp, Status};
+use crate::catalog::{Checksum, Owner, Proof, Status};
 use crate::config::{Attributes, ChecksumPolicy, Metadata, WHOLE_BYTES, WHOLE_BYTES_NEAR};
 use crate::digest::crc64;
 use crate::errand::Errand;
@@ -64,14 +64,11 @@ impl Lane {
         }
         *group = match stat.nlink {
             0 | 1 => None,
-            _ => {
-                let key = LinkKey { dev: stat.dev, ino: stat.ino };
-                match claim_group(job, place, key, &Stamp::of(&stat))? {
-                    Grouping::Alone => None,
-                    Grouping::First(key) => Some(key),
-                    Grouping::Further(key) => return Ok(Some(Ending::Further(key, Stamp::of(&stat)))),
-                }
-            }
+            _ => match claim_group(job, place, job.link_key(&stat), &job.stamp(&stat))? {
+                Grouping::Alone => None,
+                Grouping::First(key) => Some(key),
+                Grouping::Further(key) => return Ok(Some(Ending::Further(key, job.stamp(&stat)))),
+            },
         };
         let key = self.dest_key(place)?;
         let mut attributes = attributes_of(&stat, &place.dest_name, job.config.metadata);
@@ -134,7 +131,7 @@ impl Lane {
     /// An object that is there already: as an interrupted run recorded it, or as its attributes say.
     async fn stored_before(&self, upload: &Upload<'_>, plan: Plan) -> Result<Option<Ending>> {
         let record = upload.errand.record.as_ref();
-        let stamp = Stamp::of(&upload.stat);
+        let stamp = self.job().stamp(&upload.stat);
         if let Some(record) = record.filter(|r| r.status == Status::Done && r.stamp == stamp) {
             let mut copied = self.copied(upload, record.dest_ino, 0, record.checksum);
             copied.large_id = record.large_id;
@@ -269,7 +266,7 @@ impl Lane {
 
     pub(super) fn copied(&self, upload: &Upload<'_>, dest_ino: u64, bytes: u64, checksum: Option<Checksum>) -> Copied {
         Copied {
-            stamp: Stamp::of(&upload.stat),
+            stamp: self.job().stamp(&upload.stat),
             dest_ino,
             dest_dev: 0,
             seal: Seal::None,

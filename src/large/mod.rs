@@ -56,6 +56,8 @@ pub struct LargeFile {
     pub place: Place,
     /// The source's state when the copy began.
     pub stat: Stat,
+    /// What is recorded of that state.
+    pub stamp: Stamp,
     /// Its group if it has several names.
     pub group: Option<LinkKey>,
     /// Whom to tell when it has its outcome.
@@ -160,7 +162,7 @@ impl LargeFile {
         let is_begun = !durable.is_empty() || record.is_some_and(|record| record.large_id == id);
         let mut large = LargeFile {
             id,
-            dest_ino: file.made.ino,
+            dest_ino: job.dest_id(&file.made),
             write_path: if dest_align == 1 { WritePath::Buffered } else { WritePath::Direct },
             align: source.align.max(dest_align),
             durable,
@@ -201,6 +203,7 @@ impl LargeFile {
         LargeFile {
             place: work.place.clone(),
             stat: *work.stat,
+            stamp: work.stamp,
             group: work.group,
             ticket,
             attempt,
@@ -340,7 +343,7 @@ impl LargeFile {
 
     /// The record of this file while it is in progress.
     pub fn record(&self, batch: u64) -> FileRecord {
-        let (status, stamp, losses) = (Status::InProgress, Stamp::of(&self.stat), LossSet::default());
+        let (status, stamp, losses) = (Status::InProgress, self.stamp, LossSet::default());
         let (dest_ino, large_id) = (self.dest_ino, self.id);
         let owner = Some(Owner::of(&self.stat));
         FileRecord { status, batch, stamp, dest_ino, large_id, failure: None, checksum: None, losses, owner }
@@ -349,7 +352,7 @@ impl LargeFile {
     /// Ends the file, as the last task to leave: `None` when the job was stopped and the rest is for a resume.
     pub fn finish(&self, job: &Job, caller: &dyn Caller) -> Option<Ending> {
         self.dest.lock().take();
-        let stamp = Stamp::of(&self.stat);
+        let stamp = self.stamp;
         let work = Work { job, caller, place: &self.place, stat: &self.stat, stamp, group: self.group, told: None };
         let is_complete = self.settled.load(Ordering::Acquire) == self.chunks();
         let trouble = self.trouble.lock().take();
@@ -459,7 +462,7 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
     for (name, temp) in [(&place.dest_name, None), (&temp, Some(temp.clone()))] {
         let Ok(handle) = dest.open(&place.open.dest, name, Access::Write) else { continue };
         let made = dest.stat_handle(&handle).map_err(|errno| place.error(job, Side::Dest, "stat", errno))?;
-        if made.ino == record.dest_ino {
+        if job.dest_id(&made) == record.dest_ino {
             work.clear_acls(&handle)?;
             work.remove_leftover(temp.as_ref());
             let ranges = job.catalog.reader()?.ranges(record.large_id)?;

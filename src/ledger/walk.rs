@@ -27,17 +27,20 @@ pub enum Outcome {
     InProgress,
     /// Not begun.
     Pending,
+    /// The destination cannot hold such an object.
+    NotMade,
 }
 
 impl Outcome {
     /// All of them, in the order of their indexes.
-    pub const ALL: [Outcome; 6] = [
+    pub const ALL: [Outcome; 7] = [
         Outcome::Completed,
         Outcome::Durable,
         Outcome::Written,
         Outcome::Failed,
         Outcome::InProgress,
         Outcome::Pending,
+        Outcome::NotMade,
     ];
 
     /// Its name in all formats.
@@ -49,11 +52,13 @@ impl Outcome {
             Outcome::Failed => "failed",
             Outcome::InProgress => "in_progress",
             Outcome::Pending => "pending",
+            Outcome::NotMade => "not_made",
         }
     }
 
     fn of(record: &FileRecord, header: &Header) -> Outcome {
         match record.status {
+            Status::Done | Status::Written if record.losses.has_object() => Outcome::NotMade,
             Status::Done if record.batch != BATCH_UNSEALED && record.batch <= header.completed_batch => {
                 Outcome::Completed
             }

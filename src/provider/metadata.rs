@@ -5,9 +5,10 @@
 
 use crate::config::Metadata;
 use crate::error::Errno;
+use crate::filesystem::Reach;
 use crate::provider::posix::{Posix, Verb};
-use crate::report::Loss;
-use crate::ring::{Handle, Stat, Time};
+use crate::report::{Loss, LossSet};
+use crate::ring::{Handle, Name, Stat, Time};
 
 /// Who this process is, asked once at the start.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +21,8 @@ pub struct Identity {
     pub umask: u32,
 }
 
+/// setuid and setgid.
+const SET_IDS: u32 = libc::S_ISUID | libc::S_ISGID;
 /// Leaves a chown argument as it is.
 const UNCHANGED: u32 = u32::MAX;
 
@@ -37,41 +40,129 @@ pub fn creation_mode(source: &Stat, keep: Metadata, identity: &Identity) -> u32 
     }
 }
 
-/// Puts owner and mode right on an open object that `now` describes. Returns what could not be kept.
-pub fn keep_owner_and_mode(posix: &Posix, file: &Handle, source: &Stat, now: &Stat) -> Verb<Option<Loss>> {
-    let loss = keep_owner(posix, file, source, now)?;
-    let is_owner_changed = loss.is_none() && (source.uid, source.gid) != (now.uid, now.gid);
-    let wanted = match loss {
-        None => source.permissions(),
-        // I9: set-id bits without their owner would hand out somebody else's rights.
-        Some(_) => source.permissions() & !(libc::S_ISUID | libc::S_ISGID),
-    };
-    let is_mode_right = now.permissions() == wanted && !(is_owner_changed && wanted & 0o6000 != 0);
-    if !is_mode_right {
-        posix.set_mode(file, wanted)?;
+/// Puts owner and mode right on an open object that `now` describes. Returns what could not be kept. What a server or a
+/// user-space daemon says it has done is looked at again: some do nothing and say nothing.
+pub fn keep_owner_and_mode(posix: &Posix, file: &Handle, source: &Stat, now: &Stat, reach: Reach) -> Verb<LossSet> {
+    let is_owner_right = (source.uid, source.gid) == (now.uid, now.gid);
+    let mut is_owner_kept = is_owner_right || keep_owner(posix, file, source, now)?;
+    if !is_owner_right && is_owner_kept && reach == Reach::Remote {
+        is_owner_kept = is_owned(&posix.stat_handle(file)?, source);
     }
-    Ok(loss)
+    let wanted = match is_owner_kept {
+        true => source.permissions(),
+        // I9: set-id bits without their owner would hand out somebody else's rights.
+        false => source.permissions() & !SET_IDS,
+    };
+    let is_mode_right = now.permissions() == wanted && (is_owner_right || wanted & SET_IDS == 0);
+    let permissions = match is_mode_right {
+        true => wanted,
+        false => keep_mode(posix, file, (wanted, now.permissions()), reach)?,
+    };
+    Ok(lost(source, is_owner_kept, permissions))
 }
 
-fn keep_owner(posix: &Posix, file: &Handle, source: &Stat, now: &Stat) -> Verb<Option<Loss>> {
-    if (source.uid, source.gid) == (now.uid, now.gid) {
-        return Ok(None);
+/// Sets permission bits; those the file has then.
+fn keep_mode(posix: &Posix, file: &Handle, (wanted, now): (u32, u32), reach: Reach) -> Verb<u32> {
+    match (posix.set_mode(file, wanted), reach) {
+        (Ok(()), Reach::Local) => Ok(wanted),
+        (Ok(()), Reach::Remote) => Ok(posix.stat_handle(file)?.permissions()),
+        (Err(errno), Reach::Remote) if is_denied(errno) => Ok(now),
+        (Err(errno), _) => Err(errno),
     }
+}
+
+/// Whether it belongs to whom its source does.
+pub fn is_owned(now: &Stat, source: &Stat) -> bool {
+    (now.uid, now.gid) == (source.uid, source.gid)
+}
+
+/// What an object with these permission bits, and its owner or not, has not kept.
+pub fn lost(source: &Stat, is_owner_kept: bool, permissions: u32) -> LossSet {
+    let differing = source.permissions() ^ permissions;
+    let checks = [
+        (!is_owner_kept, Loss::Owner),
+        (differing & !SET_IDS != 0, Loss::Mode),
+        (differing & SET_IDS != 0, Loss::SetIds),
+    ];
+    let mut losses = LossSet::default();
+    checks.iter().filter(|(is_lost, _)| *is_lost).for_each(|(_, loss)| losses.add(*loss));
+    losses
+}
+
+/// What an object with this mtime has not kept of its source's.
+pub fn lost_time(source: Time, now: Time) -> Option<Loss> {
+    match (source.secs == now.secs, source.nanos == now.nanos) {
+        (true, true) => None,
+        (true, false) => Some(Loss::TimePrecision),
+        (false, _) => Some(Loss::Times),
+    }
+}
+
+/// Sets times of an open object. Returns what could not be kept.
+pub fn keep_times(posix: &Posix, file: &Handle, (atime, mtime): (Time, Time), reach: Reach) -> Verb<Option<Loss>> {
+    match (posix.set_times(file, atime, mtime), reach) {
+        (Ok(()), Reach::Local) => Ok(None),
+        (Ok(()), Reach::Remote) => Ok(lost_time(mtime, posix.stat_handle(file)?.mtime)),
+        (Err(Errno::OPNOTSUPP | Errno::NOSYS), _) => Ok(Some(Loss::Times)),
+        (Err(Errno::PERM | Errno::ACCESS | Errno::INVAL), Reach::Remote) => Ok(Some(Loss::Times)),
+        (Err(errno), _) => Err(errno),
+    }
+}
+
+/// Likewise of a name.
+pub fn keep_times_at(
+    posix: &Posix,
+    (at, name): (&Handle, &Name),
+    (atime, mtime): (Time, Time),
+    reach: Reach,
+) -> Verb<Option<Loss>> {
+    match (posix.set_times_at(at, name, atime, mtime), reach) {
+        (Ok(()), Reach::Local) => Ok(None),
+        (Ok(()), Reach::Remote) => Ok(lost_time(mtime, posix.stat(at, name)?.mtime)),
+        (Err(Errno::OPNOTSUPP | Errno::NOSYS), _) => Ok(Some(Loss::Times)),
+        (Err(errno), _) => Err(errno),
+    }
+}
+
+/// Whether owner and group are the source's now.
+fn keep_owner(posix: &Posix, file: &Handle, source: &Stat, now: &Stat) -> Verb<bool> {
     match posix.set_owner(file, source.uid, source.gid) {
-        Ok(()) => return Ok(None),
+        Ok(()) => return Ok(true),
         Err(errno) if !is_denied(errno) => return Err(errno),
         Err(_) => {}
     }
     // Without privilege a user may still give files to the groups he is in.
     if source.gid != now.gid {
         match posix.set_owner(file, UNCHANGED, source.gid) {
-            Ok(()) if source.uid == now.uid => return Ok(None),
+            Ok(()) if source.uid == now.uid => return Ok(true),
             Ok(()) => {}
             Err(errno) if !is_denied(errno) => return Err(errno),
             Err(_) => {}
         }
     }
-    Ok(Some(Loss::Owner))
+    Ok(false)
+}
+
+/// Nanoseconds that times are told apart by in a directory, tried on a file named `probe`. `None`: they are kept in
+/// another way altogether.
+pub fn measure_granularity(posix: &Posix, at: &Handle, probe: &Name) -> Verb<Option<u32>> {
+    let file = match posix.create(at, probe, 0o600) {
+        Err(Errno::EXIST) => posix.unlink(at, probe).and_then(|()| posix.create(at, probe, 0o600))?,
+        created => created?,
+    };
+    let kept = posix.set_times(&file, ODD, ODD).and_then(|()| posix.stat_handle(&file));
+    posix.unlink(at, probe)?;
+    Ok(granularity_of(kept?.mtime))
+}
+
+/// A time of which every digit tells.
+const ODD: Time = Time { secs: 1_234_567_891, nanos: 123_456_789 };
+
+/// The granularity that makes [`ODD`] look like this.
+fn granularity_of(seen: Time) -> Option<u32> {
+    let counts = [1, 100, 1_000, 1_000_000, 10_000_000, 1_000_000_000];
+    let is_it = |count: &u32| seen == Time { nanos: ODD.nanos / count * count, ..ODD };
+    counts.into_iter().find(is_it)
 }
 
 /// Whether an errno of chown or mknod means "not with your rights" or "not on this file system".
@@ -82,4 +173,29 @@ pub fn is_denied(errno: Errno) -> bool {
 /// Whether a source mtime is so near to `now` that an unsealed copy could carry it: within 2 s (I2).
 pub fn is_young(mtime: Time, now: Time) -> bool {
     (mtime.secs - now.secs).abs() <= 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_granularity_is_what_leaves_the_digits_that_are_seen() {
+        let seen = |nanos| granularity_of(Time { nanos, ..ODD });
+        assert_eq!([seen(123_456_789), seen(123_456_700), seen(123_000_000)], [Some(1), Some(100), Some(1_000_000)]);
+        assert_eq!([seen(0), seen(5)], [Some(1_000_000_000), None]);
+        assert_eq!(granularity_of(Time { secs: ODD.secs - 1, nanos: 0 }), None);
+    }
+
+    #[test]
+    fn each_bit_and_digit_that_is_not_kept_is_a_loss() {
+        let source = Stat { mode: 0o104_755, uid: 1, gid: 2, ..Stat::default() };
+        let kinds = |is_owned, permissions| lost(&source, is_owned, permissions).iter().collect::<Vec<_>>();
+        assert_eq!(kinds(true, 0o4755), []);
+        assert_eq!(kinds(false, 0o755), [Loss::Owner, Loss::SetIds]);
+        assert_eq!(kinds(true, 0o644), [Loss::Mode, Loss::SetIds]);
+        let time = |secs, nanos| lost_time(ODD, Time { secs, nanos });
+        assert_eq!((time(ODD.secs, ODD.nanos), time(ODD.secs, 0)), (None, Some(Loss::TimePrecision)));
+        assert_eq!(time(0, ODD.nanos), Some(Loss::Times));
+    }
 }

@@ -27,6 +27,7 @@ use crate::delete::each;
 use crate::engine::ends::{Ends, look};
 use crate::engine::{granularity_nanos, raise_descriptor_limit};
 use crate::error::{Cause, Class, Error, Result, escape};
+use crate::filesystem::Inodes;
 use crate::filter::{Choice, Sort};
 use crate::job::{KeyNames, read_choice};
 use crate::lane::cannot_start;
@@ -86,9 +87,10 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
         None => End::files(root, side),
     };
     let is_there = roots.dest_origin == DestOrigin::Found;
+    let inodes = roots.source.inodes;
     let ends = (end(source, roots.source, Side::Source)?, end(dest, roots.dest, Side::Dest)?);
     let next_id = catalog.as_ref().map_or(DirId::ROOT.0 + 1, |catalog| catalog.header().next_id);
-    let progress = progress(catalog.as_ref(), config.ctime);
+    let progress = progress(catalog.as_ref(), config.ctime, inodes);
     let single = roots.single.map(|single| (single.source_name, single.dest_name));
     let state_dir = std::fs::metadata(&config.state_dir).ok();
     let mut rehearsal = Rehearsal {
@@ -112,9 +114,9 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
 }
 
 /// Where a run of now would stand: in a pass of its own after a finished one.
-fn progress(catalog: Option<&Catalog>, ctime: CtimePolicy) -> Progress {
+fn progress(catalog: Option<&Catalog>, ctime: CtimePolicy, inodes: Inodes) -> Progress {
     let Some(header) = catalog.map(Catalog::header) else {
-        return Progress { pass_start_batch: 0, completed_batch: 0, boot_batch: u64::MAX, ctime };
+        return Progress { pass_start_batch: 0, completed_batch: 0, boot_batch: u64::MAX, ctime, inodes };
     };
     let is_same_boot = header.boot_id != [0; 16] && header.boot_id == boot_id();
     Progress {
@@ -125,6 +127,7 @@ fn progress(catalog: Option<&Catalog>, ctime: CtimePolicy) -> Progress {
         completed_batch: header.completed_batch,
         boot_batch: if is_same_boot { header.boot_batch } else { u64::MAX },
         ctime,
+        inodes,
     }
 }
 

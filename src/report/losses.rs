@@ -30,10 +30,12 @@ pub enum Loss {
     Acl,
     /// A file's capabilities (no CAP_SETFCAP, or another owner).
     Capabilities,
+    /// What a time has beyond the second, or whatever the file system counts in.
+    TimePrecision,
 }
 
 /// Number of [`Loss`] kinds.
-const LOSSES: usize = Loss::Capabilities as usize + 1;
+const LOSSES: usize = Loss::TimePrecision as usize + 1;
 
 impl Loss {
     /// All of them, in the order of their indexes.
@@ -49,6 +51,7 @@ impl Loss {
         Loss::Xattrs,
         Loss::Acl,
         Loss::Capabilities,
+        Loss::TimePrecision,
     ];
 
     /// For people, and for [`crate::error::Cause::Loss`].
@@ -65,6 +68,7 @@ impl Loss {
             Loss::Xattrs => "extended attributes",
             Loss::Acl => "ACL",
             Loss::Capabilities => "capabilities",
+            Loss::TimePrecision => "fraction of its time",
         }
     }
 
@@ -82,6 +86,7 @@ impl Loss {
             Loss::Xattrs => "xattrs",
             Loss::Acl => "acl",
             Loss::Capabilities => "capabilities",
+            Loss::TimePrecision => "time_precision",
         }
     }
 
@@ -94,6 +99,7 @@ impl Loss {
             Loss::Xattrs => "this destination cannot hold all of them, or this user may not set them",
             Loss::Acl => "this destination cannot hold it: nobody gets in whom it would have kept out",
             Loss::Capabilities => "run as root to keep them, with owner and mode; from S3 with --special-bits",
+            Loss::TimePrecision => "this destination keeps whole seconds, or not all digits",
             Loss::FifoOrSocket | Loss::Symlink => "this destination cannot hold one",
             Loss::HardLink => "this destination cannot hold one: each name becomes a file of its own",
         }
@@ -125,6 +131,21 @@ impl LossSet {
         self.0 |= other.0;
     }
 
+    /// All but this one.
+    pub fn without(self, loss: Loss) -> LossSet {
+        LossSet(self.0 & !(1 << loss as u8))
+    }
+
+    /// Whether this one is among them.
+    pub fn has(self, loss: Loss) -> bool {
+        self.0 & 1 << loss as u8 != 0
+    }
+
+    /// Whether the object itself could not be made.
+    pub fn has_object(self) -> bool {
+        [Loss::DeviceNode, Loss::FifoOrSocket, Loss::Symlink].into_iter().any(|loss| self.has(loss))
+    }
+
     /// Whether nothing was lost.
     pub fn is_empty(self) -> bool {
         self.0 == 0
@@ -132,7 +153,7 @@ impl LossSet {
 
     /// Each of them.
     pub fn iter(self) -> impl Iterator<Item = Loss> {
-        Loss::ALL.into_iter().filter(move |loss| self.0 & 1 << *loss as u8 != 0)
+        Loss::ALL.into_iter().filter(move |loss| self.has(*loss))
     }
 }
 

@@ -197,11 +197,15 @@ fn open_file(at: &Handle, name: &Name, access: Access, mode: u32) -> Result<Owne
     match access {
         Access::Read => open_read(at, name, OFlags::empty()),
         Access::ReadDirect => open_read(at, name, OFlags::DIRECT),
+        // For reading, too: a file that is open for writing alone can be neither described nor cut by smbnetfs.
         Access::Create => {
-            let flags = write | OFlags::CREATE | OFlags::EXCL;
+            let flags = OPEN_SAFE | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
             rustix::fs::openat(at, &**name, flags, Mode::from_raw_mode(mode))
         }
-        Access::Write => rustix::fs::openat(at, &**name, write, Mode::empty()),
+        Access::Write => match rustix::fs::openat(at, &**name, OPEN_SAFE | OFlags::RDWR, Mode::empty()) {
+            Err(Errno::ACCESS) => rustix::fs::openat(at, &**name, write, Mode::empty()),
+            result => result,
+        },
         Access::WriteDirect => rustix::fs::openat(at, &**name, write | OFlags::DIRECT, Mode::empty()),
     }
 }

@@ -16,6 +16,7 @@
 //! A state directory may lie in either root; it is skipped by (dev, ino) later, not refused here.
 
 mod devices;
+mod lasting;
 mod mounts;
 mod overlap;
 mod target;
@@ -30,7 +31,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use crate::config::Config;
 use crate::error::{Cause, Errno, Error, Result, join};
-use crate::filesystem::FileSystem;
+use crate::filesystem::{FileSystem, Inodes};
 use crate::location::Location;
 use crate::provider::block::Device;
 use crate::ring::{Handle, Kind, Side, Stat, Time};
@@ -50,6 +51,8 @@ pub struct Root {
     pub birth: Time,
     /// The kind of file system it lives on.
     pub file_system: FileSystem,
+    /// How long inode numbers last there.
+    pub inodes: Inodes,
     /// The block device that the job is about, if it is one.
     pub device: Option<Arc<Device>>,
 }
@@ -350,7 +353,8 @@ impl Root {
         let described = describe_at(&fd, c"", AtFlags::EMPTY_PATH);
         let (stat, birth) = described.map_err(|errno| refused_by(&path, "described", errno))?;
         let file_system = FileSystem::of(&fd).map_err(|error| Error::refused(&path, error.cause.to_string()))?;
-        Ok(Root { handle: Arc::new(fd), path, stat, birth, file_system, device: None })
+        let inodes = lasting::inodes(&fd, file_system);
+        Ok(Root { handle: Arc::new(fd), path, stat, birth, file_system, inodes, device: None })
     }
 }
 

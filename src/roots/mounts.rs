@@ -35,6 +35,8 @@ struct Mount {
     point: Vec<u8>,
     /// Whether it holds data.
     content: Content,
+    /// Its type and what is mounted, as the mount was asked for: `fuse.sshfs nas:/export`.
+    origin: Vec<u8>,
 }
 
 /// Whether a file system holds data. Those of the kernel's own are mounted everywhere and never walked into.
@@ -90,14 +92,25 @@ impl MountTable {
 
     /// Where `path` really lies, which was reached through mount `mount_id` (0: the kernel does not tell, before 5.8).
     pub fn place(&self, mount_id: u64, path: &[u8]) -> Option<Place> {
+        let mount = self.mount(mount_id, path)?;
+        Some(Place { dev: mount.dev, path: inside(&mount.root, &mount.point, path) })
+    }
+
+    /// What tells where `path` lies from where it would lie if something else was mounted, or nothing; the same after a
+    /// remount.
+    pub fn origin(&self, mount_id: u64, path: &[u8]) -> Option<Vec<u8>> {
+        let mount = self.mount(mount_id, path)?;
+        Some([&mount.origin[..], b" ", &inside(&mount.root, &mount.point, path)].concat())
+    }
+
+    fn mount(&self, mount_id: u64, path: &[u8]) -> Option<&Mount> {
         let by_id = self.mounts.iter().find(|mount| mount.id == mount_id && is_at_or_below(path, &mount.point));
         let by_path = || {
             let above = self.mounts.iter().filter(|mount| is_at_or_below(path, &mount.point));
             // Of equals the last: it hides the others.
             above.max_by_key(|mount| mount.point.len())
         };
-        let mount = by_id.or_else(by_path)?;
-        Some(Place { dev: mount.dev, path: inside(&mount.root, &mount.point, path) })
+        by_id.or_else(by_path)
     }
 
     /// What is mounted with data at or below `path`.
@@ -117,8 +130,10 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
     // A lone dash ends the optional fields, of which there may be any number.
     fields.find(|field| *field == b"-")?;
-    let content = if KERNEL_TYPES.contains(&fields.next()?) { Content::Kernel } else { Content::Data };
-    Some(Mount { id, dev, root, point, content })
+    let name = fields.next()?;
+    let content = if KERNEL_TYPES.contains(&name) { Content::Kernel } else { Content::Data };
+    let origin = [name, b" ", &unescape(fields.next().unwrap_or_default())].concat();
+    Some(Mount { id, dev, root, point, content, origin })
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
@@ -202,6 +217,14 @@ garbage
         assert_eq!(place(&table, 37, b"/mnt/b/c"), (data, "/a b/c".into()));
         assert_eq!(place(&table, 0, b"/mnt/b/c"), (data, "/x/c".into()));
         assert_eq!(place(&table, 0, b"/mnt/bc"), (root, "/mnt/bc".into()));
+    }
+
+    #[test]
+    fn an_origin_tells_what_is_mounted_and_where_in_it() {
+        let table = MountTable::parse(TABLE);
+        let origin = |mount_id, path: &[u8]| String::from_utf8(table.origin(mount_id, path).unwrap()).unwrap();
+        assert_eq!(origin(37, b"/mnt/b/c"), "xfs /dev/sdb /a b/c");
+        assert_eq!(origin(27, b"/mnt/b/c"), "ext4 /dev/vda /mnt/b/c");
     }
 
     #[test]

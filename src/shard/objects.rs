@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Part, Shard, Started, Task};
-use crate::catalog::{Checksum, Proof, Stamp};
+use crate::catalog::{Checksum, Proof};
 use crate::config::ChecksumPolicy;
 use crate::digest::crc64;
 use crate::errand::Errand;
@@ -59,7 +59,7 @@ impl<I: Interpreter> Shard<I> {
         known: Option<u64>,
     ) -> Result<LargeFile> {
         let (job, caller, place) = (&*self.errands.job, &*self.errands.caller, &errand.place);
-        let object = Object { job, caller, place, stat, stamp: Stamp::of(stat), group, told: None };
+        let object = Object { job, caller, place, stat, stamp: job.stamp(stat), group, told: None };
         let (record, ticket, attempt) = (errand.record.as_ref(), errand.ticket, errand.attempt);
         match known {
             Some(crc64) => LargeFile::reread(&object, record, ticket, attempt, crc64),
@@ -114,7 +114,7 @@ impl<I: Interpreter> Shard<I> {
         result: std::result::Result<Answer, Errno>,
     ) -> (Lease, Ending) {
         let (job, caller, place) = (&*self.errands.job, &*self.errands.caller, &errand.place);
-        let object = Object { job, caller, place, stat, stamp: Stamp::of(stat), group, told: None };
+        let object = Object { job, caller, place, stat, stamp: job.stamp(stat), group, told: None };
         match result {
             Ok(Answer::Count(count)) => {
                 let started = Instant::now();

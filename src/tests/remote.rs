@@ -157,6 +157,10 @@ fn what_symlinks_lead_to_stays_as_it_is_where_they_are_followed() {
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::lchown(tree.join(name), Some(1234), Some(1234)).unwrap();
         }
+        let time = rustix::fs::Timespec { tv_sec: 1_500_000_000, tv_nsec: 0 };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        let (at, itself) = (rustix::fs::CWD, rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
+        rustix::fs::utimensat(at, tree.join(name), &times, itself).unwrap();
     }
     let copy = slow.path().join("copy");
     let job = Job::new(&tree, &copy, other.path().join("state"), Engine::Auto);

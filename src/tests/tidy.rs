@@ -19,6 +19,7 @@ const RANKS: [&[&str]; 13] = [
     &["job"],
     &[
         "names",
+        "recognise",
         "transfer",
         "large",
         "listing",

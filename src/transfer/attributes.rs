@@ -10,6 +10,7 @@ use crate::job::Job;
 use crate::provider::metadata;
 use crate::provider::posix::Posix;
 use crate::provider::xattrs::{self, Failed, Made, Origin, Target, Thing, Trust};
+use crate::report::{Loss, LossSet};
 use crate::ring::{Caller, Handle, Name, Side, Stat};
 
 /// What an object's owner and mode have come to.
@@ -21,9 +22,20 @@ pub(super) struct Kept {
     pub trust: Trust,
 }
 
-/// Says so if the source's root has attributes that are not asked for: nobody looks at those of what lies below it.
+impl Kept {
+    /// What is left after these losses of owner and mode.
+    pub(super) fn after(losses: LossSet, source: &Stat) -> Kept {
+        match losses.has(Loss::Owner) {
+            false => Kept { permissions: source.permissions(), trust: Trust::Full },
+            true => Kept { permissions: source.permissions() & !0o6000, trust: Trust::NoCapabilities },
+        }
+    }
+}
+
+/// Says so if the source's root has attributes that are not asked for: nobody looks at those of what lies below it. A
+/// user-space daemon is not asked what nobody wants to know: smbnetfs 0.6.3 answers nothing for 6 s after a listxattr.
 pub(crate) fn note_unasked(job: &Job, caller: &dyn Caller) {
-    if job.source.bucket.is_some() {
+    if job.source.bucket.is_some() || !job.source.inodes.is_lasting() {
         return;
     }
     let none = Name::default();
@@ -46,15 +58,10 @@ impl Work<'_> {
         if !self.keeps_metadata() {
             return Ok(Kept { permissions: now.permissions(), trust: Trust::NoCapabilities });
         }
-        let loss = metadata::keep_owner_and_mode(&self.dest(), file, self.stat, now)
+        let losses = metadata::keep_owner_and_mode(&self.dest(), file, self.stat, now, self.job.dest_reach())
             .map_err(|errno| self.error("set owner and mode of", errno))?;
-        match loss {
-            None => Ok(Kept { permissions: self.stat.permissions(), trust: Trust::Full }),
-            Some(loss) => {
-                self.job.lose(self.place, loss)?;
-                Ok(Kept { permissions: self.stat.permissions() & !0o6000, trust: Trust::NoCapabilities })
-            }
-        }
+        losses.iter().try_for_each(|loss| self.job.lose(self.place, loss))?;
+        Ok(Kept::after(losses, self.stat))
     }
 
     /// Extended attributes and ACLs of an open object, as far as they are asked for.

@@ -1,16 +1,17 @@
 //! An object that is at the destination and not yet final: what its checkpoint has to know of it.
 
 use crate::catalog::{Checksum, Owner, Proof, Stamp};
+use crate::job::Job;
 use crate::links::LinkKey;
 use crate::report::Count;
-use crate::ring::{Name, Time};
+use crate::ring::{Name, Stat, Time};
 
 /// A copied object, as the checkpoint needs it.
 #[derive(Debug)]
 pub struct Copied {
     /// The source's state that was copied.
     pub stamp: Stamp,
-    /// The destination's inode.
+    /// The destination's inode ([`Job::dest_id`]).
     pub dest_ino: u64,
     /// The destination's device.
     pub dest_dev: u64,
@@ -34,6 +35,13 @@ impl Copied {
     /// Whether the destination held it, content and mtime, before this run.
     pub(crate) fn is_held(&self) -> bool {
         matches!(self.count, Count::Adopted | Count::Refreshed)
+    }
+
+    /// Whether what its name has now, as it was written, is still that. A user-space daemon may have given its inode
+    /// another number meanwhile; its size tells most others.
+    pub(crate) fn is_in(&self, job: &Job, now: &Stat) -> bool {
+        let is_same = job.dest_id(now) == self.dest_ino;
+        now.dev == self.dest_dev && (is_same || !job.dest.inodes.is_lasting() && now.size == self.stamp.size)
     }
 
     /// What its checksum proves, to be counted; nothing if that was proved by an earlier pass.

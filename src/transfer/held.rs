@@ -4,8 +4,10 @@ use super::attributes::Kept;
 use super::{Copied, Ending, Seal, Work, ending_of, stat_source};
 use crate::catalog::{FileRecord, Status};
 use crate::error::{Errno, Result};
+use crate::filesystem::Reach;
 use crate::job::LinkChanges;
 use crate::plan;
+use crate::provider::metadata;
 use crate::provider::xattrs::{Made, Trust};
 use crate::report::Count;
 use crate::ring::{Access, Handle, Kind, Side, Stat};
@@ -19,7 +21,8 @@ impl Work<'_> {
         if let Some(device) = self.job.device(Side::Dest) {
             return Ok(self.device_before(device, record));
         }
-        let Some(record) = record.filter(|record| record.stamp == self.stamp) else { return Ok(None) };
+        let is_of_source = |record: &&FileRecord| record.stamp == self.stamp && !record.losses.has_object();
+        let Some(record) = record.filter(is_of_source) else { return Ok(None) };
         let granularity = self.job.granularity_nanos;
         let is_durable = |dest: &Stat| match record.status {
             Status::Done => record.batch > self.job.progress.completed_batch,
@@ -34,7 +37,11 @@ impl Work<'_> {
         let is_left_as_made = self.is_left_as_made()?;
         for (name, temp) in [(&self.place.dest_name, None), (&temp, Some(temp.clone()))] {
             match self.dest().stat(self.dest_dir(), name) {
-                Ok(dest) if dest.ino == record.dest_ino && dest.size == self.stat.size && is_durable(&dest) => {
+                Ok(dest)
+                    if self.job.dest_id(&dest) == record.dest_ino
+                        && dest.size == self.stat.size
+                        && is_durable(&dest) =>
+                {
                     self.remove_leftover(temp.as_ref());
                     let count = match self.stat.kind() {
                         Kind::Symlink => Count::Symlinks,
@@ -49,6 +56,9 @@ impl Work<'_> {
                     let mut copied = self.copied(&dest, seal, 0, count);
                     copied.large_id = record.large_id;
                     copied.checksum = record.checksum;
+                    for loss in record.losses.iter() {
+                        self.job.note_lost(self.place.dir.id, &self.place.name, loss);
+                    }
                     return Ok(Some(copied));
                 }
                 Ok(_) | Err(Errno::NOENT) => {}
@@ -76,7 +86,7 @@ impl Work<'_> {
         };
         self.own_name()?;
         match self.stat.kind() {
-            Kind::File if plan::is_sealed_copy(self.stat, &dest, self.job.granularity_nanos) => {
+            Kind::File if plan::is_sealed_copy(self.stat, &dest, self.granularity()) => {
                 if self.stat.nlink != dest.nlink {
                     return Ok(None);
                 }
@@ -93,6 +103,18 @@ impl Work<'_> {
                 Ok(Some(self.copied(&dest, Seal::None, 0, Count::Adopted)))
             }
             _ => Ok(None),
+        }
+    }
+
+    /// How finely the destination keeps times: tried once where its kind does not tell.
+    fn granularity(&self) -> u32 {
+        match self.job.dest_reach() {
+            Reach::Local => self.job.granularity_nanos,
+            Reach::Remote => *self.job.measured_nanos.get_or_init(|| {
+                let measured =
+                    metadata::measure_granularity(&self.dest(), self.dest_dir(), &self.place.temp_name(self.job));
+                measured.ok().flatten().unwrap_or(self.job.granularity_nanos)
+            }),
         }
     }
 
@@ -133,7 +155,8 @@ impl Work<'_> {
             Err(errno) => return Err(self.error("stat", errno)),
         };
         let is_sealed = plan::is_sealed_copy(self.stat, &dest, self.job.granularity_nanos);
-        if dest.ino != record.dest_ino || !is_sealed {
+        let is_same = self.job.dest_id(&dest) == record.dest_ino || !self.job.dest.inodes.is_lasting();
+        if !is_same || !is_sealed {
             return Ok(None);
         }
         let refreshed = self.take_over(&dest, Count::Refreshed)?;

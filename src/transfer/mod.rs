@@ -33,7 +33,7 @@ use crate::plan::{self, Plan, Skip};
 use crate::provider::metadata::{self, UNSEALED};
 use crate::provider::posix::Posix;
 use crate::provider::xattrs::Made;
-use crate::report::Count;
+use crate::report::{Count, Loss};
 use crate::ring::{Access, Caller, Handle, Kind, Lease, Name, Side, Stat, Time};
 use crate::walk::DestDir;
 
@@ -44,6 +44,8 @@ pub enum Ending {
     Skipped(Skip),
     /// It is at the destination, waiting for its seal.
     Copied(Box<Copied>),
+    /// The destination cannot hold such an object, which its record tells as a loss.
+    NotMade(Stamp, Owner),
     /// A further name of a file that another name brings over.
     Further(LinkKey, Stamp),
     /// It turned out to be a directory.
@@ -102,7 +104,7 @@ fn try_prepare(
 ) -> Result<Prepared> {
     let stat = stat_source(job, caller, place)?;
     if job.has_device() {
-        let work = Work { job, caller, place, stat: &stat, stamp: Stamp::of(&stat), group: None, told: None };
+        let work = Work { job, caller, place, stat: &stat, stamp: job.stamp(&stat), group: None, told: None };
         return Ok(work.prepare_device(record));
     }
     if stat.kind() == Kind::Dir {
@@ -116,9 +118,9 @@ fn try_prepare(
     *group = match claim_inode(job, place, &stat)? {
         Grouping::Alone => None,
         Grouping::First(key) => Some(key),
-        Grouping::Further(key) => return Ok(Prepared::Ended(Ending::Further(key, Stamp::of(&stat)))),
+        Grouping::Further(key) => return Ok(Prepared::Ended(Ending::Further(key, job.stamp(&stat)))),
     };
-    let work = Work { job, caller, place, stat: &stat, stamp: Stamp::of(&stat), group: *group, told: None };
+    let work = Work { job, caller, place, stat: &stat, stamp: job.stamp(&stat), group: *group, told: None };
     if let Some(copied) = work.reseal(record)? {
         return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));
     }
@@ -143,7 +145,7 @@ fn try_prepare(
         return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));
     }
     let copied = match stat.kind() {
-        Kind::Symlink => Some(work.copy_symlink()?),
+        Kind::Symlink => work.copy_symlink()?,
         Kind::Special => work.copy_special()?,
         Kind::Dir => unreachable!("handled above"),
         Kind::File if stat.size == 0 => {
@@ -161,7 +163,7 @@ fn try_prepare(
     };
     Ok(Prepared::Ended(match copied {
         Some(copied) => Ending::Copied(Box::new(copied)),
-        None => Ending::Skipped(Skip::Unchanged),
+        None => Ending::NotMade(work.stamp, Owner::of(&stat)),
     }))
 }
 
@@ -196,7 +198,7 @@ pub fn source_error(job: &Job, place: &Place, verb: &'static str, errno: Errno) 
 
 /// Whether an object has other names, and which of them is copied.
 pub(crate) enum Grouping {
-    /// One name only.
+    /// A file of its own.
     Alone,
     /// Several names; this one is copied.
     First(LinkKey),
@@ -207,20 +209,21 @@ pub(crate) enum Grouping {
 fn claim_inode(job: &Job, place: &Place, stat: &Stat) -> Result<Grouping> {
     match stat.nlink {
         0 | 1 => Ok(Grouping::Alone),
-        _ => claim_group(job, place, LinkKey { dev: stat.dev, ino: stat.ino }, &Stamp::of(stat)),
+        _ => claim_group(job, place, job.link_key(stat), &job.stamp(stat)),
     }
 }
 
-/// Claims a name for its group.
+/// Claims a name for its group. Where there are no hard links a further name is a file of its own, and a loss.
 pub(crate) fn claim_group(job: &Job, place: &Place, key: LinkKey, stamp: &Stamp) -> Result<Grouping> {
-    if job.links.is_given_up() {
-        return Ok(Grouping::Alone);
-    }
     let claim = job.links.claim(key, (place.dir.id, place.name.clone()), || job.recorded_first(key, stamp))?;
-    Ok(match claim {
-        links::Claim::First => Grouping::First(key),
-        links::Claim::Further => Grouping::Further(key),
-    })
+    match claim {
+        links::Claim::First => Ok(Grouping::First(key)),
+        links::Claim::Further if job.links.is_given_up() => {
+            job.lose(place, Loss::HardLink)?;
+            Ok(Grouping::Alone)
+        }
+        links::Claim::Further => Ok(Grouping::Further(key)),
+    }
 }
 
 /// A new file at the destination, open and without its seal.
@@ -279,7 +282,7 @@ impl<'a> Work<'a> {
     fn copied(&self, dest: &Stat, seal: Seal, bytes: u64, count: Count) -> Copied {
         Copied {
             stamp: self.stamp,
-            dest_ino: dest.ino,
+            dest_ino: self.job.dest_id(dest),
             dest_dev: dest.dev,
             seal,
             bytes,

@@ -5,6 +5,7 @@ use super::attributes::Kept;
 use super::{Copied, Seal, Work};
 use crate::config::Metadata;
 use crate::error::{Cause, Errno, Error, Result};
+use crate::filesystem::Reach;
 use crate::job::LinkChanges;
 use crate::provider::metadata::{self, UNSEALED};
 use crate::provider::xattrs::{Made, Trust};
@@ -13,15 +14,23 @@ use crate::ring::{Kind, Name, Side, Stat};
 use crate::walk::DestDir;
 
 impl Work<'_> {
-    pub(super) fn copy_symlink(&self) -> Result<Copied> {
+    pub(super) fn copy_symlink(&self) -> Result<Option<Copied>> {
         self.make_symlink(&self.source_target()?)
     }
 
-    /// A symlink with this target.
-    pub(crate) fn make_symlink(&self, target: &Name) -> Result<Copied> {
-        let changes = self.link_changes()?;
-        let made = self.make_named(|name| self.dest().make_symlink(self.dest_dir(), name, target))?;
-        self.settle_by_name(made, Count::Symlinks, changes)
+    /// A symlink with this target. `None`: it could not be made, which is counted as a loss.
+    pub(crate) fn make_symlink(&self, target: &Name) -> Result<Option<Copied>> {
+        let made = self.link_changes().and_then(|changes| {
+            Ok((changes, self.make_named(|name| self.dest().make_symlink(self.dest_dir(), name, target))?))
+        });
+        match made {
+            Ok((changes, made)) => self.settle_by_name(made, Count::Symlinks, changes).map(Some),
+            Err(Error { cause: Cause::Os(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS), verb: "create", .. }) => {
+                self.job.lose(self.place, Loss::Symlink)?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// What the destination's directory does with owner and times of a symlink. Servers of network and FUSE mounts may
@@ -55,7 +64,7 @@ impl Work<'_> {
         let is_device = matches!(self.stat.mode & libc::S_IFMT, libc::S_IFBLK | libc::S_IFCHR);
         match made {
             Ok(made) => self.settle_by_name(made, Count::Specials, LinkChanges::Own).map(Some),
-            Err(Error { cause: Cause::Os(errno), .. }) if metadata::is_denied(errno) => {
+            Err(Error { cause: Cause::Os(errno), verb: "create", .. }) if metadata::is_denied(errno) => {
                 let loss = if is_device { Loss::DeviceNode } else { Loss::FifoOrSocket };
                 self.job.lose(self.place, loss)?;
                 Ok(None)
@@ -119,11 +128,10 @@ impl Work<'_> {
             false => Kept { permissions: made.permissions(), trust: Trust::NoCapabilities },
         };
         self.keep_attributes_at(name, kept, Made::New)?;
-        match dest.set_times_at(at, name, self.stat.atime, self.stat.mtime) {
-            Ok(()) => {}
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.job.lose(self.place, Loss::Times)?,
-            Err(errno) => return Err(self.error("set times of", errno)),
-        }
+        let times = (self.stat.atime, self.stat.mtime);
+        let lost = metadata::keep_times_at(&dest, (at, name), times, self.job.dest_reach());
+        let lost = lost.map_err(|errno| self.error("set times of", errno))?;
+        lost.map_or(Ok(()), |loss| self.job.lose(self.place, loss))?;
         Ok(made)
     }
 
@@ -133,7 +141,8 @@ impl Work<'_> {
         if self.keeps_metadata() && (made.uid, made.gid) != (self.stat.uid, self.stat.gid) {
             self.job.lose(self.place, Loss::Owner)?;
         }
-        self.job.lose(self.place, Loss::Times)?;
+        let lost = metadata::lost_time(self.stat.mtime, made.mtime);
+        lost.map_or(Ok(()), |loss| self.job.lose(self.place, loss))?;
         let kept = Kept { permissions: made.permissions(), trust: Trust::NoCapabilities };
         self.keep_attributes_at(name, kept, Made::New)?;
         Ok(made)
@@ -142,21 +151,33 @@ impl Work<'_> {
     /// Owner, then set-id bits, which nothing is made with: I9, not without their owner.
     fn keep_owner_by_name(&self, name: &Name, made: &Stat) -> Result<Kept> {
         let (dest, at) = (self.dest(), self.dest_dir());
-        if (made.uid, made.gid) != (self.stat.uid, self.stat.gid) {
-            match dest.set_owner_at(at, name, self.stat.uid, self.stat.gid) {
-                Ok(()) => {}
-                Err(errno) if metadata::is_denied(errno) => {
-                    self.job.lose(self.place, Loss::Owner)?;
-                    return Ok(Kept { permissions: made.permissions(), trust: Trust::NoCapabilities });
-                }
+        let look_again = |before: Stat| match self.job.dest_reach() {
+            Reach::Local => Ok(before),
+            Reach::Remote => dest.stat(at, name).map_err(|errno| self.error("stat", errno)),
+        };
+        let (uid, gid) = (self.stat.uid, self.stat.gid);
+        let mut now = *made;
+        if !metadata::is_owned(&now, self.stat) {
+            match dest.set_owner_at(at, name, uid, gid) {
+                Ok(()) => now = look_again(Stat { uid, gid, ..now })?,
+                Err(errno) if metadata::is_denied(errno) => {}
                 Err(errno) => return Err(self.error("set owner of", errno)),
             }
         }
-        if made.kind() == Kind::Symlink || made.permissions() == self.stat.permissions() {
-            return Ok(Kept { permissions: made.permissions(), trust: Trust::Full });
+        let is_owned = metadata::is_owned(&now, self.stat);
+        let wanted = if is_owned { self.stat.permissions() } else { self.stat.permissions() & !0o6000 };
+        if now.kind() != Kind::Symlink && now.permissions() != wanted {
+            match (dest.set_mode_at(at, name, wanted), self.job.dest_reach()) {
+                (Ok(()), _) => now = look_again(Stat { mode: now.mode & !0o7777 | wanted, ..now })?,
+                (Err(errno), Reach::Remote) if metadata::is_denied(errno) => {}
+                (Err(errno), _) => return Err(self.error("set mode of", errno)),
+            }
         }
-        let set = dest.set_mode_at(at, name, self.stat.permissions());
-        set.map_err(|errno| self.error("set mode of", errno))?;
-        Ok(Kept { permissions: self.stat.permissions(), trust: Trust::Full })
+        // A symlink's permission bits say nothing.
+        let permissions = if now.kind() == Kind::Symlink { self.stat.permissions() } else { now.permissions() };
+        let losses = metadata::lost(self.stat, is_owned, permissions);
+        losses.iter().try_for_each(|loss| self.job.lose(self.place, loss))?;
+        let trust = if is_owned { Trust::Full } else { Trust::NoCapabilities };
+        Ok(Kept { permissions: now.permissions(), trust })
     }
 }

@@ -206,7 +206,7 @@ impl Ends {
                 let (catalog, identity) = Catalog::open_recorded(&request.state_dir, Some(&path))?;
                 let now = match &dest.device {
                     Some(device) => (device.identity(), Time::default()),
-                    None => (dest.stat.ino, dest.birth),
+                    None => dest.identity(),
                 };
                 if (identity.dest_root.ino, identity.dest_root.birth) != now {
                     let why = "it is not the one this job wrote to: it was replaced, or is not mounted";

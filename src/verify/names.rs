@@ -339,6 +339,8 @@ impl<I: Interpreter> Auditor<I> {
         let dest_name = audit.dest_name(dir, &entry.name);
         let dest = match audit.stat(&*caller, Side::Dest, &open.dest, dest_name) {
             Ok(dest) => source.as_ref().map_or(dest, |source| audit.as_far_as(source, dest)),
+            // What the destination could not hold was told as a loss.
+            Err(Errno::NOENT) if entry.record.as_ref().is_some_and(is_not_made) => return (false, None),
             Err(Errno::NOENT) => {
                 audit.findings.differ(&path, Aspects::only(Aspect::Missing), None);
                 return (false, None);
@@ -529,6 +531,11 @@ impl<I: Interpreter> Auditor<I> {
         self.audit.walker.expect_help();
         self.open_names(child);
     }
+}
+
+/// Whether a job recorded that the destination cannot hold such an object.
+fn is_not_made(record: &Record) -> bool {
+    matches!(record, Record::File(record) if record.losses.has_object())
 }
 
 fn entry(name: Name, record: Record) -> Entry {

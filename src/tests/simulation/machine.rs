@@ -22,7 +22,7 @@ use crate::config::{
 use crate::crew::{Crew, Engine};
 use crate::engine;
 use crate::error::{Error, Result, escape};
-use crate::filesystem::{FileSystem, Reach};
+use crate::filesystem::{FileSystem, Inodes, Reach};
 use crate::filter::Filter;
 use crate::location::Location;
 use crate::outcome::Intake;
@@ -418,6 +418,7 @@ fn roots(sim: &Sim) -> Roots {
         stat: sim.with_disk(side, |disk| disk.stat_path(b"")).expect("the root is there"),
         birth: Time::default(),
         file_system: FileSystem::Ext,
+        inodes: Inodes::Lasting,
         device: None,
     };
     let (source, dest) = (root(Side::Source, b"/source"), root(Side::Dest, b"/dest"));

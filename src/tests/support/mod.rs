@@ -10,6 +10,7 @@ pub mod compare;
 pub mod fault;
 pub mod fixture;
 pub mod mutate;
+pub mod network;
 pub mod passthrough;
 pub mod run;
 pub mod s3;
@@ -19,6 +20,7 @@ pub mod xattrs;
 
 pub use compare::Comparison;
 pub use fixture::{Kind, Mount, Scratch};
+pub use network::{Network, NetworkMount};
 pub use run::{Engine, Job, Outcome, Running};
 pub use slow::SlowMount;
 

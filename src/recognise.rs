@@ -1,0 +1,95 @@
+//! How objects are known again: by a later pass, a resume, or the seal of what was just written.
+//!
+//! By inode number where numbers last. A user-space daemon makes them up when a name is looked up, and begins anew when
+//! it is mounted again ([`crate::filesystem::Inodes`]): there the source is known by size and times alone, names of one
+//! file are found within one mount only, and nothing at the destination is taken for what an earlier mount was given.
+
+use std::sync::atomic::Ordering;
+
+use crate::catalog::{BATCH_UNSEALED, DirStamp, FileRecord, Record, Stamp, Status};
+use crate::error::Error;
+use crate::filesystem::Reach;
+use crate::job::{Job, Sealed};
+use crate::links::{LinkKey, LinkName};
+use crate::ring::Stat;
+
+impl Job {
+    /// What is recorded of an object of the source.
+    pub fn stamp(&self, stat: &Stat) -> Stamp {
+        self.progress.stamp(stat)
+    }
+
+    /// The group of a source object of several names. That of a mount whose numbers do not last is nobody else's: a
+    /// number means another file once it is mounted anew.
+    pub fn link_key(&self, stat: &Stat) -> LinkKey {
+        LinkKey { dev: self.source.inodes.salted(stat.dev), ino: stat.ino }
+    }
+
+    /// What an object of the destination is recognised by. Where inode numbers do not last, nothing is recognised that
+    /// was written before it was mounted.
+    pub fn dest_id(&self, stat: &Stat) -> u64 {
+        self.dest.inodes.salted(stat.ino)
+    }
+
+    /// The recorded first name of a group, if it stands for the source as it is: copied in this pass, or unchanged
+    /// since, or of a file of which only the ctime is new, which its first name is read again for. At the end of a pass
+    /// all firsts have had their turn.
+    pub fn recorded_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<LinkName>, Error> {
+        if let Some((first, _)) = self.first_record(key, stamp)? {
+            return Ok(Some(first));
+        }
+        if key.is_in_bucket() || self.is_resealed.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let reader = self.catalog.reader()?;
+        let Some(first) = reader.link(key.dev, key.ino)? else { return Ok(None) };
+        let is_reread = match reader.entry(first.dir, &first.name)? {
+            Some(Record::File(record)) => self.progress.is_reread(&record, stamp),
+            _ => false,
+        };
+        Ok(is_reread.then_some((first.dir, first.name)))
+    }
+
+    /// As [`Job::recorded_first`], if it can be linked to (an interruption left no doubt of its seal).
+    pub fn sealed_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<Sealed>, Error> {
+        let first = self.first_record(key, stamp)?.filter(|(_, record)| record.batch != BATCH_UNSEALED);
+        Ok(first.map(|(name, FileRecord { stamp, checksum, owner, losses, .. })| Sealed {
+            name,
+            stamp,
+            checksum,
+            owner,
+            losses,
+        }))
+    }
+
+    fn first_record(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<(LinkName, FileRecord)>, Error> {
+        let reader = self.catalog.reader()?;
+        let Some(first) = reader.link(key.dev, key.ino)? else { return Ok(None) };
+        let Some(Record::File(record)) = reader.entry(first.dir, &first.name)? else { return Ok(None) };
+        let is_right = match first.batch >= self.progress.pass_start_batch {
+            true => matches!(record.status, Status::Done | Status::Written),
+            false => {
+                // The link objects of a bucket have stamps of their own; at the end of a pass all firsts are met.
+                let is_met = key.is_in_bucket() && self.is_resealed.load(Ordering::Relaxed);
+                // An object that others are links to is stored again with all of them, whatever a new ctime means.
+                let is_same = match self.dest.bucket {
+                    Some(_) => record.stamp == *stamp,
+                    None => self.progress.is_same(&record.stamp, stamp),
+                };
+                record.status == Status::Done && (is_same || is_met)
+            }
+        };
+        let is_lost = record.batch == BATCH_UNSEALED && self.is_resealed.load(Ordering::Relaxed);
+        Ok((is_right && !is_lost).then_some(((first.dir, first.name), record)))
+    }
+
+    /// Whether a source directory is the one that was recorded, as far as its numbers tell.
+    pub fn is_same_dir(&self, recorded: &DirStamp, now: &Stat) -> bool {
+        !self.source.inodes.is_lasting() || (recorded.dev, recorded.ino) == (now.dev, now.ino)
+    }
+
+    /// Whether what the destination says it has changed is taken for done, or looked at again.
+    pub fn dest_reach(&self) -> Reach {
+        if self.is_dest_remote.load(Ordering::Acquire) { Reach::Remote } else { Reach::Local }
+    }
+}
