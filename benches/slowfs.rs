@@ -21,9 +21,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     // Before the mount: a signal that comes while it is made must not leave it behind.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let delay = Duration::from_micros(delay.parse()?);
+    let (delay, threads) = (Duration::from_micros(delay.parse()?), threads.parse()?);
+    let answering = (threads, Default::default());
     let session =
-        passthrough::mount(Path::new(folder), Path::new(point), delay, passthrough::Habit::Ordinary, threads.parse()?)?;
+        passthrough::mount(Path::new(folder), Path::new(point), delay, passthrough::Habit::Ordinary, answering)?;
     println!("{folder} is at {point}");
     signals.forever().next();
     session.umount_and_join()?;

@@ -56,6 +56,8 @@ pub const CHECKPOINT_BYTES_DEFAULT: u64 = 4 << 30;
 pub const UNSTABLE_ATTEMPTS_MAX: u32 = 3;
 /// Longest time a stop may wait for its last checkpoint before the run ends on the one before.
 pub const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+/// Longest time a storage may be silent before that is told; `GFAST_STALL_TIME` is another, in seconds.
+pub const STALL_TIME_MAX: Duration = Duration::from_secs(30);
 /// Directories waiting in memory; beyond it they wait in the catalog.
 pub const QUEUED_DIRS_MAX: usize = scaled(16_384, 4);
 /// Open directory pairs each shard keeps at hand.
@@ -216,6 +218,8 @@ pub struct Config {
     pub command: Vec<OsString>,
     /// Longest time a stop may wait for its last checkpoint before the run ends on the one before.
     pub stop_time: Duration,
+    /// Longest time a storage may be silent before that is told.
+    pub stall_time: Duration,
     /// What the command line left open: a measured profile may choose it.
     pub open: Vec<Knob>,
 }
@@ -280,6 +284,7 @@ impl Config {
             umask: UMASK_DEFAULT,
             command: Vec::new(),
             stop_time: STOP_TIME_MAX,
+            stall_time: STALL_TIME_MAX,
             open: Vec::new(),
         }
     }

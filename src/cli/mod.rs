@@ -429,6 +429,7 @@ impl Arguments {
             umask: UMASK_DEFAULT,
             command,
             stop_time: STOP_TIME_MAX,
+            stall_time: values::stall_time(),
             open,
         })
     }

@@ -31,6 +31,12 @@ pub(super) fn part_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// `GFAST_STALL_TIME` in seconds, for those who know their storage, or the time that suits most.
+pub(super) fn stall_time() -> Duration {
+    let asked = std::env::var("GFAST_STALL_TIME").ok().and_then(|text| text.parse().ok());
+    asked.and_then(|secs| Duration::try_from_secs_f64(secs).ok()).unwrap_or(STALL_TIME_MAX)
+}
+
 /// `--streams` of a copy, which may leave them to the job.
 pub(super) fn steered(text: &str) -> Result<(u32, Pilot), String> {
     match text {

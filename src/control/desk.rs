@@ -8,13 +8,13 @@ use parking_lot::Mutex;
 
 use super::command::{Change, Command};
 use super::status::{
-    Answer, ERRORS_MAX, Errors, Latency, Limit, OBJECTS_MAX, Object, Phase, SCHEMA, Status, Streams, Totals,
+    Answer, ERRORS_MAX, Errors, Latency, Limit, OBJECTS_MAX, Object, Phase, SCHEMA, Stalled, Status, Streams, Totals,
 };
 use crate::error::{self, escape};
 use crate::job::Job;
 use crate::limits::Cause;
 use crate::nudges::Heard;
-use crate::report::{self, Count, Counters, Pace, SideLatency, Walk, Weight, bytes, name_of};
+use crate::report::{self, Count, Counters, Pace, SideLatency, Stall, Storage, Told, Walk, Weight, bytes, name_of};
 use crate::stop::Stop;
 
 /// What does not change while a job runs.
@@ -46,13 +46,17 @@ pub(crate) struct Desk {
     pace: Mutex<Pace>,
     /// What limits it.
     limit: Mutex<Option<Cause>>,
+    /// Whether its storages answer.
+    stalls: Mutex<[(Storage, Stall); 2]>,
 }
 
 impl Desk {
     /// The desk of `job`.
     pub(crate) fn new(job: Arc<Job>, counters: Vec<Arc<Counters>>, stop: Stop, facts: Facts) -> Desk {
         let pace = Mutex::new(Pace::new(facts.former_entries, &report::Totals::at_once(&counters), facts.started));
-        Desk { job, counters, stop, facts, pace, limit: Mutex::default() }
+        let stall = Stall::new(job.config.stall_time);
+        let stalls = Mutex::new([(Storage::Source, stall.clone()), (Storage::Dest, stall)]);
+        Desk { job, counters, stop, facts, pace, limit: Mutex::default(), stalls }
     }
 
     /// Does what signals ask for.
@@ -125,6 +129,38 @@ impl Desk {
         }
     }
 
+    /// Says so when a storage has stopped answering, and when it answers again.
+    pub(crate) fn watch(&self, now: Instant) {
+        for (storage, stall) in self.stalls.lock().iter_mut() {
+            let told = stall.look(now, self.job.crowd.answers(*storage));
+            let root = self.root(*storage);
+            match told {
+                None => {}
+                Some(Told::Silent(silent)) => {
+                    self.job.console.note(&format!("gfast: no progress on {root} for {} s", silent.as_secs()));
+                }
+                Some(Told::Answers(silent)) => {
+                    self.job.console.note(&format!("gfast: {root} answers again, after {} s", silent.as_secs()));
+                }
+            }
+        }
+    }
+
+    fn root(&self, storage: Storage) -> String {
+        escape(match storage {
+            Storage::Source => &self.facts.source,
+            Storage::Dest => &self.facts.dest,
+        })
+    }
+
+    fn stalled(&self, now: Instant) -> Vec<Stalled> {
+        let stalls = self.stalls.lock();
+        let silences = stalls.iter().filter_map(|(storage, stall)| Some((storage, stall.silence(now)?)));
+        silences
+            .map(|(storage, silent)| Stalled { path: self.root(*storage), silent_s: silent.as_secs_f64() })
+            .collect()
+    }
+
     /// Notes what limits the job.
     pub(crate) fn set_limit(&self, limit: Option<Cause>) {
         *self.limit.lock() = limit;
@@ -179,6 +215,7 @@ impl Desk {
                 .limit
                 .lock()
                 .map(|cause| Limit { cause: cause.key().to_owned(), text: cause.text().to_owned() }),
+            stalled: self.stalled(now),
             objects: self.objects(now),
             errors: errors[errors.len().saturating_sub(ERRORS_MAX)..].to_vec(),
             causes: self.causes(totals.get(Count::Vanished)),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::status::{Latency, Phase, Status};
+use super::status::{Latency, Phase, Stalled, Status};
 use crate::report::{bytes, count, duration};
 
 /// Objects and errors shown.
@@ -28,6 +28,9 @@ impl Status {
             line("latency", &format!("source {}, dest {}", side(&self.source_latency), side(&self.dest_latency))),
         ];
         lines.extend(self.limit.iter().map(|limit| line("limited by", &limit.text)));
+        for Stalled { path, silent_s } in &self.stalled {
+            lines.push(line("stalled", &format!("no progress on {path} for {silent_s:.0} s")));
+        }
         for object in self.objects.iter().take(SHOWN_MAX) {
             lines.push(line("open", &format!("{} of {} {}", bytes(object.done), bytes(object.size), object.path)));
         }
@@ -92,11 +95,13 @@ mod tests {
         let mut status = Status { run: "copy".into(), source: "/a".into(), dest: "/b".into(), ..Status::default() };
         status.streams = Streams { limit: 8, active: 6, parked: 2, max: 1024, auto: false };
         status.bwlimit = Some(1 << 20);
+        status.stalled = vec![Stalled { path: "/mnt".into(), silent_s: 31.4 }];
         status.objects = vec![Object { path: "x".into(), size: 2048, done: 1024, age_ms: 5 }; 10];
         let text = status.text();
         assert!(text.starts_with("copy: /a -> /b\n  job        process 0, running for "), "{text}");
         assert!(text.contains("\n  streams    6 of 8 in use, 2 parked, at most 1024\n"), "{text}");
         assert!(text.contains("\n  limits     1.0 MiB/s\n"), "{text}");
+        assert!(text.contains("\n  stalled    no progress on /mnt for 31 s\n"), "{text}");
         assert!(text.ends_with("  open       1.0 KiB of 2.0 KiB x\n             and 2 more\n"), "{text}");
     }
 }

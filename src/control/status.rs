@@ -50,6 +50,8 @@ pub struct Status {
     pub dest_latency: Latency,
     /// What limits the job.
     pub limit: Option<Limit>,
+    /// Storage that has stopped answering.
+    pub stalled: Vec<Stalled>,
     /// Objects open now, at most [`OBJECTS_MAX`].
     pub objects: Vec<Object>,
     /// The last errors, oldest first, at most [`ERRORS_MAX`].
@@ -123,6 +125,16 @@ pub struct Latency {
     pub p50_us: f64,
     /// 99 of 100 operations took no longer.
     pub p99_us: f64,
+}
+
+/// A storage that threads wait for, and none has had an answer from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stalled {
+    /// The root that lies on it.
+    pub path: String,
+    /// Seconds since its last answer.
+    pub silent_s: f64,
 }
 
 /// What limits a job.

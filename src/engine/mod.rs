@@ -380,7 +380,8 @@ impl Setup {
         let intake = Arc::new(Intake::new(slots, job.config.checkpoint_bytes, self.bell.clone()));
         let sealers = self.crew.sealers();
         let buffers = readback::buffers(&job.config, sealers)?;
-        let caller: Arc<dyn Caller> = Arc::new(Kernel::new(buffers.arena().clone()));
+        let kernel = Kernel::new(buffers.arena().clone()).telling(job.crowd.enlist_helpers());
+        let caller: Arc<dyn Caller> = Arc::new(kernel);
         transfer::note_unasked(job, &*caller);
         let dest_root = prepare_root(job, &self.roots, &*caller)?;
         let main = Arc::clone(&counters[slots]);
@@ -485,6 +486,7 @@ impl Setup {
             progress.tick(&Moment { now: Instant::now(), walk, streams: self.job.gate.limit() });
             autopilot.tick(&self.job, desk.work(), Instant::now());
             watch.tick(&self.job, self.job.gate.is_paused());
+            desk.watch(Instant::now());
             desk.set_limit(watch.limits.now());
             std::thread::park_timeout(TICK);
         }

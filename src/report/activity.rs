@@ -2,7 +2,7 @@
 //! long, and looked at a few times a second by whoever asks what limits the job (limits.rs).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -29,6 +29,15 @@ pub enum Activity {
 }
 
 impl Activity {
+    /// The file system that is waited for, if one is.
+    pub fn storage(self) -> Option<Storage> {
+        match self {
+            Activity::ReadSource | Activity::SourceNames => Some(Storage::Source),
+            Activity::WriteDest | Activity::DestNames => Some(Storage::Dest),
+            Activity::Computing | Activity::NoWork | Activity::Requests | Activity::Limit => None,
+        }
+    }
+
     /// All of them, in the order of their numbers.
     pub const ALL: [Activity; 8] = [
         Activity::Computing,
@@ -42,16 +51,40 @@ impl Activity {
     ];
 }
 
-/// A thread's byte.
+/// The file system that a thread waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// The source's.
+    Source,
+    /// The destination's.
+    Dest,
+}
+
+/// A thread's byte, and how often a storage has answered it.
 #[derive(Debug, Default)]
 pub struct Busy {
     /// The [`Activity`]'s number.
     now: AtomicU8,
+    /// Answers, by [`Storage`].
+    answers: [AtomicU64; 2],
+}
+
+/// What the threads of a job have from a storage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// Answers so far, of the threads that are there.
+    pub count: u64,
+    /// Threads that wait for one.
+    pub waiting: usize,
 }
 
 impl Busy {
-    /// Says what the thread does from now on. One relaxed store: a sample may miss it, and nothing depends on one.
+    /// Says what the thread does from now on: what it waited for until now has answered. Relaxed: a sample may miss it,
+    /// and nothing depends on one.
     pub fn set(&self, activity: Activity) {
+        if let Some(storage) = self.now().storage() {
+            self.answers[storage as usize].fetch_add(1, Ordering::Relaxed);
+        }
         self.now.store(activity as u8, Ordering::Relaxed);
     }
 
@@ -66,6 +99,8 @@ impl Busy {
 pub struct Crowd {
     /// Their bytes; those of threads that have ended are nobody else's any more.
     threads: Mutex<Vec<Arc<Busy>>>,
+    /// Those of threads that help another one, which says for them what it does: only answers are counted.
+    helpers: Mutex<Vec<Arc<Busy>>>,
 }
 
 impl Crowd {
@@ -76,6 +111,24 @@ impl Crowd {
         threads.retain(|thread| Arc::strong_count(thread) > 1);
         threads.push(busy.clone());
         busy
+    }
+
+    /// The byte that helpers of a thread share.
+    pub fn enlist_helpers(&self) -> Arc<Busy> {
+        let busy = Arc::new(Busy::default());
+        self.helpers.lock().push(busy.clone());
+        busy
+    }
+
+    /// What they have from a storage.
+    pub fn answers(&self, storage: Storage) -> Answers {
+        let (threads, helpers) = (self.threads.lock(), self.helpers.lock());
+        let mut answers = Answers::default();
+        for busy in threads.iter().filter(|thread| Arc::strong_count(thread) > 1).chain(helpers.iter()) {
+            answers.count += busy.answers[storage as usize].load(Ordering::Relaxed);
+            answers.waiting += usize::from(busy.now().storage() == Some(storage));
+        }
+        answers
     }
 
     /// What each of them is busy with.
@@ -96,6 +149,18 @@ mod tests {
             busy.set(activity);
             assert_eq!(busy.now(), activity);
         }
+    }
+
+    #[test]
+    fn what_is_waited_for_has_answered_when_the_thread_goes_on() {
+        let crowd = Crowd::default();
+        let (thread, helpers) = (crowd.enlist(), crowd.enlist_helpers());
+        thread.set(Activity::WriteDest);
+        helpers.set(Activity::DestNames);
+        assert_eq!(crowd.answers(Storage::Dest), Answers { count: 0, waiting: 2 });
+        helpers.set(Activity::Computing);
+        assert_eq!(crowd.answers(Storage::Dest), Answers { count: 1, waiting: 1 });
+        assert_eq!((crowd.answers(Storage::Source), crowd.look()), (Answers::default(), vec![Activity::WriteDest]));
     }
 
     #[test]

@@ -24,9 +24,10 @@ mod meter;
 mod notes;
 mod pace;
 mod progress;
+mod stall;
 mod summary;
 
-pub use activity::{Activity, Busy, Crowd};
+pub use activity::{Activity, Answers, Busy, Crowd, Storage};
 pub use causes::{Causes, Weight, name_of};
 pub use console::{Console, Screen};
 pub use counters::{Count, Counters, Totals};
@@ -41,4 +42,5 @@ pub use meter::Meter;
 pub use notes::{NOTES_MAX, Note, Notes};
 pub use pace::{Pace, Rates, Walk};
 pub use progress::{Moment, Progress};
+pub use stall::{Stall, Told};
 pub use summary::{Durability, End, EngineUsed, Keeper, Run, SCHEMA, Summary};

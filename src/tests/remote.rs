@@ -211,3 +211,42 @@ fn ranges_of_a_large_file_are_synced_before_a_resume_counts_on_them() {
     let log = fs::read_to_string(log).unwrap();
     assert!(log.lines().any(|line| line.contains("copy/large>) = 0")), "never synced:\n{log}");
 }
+
+/// A mount that stops answering is told, in the log and by the control socket, and nothing counts as done meanwhile.
+#[test]
+fn a_mount_that_stops_answering_is_told() {
+    let test = "a_mount_that_stops_answering_is_told";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    let (slow, other) = (SlowMount::new(Duration::from_millis(2)), Scratch::new());
+    let (source, state) = (other.path().join("tree"), other.path().join("state"));
+    fs::create_dir(&source).unwrap();
+    grow(&source, seed(test, 74));
+    let copy = slow.path().join("copy");
+    let job = Job::new(&source, &copy, &state, Engine::Auto).args(&["--streams", "2", "--checkpoint-interval", "0.2"]);
+    let running = job.env("GFAST_STALL_TIME", "1.5").start();
+    let made = || fs::read_dir(slow.folder().join("copy")).map_or(0, Iterator::count);
+    assert!(running.run_until(|_| made() > 3), "it was too fast");
+    slow.halt(true);
+    let told = format!("gfast: no progress on {} for ", copy.display());
+    assert!(running.run_until(|_| running.said().contains(&told)), "it ended");
+    let status = || {
+        let mut ctl = std::process::Command::new(env!("CARGO_BIN_EXE_gfast"));
+        let text = support::fixture::must(ctl.args(["ctl", "-json", "status", "-state-dir"]).arg(&state));
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    let before = status();
+    assert_eq!(before["stalled"][0]["path"].as_str(), copy.to_str(), "{before}");
+    assert!(before["stalled"][0]["silent_s"].as_f64().unwrap() >= 1.5, "{before}");
+    assert!(running.run_for(Duration::from_millis(500)), "it ended");
+    let after = status();
+    for count in ["entries_done", "files_copied", "bytes_copied", "bytes_durable"] {
+        assert_eq!(before["totals"][count], after["totals"][count], "{count}");
+    }
+    assert_eq!(after["stalled"].as_array().map(Vec::len), Some(1), "the source has not stopped: {after}");
+    slow.halt(false);
+    let outcome = running.wait().expect(0);
+    assert!(outcome.says("answers again, after ") && outcome.number("copied") == DIRS * FILES, "{outcome}");
+    Comparison::new(&source, &slow.folder().join("copy")).assert_same();
+}

@@ -464,6 +464,7 @@ fn config(style: &Style) -> Config {
         umask: 0o022,
         command: Vec::new(),
         stop_time: crate::config::STOP_TIME_MAX,
+        stall_time: crate::config::STALL_TIME_MAX,
         open: Vec::new(),
     }
 }

@@ -10,8 +10,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
@@ -33,12 +33,12 @@ pub fn mount(
     point: &Path,
     delay: Duration,
     habit: Habit,
-    threads: usize,
+    (threads, halt): (usize, Arc<Halt>),
 ) -> io::Result<BackgroundSession> {
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName("slow".into()), MountOption::DefaultPermissions];
     config.n_threads = Some(threads);
-    fuser::spawn_mount(Passthrough::new(folder, delay, habit), point, &config)
+    fuser::spawn_mount(Passthrough::new(folder, delay, habit, halt), point, &config)
 }
 
 /// In what it differs from a local file system.
@@ -52,8 +52,30 @@ pub enum Habit {
     FollowsLinks,
 }
 
+/// Stops a file system from answering.
+#[derive(Debug, Default)]
+pub struct Halt {
+    is_halted: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Halt {
+    /// From now on nothing is answered, or everything again.
+    pub fn set(&self, is_halted: bool) {
+        *self.is_halted.lock().unwrap() = is_halted;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        let is_halted = self.is_halted.lock().unwrap();
+        drop(self.changed.wait_while(is_halted, |is_halted| *is_halted).unwrap());
+    }
+}
+
 /// The file system itself.
 struct Passthrough {
+    /// Whether it answers at all.
+    halt: Arc<Halt>,
     /// In what it differs from a local one.
     habit: Habit,
     /// How long each operation takes.
@@ -66,14 +88,15 @@ struct Passthrough {
 }
 
 impl Passthrough {
-    fn new(folder: &Path, delay: Duration, habit: Habit) -> Passthrough {
+    fn new(folder: &Path, delay: Duration, habit: Habit, halt: Arc<Halt>) -> Passthrough {
         let paths = Mutex::new(HashMap::from([(INodeNo::ROOT.0, folder.to_owned())]));
-        Passthrough { habit, delay, paths, files: Mutex::default(), next_file: AtomicU64::new(1) }
+        Passthrough { halt, habit, delay, paths, files: Mutex::default(), next_file: AtomicU64::new(1) }
     }
 
     /// Answers what `answer` finds, after the delay.
     fn after_delay<T>(&self, answer: impl FnOnce() -> io::Result<T>) -> Result<T, Errno> {
         std::thread::sleep(self.delay);
+        self.halt.wait();
         answer().map_err(Errno::from)
     }
 

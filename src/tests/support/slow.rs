@@ -3,13 +3,14 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::BackgroundSession;
 
 use super::Scratch;
 use super::fixture::{has, skip};
-use super::passthrough::{self, Habit};
+use super::passthrough::{self, Habit, Halt};
 pub use super::passthrough::{BAD, ROT};
 
 /// Operations answered at a time.
@@ -20,6 +21,8 @@ const THREADS: usize = 64;
 pub struct SlowMount {
     /// Serves it. Declared first: the mount goes before the mount point.
     session: Option<BackgroundSession>,
+    /// Stops it from answering.
+    halt: Arc<Halt>,
     /// The mount point.
     point: Scratch,
     /// The folder behind it.
@@ -58,8 +61,14 @@ impl SlowMount {
 
     fn try_new(delay: Duration, habit: Habit) -> io::Result<SlowMount> {
         let (point, folder) = (Scratch::new(), Scratch::new());
-        let session = passthrough::mount(folder.path(), point.path(), delay, habit, THREADS)?;
-        Ok(SlowMount { session: Some(session), point, folder })
+        let halt = Arc::new(Halt::default());
+        let session = passthrough::mount(folder.path(), point.path(), delay, habit, (THREADS, halt.clone()))?;
+        Ok(SlowMount { session: Some(session), halt, point, folder })
+    }
+
+    /// From now on it answers nothing, or everything again.
+    pub fn halt(&self, is_halted: bool) {
+        self.halt.set(is_halted);
     }
 
     /// The mount point: slow.
@@ -75,6 +84,7 @@ impl SlowMount {
 
 impl Drop for SlowMount {
     fn drop(&mut self) {
+        self.halt.set(false);
         let ended = self.session.take().map(BackgroundSession::umount_and_join);
         if let Some(Err(error)) = ended {
             eprintln!("left mounted: {}: {error}", self.point.path().display());
