@@ -231,6 +231,8 @@ pub struct Job {
     /// Large files of which ranges were written since the last sync, by the key of their ranges, where a sync of the
     /// whole file system proves nothing (I1).
     pub unsynced: Mutex<HashMap<u64, Handle>>,
+    /// Large files that could not be synced, by the key of their ranges: whatever is written to them yet, they fail.
+    pub unsyncable: Mutex<HashMap<u64, Errno>>,
     /// Whether symlinks have owner and times of their own there, by device, where that had to be tried.
     pub link_changes: Mutex<HashMap<u64, LinkChanges>>,
     /// Bytes of a source device that could not be read and are zeros at the destination.

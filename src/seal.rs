@@ -98,6 +98,9 @@ impl Sealer {
         };
         let at = self.open(dir)?;
         let job = self.job.clone();
+        if let Some(errno) = job.unsyncable.lock().remove(&copied.large_id) {
+            return Err(Error::os("sync", join(&job.path(Side::Dest, dir), job.dest_name(dir, name)), errno));
+        }
         let _turn = match (job.config.naming, temp) {
             (Naming::Atomic, Some(temp)) => {
                 // One after the other where names are folded: two that are new are each free until one is given.

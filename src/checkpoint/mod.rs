@@ -23,7 +23,7 @@ use crate::catalog::{
     Batch, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Record, Row, Status,
 };
 use crate::config::SyncPolicy;
-use crate::error::{Cause, Error, Result};
+use crate::error::{Cause, Class, Error, Result};
 use crate::job::{Job, Past, Sealed};
 use crate::lane::publish::Publisher;
 use crate::links::LinkKey;
@@ -208,9 +208,14 @@ impl Checkpointer {
             return synced.map_err(|errno| Error::os("sync", &device.path, errno));
         }
         let unsynced = std::mem::take(&mut *self.job.unsynced.lock());
-        for file in unsynced.values() {
-            let synced = self.dest().sync_file(file);
-            synced.map_err(|errno| Error::os("sync large files below", &self.job.dest.path, errno))?;
+        for (large_id, file) in unsynced {
+            let synced = self.dest().sync_file(&file);
+            match synced.map_err(|errno| (errno, Error::os("sync large files below", &self.job.dest.path, errno))) {
+                Ok(()) => {}
+                Err((_, error)) if error.class() == Class::Fatal => return Err(error),
+                // Told once: whoever syncs that file next is told that all is well.
+                Err((errno, _)) => drop(self.job.unsyncable.lock().insert(large_id, errno)),
+            }
         }
         let handles: Vec<Handle> = self.job.superblocks.lock().values().cloned().collect();
         for handle in handles {
@@ -272,6 +277,7 @@ impl Checkpointer {
             }
             What::Uploading(large_id, upload) => draft.rows.push(Row::PutUpload { large_id, upload }),
             What::Abandoned(large_id) => draft.rows.push(Row::DropRanges { large_id }),
+            What::Written(large_id, _) if self.job.unsyncable.lock().contains_key(&large_id) => {}
             What::Written(large_id, range) => draft.rows.push(Row::PutRange { large_id, range }),
             What::Failed { error, attempts, group } => self.failed(draft, &dir, name, &error, attempts, group)?,
             What::Vanished(group) => {

@@ -260,6 +260,7 @@ pub(crate) fn make_job(
         superblocks: Mutex::new(HashMap::from([(dest.stat.dev, dest.handle.clone())])),
         link_changes: Mutex::default(),
         unsynced: Mutex::default(),
+        unsyncable: Mutex::default(),
         source,
         dest,
         single: roots.single.as_ref().map(|single| (single.source_name.clone(), single.dest_name.clone())),

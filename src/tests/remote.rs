@@ -250,3 +250,28 @@ fn a_mount_that_stops_answering_is_told() {
     assert!(outcome.says("answers again, after ") && outcome.number("copied") == DIRS * FILES, "{outcome}");
     Comparison::new(&source, &slow.folder().join("copy")).assert_same();
 }
+
+/// An error that a sync tells counts against the file, is told once by the kernel, and does not end the job.
+#[test]
+fn a_large_file_that_cannot_be_synced_fails_alone() {
+    let test = "a_large_file_that_cannot_be_synced_fails_alone";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    let (slow, other) = (SlowMount::losing_a_sync(), Scratch::new());
+    let source = other.path().join("tree");
+    fs::create_dir(&source).unwrap();
+    let mut bytes = vec![0; 16 << 20];
+    Rng::new(seed(test, 92)).fill(&mut bytes);
+    fs::write(source.join("large"), &bytes).unwrap();
+    fs::write(source.join("small"), "small").unwrap();
+    let job = Job::new(&source, slow.path().join("copy"), other.path().join("state"), Engine::Auto);
+    let slowed = job.clone().args(&["--checkpoint-interval", "0.1", "--bwlimit", "8M"]);
+    let outcome = slowed.run().expect(23);
+    assert_eq!((outcome.number("failed"), outcome.number("copied")), (1, 1), "{outcome}");
+    assert!(outcome.says("cannot sync ") && outcome.says("copy/large: Input/output error"), "{outcome}");
+    assert!(!slow.folder().join("copy/large").exists(), "a file that is not durable stays");
+    let again = job.run().expect(0);
+    assert_eq!(again.number("bytes"), bytes.len() as u64, "{again}");
+    Comparison::new(&source, &slow.folder().join("copy")).assert_same();
+}

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -50,6 +50,8 @@ pub enum Habit {
     FoldsNames,
     /// Owner and times for a symlink go to what it leads to, as sshfs and its server have it.
     FollowsLinks,
+    /// The first sync of a file called `large` fails, and later ones say that all is well, as the kernel has it.
+    LosesFirstSync,
 }
 
 /// Stops a file system from answering.
@@ -84,13 +86,23 @@ struct Passthrough {
     paths: Mutex<HashMap<u64, PathBuf>>,
     /// Open files and the number of the next.
     files: Mutex<HashMap<u64, File>>,
+    /// Whether a sync has failed.
+    has_lost: AtomicBool,
     next_file: AtomicU64,
 }
 
 impl Passthrough {
     fn new(folder: &Path, delay: Duration, habit: Habit, halt: Arc<Halt>) -> Passthrough {
         let paths = Mutex::new(HashMap::from([(INodeNo::ROOT.0, folder.to_owned())]));
-        Passthrough { halt, habit, delay, paths, files: Mutex::default(), next_file: AtomicU64::new(1) }
+        Passthrough {
+            halt,
+            habit,
+            delay,
+            paths,
+            files: Mutex::default(),
+            has_lost: AtomicBool::new(false),
+            next_file: AtomicU64::new(1),
+        }
     }
 
     /// Answers what `answer` finds, after the delay.
@@ -454,8 +466,12 @@ impl fuser::Filesystem for Passthrough {
         reply.ok();
     }
 
-    fn fsync(&self, _request: &Request, _node: INodeNo, file: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, _request: &Request, node: INodeNo, file: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let is_lost = self.habit == Habit::LosesFirstSync
+            && self.path(node).is_ok_and(|path| path.ends_with("large"))
+            && !self.has_lost.swap(true, Ordering::Relaxed);
         match self.after_delay(|| self.file(file)?.sync_data()) {
+            Ok(()) if is_lost => reply.error(Errno::EIO),
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
         }

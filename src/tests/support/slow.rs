@@ -59,6 +59,11 @@ impl SlowMount {
         SlowMount::try_new(Duration::ZERO, Habit::FollowsLinks).unwrap()
     }
 
+    /// An empty folder where a file called `large` cannot be synced the first time, without delay.
+    pub fn losing_a_sync() -> SlowMount {
+        SlowMount::try_new(Duration::ZERO, Habit::LosesFirstSync).unwrap()
+    }
+
     fn try_new(delay: Duration, habit: Habit) -> io::Result<SlowMount> {
         let (point, folder) = (Scratch::new(), Scratch::new());
         let halt = Arc::new(Halt::default());
