@@ -139,7 +139,7 @@ fn grow(root: &Path, seed: u64, names: &[&[u8]]) {
     for (target, name) in [("whole-second", "link"), ("no/such", "dir/dangling")] {
         symlink(target, root.join(name)).unwrap();
     }
-    mknodat(&tree::open_dir(root), "fifo", FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
+    mknodat(tree::open_dir(root), "fifo", FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
     if rustix::process::geteuid().is_root() {
         let owned = [root.join("first"), root.join("empty"), root.join("link")];
         owned.iter().for_each(|path| std::os::unix::fs::lchown(path, Some(12), Some(34)).unwrap());

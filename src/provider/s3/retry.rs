@@ -54,7 +54,7 @@ pub struct Patience {
     pub throttled_max: u32,
     /// Attempts at a request that gets no answer.
     pub silent_max: u32,
-    /// Time of all waits and attempts, of each no more than [`ATTEMPT_TIME_MAX`].
+    /// Time of all waits and attempts, of each no more than 30 s.
     pub time_max: Duration,
 }
 
