@@ -202,10 +202,7 @@ fn open_file(at: &Handle, name: &Name, access: Access, mode: u32) -> Result<Owne
             let flags = OPEN_SAFE | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
             rustix::fs::openat(at, &**name, flags, Mode::from_raw_mode(mode))
         }
-        Access::Write => match rustix::fs::openat(at, &**name, OPEN_SAFE | OFlags::RDWR, Mode::empty()) {
-            Err(Errno::ACCESS) => rustix::fs::openat(at, &**name, write, Mode::empty()),
-            result => result,
-        },
+        Access::Write => rustix::fs::openat(at, &**name, write, Mode::empty()),
         Access::WriteDirect => rustix::fs::openat(at, &**name, write | OFlags::DIRECT, Mode::empty()),
     }
 }

@@ -237,8 +237,8 @@ impl Pair {
     }
 
     /// What the two are not meant to agree on: opening a device, writing to a FIFO that may have a reader, a run of
-    /// data of what is no regular file, and a direct write that is not aligned (EINVAL, but ext4 sets mtime and may
-    /// have written a part of it).
+    /// data of what is no regular file, a direct write that is not aligned (EINVAL, but ext4 sets mtime and may have
+    /// written a part of it), and reading from what was just created, which nobody does and the simulator forbids.
     fn is_undetermined(&mut self, draw: &Draw) -> bool {
         match draw.sort {
             7 | 11 | 12 => {
@@ -251,6 +251,12 @@ impl Pair {
                 let world = self.sim.world.lock();
                 let access = world.opened(&self.files[draw.file][1]).ok().and_then(|opened| opened.access);
                 access == Some(Access::WriteDirect) && !(draw.len as u64 | draw.offset).is_multiple_of(4096)
+            }
+            13 | 19 if !self.files.is_empty() => {
+                let from = if draw.sort == 13 { draw.file } else { draw.file2 };
+                let world = self.sim.world.lock();
+                let access = world.opened(&self.files[from][1]).ok().and_then(|opened| opened.access);
+                access == Some(Access::Create)
             }
             18 if !self.files.is_empty() => {
                 let op = Op::StatHandle { file: self.files[draw.file][1].clone() };
