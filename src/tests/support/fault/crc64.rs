@@ -38,12 +38,17 @@ const fn tables() -> [[u64; 256]; 8] {
 pub fn crc64(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let mut value = u64::MAX;
+    // Written out: as a loop it was half of what the S3 tests, which are built without optimisation, computed.
     for word in words {
-        let mixed = (value ^ u64::from_le_bytes(*word)).to_le_bytes();
-        value = 0;
-        for (at, byte) in mixed.into_iter().enumerate() {
-            value ^= TABLES[7 - at][byte as usize];
-        }
+        let mixed = value ^ u64::from_le_bytes(*word);
+        value = TABLES[7][(mixed & 255) as usize]
+            ^ TABLES[6][((mixed >> 8) & 255) as usize]
+            ^ TABLES[5][((mixed >> 16) & 255) as usize]
+            ^ TABLES[4][((mixed >> 24) & 255) as usize]
+            ^ TABLES[3][((mixed >> 32) & 255) as usize]
+            ^ TABLES[2][((mixed >> 40) & 255) as usize]
+            ^ TABLES[1][((mixed >> 48) & 255) as usize]
+            ^ TABLES[0][(mixed >> 56) as usize];
     }
     for byte in rest {
         value = (value >> 8) ^ TABLES[0][((value ^ u64::from(*byte)) & 255) as usize];
