@@ -453,11 +453,12 @@ impl<I: Interpreter> Shard<I> {
     }
 
     /// Submits, waits, and drives what came back. While only small files are in flight, half of them are waited for, so
-    /// that submissions go in batches.
+    /// that submissions go in batches. What comes back while those are placed is placed as well: where this thread is
+    /// slower than the source its batches grow, to all its streams. Ends: nothing is begun here but further attempts.
     fn reap(&mut self) {
+        let has_large = self.tasks.iter().flatten().any(|task| matches!(task, Task::Large(..)));
         if self.completions.is_empty() {
             let in_flight = self.interpreter.in_flight();
-            let has_large = self.tasks.iter().flatten().any(|task| matches!(task, Task::Large(..)));
             let want = if has_large { 1 } else { (in_flight / 2).max(1) };
             let is_writing = self.writes * 2 > in_flight;
             self.busy.set(if is_writing { Activity::WriteDest } else { Activity::ReadSource });
@@ -466,8 +467,17 @@ impl<I: Interpreter> Shard<I> {
             self.interpreter.wait(0, Duration::ZERO, &mut self.completions);
         }
         self.busy.set(Activity::Computing);
-        for completion in std::mem::take(&mut self.completions) {
-            self.complete(completion);
+        loop {
+            for completion in std::mem::take(&mut self.completions) {
+                self.complete(completion);
+            }
+            if has_large || self.interpreter.in_flight() == 0 {
+                break;
+            }
+            self.interpreter.wait(0, Duration::ZERO, &mut self.completions);
+            if self.completions.is_empty() {
+                break;
+            }
         }
         self.feed_starved();
     }
