@@ -294,6 +294,24 @@ pub fn compare(source: Thing<'_>, dest: Thing<'_>, kind: Kind, wanted: Attribute
     Ok(difference)
 }
 
+/// The same of what was told of either. A source that is not trusted is not missed where it is not believed.
+pub fn compare_told(
+    source: &[(Name, Vec<u8>)],
+    dest: &[(Name, Vec<u8>)],
+    wanted: Attributes,
+    trust: Trust,
+) -> Difference {
+    let value = |told: &[(Name, Vec<u8>)], key: &CStr| {
+        told.iter().find(|(there, _)| **there == *key).map(|(_, value)| value.clone())
+    };
+    let is_missed =
+        |key: &Name, wanted: &Vec<u8>| travels(key) && trust.allows(key) && value(dest, key).as_ref() != Some(wanted);
+    let is_extra = |key: &Name| is_removable(key) && value(source, key).is_none();
+    let xattrs = source.iter().any(|(key, value)| is_missed(key, value)) || dest.iter().any(|(key, _)| is_extra(key));
+    let acls = [ACCESS, DEFAULT].into_iter().any(|key| value(source, key) != value(dest, key));
+    Difference { xattrs: xattrs && wanted.has_xattrs(), acls: acls && wanted.has_acls() }
+}
+
 /// Which attributes an object has: extended ones that somebody gave it, ACLs.
 pub fn found(thing: Thing<'_>) -> Attributes {
     let keys = thing.keys().unwrap_or_default();

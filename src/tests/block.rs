@@ -1,8 +1,11 @@
 //! Block devices, as source and destination: copied, resumed, verified, and refused wherever data could be lost.
-//! `block/refusals.rs` what is refused; `block/copies.rs` what arrives; `block/damage.rs` kills and bad sectors.
+//! `block/refusals.rs` what is refused; `block/copies.rs` what arrives; `block/damage.rs` kills and bad sectors;
+//! `block/bucket.rs` devices held against objects.
 
 mod support;
 
+#[path = "block/bucket.rs"]
+mod bucket;
 #[path = "block/copies.rs"]
 mod copies;
 #[path = "block/damage.rs"]
@@ -35,8 +38,13 @@ fn noisy(mib: u64, seed: u64) -> Loop {
 
 /// `gfast verify`: its exit code, and all it said.
 fn verify(source: Option<&Path>, dest: &Path, more: &[&str]) -> (Option<i32>, String) {
+    verify_by(source, dest, more, &[])
+}
+
+/// Likewise, with variables of its environment.
+fn verify_by(source: Option<&Path>, dest: &Path, more: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gfast"));
-    command.arg("verify").arg("-dest").arg(dest).args(more);
+    command.arg("verify").arg("-dest").arg(dest).args(more).envs(variables.iter().copied());
     if let Some(source) = source {
         command.arg("-source").arg(source);
     }

@@ -20,12 +20,13 @@ use tokio::sync::Semaphore;
 
 use super::audit::{Tally, add};
 use super::compare::{Aspect, Aspects, Measure};
-use super::ends::{BLOCK_BYTES, Dir, End, Hint, Objects, Seen, compare};
+use super::ends::{Dir, End, Hint, Objects, Seen, compare};
 use super::findings::Findings;
+use super::reading::BLOCK_BYTES;
 use super::sample::Sample;
 use super::{Request, Verdict, conclude};
 use crate::catalog::{Catalog, DirId, Record};
-use crate::config::{Attributes, DIR_CACHE_PER_SHARD, Metadata, Output};
+use crate::config::{DIR_CACHE_PER_SHARD, Metadata, Output};
 use crate::engine::ends::{find_copy_to_read, find_to_read};
 use crate::engine::{descriptor_limit, granularity_nanos, raise_descriptor_limit};
 use crate::error::{Error, Result};
@@ -87,9 +88,6 @@ pub(super) fn run(request: &Request, stop: &Stop, started: Instant) -> Result<Ve
     if request.has_holes {
         return Err(Error::usage("--holes is for file systems: the objects of a bucket have no holes"));
     }
-    if request.attributes != Attributes::None {
-        return Err(Error::usage("--xattrs and --acls are for file systems, not for buckets"));
-    }
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::refused("s3", format!("no runtime can be started: {error}")))?;
@@ -139,7 +137,7 @@ async fn open(request: &Request) -> Result<(Comparison, Vec<u8>)> {
         choice: read_choice(&request.filter, request.files_from.as_deref())?,
         measure: Measure {
             has_owner_and_mode: request.metadata == Metadata::Keep && source.is_kept,
-            attributes: Attributes::None,
+            attributes: request.attributes,
             granularity_nanos,
         },
         single,
@@ -224,7 +222,8 @@ fn files(request: &Request, root: Root, side: Side) -> Result<End> {
     // Beside them each stream may hold two files and a connection.
     let free = descriptor_limit().saturating_sub(64 + 3 * u64::from(request.streams)) / 4;
     let open = RefCell::new(DirCache::new(root.handle, (free as usize).clamp(4, DIR_CACHE_PER_SHARD)));
-    Ok(End::Files { path: root.path, caller, side, open, state_dir })
+    let (device, attributes) = (root.device, request.attributes);
+    Ok(End::Files { path: root.path, caller, side, open, state_dir, device, attributes })
 }
 
 impl Comparison {
@@ -428,6 +427,7 @@ impl Comparison {
             self.findings.differ(&path, Aspects::only(Aspect::Missing), None);
             return Ok(());
         };
+        let dest = dest.cut(&self.dest, source.size);
         let mut aspects = compare(&source, &dest, &self.measure, self.has_special_bits);
         let has_content = [Some(Kind::File), Some(Kind::Symlink)].contains(&dest.kind);
         let is_out = [Aspect::Type, Aspect::Unfinished, Aspect::Links].into_iter().any(|aspect| aspects.has(aspect));

@@ -9,23 +9,26 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::compare::{Aspect, Aspects, Measure};
+use super::reading::{self, Place};
 use crate::catalog::{Catalog, DirId, DirStamp, FileRecord, Record, Status};
+use crate::config::Attributes;
 use crate::digest::{combine, crc64};
 use crate::error::{Errno, Error, Result, join};
 use crate::job::{BucketRoot, KeyNames, fnv1a};
 use crate::links::LinkKey;
 use crate::listing::{BUFFER_BYTES, parse};
 use crate::plan::same_time;
-use crate::provider::posix::Posix;
-use crate::provider::s3::{ByteRange, Client, Download, From, Key, Object, attributes, keys};
+use crate::provider::block::Device;
+use crate::provider::posix::{Posix, Verb};
+use crate::provider::s3::{ByteRange, Client, Download, From, Key, Object, attributes, extended, keys};
+use crate::provider::xattrs::{self, Thing, Told, Trust};
+use crate::report::Loss;
 use crate::ring::syscalls::Kernel;
-use crate::ring::{Access, FixedBuffers, Handle, Kind, LEASE_ALIGN, Name, Side, Stat, Time};
+use crate::ring::{Handle, Kind, Name, Side, Stat, Time};
 use crate::walk::{DirCache, DirNode, Entry, path_steps};
 
 /// Records read from the catalog at a time.
 const PAGE: usize = 1024;
-/// Bytes of one read of a file.
-pub(super) const BLOCK_BYTES: usize = 1 << 20;
 /// Attribute of an object that others are links to.
 const LINKS_ATTRIBUTE: &str = "gfast-links";
 
@@ -43,6 +46,10 @@ pub(super) enum End {
         open: RefCell<DirCache<Handle>>,
         /// A state directory of gfast's, which belongs to neither side.
         state_dir: Option<(u64, u64)>,
+        /// The block device that is compared, if it is one.
+        device: Option<Arc<Device>>,
+        /// Which attributes are asked for.
+        attributes: Attributes,
     },
     /// A bucket.
     Bucket {
@@ -111,6 +118,10 @@ pub(super) struct Seen {
     pub content: Content,
     /// Whether it is a link to an object that is not there, or has no finished record.
     pub broken: Option<Aspect>,
+    /// Its extended attributes and ACLs as far as they are asked for, where they are known.
+    pub told: Option<Told>,
+    /// Which of them are more than any object has room for.
+    pub excess: Aspects,
 }
 
 /// Where an object's content is.
@@ -205,7 +216,11 @@ impl End {
     /// What is known of a name; `None` if there is none.
     pub(super) async fn describe(&self, dir: &Dir, name: &Name, hint: Hint) -> Result<Option<Seen>> {
         match self {
-            End::Files { caller, side, .. } => {
+            End::Files { device: Some(device), .. } => match device.stat() {
+                Ok(stat) => Ok(Some(Seen::of_device(&stat))),
+                Err(errno) => Err(self.error("stat", &dir.node, Some(name), errno)),
+            },
+            End::Files { caller, side, attributes, .. } => {
                 let (posix, at) = (Posix::new(caller, *side), dir.handle(*side)?);
                 let failed = |verb, errno| self.error(verb, &dir.node, Some(name), errno);
                 match posix.stat(at, name) {
@@ -215,6 +230,8 @@ impl End {
                             let target = posix.read_link(at, name).map_err(|errno| failed("read link", errno))?;
                             seen.content = Content::Target(target.into_bytes());
                         }
+                        seen.read_attributes(Thing::named(posix, at, name), *attributes)
+                            .map_err(|errno| failed("read the attributes of", errno))?;
                         Ok(Some(seen))
                     }
                     Err(Errno::NOENT) => Ok(None),
@@ -252,9 +269,13 @@ impl End {
     /// What is known of the root; `None` where nothing is: a whole bucket has no attributes.
     pub(super) async fn describe_root(&self, dir: &Dir) -> Result<Option<Seen>> {
         match self {
-            End::Files { caller, side, .. } => {
-                let stat = Posix::new(caller, *side).stat_handle(dir.handle(*side)?);
-                stat.map(|stat| Some(Seen::of(&stat))).map_err(|errno| self.error("stat", &dir.node, None, errno))
+            End::Files { caller, side, attributes, .. } => {
+                let (posix, root) = (Posix::new(caller, *side), dir.handle(*side)?);
+                let failed = |verb, errno| self.error(verb, &dir.node, None, errno);
+                let mut seen = Seen::of(&posix.stat_handle(root).map_err(|errno| failed("stat", errno))?);
+                seen.read_attributes(Thing::open(posix, root, &Name::default()), *attributes)
+                    .map_err(|errno| failed("read the attributes of", errno))?;
+                Ok(Some(seen))
             }
             End::Bucket { objects: Objects::Plain, .. } | End::Recorded { objects: Objects::Plain, .. } => Ok(None),
             End::Bucket { root, client, .. } => describe_prefix(root, client, &dir.node).await,
@@ -277,9 +298,13 @@ impl End {
 
     /// Reads a file, or a part of it: its CRC64 and its length.
     async fn read(&self, dir: &Dir, name: &Name, range: Option<ByteRange>) -> Result<(u64, u64)> {
-        let End::Files { side, .. } = self else { return Ok((0, 0)) };
-        let (side, at, name_too) = (*side, dir.handle(*side)?.clone(), name.clone());
-        let read = tokio::task::spawn_blocking(move || read_file(side, &at, &name_too, range));
+        let End::Files { side, device, .. } = self else { return Ok((0, 0)) };
+        let side = *side;
+        let place = match device {
+            Some(device) => Place::Device(device.clone()),
+            None => Place::File(dir.handle(side)?.clone(), name.clone()),
+        };
+        let read = tokio::task::spawn_blocking(move || reading::read(side, &place, range));
         let read = read.await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))?;
         read.map_err(|errno| self.error("read", &dir.node, Some(name), errno))
     }
@@ -291,8 +316,9 @@ impl End {
         }
         match (self, &seen.content) {
             (_, Content::Target(target)) => Ok((Some(crc64(target)), 0)),
-            (End::Files { .. }, Content::File) => {
-                let (crc64, bytes) = self.read(dir, name, None).await?;
+            (End::Files { device, .. }, Content::File) => {
+                let whole = seen.size.filter(|_| device.is_some()).map(|len| ByteRange { offset: 0, len });
+                let (crc64, bytes) = self.read(dir, name, whole).await?;
                 Ok((Some(crc64), bytes))
             }
             (End::Bucket { client, .. }, Content::Object(key, etag)) => {
@@ -348,6 +374,30 @@ impl Seen {
         }
     }
 
+    /// A device: owner, mode and times are its node's own.
+    fn of_device(stat: &Stat) -> Seen {
+        Seen { mode: None, owner: None, mtime: None, group: None, rdev: None, ..Seen::of(stat) }
+    }
+
+    /// A destination as far as it is compared with a source of `size` bytes: a device may hold more.
+    pub(super) fn cut(self, end: &End, size: Option<u64>) -> Seen {
+        let is_larger = matches!(end, End::Files { device: Some(_), .. }) && self.size > size;
+        if is_larger { Seen { size, ..self } } else { self }
+    }
+
+    fn read_attributes(&mut self, thing: Thing<'_>, wanted: Attributes) -> Verb<()> {
+        if wanted == Attributes::None {
+            return Ok(());
+        }
+        let kind = self.kind.unwrap_or(Kind::File);
+        let (told, losses) = xattrs::read(thing, kind, wanted, extended::BYTES_MAX)?;
+        self.told = Some(told);
+        for loss in losses.iter() {
+            self.excess.add(if loss == Loss::Acl { Aspect::Acls } else { Aspect::Xattrs });
+        }
+        Ok(())
+    }
+
     fn of_dir(stamp: Option<DirStamp>) -> Seen {
         let known = stamp.filter(|stamp| stamp.ino != 0);
         Seen {
@@ -388,6 +438,7 @@ impl Seen {
             mtime: posix.mtime,
             rdev: posix.rdev,
             crc64: object.crc64.filter(|_| kind != Kind::Special),
+            told: Some(extended::decode(&extended::told(&object.attributes))),
             ..Seen::default()
         }
     }
@@ -418,6 +469,24 @@ pub(super) fn compare(source: &Seen, dest: &Seen, measure: &Measure, has_special
     }
     let is_moved = source.mtime.zip(dest.mtime).is_some_and(|(a, b)| !same_time(a, b, measure.granularity_nanos));
     note(is_moved, Aspect::Mtime);
+    aspects.extend(compare_attributes(source, dest, measure.attributes, has_special_bits));
+    aspects
+}
+
+/// What differs in attributes, where the source's are known: a directory that has no object of its own has none, and a
+/// device's are nobody's business.
+fn compare_attributes(source: &Seen, dest: &Seen, wanted: Attributes, has_special_bits: bool) -> Aspects {
+    let mut aspects = Aspects::default();
+    let none = (dest.kind == Some(Kind::Dir)).then(Vec::new);
+    let both = source.told.as_ref().zip(dest.told.as_ref().or(none.as_ref()));
+    let Some((from, to)) = both.filter(|_| wanted != Attributes::None) else { return aspects };
+    // What comes out of a bucket is not believed to privilege anything.
+    let trust = if has_special_bits { Trust::Full } else { Trust::UserOnly };
+    let difference = xattrs::compare_told(from, to, wanted, trust);
+    let found = [(difference.xattrs, Aspect::Xattrs), (difference.acls, Aspect::Acls)];
+    found.into_iter().filter(|(differs, _)| *differs).for_each(|(_, aspect)| aspects.add(aspect));
+    aspects.extend(source.excess);
+    aspects.extend(dest.excess);
     aspects
 }
 
@@ -499,53 +568,4 @@ async fn checksum_of_body(mut body: Download) -> Result<(u64, u64)> {
         bytes += chunk.len() as u64;
     }
     Ok((value, bytes))
-}
-
-/// Reads a file, or a part of it that begins and ends with a block or the file, for its CRC64; at the destination past
-/// the page cache.
-fn read_file(
-    side: Side,
-    at: &Handle,
-    name: &Name,
-    range: Option<ByteRange>,
-) -> Result<std::result::Result<(u64, u64), Errno>> {
-    let mut buffers = FixedBuffers::new(1, BLOCK_BYTES, BLOCK_BYTES)?;
-    let kernel = Kernel::new(buffers.arena().clone());
-    let posix = Posix::new(&kernel, side);
-    let Some(mut lease) = buffers.acquire(BLOCK_BYTES) else { return Ok(Err(Errno::NOMEM)) };
-    let opened = posix.open(at, name, Access::Read).and_then(|plain| {
-        let align = posix.stat_handle(&plain)?.direct_align as usize;
-        if align > 0
-            && align <= LEASE_ALIGN
-            && let Ok(direct) = posix.open(at, name, Access::ReadDirect)
-        {
-            return Ok((direct, align));
-        }
-        if side == Side::Dest {
-            posix.drop_cache(&plain)?;
-        }
-        Ok((plain, 1))
-    });
-    let (file, align) = match opened {
-        Ok(opened) => opened,
-        Err(errno) => return Ok(Err(errno)),
-    };
-    let start = range.map_or(0, |range| range.offset);
-    let end = range.map_or(u64::MAX, |range| range.offset + range.len);
-    let (mut value, mut at) = (0, start);
-    // Ends: every turn but the last reads a block.
-    loop {
-        let read;
-        (lease, read) = posix.read_all(&file, align, lease, BLOCK_BYTES, at);
-        let filled = match read {
-            Ok(filled) => filled,
-            Err(errno) => return Ok(Err(errno)),
-        };
-        value = combine(value, crc64(&kernel.arena().bytes(&lease)[..filled]), filled as u64);
-        at += filled as u64;
-        if filled < BLOCK_BYTES || at >= end {
-            buffers.release(lease);
-            return Ok(Ok((value, at - start)));
-        }
-    }
 }

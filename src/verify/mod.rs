@@ -19,6 +19,7 @@ mod ends;
 mod findings;
 mod links;
 mod names;
+mod reading;
 mod sample;
 
 use std::collections::HashMap;

@@ -31,10 +31,10 @@ fn format(device: &Path) {
 }
 
 /// Mounted for as long as this lives.
-struct Mounted(Scratch);
+pub(super) struct Mounted(Scratch);
 
 impl Mounted {
-    fn new(device: &Path, options: &str) -> Mounted {
+    pub(super) fn new(device: &Path, options: &str) -> Mounted {
         let point = Scratch::new();
         must(Command::new("mount").args(["-o", options]).arg(device).arg(point.path()));
         Mounted(point)

@@ -11,7 +11,7 @@ use super::*;
 
 impl Scene {
     /// Runs `verify`: the exit code, what differs by path, and all it said.
-    fn verify(&self, words: &[&OsStr]) -> (i32, BTreeMap<String, String>, String) {
+    pub(super) fn verify(&self, words: &[&OsStr]) -> (i32, BTreeMap<String, String>, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gfast"));
         command.arg("verify");
         self.verify_by(command, words)

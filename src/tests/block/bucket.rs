@@ -1,0 +1,152 @@
+//! Devices and the objects of a bucket, compared.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use super::refusals::Mounted;
+use super::support::block::Loop;
+use super::support::fixture::{can_mount, must};
+use super::support::s3::S3sFs;
+use super::support::{Engine, Job, Scratch};
+use super::{assert_same, noisy, verify_by};
+
+/// A server and what reaches it.
+struct Scene {
+    scratch: Scratch,
+    server: S3sFs,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let scratch = Scratch::new();
+        let server = S3sFs::start(scratch.path());
+        server.bucket("bucket");
+        Scene { scratch, server }
+    }
+
+    fn job(&self, from: &Path, to: &Path, state: &str) -> Job {
+        Job::new(from, to, self.scratch.path().join(state), Engine::Auto)
+            .env("AWS_ACCESS_KEY_ID", self.server.access_key())
+            .env("AWS_SECRET_ACCESS_KEY", self.server.secret_key())
+            .args(&["--endpoint-url", &self.server.endpoint(), "--region", "us-east-1", "--part-size", "5M"])
+    }
+
+    fn copy(&self, from: &Path, to: &Path, state: &str) {
+        self.job(from, to, state).run().expect(0);
+    }
+
+    /// Refused for this reason, and neither the destination nor the state was touched.
+    #[track_caller]
+    fn assert_refused(&self, from: &Path, to: &Path, more: &[&str], reason: &str) {
+        let before = fs::read(to).ok();
+        let outcome = self.job(from, to, "refused").args(more).run().expect(2);
+        assert!(outcome.says(reason), "{reason}: {outcome}");
+        assert!(fs::read(to).ok() == before, "the destination was touched: {outcome}");
+        let jobs = fs::read_dir(self.scratch.path().join("refused")).map_or(0, Iterator::count);
+        assert_eq!(jobs, 0, "a job was made");
+    }
+
+    /// Exit code and all that `verify` said; against what was recorded in `state` without a source.
+    fn verify(&self, source: Option<&Path>, dest: &Path, more: &[&str]) -> (Option<i32>, String) {
+        let endpoint = self.server.endpoint();
+        let words = [more, &["-json", "-endpoint-url", &endpoint, "-region", "us-east-1"]].concat();
+        let secrets =
+            [("AWS_ACCESS_KEY_ID", self.server.access_key()), ("AWS_SECRET_ACCESS_KEY", self.server.secret_key())];
+        verify_by(source, dest, &words, &secrets)
+    }
+
+    #[track_caller]
+    fn assert_verified(&self, code: i32, source: &Path, dest: &Path, says: &str) {
+        for more in [&[][..], &["-sample", "100"], &["-xattrs", "-acls"]] {
+            let (found, said) = self.verify(Some(source), dest, more);
+            assert!(found == Some(code) && said.contains(says), "{more:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_device_is_compared_with_its_object() {
+    if !can_mount("a_device_is_compared_with_its_object") {
+        return;
+    }
+    let (scene, source, larger) = (Scene::new(), noisy(20, 41), noisy(24, 42));
+    let object = Path::new("s3://bucket/disk.img");
+    scene.copy(source.path(), object, "up");
+    scene.copy(object, larger.path(), "down");
+    let state = |name: &str| scene.scratch.path().join(name).to_str().unwrap().to_owned();
+    let same = |source: &Path, dest: &Path| scene.assert_verified(0, source, dest, "\"verdict\":\"same\"");
+    same(source.path(), object);
+    same(object, source.path());
+    same(object, larger.path());
+    assert_eq!(scene.verify(None, object, &["-state-dir", &state("up")]).0, Some(0));
+    assert_eq!(scene.verify(None, larger.path(), &["-state-dir", &state("down")]).0, Some(0));
+    // The object is not all that the larger device holds.
+    scene.assert_verified(1, larger.path(), object, "\"size\"");
+    larger.write((20 << 20) + 5, b"behind the copy");
+    same(object, larger.path());
+    larger.write((17 << 20) + 12_345, b"within it");
+    scene.assert_verified(1, object, larger.path(), "\"content\"");
+    assert_eq!(scene.verify(None, larger.path(), &["-state-dir", &state("down")]).0, Some(1));
+    source.write(0, b"first");
+    scene.assert_verified(1, source.path(), object, "\"content\"");
+    let smaller = Loop::new(19 << 20);
+    scene.assert_verified(1, object, smaller.path(), "\"size\"");
+    // A device is one object, and no prefix.
+    let (code, said) = scene.verify(Some(Path::new("s3://bucket/")), source.path(), &[]);
+    assert_eq!(code, Some(2), "{said}");
+}
+
+#[test]
+fn an_object_that_ends_within_a_block_is_compared_to_its_end() {
+    if !can_mount("an_object_that_ends_within_a_block_is_compared_to_its_end") {
+        return;
+    }
+    const END: usize = (2 << 20) + 700;
+    let (scene, source, dest) = (Scene::new(), noisy(4, 43), noisy(4, 44));
+    let (image, object) = (scene.scratch.path().join("image"), Path::new("s3://bucket/short.img"));
+    fs::write(&image, &source.content()[..END]).unwrap();
+    scene.copy(&image, object, "up");
+    scene.copy(object, dest.path(), "down");
+    assert_same(&dest.content()[..END], &source.content()[..END]);
+    scene.assert_verified(0, object, dest.path(), "\"verdict\":\"same\"");
+    dest.write(END as u64, b"behind");
+    scene.assert_verified(0, object, dest.path(), "\"verdict\":\"same\"");
+    let last = !source.content()[END - 1];
+    dest.write(END as u64 - 1, &[last]);
+    scene.assert_verified(1, object, dest.path(), "\"content\"");
+}
+
+/// What is refused between devices and images is refused towards and from a bucket as well.
+#[test]
+fn what_would_destroy_data_is_refused_from_a_bucket_too() {
+    if !can_mount("what_would_destroy_data_is_refused_from_a_bucket_too") {
+        return;
+    }
+    let (scene, dest) = (Scene::new(), Loop::new(20 << 20));
+    let (image, object) = (scene.scratch.path().join("image"), Path::new("s3://bucket/disk.img"));
+    fs::write(&image, noisy(20, 45).content()).unwrap();
+    scene.copy(&image, object, "up");
+    let overwrite = ["--overwrite-device"];
+    must(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(dest.path()));
+    scene.assert_refused(object, dest.path(), &[], "ext4 file system");
+    {
+        let mounted = Mounted::new(dest.path(), "rw");
+        scene.assert_refused(object, dest.path(), &overwrite, "mounted at");
+        scene.assert_refused(dest.path(), Path::new("s3://bucket/live.img"), &[], "--live-source");
+        drop(mounted);
+    }
+    {
+        let _held = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(dest.path()).unwrap();
+        scene.assert_refused(object, dest.path(), &overwrite, "in use");
+    }
+    let small = noisy(19, 46);
+    scene.assert_refused(object, small.path(), &overwrite, "too small");
+    let frozen = Loop::over(&image, &["-r"]);
+    scene.assert_refused(object, frozen.path(), &overwrite, "read-only");
+    let missing = Path::new("/dev/gfast-no-such-device");
+    scene.assert_refused(object, missing, &[], "is not there");
+    assert!(!missing.exists());
+    scene.assert_refused(Path::new("s3://bucket/"), dest.path(), &overwrite, "is not a directory");
+}
