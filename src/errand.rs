@@ -82,7 +82,7 @@ impl Errands {
     ) -> Errand {
         let dest_name = self.job.dest_name(&dir, &name).clone();
         Errand {
-            place: Place { dir, open, name, dest_name },
+            place: Place { dir, open, name, dest_name, is_reopened: false },
             ticket,
             record,
             attempt: 1,
@@ -261,6 +261,8 @@ impl Errands {
             _ => group,
         };
         match ending {
+            // Not even from the root is it reached by its name.
+            Ending::Failed(Error { cause: Cause::Stale, .. }) => self.end_vanished(&dir, name, group),
             Ending::Changed if errand.attempt < UNSTABLE_ATTEMPTS_MAX => {
                 self.job.failures.causes.note(Weight::Retry, &Cause::Unstable { attempts: errand.attempt });
                 errand.attempt += 1;
@@ -281,10 +283,7 @@ impl Errands {
             }
             Ending::Failed(error) if self.stops(&error) => return None,
             Ending::Failed(error) => self.push_failure(&dir, name, error, errand.attempt, group),
-            Ending::Vanished => {
-                self.counters.add(Count::Vanished, 1);
-                self.push(&dir, name, What::Vanished(group));
-            }
+            Ending::Vanished => self.end_vanished(&dir, name, group),
             Ending::NotMade(stamp, owner) => {
                 self.counters.add(Count::Unchanged, 1);
                 self.push(&dir, name, What::NotMade { stamp, owner, group });
@@ -317,6 +316,11 @@ impl Errands {
             Ticket::Alone => self.job.walker.complete(),
         }
         None
+    }
+
+    fn end_vanished(&self, dir: &Arc<DirNode>, name: Name, group: Option<LinkKey>) {
+        self.counters.add(Count::Vanished, 1);
+        self.push(dir, name, What::Vanished(group));
     }
 
     /// The group that a name is the first of, whatever is known of the name itself.

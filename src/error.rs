@@ -43,6 +43,8 @@ pub enum Cause {
     },
     /// The source object is no longer there.
     Vanished,
+    /// What the source was reached by leads nowhere any more (ESTALE); by its path it may still be there.
+    Stale,
     /// What the object is cannot be kept at the destination and `--strict` asked for it.
     Loss(&'static str),
     /// The destination takes its name for that of this other object, by a path there.
@@ -107,6 +109,11 @@ impl Error {
     pub fn class(&self) -> Class {
         self.cause.class()
     }
+
+    /// Whether the object may be found again by its path, on whichever side it is.
+    pub fn is_stale(&self) -> bool {
+        matches!(self.cause, Cause::Stale | Cause::Os(Errno::STALE))
+    }
 }
 
 impl Cause {
@@ -116,7 +123,7 @@ impl Cause {
             Cause::Os(errno) => class_of(*errno),
             Cause::Usage(_) | Cause::Refused(_) | Cause::Catalog(_) => Class::Fatal,
             Cause::Unstable { .. } | Cause::Vanished | Cause::Loss(_) | Cause::Protected(_) => Class::Object,
-            Cause::Unreadable(..) | Cause::Clash(_) => Class::Object,
+            Cause::Stale | Cause::Unreadable(..) | Cause::Clash(_) => Class::Object,
             Cause::Remote { code, .. } => class_of_code(code),
             // The whole budget of retries met no server: no other object will fare better now.
             Cause::Network(_) => Class::Fatal,
@@ -172,6 +179,7 @@ impl fmt::Display for Cause {
                 write!(f, "{} in {} bytes: {extents}", describe(*errno), extents.bytes())
             }
             Cause::Vanished => f.write_str("it vanished while the job ran"),
+            Cause::Stale => f.write_str(&describe(Errno::STALE)),
             Cause::Protected(why) => f.write_str(why),
             Cause::Loss(what) => write!(f, "the destination cannot keep its {what} (--strict)"),
             Cause::Clash(other) => {

@@ -125,7 +125,7 @@ impl Checkpointer {
         }
         due.sort_by_key(|(dir, _)| std::cmp::Reverse(dir.depth));
         for level in due.chunk_by(|(a, _), (b, _)| a.depth == b.depth) {
-            let settled = on_all(&mut self.sealers, level, |sealer, (dir, record)| sealer.settle_dir(dir, record));
+            let settled = on_all(&mut self.sealers, level, |sealer, (dir, record)| sealer.finish_dir(dir, record));
             for ((dir, record), settled) in level.iter().zip(settled) {
                 match settled {
                     Ok(losses) => {
@@ -196,7 +196,18 @@ impl Checkpointer {
 }
 
 impl Sealer {
-    /// Owner, mode, attributes and times of a directory; what was lost of them.
+    /// Owner, mode, attributes and times of a directory; what was lost of them. Once more, from the root, where it has
+    /// become stale.
+    fn finish_dir(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<LossSet> {
+        match self.settle_dir(dir, record) {
+            Err(error) if error.is_stale() => {
+                self.forget(dir);
+                self.settle_dir(dir, record)
+            }
+            settled => settled,
+        }
+    }
+
     fn settle_dir(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<LossSet> {
         let Some(stamp) = record.stamp else { return Ok(LossSet::default()) };
         let job = self.job.clone();
@@ -274,7 +285,7 @@ impl Sealer {
         let Some(parent) = &dir.parent else { return Ok(Some((self.job.source.handle.clone(), Name::default()))) };
         let at = match self.open_source(parent) {
             Ok(at) => at,
-            Err(Error { cause: Cause::Os(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE), .. }) => {
+            Err(Error { cause: Cause::Stale | Cause::Os(Errno::NOENT | Errno::NOTDIR | Errno::LOOP), .. }) => {
                 return Ok(None);
             }
             Err(error) => return Err(error),

@@ -511,7 +511,7 @@ impl Job {
 
     /// An error on a directory itself.
     pub fn dir_error(&self, side: Side, dir: &DirNode, verb: &'static str, errno: Errno) -> Error {
-        Error::os(verb, self.path(side, dir), errno)
+        error_of(side, self.path(side, dir), verb, errno)
     }
 }
 
@@ -535,6 +535,8 @@ pub struct Place {
     pub name: Name,
     /// The name at the destination: the same, unless one file was given a new name on the command line.
     pub dest_name: Name,
+    /// Whether its handles were looked up again, from the root, because one had become stale: done once.
+    pub is_reopened: bool,
 }
 
 impl Place {
@@ -546,13 +548,20 @@ impl Place {
 
     /// An error of an operation on this name.
     pub fn error(&self, job: &Job, side: Side, verb: &'static str, errno: Errno) -> Error {
-        Error::os(verb, self.path(job, side), errno)
+        error_of(side, self.path(job, side), verb, errno)
     }
 
     /// The temporary name this job uses for this name: the same in every run of the job, so that a resume finds and
     /// replaces what it left. Short, so that a 255-byte name has one too.
     pub fn temp_name(&self, job: &Job) -> Name {
         temp_name(job.job_id, &self.dest_name)
+    }
+}
+
+fn error_of(side: Side, object: Vec<u8>, verb: &'static str, errno: Errno) -> Error {
+    match (side, errno) {
+        (Side::Source, Errno::STALE) => Error { verb, object, cause: Cause::Stale },
+        _ => Error::os(verb, object, errno),
     }
 }
 

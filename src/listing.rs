@@ -4,7 +4,7 @@
 //! out is one buffer's worth (I4: a directory of a million names needs no more memory than one of a thousand). Only
 //! what the walk must know is asked of the source: the directory itself is described once, its entries not at all.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::catalog::{DirId, DirStamp};
@@ -25,8 +25,12 @@ pub(crate) const BUFFER_BYTES: usize = scaled(64 << 10, 1 << 10);
 pub struct Listing {
     /// The directory.
     pub dir: Arc<DirNode>,
-    /// Both sides of it.
+    /// Both sides of it, to reach what it names.
     pub open: DirPair,
+    /// What its names are read from.
+    names: Handle,
+    /// Those that were read.
+    met: Met,
     /// Names parsed and not handed out.
     entries: VecDeque<Entry>,
     /// What getdents fills.
@@ -47,8 +51,19 @@ pub enum Opened {
 }
 
 impl Listing {
-    /// Opens `dir` on both sides, creating it at the destination (mode 0700 until it is finished, I9).
+    /// Opens `dir` on both sides, creating it at the destination (mode 0700 until it is finished, I9). Where a
+    /// directory above it has become stale it is looked up once more, from the root.
     pub fn open(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, dir: &Arc<DirNode>) -> Result<Opened> {
+        match Listing::try_open(job, caller, cache, dir) {
+            Err(error) if error.is_stale() => {
+                cache.forget(dir);
+                Listing::try_open(job, caller, cache, dir)
+            }
+            opened => opened,
+        }
+    }
+
+    fn try_open(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, dir: &Arc<DirNode>) -> Result<Opened> {
         let (open, stat) = match &dir.parent {
             None => {
                 let open = DirPair { source: job.source.handle.clone(), dest: job.dest.handle.clone() };
@@ -76,24 +91,37 @@ impl Listing {
         let is_other_mount = job.config.mounts == Mounts::Stay && stat.dev != job.source.stat.dev;
         let at_end = is_other_mount || entries.is_some();
         let entries = entries.filter(|_| !is_other_mount).unwrap_or_default();
-        let mut listing = Listing { dir: dir.clone(), open, entries, buffer, at_end };
+        let names = open.source.clone();
+        let mut listing = Listing { dir: dir.clone(), open, names, met: Met::new(job.reach), entries, buffer, at_end };
         look_up(job, dir.id, &mut listing.entries)?;
         Ok(Opened::Listing(Box::new(listing)))
     }
 
     /// A listing of entries that another shard found.
     pub fn of_slice(dir: Arc<DirNode>, open: DirPair, entries: VecDeque<Entry>) -> Listing {
-        Listing { dir, open, entries, buffer: Vec::new(), at_end: true }
+        let names = open.source.clone();
+        Listing { dir, open, names, met: Met::new(Reach::Local), entries, buffer: Vec::new(), at_end: true }
     }
 
     /// The next name, or `None` at the end.
-    pub fn next(&mut self, job: &Job, caller: &dyn Caller) -> Result<Option<Entry>> {
-        // Ends: each turn parses a full buffer or reaches the end.
+    pub fn next(&mut self, job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>) -> Result<Option<Entry>> {
+        let posix = Posix::new(caller, Side::Source);
+        let failed = |dir: &DirNode, errno| job.dir_error(Side::Source, dir, "list", errno);
+        // Ends: each turn parses a full buffer, reaches the end, or begins once more.
         while self.entries.is_empty() && !self.at_end {
-            let filled = Posix::new(caller, Side::Source).read_dir(&self.open.source, &mut self.buffer);
-            let filled = filled.map_err(|errno| job.dir_error(Side::Source, &self.dir, "list", errno))?;
+            let filled = match posix.read_dir(&self.names, &mut self.buffer) {
+                Err(Errno::STALE) if self.met.begin_again() => {
+                    cache.forget(&self.dir);
+                    self.open = open_pair(job, caller, cache, &self.dir)?;
+                    let again = posix.open_dir(&self.open.source, &c".".to_owned());
+                    self.names = again.map_err(|errno| failed(&self.dir, errno))?;
+                    continue;
+                }
+                filled => filled.map_err(|errno| failed(&self.dir, errno))?,
+            };
             self.at_end = filled == 0;
             parse(&self.buffer[..filled], &mut self.entries);
+            self.met.take_in(&mut self.entries);
             look_up(job, self.dir.id, &mut self.entries)?;
         }
         Ok(self.entries.pop_front())
@@ -109,6 +137,58 @@ impl Listing {
             return None;
         }
         Some(self.entries.split_off(self.entries.len() / 2))
+    }
+}
+
+/// Names of a directory that were read. One that becomes stale (ESTALE) while it is listed is read from its beginning
+/// again, and what was met of it is passed over. That takes memory, so it is for storages where handles become stale,
+/// and for directories of few names (I4); others fail then.
+#[derive(Debug)]
+pub(crate) struct Met {
+    /// All of them, if there are few.
+    names: HashSet<Name>,
+    /// How it may begin again.
+    again: Again,
+}
+
+/// Whether a listing may begin once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    /// It may.
+    Possible,
+    /// It may not: not all names are known.
+    Never,
+    /// It has.
+    Begun,
+}
+
+/// Most names of a directory that are kept: some 250 KB for each listing under way.
+const MET_MAX: usize = scaled(4096, 64);
+
+impl Met {
+    /// None yet.
+    pub(crate) fn new(reach: Reach) -> Met {
+        let again = if reach == Reach::Remote { Again::Possible } else { Again::Never };
+        Met { names: HashSet::new(), again }
+    }
+
+    /// Whether the listing is to begin once more.
+    pub(crate) fn begin_again(&mut self) -> bool {
+        let is_possible = self.again == Again::Possible;
+        if is_possible {
+            self.again = Again::Begun;
+        }
+        is_possible
+    }
+
+    /// Notes names that were read; of a listing that began once more only those stay that were not met before.
+    pub(crate) fn take_in(&mut self, entries: &mut VecDeque<Entry>) {
+        match self.again {
+            Again::Never => {}
+            Again::Begun => entries.retain(|entry| !self.names.contains(&entry.name)),
+            Again::Possible if self.names.len() + entries.len() > MET_MAX => *self = Met::new(Reach::Local),
+            Again::Possible => self.names.extend(entries.iter().map(|entry| entry.name.clone())),
+        }
     }
 }
 
@@ -145,8 +225,19 @@ fn listed_entries(job: &Job, dir: &DirNode) -> Option<VecDeque<Entry>> {
     )
 }
 
-/// Both sides of a directory that was listed before, reopened from the nearest open ancestor.
+/// Both sides of a directory that was listed before, reopened from the nearest open ancestor; from the root where one
+/// has become stale.
 pub fn open_pair(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, dir: &Arc<DirNode>) -> Result<DirPair> {
+    match try_open_pair(job, caller, cache, dir) {
+        Err(error) if error.is_stale() => {
+            cache.forget(dir);
+            try_open_pair(job, caller, cache, dir)
+        }
+        opened => opened,
+    }
+}
+
+fn try_open_pair(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, dir: &Arc<DirNode>) -> Result<DirPair> {
     if let Some(pair) = cache.get(dir) {
         return Ok(pair);
     }
@@ -163,8 +254,24 @@ pub fn open_pair(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, 
     Ok(pair)
 }
 
-/// One side of a directory that was listed before, reopened from the nearest open ancestor.
+/// One side of a directory that was listed before, likewise.
 pub(crate) fn open_side(
+    job: &Job,
+    caller: &dyn Caller,
+    side: Side,
+    cache: &mut DirCache<Handle>,
+    dir: &Arc<DirNode>,
+) -> Result<Handle> {
+    match try_open_side(job, caller, side, cache, dir) {
+        Err(error) if error.is_stale() => {
+            cache.forget(dir);
+            try_open_side(job, caller, side, cache, dir)
+        }
+        opened => opened,
+    }
+}
+
+fn try_open_side(
     job: &Job,
     caller: &dyn Caller,
     side: Side,
@@ -219,7 +326,7 @@ enum Child {
 /// Opens a directory below `parent` on both sides.
 fn open_child(job: &Job, caller: &dyn Caller, parent: &DirPair, dir: &Arc<DirNode>) -> Result<Child> {
     let failed = |verb, errno| match errno {
-        Errno::NOENT | Errno::STALE => Error { verb, object: job.path(Side::Source, dir), cause: Cause::Vanished },
+        Errno::NOENT => Error { verb, object: job.path(Side::Source, dir), cause: Cause::Vanished },
         errno => job.dir_error(Side::Source, dir, verb, errno),
     };
     let posix = Posix::new(caller, Side::Source);

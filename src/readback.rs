@@ -22,9 +22,10 @@ use crate::outcome::{Outcome, What};
 use crate::provider::block::Device;
 use crate::provider::posix::{Posix, Verb};
 use crate::report::Count;
-use crate::ring::{Access, Arena, FixedBuffers, Handle, LEASE_ALIGN, Lease, Side, Stat};
+use crate::ring::{Access, Arena, FixedBuffers, Handle, LEASE_ALIGN, Lease, Name, Side, Stat};
 use crate::seal::Sealer;
 use crate::transfer::Copied;
+use crate::walk::DirNode;
 
 /// Most threads that read back, each with a block.
 const THREADS_MAX: usize = 16;
@@ -173,14 +174,13 @@ impl Round<'_> {
         while let Some(&(index, start)) = self.segments.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let due = &self.dues[index];
             let Outcome { dir, name, what: What::Copied(copied) } = &self.outcomes[due.index] else { continue };
-            let opened = sealer.open(dir).and_then(|at| {
-                if let Some(device) = sealer.job.device(Side::Dest) {
-                    return Ok(File::of(device));
+            let opened = match open_in(sealer, dir, name, copied) {
+                Err(error) if error.is_stale() => {
+                    sealer.forget(dir);
+                    open_in(sealer, dir, name, copied)
                 }
-                let name = copied.written_name(sealer.job.dest_name(dir, name));
-                let opened = open(&sealer.job, sealer.dest(), &at, name, copied);
-                opened.map_err(|errno| Error::os("read back", join(&sealer.job.path(Side::Dest, dir), name), errno))
-            });
+                opened => opened,
+            };
             let read;
             (lease, read) = match opened {
                 Ok(file) => {
@@ -260,8 +260,19 @@ impl File {
     }
 }
 
+/// Opens what was written by its name, or the device.
+fn open_in(sealer: &mut Sealer, dir: &Arc<DirNode>, name: &Name, copied: &Copied) -> Result<File> {
+    let at = sealer.open(dir)?;
+    if let Some(device) = sealer.job.device(Side::Dest) {
+        return Ok(File::of(device));
+    }
+    let name = copied.written_name(sealer.job.dest_name(dir, name));
+    let opened = open(&sealer.job, sealer.dest(), &at, name, copied);
+    opened.map_err(|errno| Error::os("read back", join(&sealer.job.path(Side::Dest, dir), name), errno))
+}
+
 /// Opens the very file that was written, past the page cache or with its pages dropped.
-fn open(job: &Job, dest: Posix<'_>, at: &Handle, name: &crate::ring::Name, copied: &Copied) -> Verb<File> {
+fn open(job: &Job, dest: Posix<'_>, at: &Handle, name: &Name, copied: &Copied) -> Verb<File> {
     let plain = dest.open(at, name, Access::Read)?;
     let now: Stat = dest.stat_handle(&plain)?;
     if !copied.is_in(job, &now) || now.size != copied.stamp.size {

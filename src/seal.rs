@@ -96,11 +96,30 @@ impl Sealer {
             Seal::Times { atime, mtime } => (None, *atime, *mtime),
             Seal::Rename { temp, atime, mtime } => (Some(temp), *atime, *mtime),
         };
-        let at = self.open(dir)?;
         let job = self.job.clone();
         if let Some(errno) = job.unsyncable.lock().remove(&copied.large_id) {
             return Err(Error::os("sync", join(&job.path(Side::Dest, dir), job.dest_name(dir, name)), errno));
         }
+        let seal = |sealer: &mut Sealer| sealer.seal_as(dir, name, copied, (temp, atime, mtime));
+        match seal(self) {
+            Err(error) if error.is_stale() => {
+                self.forget(dir);
+                seal(self)
+            }
+            sealed => sealed,
+        }
+    }
+
+    /// Likewise, by what the file was written as and the times it gets.
+    fn seal_as(
+        &mut self,
+        dir: &Arc<DirNode>,
+        name: &Name,
+        copied: &Copied,
+        (temp, atime, mtime): (Option<&Name>, Time, Time),
+    ) -> Result<()> {
+        let at = self.open(dir)?;
+        let job = self.job.clone();
         let _turn = match (job.config.naming, temp) {
             (Naming::Atomic, Some(temp)) => {
                 // One after the other where names are folded: two that are new are each free until one is given.
@@ -192,6 +211,12 @@ impl Sealer {
     /// The source's directory, likewise.
     pub(crate) fn open_source(&mut self, dir: &Arc<DirNode>) -> Result<Handle> {
         open_side(&self.job, &*self.caller, Side::Source, &mut self.source_cache, dir)
+    }
+
+    /// Closes a directory on both sides, and those above it: one has become stale.
+    pub(crate) fn forget(&mut self, dir: &DirNode) {
+        self.cache.forget(dir);
+        self.source_cache.forget(dir);
     }
 
     pub(crate) fn source(&self) -> Posix<'_> {

@@ -104,7 +104,7 @@ impl Checkpointer {
 
     /// Makes one link. What is recorded of it is what was copied to its first name, not what its source is by now.
     fn make_link(&mut self, draft: &mut Draft, first: &Sealed, further: Further) -> Result<()> {
-        let linked = self.try_link(&first.name, &further.dir, &further.name);
+        let linked = self.link(&first.name, &further.dir, &further.name);
         let Further { key, dir, name, .. } = &further;
         match linked {
             Ok(dest_ino) => self.linked(draft, first, further, dest_ino),
@@ -181,6 +181,19 @@ impl Checkpointer {
         };
         let open = DirPair { source, dest: at.clone() };
         names::own(&self.job, &*self.caller, Claim { dir, open: &open, name, dest_name: name })
+    }
+
+    /// Links two names, once more where a directory of either has become stale.
+    fn link(&mut self, first: &LinkName, dir: &Arc<DirNode>, name: &Name) -> Result<u64> {
+        match self.try_link(first, dir, name) {
+            Err(error) if error.is_stale() => {
+                let first_node = self.node(first.0)?;
+                self.sealers[0].forget(&first_node);
+                self.sealers[0].forget(dir);
+                self.try_link(first, dir, name)
+            }
+            linked => linked,
+        }
     }
 
     /// Links `name` to the first name's destination file; the inode both then have. A name that is taken is replaced by

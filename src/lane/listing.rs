@@ -14,7 +14,7 @@ use crate::catalog::{DirId, DirStamp, Stamp};
 use crate::config::{Attributes, Mounts, SpecialBits};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::job::{BucketRoot, Job, KeyNames, Past};
-use crate::listing::{leave_out, look_up, make_dest, parse};
+use crate::listing::{Met, leave_out, look_up, make_dest, parse};
 use crate::pages::Pages;
 use crate::provider::posix::Posix;
 use crate::provider::s3::{From, Key, Listed, Object, attributes, extended, keys};
@@ -193,30 +193,50 @@ impl Lane {
         if is_other_mount && job.config.mounts == Mounts::Stay {
             return Ok(Listing::Done);
         }
-        let pair = DirPair { source: open.clone(), dest: job.dest.handle.clone() };
+        let mut pair = DirPair { source: open.clone(), dest: job.dest.handle.clone() };
         let posix = Posix::new(&*self.errands.caller, Side::Source);
-        let mut buffer = vec![0; BUFFER_BYTES];
-        // Ends: each turn reads on in the directory, or is at its end.
+        let failed = |errno| job.dir_error(Side::Source, dir, "list", errno);
+        let (mut names, mut met, mut buffer) = (open, Met::new(job.reach), vec![0; BUFFER_BYTES]);
+        // Ends: each turn reads on in the directory, is at its end, or begins once more.
         loop {
-            let filled = posix.read_dir(&open, &mut buffer);
-            let filled = filled.map_err(|errno| job.dir_error(Side::Source, dir, "list", errno))?;
+            let filled = match posix.read_dir(&names, &mut buffer) {
+                Err(Errno::STALE) if met.begin_again() => {
+                    self.cache.borrow_mut().forget(dir);
+                    pair = self.open_dir(dir)?;
+                    names = posix.open_dir(&pair.source, &c".".to_owned()).map_err(failed)?;
+                    continue;
+                }
+                filled => filled.map_err(failed)?,
+            };
             if filled == 0 {
                 return Ok(Listing::Done);
             }
             let mut entries = VecDeque::new();
             parse(&buffer[..filled], &mut entries);
+            met.take_in(&mut entries);
             if self.hand_on(dir, &pair, entries).await? {
                 return Ok(Listing::Stopped);
             }
         }
     }
 
-    /// Opens a source directory and notes its state; `None` if it is left out.
+    /// Opens a source directory and notes its state; `None` if it is left out. Where one above it has become stale it
+    /// is looked up once more, from the root.
     fn open_source(&self, dir: &Arc<DirNode>) -> Result<Option<Handle>> {
+        match self.try_open_source(dir) {
+            Err(error) if error.is_stale() => {
+                self.cache.borrow_mut().forget(dir);
+                self.try_open_source(dir)
+            }
+            opened => opened,
+        }
+    }
+
+    fn try_open_source(&self, dir: &Arc<DirNode>) -> Result<Option<Handle>> {
         let (job, caller) = (self.job(), &*self.errands.caller);
         let posix = Posix::new(caller, Side::Source);
         let failed = |verb, errno| match errno {
-            Errno::NOENT | Errno::STALE => Error { verb, object: job.path(Side::Source, dir), cause: Cause::Vanished },
+            Errno::NOENT => Error { verb, object: job.path(Side::Source, dir), cause: Cause::Vanished },
             errno => job.dir_error(Side::Source, dir, verb, errno),
         };
         let Some(parent) = &dir.parent else {
@@ -324,8 +344,18 @@ impl Lane {
         Ok(From::After(mark))
     }
 
-    /// The destination's directory, made if it is missing.
+    /// The destination's directory, made if it is missing; likewise.
     fn open_dest(&self, dir: &Arc<DirNode>) -> Result<DirPair> {
+        match self.try_open_dest(dir) {
+            Err(error) if error.is_stale() => {
+                self.cache.borrow_mut().forget(dir);
+                self.try_open_dest(dir)
+            }
+            opened => opened,
+        }
+    }
+
+    fn try_open_dest(&self, dir: &Arc<DirNode>) -> Result<DirPair> {
         let Some(parent) = dir.parent.as_ref().filter(|_| self.way == Way::Down) else {
             self.inherit_dest(dir);
             return self.open_dir(dir);

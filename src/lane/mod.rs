@@ -486,6 +486,12 @@ impl Lane {
                 Ok(Some(ending)) => ending,
                 Ok(None) => break,
             };
+            if let Ending::Failed(error) = &ending
+                && self.reopen(&mut errand, error)
+            {
+                errand.claimed = group;
+                continue;
+            }
             match self.errands.end(errand, group, ending) {
                 Some(again) => errand = again,
                 None => break,
@@ -493,6 +499,24 @@ impl Lane {
         }
         self.open.borrow_mut().remove(&serial);
         self.job().gate.release();
+    }
+
+    /// Whether an object is to be tried again, because what it was reached by had become stale and could be looked up
+    /// from the root: once.
+    fn reopen(&self, errand: &mut Errand, error: &Error) -> bool {
+        let dir = errand.place.dir.clone();
+        if !error.is_stale() || errand.place.is_reopened {
+            return false;
+        }
+        self.cache.borrow_mut().forget(&dir);
+        let Ok(open) = self.open_dir(&dir) else { return false };
+        self.job().failures.causes.note(Weight::Retry, &error.cause);
+        for slice in self.slices.borrow_mut().iter_mut().filter(|slice| slice.dir.id == dir.id) {
+            slice.open = open.clone();
+        }
+        errand.place.open = open;
+        errand.place.is_reopened = true;
+        true
     }
 
     /// Counts the bytes of an object that is to be copied.

@@ -389,7 +389,7 @@ impl Files {
             _ => self.path.clone(),
         };
         match errno {
-            Errno::NOENT | Errno::STALE => Error { verb, object: path, cause: Cause::Vanished },
+            Errno::NOENT => Error { verb, object: path, cause: Cause::Vanished },
             errno => Error::os(verb, path, errno),
         }
     }

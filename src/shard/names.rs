@@ -26,7 +26,7 @@ impl<I: Interpreter> Shard<I> {
             let listing = match &mut current {
                 Current::Listing(listing) | Current::Slice(listing) => listing,
             };
-            match listing.next(&self.errands.job, &*self.errands.caller) {
+            match listing.next(&self.errands.job, &*self.errands.caller, &mut self.cache) {
                 Ok(Some(entry)) => {
                     let (dir, open) = (listing.dir.clone(), listing.open.clone());
                     if self.walker().is_hungry()

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Part, Shard, Started, Task};
+use super::{Current, Part, Shard, Started, Task};
 use crate::catalog::{Checksum, Proof};
 use crate::config::ChecksumPolicy;
 use crate::digest::crc64;
 use crate::errand::Errand;
 use crate::error::{Errno, Result};
+use crate::job::Place;
 use crate::large::{Goal, LargeFile, LargeTask};
 use crate::links::LinkKey;
+use crate::listing::open_pair;
 use crate::outcome::What;
-use crate::report::Count;
+use crate::report::{Count, Weight};
 use crate::ring::{Answer, Completion, Interpreter, Lease, Op, Side, Stat};
 use crate::transfer::{Ending, Prepared, Work as Object, ending_of, prepare};
+use crate::walk::DirPair;
 
 impl<I: Interpreter> Shard<I> {
     /// Starts one object. Ends: each further turn is a further attempt, and their number is bounded.
@@ -44,11 +47,43 @@ impl<I: Interpreter> Shard<I> {
                     }
                 }
             };
-            match self.errands.end(errand, group, ending) {
+            match self.end(errand, group, ending) {
                 Some(again) => errand = again,
                 None => return Started::Ended,
             }
         }
+    }
+
+    /// Tells what became of an object. Returns it if it is to be tried again: also, once, from the root down, where
+    /// what it was reached by has become stale (ESTALE).
+    fn end(&mut self, mut errand: Errand, group: Option<LinkKey>, ending: Ending) -> Option<Errand> {
+        match ending {
+            Ending::Failed(error) if error.is_stale() && !errand.place.is_reopened => {
+                let Ok(open) = self.reopen(&errand.place) else {
+                    return self.errands.end(errand, group, Ending::Failed(error));
+                };
+                self.errands.job.failures.causes.note(Weight::Retry, &error.cause);
+                errand.place = Place { open, is_reopened: true, ..errand.place };
+                errand.claimed = group;
+                Some(errand)
+            }
+            ending => self.errands.end(errand, group, ending),
+        }
+    }
+
+    /// Both sides of an object's directory, looked up from the root unless another object has led to that already.
+    fn reopen(&mut self, place: &Place) -> Result<DirPair> {
+        let dir = &place.dir;
+        if self.cache.get(dir).is_some_and(|held| held.is(&place.open)) {
+            self.cache.forget(dir);
+        }
+        let open = open_pair(&self.errands.job, &*self.errands.caller, &mut self.cache, dir)?;
+        if let Some(Current::Listing(listing) | Current::Slice(listing)) = &mut self.current
+            && listing.dir.id == dir.id
+        {
+            listing.open = open.clone();
+        }
+        Ok(open)
     }
 
     pub(super) fn open_large(
@@ -95,7 +130,7 @@ impl<I: Interpreter> Shard<I> {
         let Completion { op: Op::ReadWhole { lease, .. }, result, .. } = completion else { return };
         let (lease, ending) = self.place_bytes(&errand, (&stat, known), group, lease, result);
         self.buffers.release(lease);
-        let again = self.errands.end(errand, group, ending);
+        let again = self.end(errand, group, ending);
         let started = match again {
             Some(errand) => self.begin(errand),
             None => Started::Ended,
@@ -156,7 +191,7 @@ impl<I: Interpreter> Shard<I> {
         let (place, record) = (file.place.clone(), file.former().cloned());
         let (claimed, listed, page, unmet, meter) = (None, None, None, None, None);
         let errand = Errand { place, ticket, record, attempt, claimed, listed, page, unmet, meter };
-        match self.errands.end(errand, file.group, ending) {
+        match self.end(errand, file.group, ending) {
             Some(errand) => self.begin(errand),
             None => Started::Ended,
         }

@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "remote/stale.rs"]
+mod stale;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;

@@ -4,8 +4,8 @@
 //! `s3/directions.rs` trees both ways and across; `s3/refusals.rs` what bad input gets; `s3/faults.rs` servers and
 //! wires that fail; `s3/resume.rs` kills and what they cost; `s3/uploads.rs` uploads that nothing goes on with;
 //! `s3/verify.rs` comparisons; `s3/rehearsal.rs` what a dry run says; `s3/delete.rs` what goes from a destination;
-//! `s3/streamed.rs` parts that fit no buffer; `s3/tls.rs` whose certificate is believed; `s3/xattrs.rs` extended
-//! attributes and ACLs.
+//! `s3/stale.rs` mounts that become stale; `s3/streamed.rs` parts that fit no buffer; `s3/tls.rs` whose certificate is
+//! believed; `s3/xattrs.rs` extended attributes and ACLs.
 
 mod support;
 
@@ -21,6 +21,8 @@ mod refusals;
 mod rehearsal;
 #[path = "s3/resume.rs"]
 mod resume;
+#[path = "s3/stale.rs"]
+mod stale;
 #[path = "s3/streamed.rs"]
 mod streamed;
 #[path = "s3/tls.rs"]

@@ -188,10 +188,10 @@ pub fn open_source(job: &Job, caller: &dyn Caller, place: &Place, stat: &Stat) -
     Ok(stat.is_unchanged_in(&now).then_some(file))
 }
 
-/// An error on the source side: ENOENT and ESTALE mean that the object is gone.
+/// An error on the source side: ENOENT means that the object is gone.
 pub fn source_error(job: &Job, place: &Place, verb: &'static str, errno: Errno) -> Error {
     match errno {
-        Errno::NOENT | Errno::STALE => Error { verb, object: place.path(job, Side::Source), cause: Cause::Vanished },
+        Errno::NOENT => Error { verb, object: place.path(job, Side::Source), cause: Cause::Vanished },
         errno => place.error(job, Side::Source, verb, errno),
     }
 }
@@ -374,7 +374,7 @@ impl<'a> Work<'a> {
 
     /// The name is taken: by its own object, or by another that the destination takes for it.
     fn own_name(&self) -> Result<()> {
-        let Place { dir, open, name, dest_name } = self.place;
+        let Place { dir, open, name, dest_name, .. } = self.place;
         names::own(self.job, self.caller, Claim { dir, open, name, dest_name })
     }
 

@@ -179,7 +179,7 @@ impl Content {
     pub fn fail(&self, audit: &Audit, side: Side, errno: Errno) {
         let path = audit.path(side, &self.dir, &self.name);
         let error = match errno {
-            Errno::NOENT | Errno::STALE => Error { verb: "read", object: path, cause: Cause::Vanished },
+            Errno::NOENT => Error { verb: "read", object: path, cause: Cause::Vanished },
             errno => Error::os("read", path, errno),
         };
         self.state.lock().error.get_or_insert(error);

@@ -174,8 +174,18 @@ impl<I: Interpreter> Auditor<I> {
             || above.any(|node| node.source_id() == Some((stat.dev, stat.ino)))
     }
 
-    /// Both sides of a directory, opened from the nearest open ancestor.
+    /// Both sides of a directory, opened from the nearest open ancestor; from the root where one has become stale.
     fn open_pair(&mut self, dir: &Arc<DirNode>) -> Result<DirPair, (Side, Errno)> {
+        match self.try_open_pair(dir) {
+            Err((_, Errno::STALE)) => {
+                self.cache.forget(dir);
+                self.try_open_pair(dir)
+            }
+            opened => opened,
+        }
+    }
+
+    fn try_open_pair(&mut self, dir: &Arc<DirNode>) -> Result<DirPair, (Side, Errno)> {
         if let Some(pair) = self.cache.get(dir) {
             return Ok(pair);
         }

@@ -16,6 +16,13 @@ pub struct DirPair {
     pub dest: Handle,
 }
 
+impl DirPair {
+    /// Whether these are the very same handles.
+    pub fn is(&self, other: &DirPair) -> bool {
+        Arc::ptr_eq(&self.source, &other.source) && Arc::ptr_eq(&self.dest, &other.dest)
+    }
+}
+
 /// A bounded set of open directories, oldest use out first. The value is a [`DirPair`] for shards and the destination's
 /// handle for checkpoints.
 #[derive(Debug)]
@@ -57,6 +64,15 @@ impl<T: Clone> DirCache<T> {
         }
         self.clock += 1;
         self.open.insert(node.id, (value, self.clock));
+    }
+
+    /// Closes a directory and those above it, so that all of them are looked up again. The root stays open.
+    pub fn forget(&mut self, node: &DirNode) {
+        let mut at = Some(node);
+        while let Some(dir) = at {
+            self.open.remove(&dir.id);
+            at = dir.parent.as_deref();
+        }
     }
 
     /// The nearest open ancestor of `node` (itself not), and the nodes from there down to `node`.

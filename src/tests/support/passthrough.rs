@@ -52,7 +52,16 @@ pub enum Habit {
     FollowsLinks,
     /// The first sync of a file called `large` fails, and later ones say that all is well, as the kernel has it.
     LosesFirstSync,
+    /// See [`STALE`].
+    GoesStale,
 }
+
+/// Begins the names of files on which an operation, named behind it, answers ESTALE the first time; from then on that
+/// is what their directory, and all below it, answers to whoever holds it. Looked up again it is there, as when a file
+/// server was replaced: `stale-open`, `-create`, `-read`, `-write`, `-times`, `-link`, and `-mkdir` for a directory.
+pub const STALE: &str = "stale-";
+/// Begins the names of files on which the operation answers ESTALE every time.
+pub const LOST: &str = "lost-";
 
 /// Stops a file system from answering.
 #[derive(Debug, Default)]
@@ -88,6 +97,8 @@ struct Passthrough {
     files: Mutex<HashMap<u64, File>>,
     /// Whether a sync has failed.
     has_lost: AtomicBool,
+    /// What has become stale, in order: a directory is known by another number each time.
+    stale: Mutex<Vec<PathBuf>>,
     next_file: AtomicU64,
 }
 
@@ -101,6 +112,7 @@ impl Passthrough {
             paths,
             files: Mutex::default(),
             has_lost: AtomicBool::new(false),
+            stale: Mutex::default(),
             next_file: AtomicU64::new(1),
         }
     }
@@ -131,9 +143,41 @@ impl Passthrough {
 
     /// Describes what is at `path`, and remembers it by its number.
     fn meet(&self, path: PathBuf) -> io::Result<FileAttr> {
-        let attr = attributes(&fs::symlink_metadata(&path)?);
+        let mut attr = attributes(&fs::symlink_metadata(&path)?);
+        if attr.kind == FileType::Directory {
+            let stale = self.stale.lock().unwrap();
+            attr.ino.0 |= (stale.iter().filter(|dir| path.starts_with(dir)).count() as u64) << 40;
+        }
         self.paths.lock().unwrap().insert(attr.ino.0, path);
         Ok(attr)
+    }
+
+    /// Fails the operation `verb` where the name at `path` says so.
+    fn trip(&self, verb: &str, path: &Path) -> io::Result<()> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if self.habit != Habit::GoesStale || !name.ends_with(verb) {
+            return Ok(());
+        }
+        let stale = || Err(io::Error::from_raw_os_error(libc::ESTALE));
+        if name.starts_with(LOST) {
+            return stale();
+        }
+        let dir = path.parent().unwrap();
+        let mut before = self.stale.lock().unwrap();
+        if !name.starts_with(STALE) || before.iter().any(|stale| stale == dir) {
+            return Ok(());
+        }
+        before.push(dir.to_owned());
+        self.paths.lock().unwrap().retain(|_, path| !path.starts_with(dir));
+        stale()
+    }
+
+    /// An open file, if nothing on its way has become stale.
+    fn file_of(&self, verb: &str, node: INodeNo, handle: FileHandle) -> io::Result<File> {
+        if self.habit == Habit::GoesStale {
+            self.trip(verb, &self.path(node)?)?;
+        }
+        self.file(handle)
     }
 
     fn describe(&self, node: INodeNo) -> io::Result<FileAttr> {
@@ -271,6 +315,7 @@ impl fuser::Filesystem for Passthrough {
                 fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777))?;
             }
             if atime.is_some() || mtime.is_some() {
+                self.trip("times", &path)?;
                 let times = rustix::fs::Timestamps { last_access: timespec(atime), last_modification: timespec(mtime) };
                 let flags = match is_followed {
                     true => rustix::fs::AtFlags::empty(),
@@ -296,6 +341,7 @@ impl fuser::Filesystem for Passthrough {
     fn mkdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
         let make = || {
             let path = self.child(parent, name)?;
+            self.trip("mkdir", &path)?;
             fs::DirBuilder::new().mode(mode & 0o7777).create(&path)?;
             self.meet(path)
         };
@@ -355,6 +401,7 @@ impl fuser::Filesystem for Passthrough {
     fn link(&self, _request: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let link = || {
             let path = self.child(parent, name)?;
+            self.trip("link", &path)?;
             fs::hard_link(self.path(node)?, &path)?;
             self.meet(path)
         };
@@ -365,7 +412,12 @@ impl fuser::Filesystem for Passthrough {
     }
 
     fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.after_delay(|| open_as(flags).open(self.path(node)?)) {
+        let open = || {
+            let path = self.path(node)?;
+            self.trip("open", &path)?;
+            open_as(flags).open(path)
+        };
+        match self.after_delay(open) {
             Ok(file) => reply.opened(self.keep(file), FopenFlags::empty()),
             Err(errno) => reply.error(errno),
         }
@@ -383,6 +435,7 @@ impl fuser::Filesystem for Passthrough {
     ) {
         let create = || {
             let path = self.child(parent, name)?;
+            self.trip("create", &path)?;
             let file = open_as(OpenFlags(flags)).create_new(true).mode(mode & 0o7777).open(&path)?;
             Ok((file, self.meet(path)?))
         };
@@ -395,7 +448,7 @@ impl fuser::Filesystem for Passthrough {
     fn read(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         file: FileHandle,
         offset: u64,
         size: u32,
@@ -405,7 +458,7 @@ impl fuser::Filesystem for Passthrough {
     ) {
         let mut bytes = vec![0; size as usize];
         let read = || {
-            let (file, mut filled) = (self.file(file)?, 0);
+            let (file, mut filled) = (self.file_of("read", node, file)?, 0);
             // Ends: every turn fills some of the rest, or the file ends.
             while filled < bytes.len() {
                 match file.read_at(&mut bytes[filled..], offset + filled as u64)? {
@@ -430,7 +483,7 @@ impl fuser::Filesystem for Passthrough {
     fn write(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         file: FileHandle,
         offset: u64,
         data: &[u8],
@@ -439,7 +492,7 @@ impl fuser::Filesystem for Passthrough {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.after_delay(|| self.file(file)?.write_all_at(data, offset)) {
+        match self.after_delay(|| self.file_of("write", node, file)?.write_all_at(data, offset)) {
             Ok(()) => reply.written(data.len() as u32),
             Err(errno) => reply.error(errno),
         }

@@ -11,7 +11,7 @@ use fuser::BackgroundSession;
 use super::Scratch;
 use super::fixture::{has, skip};
 use super::passthrough::{self, Habit, Halt};
-pub use super::passthrough::{BAD, ROT};
+pub use super::passthrough::{BAD, LOST, ROT, STALE};
 
 /// Operations answered at a time.
 const THREADS: usize = 64;
@@ -62,6 +62,11 @@ impl SlowMount {
     /// An empty folder where a file called `large` cannot be synced the first time, without delay.
     pub fn losing_a_sync() -> SlowMount {
         SlowMount::try_new(Duration::ZERO, Habit::LosesFirstSync).unwrap()
+    }
+
+    /// An empty folder of which directories become stale, as files in them say by their names, without delay.
+    pub fn going_stale() -> SlowMount {
+        SlowMount::try_new(Duration::ZERO, Habit::GoesStale).unwrap()
     }
 
     fn try_new(delay: Duration, habit: Habit) -> io::Result<SlowMount> {
