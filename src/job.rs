@@ -491,6 +491,12 @@ impl Job {
         self.sync_each.load(Ordering::Acquire)
     }
 
+    /// What the destination is tried under where its kind does not tell what it does. No name has it as its temporary
+    /// one, for no name holds a slash.
+    pub fn probe_name(&self) -> Name {
+        temp_name_of(self.job_id, b"/probe")
+    }
+
     /// Whether data durability is asked for at all.
     pub fn syncs(&self) -> bool {
         self.config.sync != SyncPolicy::None
@@ -574,6 +580,10 @@ pub fn fnv1a(bytes: &[u8]) -> u64 {
 /// bits, and a clash only costs a failed create). Nothing that a crash could change goes in, such as the directory's
 /// number.
 pub fn temp_name(job_id: u64, name: &Name) -> Name {
-    let hash = fnv1a(name.as_bytes());
+    temp_name_of(job_id, name.as_bytes())
+}
+
+fn temp_name_of(job_id: u64, bytes: &[u8]) -> Name {
+    let hash = fnv1a(bytes);
     Name::new(format!(".gfast-{:08x}-{hash:016x}", job_id as u32)).expect("I8: hexadecimal digits hold no NUL")
 }

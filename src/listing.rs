@@ -13,6 +13,7 @@ use crate::error::{Cause, Errno, Error, Result};
 use crate::filesystem::{FileSystem, Reach};
 use crate::job::{Job, Past};
 use crate::names::{self, Claim};
+use crate::provider::metadata;
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
 use crate::walk::{DestDir, DirCache, DirNode, DirPair, Entry, path_steps};
@@ -85,6 +86,7 @@ impl Listing {
             }
         };
         dir.set_stamp(DirStamp::of(&stat));
+        remove_probe(job, caller, &open.dest);
         cache.insert(dir, open.clone());
         let (entries, buffer) = (listed_entries(job, dir), vec![0; BUFFER_BYTES]);
         // A mount point that is not crossed is an empty directory.
@@ -303,9 +305,18 @@ fn note_dest(job: &Job, caller: &dyn Caller, dir: &Arc<DirNode>, handle: &Handle
     job.note_superblock(there.dev, handle)
 }
 
+/// Removes what an interrupted run left in a directory when it tried the destination.
+pub(crate) fn remove_probe(job: &Job, caller: &dyn Caller, dest: &Handle) {
+    let is_file_system = job.dest.bucket.is_none() && job.dest.device.is_none();
+    if job.past == Past::Interrupted && is_file_system && job.dest_reach() == Reach::Remote {
+        metadata::remove_probe(&Posix::new(caller, Side::Dest), dest, &job.probe_name());
+    }
+}
+
 /// A directory that was not listed by this run: whether it hands a default ACL on is not known yet (I9).
 pub fn look_at_dest(job: &Job, caller: &dyn Caller, dir: &DirNode, open: &DirPair) -> Result<()> {
     if dir.dest() == DestDir::Unknown {
+        remove_probe(job, caller, &open.dest);
         let has_acl = Posix::new(caller, Side::Dest).has_default_acl(&open.dest);
         let has_acl = has_acl.map_err(|errno| job.dir_error(Side::Dest, dir, "read the ACL of", errno))?;
         dir.set_dest(if has_acl { DestDir::ExistingWithAcl } else { DestDir::Existing });

@@ -14,7 +14,7 @@ use crate::catalog::{DirId, DirStamp, Stamp};
 use crate::config::{Attributes, Mounts, SpecialBits};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::job::{BucketRoot, Job, KeyNames, Past};
-use crate::listing::{Met, leave_out, look_up, make_dest, parse};
+use crate::listing::{Met, leave_out, look_up, make_dest, parse, remove_probe};
 use crate::pages::Pages;
 use crate::provider::posix::Posix;
 use crate::provider::s3::{From, Key, Listed, Object, attributes, extended, keys};
@@ -346,13 +346,15 @@ impl Lane {
 
     /// The destination's directory, made if it is missing; likewise.
     fn open_dest(&self, dir: &Arc<DirNode>) -> Result<DirPair> {
-        match self.try_open_dest(dir) {
+        let opened = match self.try_open_dest(dir) {
             Err(error) if error.is_stale() => {
                 self.cache.borrow_mut().forget(dir);
                 self.try_open_dest(dir)
             }
             opened => opened,
-        }
+        }?;
+        remove_probe(self.job(), &*self.errands.caller, &opened.dest);
+        Ok(opened)
     }
 
     fn try_open_dest(&self, dir: &Arc<DirNode>) -> Result<DirPair> {

@@ -8,7 +8,7 @@ use crate::error::Errno;
 use crate::filesystem::Reach;
 use crate::provider::posix::{Posix, Verb};
 use crate::report::{Loss, LossSet};
-use crate::ring::{Handle, Name, Stat, Time};
+use crate::ring::{Handle, Kind, Name, Stat, Time};
 
 /// Who this process is, asked once at the start.
 #[derive(Clone, Copy, Debug)]
@@ -146,13 +146,38 @@ fn keep_owner(posix: &Posix, file: &Handle, source: &Stat, now: &Stat) -> Verb<b
 /// Nanoseconds that times are told apart by in a directory, tried on a file named `probe`. `None`: they are kept in
 /// another way altogether.
 pub fn measure_granularity(posix: &Posix, at: &Handle, probe: &Name) -> Verb<Option<u32>> {
-    let file = match posix.create(at, probe, 0o600) {
-        Err(Errno::EXIST) => posix.unlink(at, probe).and_then(|()| posix.create(at, probe, 0o600))?,
-        created => created?,
-    };
+    let file = make_probe(posix, at, probe, || posix.create(at, probe, 0o600))?;
     let kept = posix.set_times(&file, ODD, ODD).and_then(|()| posix.stat_handle(&file));
     posix.unlink(at, probe)?;
     Ok(granularity_of(kept?.mtime))
+}
+
+/// Makes something to try the file system with. What an interrupted run left of that is replaced, and nothing else.
+pub fn make_probe<T>(posix: &Posix, at: &Handle, probe: &Name, make: impl Fn() -> Verb<T>) -> Verb<T> {
+    match make() {
+        Err(Errno::EXIST) if is_probe(posix, at, probe)? => {
+            posix.unlink(at, probe)?;
+            make()
+        }
+        made => made,
+    }
+}
+
+/// Removes what an interrupted run left of a probe. Best effort.
+pub fn remove_probe(posix: &Posix, at: &Handle, probe: &Name) {
+    if is_probe(posix, at, probe) == Ok(true) {
+        let _ = posix.unlink(at, probe);
+    }
+}
+
+/// Whether that is an empty file, or a symlink that leads to itself, as probes are.
+fn is_probe(posix: &Posix, at: &Handle, probe: &Name) -> Verb<bool> {
+    let there = posix.stat(at, probe)?;
+    match there.kind() {
+        Kind::File => Ok(there.size == 0),
+        Kind::Symlink => Ok(posix.read_link(at, probe)? == *probe),
+        _ => Ok(false),
+    }
 }
 
 /// A time of which every digit tells.

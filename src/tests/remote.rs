@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "remote/probe.rs"]
+mod probe;
 #[path = "remote/stale.rs"]
 mod stale;
 

@@ -33,7 +33,6 @@ impl Work<'_> {
             return Ok(None);
         }
         let temp = self.place.temp_name(self.job);
-        // Asked first: where that has to be tried, it is tried under the temporary name.
         let is_left_as_made = self.is_left_as_made()?;
         for (name, temp) in [(&self.place.dest_name, None), (&temp, Some(temp.clone()))] {
             match self.dest().stat(self.dest_dir(), name) {
@@ -111,8 +110,9 @@ impl Work<'_> {
         match self.job.dest_reach() {
             Reach::Local => self.job.granularity_nanos,
             Reach::Remote => *self.job.measured_nanos.get_or_init(|| {
-                let measured =
-                    metadata::measure_granularity(&self.dest(), self.dest_dir(), &self.place.temp_name(self.job));
+                // One probe at a time: they have one name.
+                let _turn = self.job.link_changes.lock();
+                let measured = metadata::measure_granularity(&self.dest(), self.dest_dir(), &self.job.probe_name());
                 measured.ok().flatten().unwrap_or(self.job.granularity_nanos)
             }),
         }

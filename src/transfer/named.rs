@@ -41,16 +41,17 @@ impl Work<'_> {
         if dev == self.job.dest.stat.dev && !self.job.dest_file_system.is_remote() {
             return Ok(LinkChanges::Own);
         }
-        let known = self.job.link_changes.lock().get(&dev).copied();
-        if let Some(known) = known {
-            return Ok(known);
+        let mut link_changes = self.job.link_changes.lock();
+        if let Some(known) = link_changes.get(&dev) {
+            return Ok(*known);
         }
-        let probe = self.place.temp_name(self.job);
-        self.replacing(&probe, || dest.make_symlink(at, &probe, &probe))?;
+        let probe = self.job.probe_name();
+        let made = metadata::make_probe(&dest, at, &probe, || dest.make_symlink(at, &probe, &probe));
+        made.map_err(|errno| self.error("create", errno))?;
         let is_set = dest.set_times_at(at, &probe, UNSEALED, UNSEALED).is_ok();
         dest.unlink(at, &probe).map_err(|errno| self.error("remove the temporary symlink of", errno))?;
         let found = if is_set { LinkChanges::Own } else { LinkChanges::Never };
-        self.job.link_changes.lock().insert(dev, found);
+        link_changes.insert(dev, found);
         Ok(found)
     }
 
