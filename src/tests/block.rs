@@ -1,6 +1,6 @@
 //! Block devices, as source and destination: copied, resumed, verified, and refused wherever data could be lost.
 //! `block/refusals.rs` what is refused; `block/copies.rs` what arrives; `block/damage.rs` kills and bad sectors;
-//! `block/bucket.rs` devices held against objects.
+//! `block/bucket.rs` devices held against objects; `block/power.rs` power cuts.
 
 mod support;
 
@@ -10,6 +10,8 @@ mod bucket;
 mod copies;
 #[path = "block/damage.rs"]
 mod damage;
+#[path = "block/power.rs"]
+mod power;
 #[path = "block/refusals.rs"]
 mod refusals;
 
