@@ -10,8 +10,9 @@ use crate::tuner::{Epoch, Tuner};
 
 /// How long a number of streams is measured.
 const EPOCH: Duration = Duration::from_millis(1000);
-/// What is not counted after a change.
-const SETTLING: Duration = Duration::from_millis(250);
+/// What is not counted after a change, at least, and at most while the streams that were asked for do not all work yet:
+/// where each is a thread, hundreds take a second to start.
+const SETTLING: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// Bytes that an object costs as much as.
 const OBJECT_BYTES: f64 = 65_536.0;
 /// Part of the streams that must be at work for an epoch to say anything about their number.
@@ -31,8 +32,10 @@ struct Flight {
     tuner: Tuner,
     /// Streams it asked for last: another number is somebody else's.
     streams: u32,
-    /// When the epoch began to count; in the future while a change settles.
+    /// When the epoch began to count.
     began: Instant,
+    /// When the streams were changed, while that settles.
+    changed: Option<Instant>,
     /// Work done by then.
     work: f64,
     /// Looks at the streams at work, added up, and their number.
@@ -50,11 +53,11 @@ impl Autopilot {
         let streams = job.gate.limit();
         let Some(flight) = self.flight.as_mut().filter(|flight| flight.streams == streams) else {
             let tuner = Tuner::new(streams, job.gate.max());
-            self.flight = Some(Flight { tuner, streams, began: now, work, active: (0, 0) });
+            self.flight = Some(Flight { tuner, streams, began: now, changed: None, work, active: (0, 0) });
             return;
         };
-        if now < flight.began {
-            flight.work = work;
+        if flight.settles(now, job.gate.used()) {
+            (flight.began, flight.work) = (now, work);
             return;
         }
         flight.active.0 += u64::from(job.gate.used());
@@ -68,7 +71,19 @@ impl Autopilot {
         let speed = (work - flight.work) / elapsed.as_secs_f64();
         let wanted = flight.tuner.after(&Epoch { speed, is_saturated });
         let changed = job.gate.set_limit_by_itself(wanted);
-        let settles = if changed == streams { Duration::ZERO } else { SETTLING };
-        (flight.streams, flight.began, flight.work, flight.active) = (changed, now + settles, work, (0, 0));
+        flight.changed = (changed != streams).then_some(now);
+        (flight.streams, flight.began, flight.work, flight.active) = (changed, now, work, (0, 0));
+    }
+}
+
+impl Flight {
+    /// Whether a change still settles, where `used` streams are at work.
+    fn settles(&mut self, now: Instant, used: u32) -> bool {
+        let Some(changed) = self.changed else { return false };
+        let (since, (least, most)) = (now.duration_since(changed), SETTLING);
+        let is_there = used <= self.streams && f64::from(used) >= SATURATED * f64::from(self.streams);
+        let is_settled = since >= if is_there { least } else { most };
+        self.changed = self.changed.filter(|_| !is_settled);
+        !is_settled
     }
 }
