@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::AtFlags;
 
-use self::choice::Vote;
+use self::choice::{GAIN_MIN, PROOF_MIN, Vote};
 use self::findings::{SampleFacts, vote};
 use self::pace::{Pace, ROUNDS_WANTED, SLICE_MAX, SLICE_MIN, slice};
 use self::place::Place;
@@ -136,6 +136,8 @@ struct Heat {
     kinds: Vec<usize>,
     /// The settings and what tells them apart, the present ones first.
     candidates: Vec<(String, Settings)>,
+    /// How much faster one of them must be than the present ones.
+    gain_min: f64,
 }
 
 /// Measures. `None`: the user wanted no more of it. Nothing that was made is left, whatever comes of it.
@@ -277,7 +279,7 @@ impl Bench<'_> {
         }
         let left = self.request.seconds.saturating_sub(self.started.elapsed());
         let candidates = vec![("the defaults".to_owned(), usual.clone()), ("the best".to_owned(), best.clone())];
-        let heat = Heat { name: "all", kinds: (0..self.samples.len()).collect(), candidates };
+        let heat = Heat { name: "all", kinds: (0..self.samples.len()).collect(), candidates, gain_min: PROOF_MIN };
         let Some(winner) = self.compare(&heat, left)? else { return Ok(None) };
         if winner == 0 {
             let lucky = best.options().text();
@@ -376,14 +378,14 @@ impl Bench<'_> {
         }
         let kinds = (0..self.samples.len()).filter(|&index| concerns(knob, self.samples[index].kind)).collect();
         let candidates: Vec<_> = candidates.into_iter().map(|settings| (settings.text(knob), settings)).collect();
-        let heat = Heat { name: name_of(knob), kinds, candidates };
+        let heat = Heat { name: name_of(knob), kinds, candidates, gain_min: GAIN_MIN };
         let winner = self.compare(&heat, budget)?;
         Ok(winner.and_then(|winner| heat.candidates.into_iter().nth(winner)).map(|(_, settings)| settings))
     }
 
     /// Measures every candidate in every round, a round at least; which is best then.
     fn compare(&mut self, heat: &Heat, budget: Duration) -> Result<Option<usize>> {
-        let Heat { name, kinds, candidates } = heat;
+        let Heat { name, kinds, candidates, gain_min } = heat;
         let mut runs: Vec<Vec<Vec<Trial>>> = vec![vec![Vec::new(); candidates.len()]; kinds.len()];
         let each = u32::try_from(kinds.len() * candidates.len()).unwrap_or(u32::MAX);
         let mut pace = Pace::new(budget, each, self.least);
@@ -415,7 +417,7 @@ impl Bench<'_> {
         for (runs, &index) in runs.iter().zip(kinds) {
             self.findings.add(self.samples[index].kind, name, candidates, runs);
         }
-        Ok(Some(choice::choose(&votes)))
+        Ok(Some(choice::choose(&votes, *gain_min)))
     }
 
     fn note_rounds(&mut self) {
