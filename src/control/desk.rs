@@ -12,7 +12,7 @@ use super::status::{
 };
 use crate::error::{self, escape};
 use crate::job::Job;
-use crate::limits::Cause;
+use crate::limits::Verdict;
 use crate::nudges::Heard;
 use crate::report::{self, Count, Counters, Pace, SideLatency, Stall, Storage, Told, Walk, Weight, bytes, name_of};
 use crate::stop::Stop;
@@ -45,7 +45,7 @@ pub(crate) struct Desk {
     /// How fast it goes.
     pace: Mutex<Pace>,
     /// What limits it.
-    limit: Mutex<Option<Cause>>,
+    limit: Mutex<Option<Verdict>>,
     /// Whether its storages answer.
     stalls: Mutex<[(Storage, Stall); 2]>,
 }
@@ -162,7 +162,7 @@ impl Desk {
     }
 
     /// Notes what limits the job.
-    pub(crate) fn set_limit(&self, limit: Option<Cause>) {
+    pub(crate) fn set_limit(&self, limit: Option<Verdict>) {
         *self.limit.lock() = limit;
     }
 
@@ -214,7 +214,8 @@ impl Desk {
             limit: self
                 .limit
                 .lock()
-                .map(|cause| Limit { cause: cause.key().to_owned(), text: cause.text().to_owned() }),
+                .as_ref()
+                .map(|verdict| Limit { cause: verdict.cause.key().to_owned(), text: verdict.text() }),
             stalled: self.stalled(now),
             objects: self.objects(now),
             errors: errors[errors.len().saturating_sub(ERRORS_MAX)..].to_vec(),

@@ -46,7 +46,7 @@ use crate::filesystem::FileSystem;
 use crate::filter::Choice;
 use crate::gate::Gate;
 use crate::job::{Job, JobRoot, Past, Reflink, read_choice};
-use crate::limits::Cause;
+use crate::limits::Verdict;
 use crate::links::LinkMap;
 use crate::location::Location;
 use crate::nudges::Nudges;
@@ -56,8 +56,8 @@ use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
 use crate::readback;
 use crate::report::{
-    Activity, Console, Counters, Crowd, Durability, End, EngineUsed, ExitCode, Failures, Keeper, Latency, Losses,
-    Moment, Notes, Progress, Run, Summary, Totals, Walk, forecast, shell_command,
+    Activity, Console, Counters, Crowd, Durability, End, EngineUsed, ExitCode, Failures, Keeper, Latency, Limited,
+    Losses, Moment, Notes, Progress, Run, Summary, Totals, Walk, forecast, shell_command,
 };
 use crate::resume;
 use crate::ring::syscalls::Kernel;
@@ -370,7 +370,7 @@ struct Outcome {
     /// What the threads measured.
     latency: Latency,
     /// What limited the run.
-    limit: Option<Cause>,
+    limit: Option<Verdict>,
 }
 
 impl Setup {
@@ -470,7 +470,7 @@ impl Setup {
         asks: &Asks,
         (desk, team): (&Desk, &Team),
         is_over: &AtomicBool,
-    ) -> Option<Cause> {
+    ) -> Option<Verdict> {
         let (mut stopped, mut watch, mut autopilot) = (None, Watch::new(), Autopilot::default());
         while !is_over.load(Ordering::Acquire) {
             if asks.stop.is_requested() {
@@ -488,11 +488,11 @@ impl Setup {
             autopilot.tick(&self.job, desk.work(), Instant::now());
             watch.tick(&self.job, self.job.gate.is_paused());
             desk.watch(Instant::now());
-            desk.set_limit(watch.limits.now());
+            desk.set_limit(watch.limits.now(&desk.latency()));
             std::thread::park_timeout(TICK);
         }
         progress.finish();
-        watch.limits.whole()
+        watch.limits.whole(&desk.latency())
     }
 
     /// A stop does not wait for ever for a slow destination: the checkpoint before the last is as good to resume from.
@@ -535,7 +535,11 @@ impl Setup {
             arena_bytes: outcome.figures.arena_bytes,
             file_depth: job.file_depth,
             latency: outcome.latency,
-            limit: outcome.limit.map(|cause| (cause.key(), cause.text())),
+            limit: outcome.limit.map(|verdict| Limited {
+                name: verdict.cause.key(),
+                text: verdict.text(),
+                waits: verdict.waits,
+            }),
             durability: Durability {
                 asked: job.config.sync,
                 used,

@@ -7,6 +7,9 @@ use crate::limits::{Limits, Look};
 
 /// Time between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Time between two looks at what is not looked at as often: the whole machine's processors, for which the kernel adds
+/// up all interrupts of all of them, milliseconds where they are many, and the histograms, which all threads tell.
+const AROUND_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Whoever looks.
 pub(super) struct Watch {
@@ -18,12 +21,24 @@ pub(super) struct Watch {
     cpu: Duration,
     /// Processors that may be used, as the control group allows.
     processors: f64,
+    /// Time of all processors of the machine, and the busy part of it, at the last look.
+    machine: (u64, u64),
+    /// When that was, and the busy part between it and the look before.
+    machine_load: (Instant, f64),
 }
 
 impl Watch {
     /// Begins now.
     pub fn new() -> Watch {
-        Watch { limits: Limits::new(), last: Instant::now(), cpu: cpu_time(), processors: processors() }
+        let now = Instant::now();
+        Watch {
+            limits: Limits::new(),
+            last: now,
+            cpu: cpu_time(),
+            processors: processors(),
+            machine: machine_time(),
+            machine_load: (now, 0.0),
+        }
     }
 
     /// Looks at the job when it is time to.
@@ -35,8 +50,23 @@ impl Watch {
         let cpu = cpu_time();
         let used = cpu.saturating_sub(self.cpu).as_secs_f64() / (elapsed.as_secs_f64() * self.processors);
         (self.last, self.cpu) = (Instant::now(), cpu);
+        self.look_around(job);
+        let machine = self.machine_load.1;
         let (streams, active) = (job.gate.limit(), job.gate.used());
-        self.limits.look(&Look { threads: &job.crowd.look(), cpu: used, streams, active, is_paused });
+        let (threads, in_flight) = (job.crowd.look(), job.crowd.in_flight());
+        self.limits.look(&Look { threads: &threads, in_flight, cpu: used, machine, streams, active, is_paused });
+    }
+
+    fn look_around(&mut self, job: &Job) {
+        if self.machine_load.0.elapsed() < AROUND_INTERVAL {
+            return;
+        }
+        // Told by the time of the next look, to whoever reads them: the verdict, and figures for Prometheus.
+        job.boards.ask();
+        let now = machine_time();
+        let passed = now.0.saturating_sub(self.machine.0).max(1);
+        self.machine_load = (Instant::now(), now.1.saturating_sub(self.machine.1) as f64 / passed as f64);
+        self.machine = now;
     }
 }
 
@@ -44,6 +74,17 @@ impl Watch {
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Time of all processors of the machine so far, and how much of it somebody used, in ticks: the first line of
+/// /proc/stat (proc_stat(5)). Nothing where it cannot be read.
+fn machine_time() -> (u64, u64) {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().unwrap_or_default();
+    // user nice system idle iowait irq softirq steal; guests are counted as users.
+    let ticks: Vec<u64> = line.split_ascii_whitespace().skip(1).take(8).flat_map(str::parse).collect();
+    let (all, idle) = (ticks.iter().sum(), ticks.iter().skip(3).take(2).sum::<u64>());
+    (all, all - idle)
 }
 
 /// Processors that the process may use: those of its affinity mask, less if its control group has a quota, of which

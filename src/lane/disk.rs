@@ -7,8 +7,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
+use super::Lane;
 use super::buffers::Buffer;
 use crate::error::Errno;
+use crate::report::Activity;
 use crate::ring::Handle;
 
 /// Who does a lane's reads and writes.
@@ -113,6 +115,26 @@ impl LaneFile {
                 blocking(bytes, move |bytes| file.write_at(&bytes[start..], offset).map_err(errno_of)).await
             }
         }
+    }
+}
+
+impl Lane {
+    /// Memory for `len` bytes, waited for within the budget.
+    pub(super) async fn memory(&self, len: usize) -> Buffer {
+        let _starved = self.busy.turn_to(Activity::NoWork);
+        self.common.pool.acquire(len).await
+    }
+
+    /// Reads `len` bytes of a file of the source into an empty buffer.
+    pub(super) async fn read(&self, file: &LaneFile, buffer: &mut Buffer, at: u64, len: usize) -> Result<(), Errno> {
+        let _reading = self.busy.turn_to(Activity::ReadSource);
+        file.read(buffer, at, len).await
+    }
+
+    /// Writes all of a buffer to a file of the destination.
+    pub(super) async fn write(&self, file: &LaneFile, buffer: &mut Buffer, at: u64) -> Result<(), Errno> {
+        let _writing = self.busy.turn_to(Activity::WriteDest);
+        file.write(buffer, at).await
     }
 }
 

@@ -211,7 +211,7 @@ impl Lane {
     /// The content of an object, compared with its checksum.
     async fn receive(&self, download: &Download<'_>, mut body: s3::Download) -> Result<super::buffers::Buffer> {
         let size = download.object.size as usize;
-        let mut buffer = self.common.pool.acquire(size).await;
+        let mut buffer = self.memory(size).await;
         // Ends: the body does, or it is longer than it may be.
         while let Some(chunk) = body.chunk().await? {
             if buffer.bytes().len() + chunk.len() > size {
@@ -273,7 +273,7 @@ impl Lane {
     ) -> Result<()> {
         let failed = |errno| place.error(self.job(), Side::Dest, "write", errno);
         let file = self.disk.open(handle).map_err(failed)?;
-        file.write(content, 0).await.map_err(failed)
+        self.write(&file, content, 0).await.map_err(failed)
     }
 
     fn refused(&self, place: &Place, why: &'static str) -> Error {

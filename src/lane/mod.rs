@@ -252,7 +252,7 @@ impl Lane {
             if is_idle && self.job().walker.is_stopped() {
                 return Ok(self.latency.take());
             }
-            // Files are read and written while requests wait, and take a small part of their time.
+            // Or, for most of the tasks, for files, for memory or for the limits: each says so.
             let is_held = self.job().gate.limits.bytes.wait().is_err();
             self.busy.set(match is_held {
                 _ if is_idle => Activity::NoWork,
@@ -295,7 +295,9 @@ impl Lane {
     /// Waits until bytes of a body may pass. Ends: the limits are lifted when the job is stopped.
     async fn spend(&self, bytes: usize) {
         let mut turn = Turn::default();
+        let mut held = None;
         while let Err(wait) = self.job().gate.limits.bytes.take_in_turn(bytes as u64, &mut turn) {
+            held.get_or_insert_with(|| self.busy.turn_to(Activity::Limit));
             tokio::time::sleep(wait.min(SPEND_TIME_MAX)).await;
         }
     }
@@ -434,7 +436,9 @@ impl Lane {
         self.active.set(self.active.get() + 1);
         let lane = self.clone();
         tokio::task::spawn_local(async move {
+            let waits = lane.busy.begin(Activity::Requests);
             work(lane.clone(), what).await;
+            drop(waits);
             lane.active.set(lane.active.get() - 1);
             lane.news.notify_one();
         });

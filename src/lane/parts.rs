@@ -28,7 +28,7 @@ use crate::gate::Stream;
 use crate::job::Place;
 use crate::outcome::What;
 use crate::provider::s3::{ByteRange, Key, Part, Payload};
-use crate::report::{Meter, Weight};
+use crate::report::{Activity, Meter, Weight};
 use crate::ring::{Handle, Side};
 use crate::transfer::Ending;
 
@@ -231,6 +231,8 @@ impl Lane {
             },
             Route::Across { .. } => None,
         };
+        // The object waits for its parts, each of which says what it waits for.
+        let _waits = self.busy.turn_to(Activity::NoWork);
         let tasks: Vec<_> = (0..PART_DEPTH)
             .map(|nth| {
                 let (lane, parts, file) = (self.clone(), parts.clone(), file.clone());
@@ -263,6 +265,7 @@ impl Lane {
             }
             gate.limits.ops.charge(1);
             let Some(index) = parts.claim() else { return };
+            let _waits = self.busy.begin(Activity::Requests);
             if let Err(error) = self.do_part(parts, file, index).await {
                 self.trouble(parts, error);
                 return;
@@ -327,8 +330,8 @@ impl Lane {
             }
             Route::Up { key, upload, .. } => {
                 let file = file.expect("I8: this route has a file");
-                let mut buffer = self.common.pool.acquire(range.len as usize).await;
-                let read = file.read(&mut buffer, range.offset, range.len as usize).await;
+                let mut buffer = self.memory(range.len as usize).await;
+                let read = self.read(file, &mut buffer, range.offset, range.len as usize).await;
                 read.map_err(|errno| parts.place.error(self.job(), Side::Source, "read", errno))?;
                 if (buffer.bytes().len() as u64) < range.len {
                     return Err(self.unstable(&parts.place));
@@ -340,9 +343,9 @@ impl Lane {
             }
             Route::Down { key, etag, .. } => {
                 let file = file.expect("I8: this route has a file");
-                let mut buffer = self.common.pool.acquire(range.len as usize).await;
+                let mut buffer = self.memory(range.len as usize).await;
                 let crc64 = self.fetch((key, etag), range, &mut buffer, meter).await?;
-                let written = file.write(&mut buffer, range.offset).await;
+                let written = self.write(file, &mut buffer, range.offset).await;
                 written.map_err(|errno| parts.place.error(self.job(), Side::Dest, "write", errno))?;
                 Ok(Some((None, Some(crc64))))
             }
@@ -352,7 +355,7 @@ impl Lane {
                 Ok(Some((Some(part), None)))
             }
             Route::Across { source_key, etag, key, upload, is_server_side: false } => {
-                let mut buffer = self.common.pool.acquire(range.len as usize).await;
+                let mut buffer = self.memory(range.len as usize).await;
                 let crc64 = self.fetch((source_key, etag), range, &mut buffer, meter).await?;
                 let part = self.dest().put_part(key, upload, number, buffer.into_body(), crc64).await?;
                 Ok(Some((Some(part), Some(crc64))))

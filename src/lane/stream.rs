@@ -186,12 +186,12 @@ impl<'a> Reading<'a> {
         if len == 0 {
             return Ok(None);
         }
-        let mut slice = self.lane.common.pool.acquire(len as usize).await;
+        let mut slice = self.lane.memory(len as usize).await;
         match (&self.parts.route, self.file) {
             (Route::Across { source_key, etag, .. }, _) => self.receive(source_key, etag, &mut slice, len).await?,
             (_, Some(file)) => {
                 let (job, place) = (self.lane.job(), &self.parts.place);
-                let read = file.read(&mut slice, self.rest.offset, len as usize).await;
+                let read = self.lane.read(file, &mut slice, self.rest.offset, len as usize).await;
                 read.map_err(|errno| place.error(job, Side::Source, "read", errno))?;
             }
             (_, None) => return Ok(None),

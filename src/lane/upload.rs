@@ -193,8 +193,8 @@ impl Lane {
         // Ends: every turn reads a block.
         while offset < size {
             let len = (size - offset).min(REREAD_BYTES) as usize;
-            let mut block = self.common.pool.acquire(len).await;
-            file.read(&mut block, offset, len).await.map_err(failed)?;
+            let mut block = self.memory(len).await;
+            self.read(&file, &mut block, offset, len).await.map_err(failed)?;
             if block.bytes().len() < len {
                 return Ok(None);
             }
@@ -217,7 +217,7 @@ impl Lane {
         let (job, place, stat) = (self.job(), &upload.errand.place, &upload.stat);
         self.plan_bytes(place, if stat.kind() == Kind::File { stat.size } else { 0 });
         let room = if stat.kind() == Kind::Symlink { libc::PATH_MAX as u64 } else { stat.size };
-        let mut buffer = self.common.pool.acquire(room as usize).await;
+        let mut buffer = self.memory(room as usize).await;
         let posix = Posix::new(&*self.errands.caller, Side::Source);
         match stat.kind() {
             Kind::File if stat.size > 0 => {
@@ -226,7 +226,7 @@ impl Lane {
                 };
                 let failed = |errno| source_error(job, place, "read", errno);
                 let file = self.disk.open(&handle).map_err(failed)?;
-                file.read(&mut buffer, 0, stat.size as usize).await.map_err(failed)?;
+                self.read(&file, &mut buffer, 0, stat.size as usize).await.map_err(failed)?;
             }
             Kind::Symlink => {
                 let target = posix.read_link(&place.open.source, &place.name);

@@ -1,8 +1,15 @@
 //! What each thread of a job is busy with at this moment: one byte a thread, stored before and after whatever may take
-//! long, and looked at a few times a second by whoever asks what limits the job (limits.rs).
+//! long, and how many operations it has in flight beside that; looked at a few times a second by whoever asks what
+//! limits the job (limits.rs).
+//!
+//! ```text
+//! thread of system calls   its byte: the call it stands in
+//! ring                     its byte, and reads and writes in flight; it waits for what it has most of
+//! lane                     tasks: each waits for a request, or for a file, memory or the limits in place of it
+//! ```
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -60,11 +67,13 @@ pub enum Storage {
     Dest,
 }
 
-/// A thread's byte, and how often a storage has answered it.
+/// A thread's byte, what it has in flight, and how often a storage has answered it.
 #[derive(Debug, Default)]
 pub struct Busy {
     /// The [`Activity`]'s number.
     now: AtomicU8,
+    /// Operations in flight that it does not stand still for, by [`Activity`].
+    afloat: [AtomicU32; Activity::ALL.len()],
     /// Answers, by [`Storage`].
     answers: [AtomicU64; 2],
 }
@@ -88,9 +97,75 @@ impl Busy {
         self.now.store(activity as u8, Ordering::Relaxed);
     }
 
-    /// What the thread does.
+    /// What the thread does. One that waits for requests has tasks, which may wait for something else: what most of
+    /// them wait for is what it waits for.
     pub fn now(&self) -> Activity {
+        match self.told() {
+            Activity::Requests => {
+                let kinds = [Activity::Limit, Activity::ReadSource, Activity::WriteDest, Activity::Requests];
+                // Of as many the last, which is the usual one.
+                kinds.into_iter().max_by_key(|&kind| self.afloat(kind)).unwrap_or(Activity::Requests)
+            }
+            told => told,
+        }
+    }
+
+    fn told(&self) -> Activity {
         Activity::ALL[usize::from(self.now.load(Ordering::Relaxed)) % Activity::ALL.len()]
+    }
+
+    fn afloat(&self, kind: Activity) -> u32 {
+        self.afloat[kind as usize].load(Ordering::Relaxed)
+    }
+
+    /// Says how many operations of a kind are in flight.
+    pub fn set_afloat(&self, kind: Activity, count: usize) {
+        self.afloat[kind as usize].store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// One more operation of a kind is in flight, until what comes back is dropped.
+    pub fn begin(self: &Arc<Busy>, kind: Activity) -> Afloat {
+        self.afloat[kind as usize].fetch_add(1, Ordering::Relaxed);
+        Afloat { busy: self.clone(), kind, place: None }
+    }
+
+    /// A task that has begun [`Activity::Requests`] waits for something else, until what comes back is dropped.
+    pub fn turn_to(self: &Arc<Busy>, kind: Activity) -> Afloat {
+        let mut begun = self.begin(kind);
+        self.afloat[Activity::Requests as usize].fetch_sub(1, Ordering::Relaxed);
+        begun.place = Some(Activity::Requests);
+        begun
+    }
+
+    /// Operations of storages and servers in flight, the one that the thread stands in included.
+    fn in_flight(&self) -> u32 {
+        let counts = |kind: &Activity| kind.storage().is_some() || *kind == Activity::Requests;
+        let afloat = Activity::ALL.iter().filter(|kind| counts(kind)).map(|&kind| self.afloat(kind)).sum();
+        let told = self.told();
+        // What a ring or a lane waits for is afloat already.
+        let is_afloat = self.afloat(told) > 0 || (told == Activity::Requests && afloat > 0);
+        let stands = counts(&told) && !is_afloat;
+        u32::saturating_add(afloat, stands.into())
+    }
+}
+
+/// An operation in flight, as long as it is held.
+#[derive(Debug)]
+pub struct Afloat {
+    /// Whose.
+    busy: Arc<Busy>,
+    /// Of which kind.
+    kind: Activity,
+    /// What goes on when it is over.
+    place: Option<Activity>,
+}
+
+impl Drop for Afloat {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.busy.afloat[place as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        self.busy.afloat[self.kind as usize].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -131,6 +206,13 @@ impl Crowd {
         answers
     }
 
+    /// Operations in flight, of all of them together.
+    pub fn in_flight(&self) -> u32 {
+        let threads = self.threads.lock();
+        let counted = threads.iter().filter(|thread| Arc::strong_count(thread) > 1).map(|thread| thread.in_flight());
+        counted.fold(0, u32::saturating_add)
+    }
+
     /// What each of them is busy with.
     pub fn look(&self) -> Vec<Activity> {
         let threads = self.threads.lock();
@@ -161,6 +243,38 @@ mod tests {
         helpers.set(Activity::Computing);
         assert_eq!(crowd.answers(Storage::Dest), Answers { count: 1, waiting: 1 });
         assert_eq!((crowd.answers(Storage::Source), crowd.look()), (Answers::default(), vec![Activity::WriteDest]));
+    }
+
+    #[test]
+    fn a_lane_waits_for_what_most_of_its_tasks_wait_for() {
+        let crowd = Crowd::default();
+        let lane = crowd.enlist();
+        lane.set(Activity::Requests);
+        let tasks = [Activity::Requests; 3].map(|kind| lane.begin(kind));
+        assert_eq!((lane.now(), crowd.in_flight()), (Activity::Requests, 3));
+        let reading = [lane.turn_to(Activity::ReadSource), lane.turn_to(Activity::ReadSource)];
+        let starved = lane.turn_to(Activity::NoWork);
+        assert_eq!((lane.now(), crowd.in_flight()), (Activity::ReadSource, 2), "memory is no storage's");
+        lane.set(Activity::SourceNames);
+        assert_eq!((lane.now(), crowd.in_flight()), (Activity::SourceNames, 3), "a call holds up all of them");
+        lane.set(Activity::Requests);
+        drop((reading, starved));
+        assert_eq!((lane.now(), crowd.in_flight()), (Activity::Requests, 3));
+        drop(tasks);
+        assert_eq!((lane.now(), crowd.in_flight()), (Activity::Requests, 1), "a listing is none of its tasks");
+    }
+
+    #[test]
+    fn what_a_ring_waits_for_is_counted_once() {
+        let crowd = Crowd::default();
+        let (ring, other) = (crowd.enlist(), crowd.enlist());
+        ring.set_afloat(Activity::ReadSource, 12);
+        ring.set_afloat(Activity::WriteDest, 3);
+        ring.set(Activity::ReadSource);
+        other.set(Activity::DestNames);
+        assert_eq!(crowd.in_flight(), 16);
+        ring.set(Activity::DestNames);
+        assert_eq!(crowd.in_flight(), 17);
     }
 
     #[test]

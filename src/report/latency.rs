@@ -50,6 +50,11 @@ impl SideLatency {
         self.histogram.count_between(0, nanos)
     }
 
+    /// The least time that an operation took, to the precision of the histogram; zero when there were none.
+    pub fn quickest(&self) -> Duration {
+        Duration::from_nanos(self.histogram.min())
+    }
+
     /// Time of all operations together.
     pub fn total(&self) -> Duration {
         Duration::from_secs_f64(self.histogram.mean() * self.histogram.len() as f64 / 1e9)
@@ -95,7 +100,7 @@ mod tests {
         }
         two.dest.record(Duration::from_secs(9_000));
         one.merge(&two);
-        assert_eq!(one.source.count(), 100);
+        assert_eq!((one.source.count(), one.source.quickest()), (100, Duration::from_micros(1)));
         let within = |value: Duration, micros: f64| (value.as_nanos() as f64 / (micros * 1e3) - 1.0).abs() < 0.02;
         assert!(within(one.source.percentile(50.0), 50.0), "{:?}", one.source.percentile(50.0));
         assert!(within(one.source.percentile(99.0), 99.0), "{:?}", one.source.percentile(99.0));

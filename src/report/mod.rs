@@ -26,8 +26,9 @@ mod pace;
 mod progress;
 mod stall;
 mod summary;
+mod waits;
 
-pub use activity::{Activity, Answers, Busy, Crowd, Storage};
+pub use activity::{Activity, Afloat, Answers, Busy, Crowd, Storage};
 pub use causes::{Causes, Weight, name_of};
 pub use console::{Console, Screen};
 pub use counters::{Count, Counters, Totals};
@@ -44,3 +45,4 @@ pub use pace::{Pace, Rates, Walk};
 pub use progress::{Moment, Progress};
 pub use stall::{Stall, Told};
 pub use summary::{Durability, End, EngineUsed, Keeper, Run, SCHEMA, Summary};
+pub use waits::{Limited, Waits};

@@ -9,6 +9,7 @@ use super::human;
 use super::json::Object;
 use super::latency::{Latency, SideLatency};
 use super::losses::Loss;
+use super::waits::Limited;
 use crate::config::SyncPolicy;
 use crate::error::{Error, escape};
 use crate::extents::Extents;
@@ -136,8 +137,8 @@ pub struct Summary {
     pub arena_bytes: u64,
     /// Latencies per side.
     pub latency: Latency,
-    /// What limited the run: its name, and what could be done about it.
-    pub limit: Option<(&'static str, &'static str)>,
+    /// What limited the run.
+    pub limit: Option<Limited>,
     /// How data was made durable.
     pub durability: Durability,
     /// Bytes of a source device that could not be read, and are zeros at the destination.
@@ -178,7 +179,7 @@ impl Summary {
             field("integrity", &self.integrity_text()),
             field("state", &escape(&self.state)),
         ];
-        lines.extend(self.limit.map(|(_, text)| field("limited by", text)));
+        lines.extend(self.limit.as_ref().map(|limit| field("limited by", &limit.text)));
         lines.extend(self.forecast_line());
         let label = match (&self.end, code) {
             (End::Finished, 0) => "next pass",
@@ -364,7 +365,7 @@ impl Summary {
         latency.object("source", latency_object(&self.latency.source));
         latency.object("dest", latency_object(&self.latency.dest));
         object.object("latency", latency);
-        object.text_or_null("limit", self.limit.map(|(name, _)| name));
+        Limited::put(self.limit.as_ref(), &mut object);
         object.text("sync", policy_name(self.durability.used));
         object.text("sync_asked", policy_name(self.durability.asked));
         object.text("durability", self.durability.text());
@@ -480,6 +481,7 @@ fn field(name: &str, value: &str) -> String {
 mod tests {
     use super::super::counters::Counters;
     use super::super::forecast::Pass;
+    use super::super::waits::Waits;
     use super::*;
     use crate::error::Errno;
     use std::sync::Arc;
@@ -489,6 +491,7 @@ mod tests {
         counts.iter().for_each(|&(count, by)| shard.add(count, by));
         let mut latency = Latency::default();
         latency.source.record(Duration::from_nanos(100));
+        let waits = Waits { source: 0.75, streams: 32.0, ..Waits::default() };
         Summary {
             run: Run::Resume { pass: 2 },
             end,
@@ -508,7 +511,7 @@ mod tests {
             file_depth: 1,
             arena_bytes: 1 << 20,
             latency,
-            limit: Some(("source", "reading the source")),
+            limit: Some(Limited { name: "source", text: "reading the source".to_owned(), waits }),
             durability: Durability { asked: SyncPolicy::Batch, used: SyncPolicy::File, keeper: Keeper::FileSystem },
             unreadable: Extents::default(),
         }
@@ -543,7 +546,10 @@ mod tests {
             r#""engine_fallback":"io_uring is disabled","threads":8,"ring_flags":null,"registered_buffer_bytes":0,"#,
             r#""buffer_bytes":1048576,"file_depth":1,"submissions_per_enter":0.000,"#,
             r#""latency":{"source":{"count":1,"p50_ns":100,"p99_ns":100,"max_ns":100},"#,
-            r#""dest":{"count":0,"p50_ns":0,"p99_ns":0,"max_ns":0}},"limit":"source","#,
+            r#""dest":{"count":0,"p50_ns":0,"p99_ns":0,"max_ns":0}},"#,
+            r#""limit":"source","limit_text":"reading the source","#,
+            r#""waits":{"computing":0.000,"source":0.750,"dest":0.000,"source_names":0.000,"dest_names":0.000,"#,
+            r#""requests":0.000,"limits":0.000,"streams":32.000,"in_flight":0.000,"cpu":0.000,"machine":0.000},"#,
             r#""sync":"file","#,
             r#""sync_asked":"batch","durability":"file: fsync of each file, for syncfs cannot be trusted here","#,
             r#""forecast":null,"state":"/state/job","command":"gfast -source /s -dest /d","exit_code":24}"#,

@@ -461,6 +461,7 @@ impl<I: Interpreter> Shard<I> {
             let in_flight = self.interpreter.in_flight();
             let want = if has_large { 1 } else { (in_flight / 2).max(1) };
             let is_writing = self.writes * 2 > in_flight;
+            self.tell_depth();
             self.busy.set(if is_writing { Activity::WriteDest } else { Activity::ReadSource });
             self.interpreter.wait(want, REAP, &mut self.completions);
         } else {
@@ -480,6 +481,13 @@ impl<I: Interpreter> Shard<I> {
             }
         }
         self.feed_starved();
+        self.tell_depth();
+    }
+
+    /// Tells how many reads and writes are in flight.
+    fn tell_depth(&self) {
+        self.busy.set_afloat(Activity::ReadSource, self.interpreter.in_flight().saturating_sub(self.writes));
+        self.busy.set_afloat(Activity::WriteDest, self.writes.min(self.interpreter.in_flight()));
     }
 
     fn complete(&mut self, completion: Completion) {

@@ -128,17 +128,108 @@ fn slow_names_and_too_few_streams_are_named() {
     }
 }
 
+/// A bucket on a server of this process, and a job between a tree and it.
+struct Bucket {
+    server: FaultServer,
+}
+
+impl Bucket {
+    fn new() -> Bucket {
+        let server = FaultServer::start(1);
+        server.make_bucket("b");
+        Bucket { server }
+    }
+
+    fn job(&self, source: impl AsRef<Path>, dest: impl AsRef<Path>, state: impl AsRef<Path>) -> Job {
+        Job::new(source.as_ref(), dest.as_ref(), state.as_ref(), Engine::all()[0])
+            .env("AWS_ACCESS_KEY_ID", "AKIAFAULT")
+            .env("AWS_SECRET_ACCESS_KEY", "canary/secret+0123456789abcdefghijklmnop")
+            .env("AWS_REGION", "us-east-1")
+            .arg(format!("--endpoint-url={}", self.server.endpoint()))
+    }
+}
+
 #[test]
 fn a_slow_server_is_named() {
-    let (server, scratch) = (FaultServer::start(1), Scratch::new());
-    server.make_bucket("b");
-    server.script(Rule::new(Fault::StallMs(400)).on(&[Request::Put]));
+    let (bucket, scratch) = (Bucket::new(), Scratch::new());
+    bucket.server.script(Rule::new(Fault::StallMs(400)).on(&[Request::Put]));
     let tree = scratch.path().join("tree");
     small_files(&tree);
-    let job = Job::new(&tree, "s3://b/p", scratch.path().join("state"), Engine::all()[0])
-        .env("AWS_ACCESS_KEY_ID", "AKIAFAULT")
-        .env("AWS_SECRET_ACCESS_KEY", "canary/secret+0123456789abcdefghijklmnop")
-        .env("AWS_REGION", "us-east-1")
-        .arg(format!("--endpoint-url={}", server.endpoint()));
+    let job = bucket.job(&tree, "s3://b/p", scratch.path().join("state"));
     assert_named(&job.run().expect(0), &["network"]);
+}
+
+#[test]
+fn a_slow_device_behind_a_fast_server_is_named() {
+    let test = "a_slow_device_behind_a_fast_server_is_named";
+    if !can_mount(test) {
+        return;
+    }
+    let (from, bucket, state) = (Mount::new(Kind::Xfs, 300), Bucket::new(), Scratch::new());
+    // Parts of one file, and files of a request each.
+    noise(&from.join("large"), FILE / 2);
+    (0..6).for_each(|file| noise(&from.join(format!("file-{file}")), FILE / 12));
+    from.settle();
+    let setting = format!("{} {THROTTLED}", device(from.path()));
+    let Some(group) = Group::new(test, "blkio", &[("blkio.throttle.read_bps_device", setting)]) else { return };
+    let outcome = bucket.job(from.path(), "s3://b/p", state.path()).within(&group.enter).run().expect(0);
+    assert!(outcome.elapsed >= Duration::from_millis(1500), "it was not throttled: {outcome}");
+    assert_named(&outcome, &["source"]);
+}
+
+#[test]
+fn a_bandwidth_limit_is_named() {
+    let (bucket, scratch) = (Bucket::new(), Scratch::new());
+    let tree = scratch.path().join("tree");
+    small_files(&tree);
+    noise(&tree.join("large"), FILE / 2);
+    let limited = |job: Job| assert_named(&job.arg("--bwlimit=10M").run().expect(0), &["bwlimit"]);
+    for engine in Engine::all() {
+        let place = scratch.path().join(format!("{engine:?}"));
+        limited(Job::new(&tree, place.join("copy"), place.join("state"), engine));
+    }
+    limited(bucket.job(&tree, "s3://b/p", scratch.path().join("up")));
+    limited(bucket.job("s3://b/p", scratch.path().join("back"), scratch.path().join("down")));
+}
+
+/// One stream is one object, but on a ring many blocks of it are in flight: more streams would gain nothing.
+#[test]
+fn one_stream_in_depth_is_not_blamed_for_a_slow_device() {
+    let test = "one_stream_in_depth_is_not_blamed_for_a_slow_device";
+    if !can_mount(test) {
+        return;
+    }
+    for engine in Engine::all() {
+        let (from, to, state) = (Mount::new(Kind::Xfs, 300), Scratch::new(), Scratch::new());
+        noise(&from.join("file"), FILE);
+        from.settle();
+        let setting = format!("{} {THROTTLED}", device(from.path()));
+        let Some(group) = Group::new(test, "blkio", &[("blkio.throttle.read_bps_device", setting)]) else { return };
+        let job = Job::new(from.path(), to.path().join("copy"), state.path(), engine).within(&group.enter);
+        let expected = if engine == Engine::Uring { "source" } else { "streams" };
+        assert_named(&job.arg("--streams=1").run().expect(0), &[expected]);
+    }
+}
+
+/// Small files that no cache holds, on a device of few operations a second: the source is waited for, its inodes or its
+/// bytes, never the destination.
+#[test]
+fn cold_small_files_of_a_slow_device_are_named() {
+    let test = "cold_small_files_of_a_slow_device_are_named";
+    if !can_mount(test) {
+        return;
+    }
+    for engine in Engine::all() {
+        let (from, to, state) = (Mount::new(Kind::Ext4, 100), Scratch::new(), Scratch::new());
+        (0..4).for_each(|part| small_files(&from.join(format!("part-{part}"))));
+        from.settle();
+        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        let setting = format!("{} 300", device(from.path()));
+        let Some(group) = Group::new(test, "blkio", &[("blkio.throttle.read_iops_device", setting)]) else { return };
+        let job = Job::new(from.path(), to.path().join("copy"), state.path(), engine).within(&group.enter);
+        let outcome = job.run().expect(0);
+        assert!(outcome.elapsed >= Duration::from_millis(1500), "it was not throttled: {outcome}");
+        assert_named(&outcome, &["source", "metadata"]);
+        assert!(!outcome.says("of the destination"), "{outcome}");
+    }
 }

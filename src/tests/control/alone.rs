@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gfast::control::status::Status;
 
@@ -75,6 +75,31 @@ fn figures_are_served_while_the_job_runs() {
     running.wait().expect(0);
     drop(silent);
     scene.assert_same();
+}
+
+/// Threads tell what they measured when they are asked to: a page must not wait for somebody who looks at the status.
+#[test]
+fn latencies_are_served_although_nobody_asks_for_a_status() {
+    let scene = Scene::new(Engine::all()[0]);
+    scene.grow(&scene.source(), seed("latencies_are_served", 96), 40, 256 << 10);
+    let port = free_port();
+    let running = scene.job(&["--metrics-addr", &port.to_string(), "--bwlimit", "2M"]).start();
+    let began = Instant::now();
+    let counted = |page: &str, side: &str| {
+        let name = format!("gfast_operation_seconds_count{{side=\"{side}\"}} ");
+        page.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok())
+    };
+    loop {
+        let page = std::net::TcpStream::connect(("127.0.0.1", port)).map(|_| fetch(port, "GET /metrics HTTP/1.1").1);
+        let page = page.unwrap_or_default();
+        if ["source", "dest"].iter().all(|side| counted(&page, side).is_some_and(|count| count > 0)) {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(4), "nothing was told: {page}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    told(&mut scene.client(), "bwlimit=off");
+    running.wait().expect(0);
 }
 
 /// A port that was free a moment ago.
