@@ -201,7 +201,11 @@ impl Tuner {
     fn judge(&mut self, way: Way, from: u32, mean: f64) {
         let ratio = mean / self.base.max(f64::MIN_POSITIVE);
         let clear = CLEAR.max(CLEAR_NOISES * self.noise);
-        if (ratio - 1.0).abs() < clear && self.epochs < self.epochs_wanted() {
+        // What is worse than it may be is given up soon, for that costs nothing but a chance; what is better has to
+        // prove it.
+        let least = if way == Way::Up { 1.0 + GAIN } else { 1.0 - EQUAL };
+        let is_lost = self.noise > 2.0 * NOISE.0 && ratio < least - self.error(self.epochs);
+        if !is_lost && (ratio - 1.0).abs() < clear && self.epochs < self.epochs_wanted() {
             return;
         }
         let is_won = match way {
