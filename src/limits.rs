@@ -180,17 +180,17 @@ impl Counts {
         Activity::ALL.into_iter().filter(|&kind| kind != Activity::NoWork).map(|kind| self.of_threads(kind)).sum()
     }
 
-    /// What is waited for most, and for how much of the time of the threads with work.
-    fn side(&self) -> (Cause, f64) {
+    /// What is waited for, and for how much of the time of the threads with work: the most, and what comes next.
+    fn sides(&self) -> [(Cause, f64); 2] {
         let of = |activity| self.of_threads(activity);
-        let sides = [
+        let mut sides = [
             (Cause::Source, of(Activity::ReadSource)),
             (Cause::Dest, of(Activity::WriteDest)),
             (Cause::Metadata, of(Activity::SourceNames) + of(Activity::DestNames)),
             (Cause::Network, of(Activity::Requests)),
         ];
-        let most = sides.into_iter().max_by(|one, other| one.1.total_cmp(&other.1));
-        most.map_or((Cause::Source, 0.0), |(cause, threads)| (cause, threads / self.busy().max(1.0)))
+        sides.sort_by(|one, other| other.1.total_cmp(&one.1));
+        [sides[0], sides[1]].map(|(cause, threads)| (cause, threads / self.busy().max(1.0)))
     }
 
     fn cause(&self) -> Option<Cause> {
@@ -216,7 +216,7 @@ impl Counts {
         if mostly(self.few) {
             return Some(Cause::Streams);
         }
-        let (cause, part) = self.side();
+        let [(cause, part), _] = self.sides();
         // Threads that compute nearly all of the time, on processors that others use as well.
         match self.of_threads(Activity::Computing) / busy > 2.0 * part {
             false => Some(cause),
@@ -243,7 +243,8 @@ impl Counts {
         Verdict {
             cause,
             names_of,
-            part: self.side().1,
+            part: self.sides()[0].1,
+            next: self.sides()[1],
             streams: self.mean(self.streams),
             active: self.mean(self.active),
             in_flight: self.mean(self.in_flight),
@@ -287,6 +288,8 @@ pub struct Verdict {
     names_of: Option<Storage>,
     /// Part of the time of the threads with work that went into waiting for the side that is waited for most.
     part: f64,
+    /// The side that comes next, and its part.
+    next: (Cause, f64),
     /// Streams that might have been open, on average.
     streams: f64,
     /// Streams that were open.
@@ -311,19 +314,27 @@ impl Verdict {
         }
         if let Cause::Source | Cause::Dest | Cause::Metadata | Cause::Network = self.cause {
             text.push_str(&self.advice());
-            let (part, active, streams) = (100.0 * self.part, self.active, self.streams);
-            let in_flight = self.in_flight;
-            text.push_str(&format!(
-                " ({part:.0} % of the time, {active:.0} of {streams:.0} streams, {in_flight:.0} operations in flight)"
-            ));
+            text.push_str(&self.evidence());
         }
         text
+    }
+
+    fn evidence(&self) -> String {
+        let Verdict { active, streams, in_flight, .. } = self;
+        let percent = 100.0 * self.part;
+        // A copy that is well balanced waits for both sides about as much: said, so that nobody mends the wrong one.
+        let next = match self.next {
+            (cause, part) if part >= self.part / 2.0 => format!(", {} {:.0} %", cause.key(), 100.0 * part),
+            _ => String::new(),
+        };
+        let streams = format!("{active:.0} of {streams:.0} streams, {in_flight:.0} operations in flight");
+        format!(" ({percent:.0} % of the time{next}, {streams})")
     }
 
     fn advice(&self) -> String {
         let is_idle = self.active < STREAMS_USED * self.streams;
         match (self.cause, self.quickest) {
-            _ if is_idle => "; there is not enough at once for more streams".to_owned(),
+            _ if is_idle => "; not all streams are in use, and more would not be".to_owned(),
             (_, Some(quickest)) => {
                 let quickest = duration(quickest);
                 format!("; even the quickest answers take {quickest} and none waits for another: try more streams")
@@ -473,9 +484,13 @@ mod tests {
             text(&both, &measured(8, 8))
         );
         let idle = text(&Case { active: 3, in_flight: 3, ..names }, &measured(8, 8));
-        let few = "names and attributes of the destination, not bytes; there is not enough at once for more streams";
+        let few =
+            "names and attributes of the destination, not bytes; not all streams are in use, and more would not be";
         assert_eq!(idle, format!("{few} (75 % of the time, 3 of 32 streams, 3 operations in flight)"));
         assert_eq!(text(&on(WriteDest), &measured(2, 8)), format!("{}{evidence}", Cause::Dest.text()));
+        let balanced = "reading the source: the destination waits for it (50 % of the time, dest 25 %, 32";
+        let halves = between([[ReadSource, WriteDest], [ReadSource, Computing]]);
+        assert!(text(&halves, &Latency::default()).starts_with(balanced), "{}", text(&halves, &Latency::default()));
         assert_eq!(text(&on(Limit), &measured(8, 8)), Cause::Bandwidth.text());
     }
 
