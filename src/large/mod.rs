@@ -46,6 +46,8 @@ pub use task::{LargeTask, Reading, Turn};
 const CHUNK_BYTES_MIN: u64 = scaled(4 << 20, 8 << 10) as u64;
 /// Most chunks of one file, so that its recorded ranges stay few whatever its size.
 const CHUNKS_MAX: u64 = 16_384;
+/// One chunk of so many is summed on a device although no checksums are asked for.
+const SAMPLE_CHUNKS: u64 = 64;
 /// Files below this are copied through the page cache: direct I/O pays from here on.
 const DIRECT_BYTES_MIN: u64 = scaled(1 << 20, 16 << 10) as u64;
 
@@ -166,7 +168,7 @@ impl LargeFile {
             write_path: if dest_align == 1 { WritePath::Buffered } else { WritePath::Direct },
             align: source.align.max(dest_align),
             durable,
-            assembly: (job.config.checksum != ChecksumPolicy::Free || job.has_device()).then(Mutex::default),
+            assembly: (job.config.checksum != ChecksumPolicy::Free).then(Mutex::default),
             sparing: Sparing::of(job, is_begun),
             device: DevicePart::of(job),
             ..LargeFile::new(work, record, source, (ticket, attempt))
@@ -304,6 +306,14 @@ impl LargeFile {
             }
             self.settled.fetch_add(1, Ordering::AcqRel);
         }
+    }
+
+    /// Whether the bytes of the chunk at `start` are summed: where checksums are asked for, and on a device now and
+    /// then, the first one among them. A resume knows the device by them; all of them would be a tenth of a core's
+    /// second for each GiB.
+    fn is_summed(&self, start: u64) -> bool {
+        let is_sample = self.device.is_some() && (start / self.chunk_bytes).is_multiple_of(SAMPLE_CHUNKS);
+        self.assembly.is_some() || is_sample
     }
 
     /// Joins another shard to the work; false when it is being finished already.

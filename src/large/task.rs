@@ -316,7 +316,7 @@ impl LargeTask {
             let (start, len, offset) = (filled, asked - filled, block + filled as u64);
             return Some((Side::Source, Op::Read { file, lease, start, len, offset }));
         }
-        if self.file.assembly.is_some() {
+        if self.file.is_summed(block) {
             // The bytes that are written are these: the buffer is the kernel's from here on (I7).
             let crc64 = crc64(&buffers.arena().bytes(&lease)[..wanted]);
             let chunk = self.chunk_of(block);
@@ -471,11 +471,10 @@ impl LargeTask {
         let chunk = self.chunks.remove(self.settled_chunk()?);
         self.file.settled.fetch_add(1, Ordering::AcqRel);
         let len = chunk.end - chunk.start;
-        let crc64 = self.file.assembly.as_ref().map(|whole| {
-            let crc64 = chunk.assembly.finish(len);
+        let crc64 = self.file.is_summed(chunk.start).then(|| chunk.assembly.finish(len));
+        if let (Some(whole), Some(crc64)) = (&self.file.assembly, crc64) {
             whole.lock().add(chunk.start, len, crc64);
-            crc64
-        });
+        }
         Some((chunk.bytes, Range { offset: chunk.start, len, crc64, etag: None }))
     }
 }

@@ -60,8 +60,8 @@ impl Work<'_> {
         NewFile { handle: device.buffered.clone(), temp: None, made }
     }
 
-    /// What an interrupted run has made durable on the destination device. The first of it is read again: a device
-    /// that holds something else now was taken into use meanwhile, and nothing more is written to it.
+    /// What an interrupted run has made durable on the destination device. The first of it that was summed is read
+    /// again: a device that holds something else now was taken into use meanwhile, and nothing more is written to it.
     pub(crate) fn find_on_device(
         &self,
         device: &Device,
@@ -71,7 +71,7 @@ impl Work<'_> {
         let record = record.filter(is_ours).filter(|r| r.dest_ino == device.identity());
         let Some(record) = record else { return Ok(None) };
         let ranges = self.job.catalog.reader()?.ranges(record.large_id)?;
-        if let Some((first, crc64)) = ranges.first().and_then(|range| Some((range, range.crc64?))) {
+        if let Some((first, crc64)) = ranges.iter().find_map(|range| Some((range, range.crc64?))) {
             let now = device.crc64(first.offset, first.len);
             let now = now.map_err(|errno| Error::os("read", &device.path, errno))?;
             if now != crc64 && self.job.config.devices.overwrite == Overwrite::Refuse {
