@@ -66,10 +66,25 @@ pub(crate) struct Crew {
     pub(crate) reason: Option<String>,
 }
 
+/// What a crew is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// To read most of what is there.
+    Whole,
+    /// To look for what is new. Describing names is a plain system call on the spot, and waits for the disk: twice as
+    /// many threads as cores keep both busy (100,000 unchanged files, cold, on 2 cores: 0.60 s with 2, 0.53 s with 4).
+    Repeat,
+}
+
 impl Crew {
     /// Who works on `streams` streams; `refused` is why there can be no ring, `slow` a side where every operation takes
     /// milliseconds. A bucket is none: its lanes keep many requests in flight on one thread.
-    pub(crate) fn choose(choice: EngineChoice, refused: Option<String>, slow: Option<&Root>, streams: u32) -> Crew {
+    pub(crate) fn choose(
+        choice: EngineChoice,
+        refused: Option<String>,
+        slow: Option<&Root>,
+        (streams, pass): (u32, Pass),
+    ) -> Crew {
         let reach = if slow.is_some() { Reach::Remote } else { Reach::Local };
         let why_slow = slow.map(|side| format!("{} is a network or FUSE mount", escape(&side.path)));
         let (engine, reason) = match choice {
@@ -82,6 +97,7 @@ impl Crew {
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let wanted = match (engine, reach) {
+            (Engine::Uring, _) if pass == Pass::Repeat => cores * 2,
             (Engine::Uring, _) => cores,
             (Engine::Sync, Reach::Local) => cores * THREADS_PER_CORE,
             (Engine::Sync, Reach::Remote) => streams as usize,

@@ -40,7 +40,7 @@ use crate::config::{
     Attributes, Config, DESCRIPTOR_TABLE, Metadata, Overwrite, Pilot, ReflinkChoice, Retry, STREAMS_MAX, SyncPolicy,
 };
 use crate::control::{self, Desk, Facts};
-use crate::crew::{self, Crew};
+use crate::crew::{self, Crew, Pass};
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
 use crate::filter::Choice;
@@ -98,7 +98,8 @@ pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
     let streams = affordable_streams(config, &console);
     let is_remote = source.is_some() || dest.is_some();
     let slow = if is_remote { None } else { roots.slower() };
-    let crew = Crew::choose(config.engine, refused, slow, streams).growing(streams_max());
+    let pass = if kind == resume::Kind::NextPass { Pass::Repeat } else { Pass::Whole };
+    let crew = Crew::choose(config.engine, refused, slow, (streams, pass)).growing(streams_max());
     let config = &crew.fit(&Config { streams, ..config.clone() });
     let bell = Arc::new(Bell::default());
     let (walker, workers) = Walker::new(crew.slots, bell.clone());

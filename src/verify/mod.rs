@@ -41,7 +41,7 @@ use crate::config::{
     ARENA_BYTES_MAX, Attributes, BLOCK_BYTES_RANGE, BufferChoice, EngineChoice, FILE_DEPTH, Metadata, Mounts, Output,
     S3Options,
 };
-use crate::crew::{self, Crew, Engine};
+use crate::crew::{self, Crew, Engine, Pass};
 use crate::engine::{descriptor_limit, granularity_nanos, raise_descriptor_limit};
 use crate::error::{Cause, Error, Result};
 use crate::filter::{Choice, Filter};
@@ -153,7 +153,7 @@ pub fn run(request: &Request, stop: &Stop) -> Result<Verdict> {
     let choice = read_choice(&request.filter, request.files_from.as_deref())?;
     let ends = Ends::open(request)?;
     let bell = Arc::new(Bell::default());
-    let crew = Crew::choose(request.engine, refused, ends.slower(), request.streams);
+    let crew = Crew::choose(request.engine, refused, ends.slower(), (request.streams, Pass::Whole));
     let (walker, workers) = Walker::new(crew.shards, bell.clone());
     let audit = Arc::new(make_audit(request, ends, choice, (walker, &crew), console));
     let root = DirNode::root();
