@@ -24,13 +24,16 @@ pub(super) struct DevicePart {
     is_dest: bool,
     /// Whether the catalog does.
     is_recorded: AtomicBool,
+    /// Whether the checksum of a range of it is on its way to the catalog, or there, for a resume to know it by.
+    is_known: AtomicBool,
 }
 
 impl DevicePart {
     /// For a job with a device on either side.
     pub fn of(job: &Job) -> Option<DevicePart> {
         let is_dest = job.device(Side::Dest).is_some();
-        let part = DevicePart { missing: Mutex::default(), is_dest, is_recorded: AtomicBool::new(false) };
+        let (is_recorded, is_known) = (AtomicBool::new(false), AtomicBool::new(false));
+        let part = DevicePart { missing: Mutex::default(), is_dest, is_recorded, is_known };
         job.has_device().then_some(part)
     }
 
@@ -41,6 +44,16 @@ impl DevicePart {
             WritePath::Buffered => device.buffered.clone(),
         };
         Dest { blocks, plain: device.buffered.clone() }
+    }
+
+    /// Whether it is the destination, and a resume could not know it yet.
+    pub fn is_unknown(&self) -> bool {
+        self.is_dest && !self.is_known.load(Ordering::Acquire)
+    }
+
+    /// A resume can know it from now on: the outcome with the range is pushed. What is not summed is begun later.
+    pub fn note_known(&self) {
+        self.is_known.store(true, Ordering::Release);
     }
 
     /// Whether the destination is a device.

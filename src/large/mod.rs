@@ -46,8 +46,6 @@ pub use task::{LargeTask, Reading, Turn};
 const CHUNK_BYTES_MIN: u64 = scaled(4 << 20, 8 << 10) as u64;
 /// Most chunks of one file, so that its recorded ranges stay few whatever its size.
 const CHUNKS_MAX: u64 = 16_384;
-/// One chunk of so many is summed on a device although no checksums are asked for.
-const SAMPLE_CHUNKS: u64 = 64;
 /// Files below this are copied through the page cache: direct I/O pays from here on.
 const DIRECT_BYTES_MIN: u64 = scaled(1 << 20, 16 << 10) as u64;
 
@@ -173,6 +171,7 @@ impl LargeFile {
             device: DevicePart::of(job),
             ..LargeFile::new(work, record, source, (ticket, attempt))
         };
+        large.durable.iter().for_each(|range| large.note_told(range));
         match large.open_dest(work, &file) {
             Ok(dest) => {
                 *large.dest.get_mut() = Some(dest);
@@ -308,12 +307,18 @@ impl LargeFile {
         }
     }
 
-    /// Whether the bytes of the chunk at `start` are summed: where checksums are asked for, and on a device now and
-    /// then, the first one among them. A resume knows the device by them; all of them would be a tenth of a core's
+    /// Whether the bytes of a chunk that is begun now are summed: where checksums are asked for, and on a destination
+    /// device until one range's sum is told of. A resume knows the device by it; all sums would be a tenth of a core's
     /// second for each GiB.
-    fn is_summed(&self, start: u64) -> bool {
-        let is_sample = self.device.is_some() && (start / self.chunk_bytes).is_multiple_of(SAMPLE_CHUNKS);
-        self.assembly.is_some() || is_sample
+    fn is_summed(&self) -> bool {
+        self.assembly.is_some() || self.device.as_ref().is_some_and(DevicePart::is_unknown)
+    }
+
+    /// Notes that a range was told of, for the catalog.
+    pub fn note_told(&self, range: &Range) {
+        if let Some(device) = self.device.as_ref().filter(|_| range.crc64.is_some()) {
+            device.note_known();
+        }
     }
 
     /// Joins another shard to the work; false when it is being finished already.

@@ -31,8 +31,8 @@ struct Chunk {
     in_flight: u32,
     /// Bytes written.
     bytes: u64,
-    /// Checksums of its blocks; what lies between them are zeros.
-    assembly: Assembly,
+    /// Checksums of its blocks, if it is summed; what lies between them are zeros.
+    assembly: Option<Assembly>,
 }
 
 impl Chunk {
@@ -159,7 +159,7 @@ impl LargeTask {
                 match file.claim() {
                     Some((start, end)) => {
                         let data_end = if file.is_sparse { start } else { end };
-                        let assembly = Assembly::default();
+                        let assembly = file.is_summed().then(Assembly::default);
                         self.chunks.push(Chunk {
                             start,
                             end,
@@ -316,11 +316,11 @@ impl LargeTask {
             let (start, len, offset) = (filled, asked - filled, block + filled as u64);
             return Some((Side::Source, Op::Read { file, lease, start, len, offset }));
         }
-        if self.file.is_summed(block) {
+        let chunk = self.chunk_of(block);
+        if let Some(assembly) = &mut chunk.assembly {
             // The bytes that are written are these: the buffer is the kernel's from here on (I7).
             let crc64 = crc64(&buffers.arena().bytes(&lease)[..wanted]);
-            let chunk = self.chunk_of(block);
-            chunk.assembly.add(block - chunk.start, wanted as u64, crc64);
+            assembly.add(block - chunk.start, wanted as u64, crc64);
         }
         if self.file.goal != Goal::Copy {
             self.release_block(block, 0, lease, buffers);
@@ -471,7 +471,7 @@ impl LargeTask {
         let chunk = self.chunks.remove(self.settled_chunk()?);
         self.file.settled.fetch_add(1, Ordering::AcqRel);
         let len = chunk.end - chunk.start;
-        let crc64 = self.file.is_summed(chunk.start).then(|| chunk.assembly.finish(len));
+        let crc64 = chunk.assembly.map(|assembly| assembly.finish(len));
         if let (Some(whole), Some(crc64)) = (&self.file.assembly, crc64) {
             whole.lock().add(chunk.start, len, crc64);
         }

@@ -435,6 +435,7 @@ impl<I: Interpreter> Shard<I> {
         }
         file.note_unsynced(&self.errands.job);
         self.errands.push(&file.place.dir, file.place.name.clone(), What::Written(file.id, range));
+        file.note_told(&range);
     }
 
     /// Asks an operation; one that is answered at once is driven at once.

@@ -71,17 +71,20 @@ impl Work<'_> {
         let record = record.filter(is_ours).filter(|r| r.dest_ino == device.identity());
         let Some(record) = record else { return Ok(None) };
         let ranges = self.job.catalog.reader()?.ranges(record.large_id)?;
-        if let Some((first, crc64)) = ranges.iter().find_map(|range| Some((range, range.crc64?))) {
-            let now = device.crc64(first.offset, first.len);
-            let now = now.map_err(|errno| Error::os("read", &device.path, errno))?;
-            if now != crc64 && self.job.config.devices.overwrite == Overwrite::Refuse {
-                let why = "does not hold any more what this job has written to it: \
-                           to begin anew say --overwrite-device";
-                return Err(Error::refused(&device.path, why));
+        let is_there = match ranges.iter().find_map(|range| Some((range, range.crc64?))) {
+            Some((first, crc64)) => {
+                let now = device.crc64(first.offset, first.len);
+                now.map_err(|errno| Error::os("read", &device.path, errno))? == crc64
             }
-            if now != crc64 {
-                return Ok(None);
-            }
+            // By ranges of which none is summed it cannot be known.
+            None => ranges.is_empty(),
+        };
+        if !is_there && self.job.config.devices.overwrite == Overwrite::Refuse {
+            let why = "does not hold any more what this job has written to it: to begin anew say --overwrite-device";
+            return Err(Error::refused(&device.path, why));
+        }
+        if !is_there {
+            return Ok(None);
         }
         Ok(Some((self.open_device(device), record.large_id, ranges)))
     }
