@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crossbeam_deque::Worker;
 
-use crate::catalog::{DirId, DirStamp, DirState, FileRecord, Record, Stamp};
-use crate::config::{CtimePolicy, UNSTABLE_ATTEMPTS_MAX};
+use crate::catalog::{DirId, DirState, FileRecord, Record, Stamp};
+use crate::config::UNSTABLE_ATTEMPTS_MAX;
 use crate::error::{Cause, Error, Result};
 use crate::filter::Sort;
 use crate::job::{Job, Past, Place, Ticket};
@@ -201,24 +201,6 @@ impl Errands {
             parent.touch();
             self.push(parent, Name::default(), What::Reopened);
         }
-    }
-
-    /// Whether a directory's own metadata is what the last pass gave its copy; its atime counts for nothing. After an
-    /// interruption nobody knows what the interrupted run did in it.
-    pub(crate) fn is_as_recorded(&self, dir: &DirNode) -> Result<bool> {
-        if self.job.past != Past::Finished || dir.dest() == DestDir::Created {
-            return Ok(false);
-        }
-        let reader = self.job.catalog.reader()?;
-        let recorded = reader.dir(dir.id)?.and_then(|record| record.stamp);
-        let (Some(recorded), Some(now)) = (recorded, dir.stamp()) else { return Ok(false) };
-        let is_finished = !reader.is_open_dir(dir.id, DirState::Unfinished)?;
-        let ctime = if self.job.config.ctime == CtimePolicy::Ignore { now.ctime } else { recorded.ctime };
-        let (dev, ino) = match self.job.source.inodes.is_lasting() {
-            true => (recorded.dev, recorded.ino),
-            false => (now.dev, now.ino),
-        };
-        Ok(is_finished && DirStamp { atime: now.atime, ctime, dev, ino, ..recorded } == now)
     }
 
     /// A directory that cannot be opened: recorded under its own number with an empty name.

@@ -155,6 +155,8 @@ pub struct Job {
     pub source: JobRoot,
     /// Where the destination begins.
     pub dest: JobRoot,
+    /// Stands for the destination's side of a directory that has not been needed: no name can be looked up in it.
+    pub nowhere: Handle,
     /// For a job that copies one file: its name in the source root and in the destination root.
     pub single: Option<(Name, Name)>,
     /// Which names it is about.

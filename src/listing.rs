@@ -16,7 +16,7 @@ use crate::names::{self, Claim};
 use crate::provider::metadata;
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
-use crate::walk::{DestDir, DirCache, DirNode, DirPair, Entry, path_steps};
+use crate::walk::{DestDir, DirCache, DirNode, DirPair, Entry, OpenDirs, path_steps};
 
 /// Bytes of one getdents buffer.
 pub(crate) const BUFFER_BYTES: usize = scaled(64 << 10, 1 << 10);
@@ -52,42 +52,37 @@ pub enum Opened {
 }
 
 impl Listing {
-    /// Opens `dir` on both sides, creating it at the destination (mode 0700 until it is finished, I9). Where a
-    /// directory above it has become stale it is looked up once more, from the root.
-    pub fn open(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, dir: &Arc<DirNode>) -> Result<Opened> {
-        match Listing::try_open(job, caller, cache, dir) {
+    /// Opens `dir`, and its side at the destination if this pass may need it, which is created if it is missing (mode
+    /// 0700 until it is finished, I9). Where a directory above it has become stale it is looked up once more, from the
+    /// root.
+    pub fn open(job: &Job, caller: &dyn Caller, dirs: &mut OpenDirs, dir: &Arc<DirNode>) -> Result<Opened> {
+        match Listing::try_open(job, caller, dirs, dir) {
             Err(error) if error.is_stale() => {
-                cache.forget(dir);
-                Listing::try_open(job, caller, cache, dir)
+                dirs.forget(dir);
+                Listing::try_open(job, caller, dirs, dir)
             }
             opened => opened,
         }
     }
 
-    fn try_open(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, dir: &Arc<DirNode>) -> Result<Opened> {
+    fn try_open(job: &Job, caller: &dyn Caller, dirs: &mut OpenDirs, dir: &Arc<DirNode>) -> Result<Opened> {
         let (open, stat) = match &dir.parent {
             None => {
                 let open = DirPair { source: job.source.handle.clone(), dest: job.dest.handle.clone() };
                 let stat = Posix::new(caller, Side::Source).stat_handle(&open.source);
-                (open, stat.map_err(|errno| job.dir_error(Side::Source, dir, "stat", errno))?)
+                let stat = stat.map_err(|errno| job.dir_error(Side::Source, dir, "stat", errno))?;
+                dir.set_stamp(DirStamp::of(&stat));
+                (open, stat)
             }
-            Some(parent) => {
-                let open = open_pair(job, caller, cache, parent)?;
-                look_at_dest(job, caller, parent, &open)?;
-                let parent = open;
-                match open_child(job, caller, &parent, dir)? {
-                    Child::Open(open, stat) => (open, stat),
-                    Child::LeftOut(reason) => return Ok(Opened::LeftOut(reason)),
-                    Child::Unreadable(stat, errno) => {
-                        dir.set_stamp(DirStamp::of(&stat));
-                        return Ok(Opened::Unreadable(job.dir_error(Side::Source, dir, "open", errno)));
-                    }
+            Some(parent) => match open_child(job, caller, dirs, parent, dir)? {
+                Child::Open(open, stat) => (open, stat),
+                Child::LeftOut(reason) => return Ok(Opened::LeftOut(reason)),
+                Child::Unreadable(errno) => {
+                    return Ok(Opened::Unreadable(job.dir_error(Side::Source, dir, "open", errno)));
                 }
-            }
+            },
         };
-        dir.set_stamp(DirStamp::of(&stat));
         remove_probe(job, caller, &open.dest);
-        cache.insert(dir, open.clone());
         let (entries, buffer) = (listed_entries(job, dir), vec![0; BUFFER_BYTES]);
         // A mount point that is not crossed is an empty directory.
         let is_other_mount = job.config.mounts == Mounts::Stay && stat.dev != job.source.stat.dev;
@@ -106,15 +101,15 @@ impl Listing {
     }
 
     /// The next name, or `None` at the end.
-    pub fn next(&mut self, job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>) -> Result<Option<Entry>> {
+    pub fn next(&mut self, job: &Job, caller: &dyn Caller, dirs: &mut OpenDirs) -> Result<Option<Entry>> {
         let posix = Posix::new(caller, Side::Source);
         let failed = |dir: &DirNode, errno| job.dir_error(Side::Source, dir, "list", errno);
         // Ends: each turn parses a full buffer, reaches the end, or begins once more.
         while self.entries.is_empty() && !self.at_end {
             let filled = match posix.read_dir(&self.names, &mut self.buffer) {
                 Err(Errno::STALE) if self.met.begin_again() => {
-                    cache.forget(&self.dir);
-                    self.open = open_pair(job, caller, cache, &self.dir)?;
+                    dirs.forget(&self.dir);
+                    self.open = open_listed(job, caller, dirs, &self.dir)?;
                     let again = posix.open_dir(&self.open.source, &c".".to_owned());
                     self.names = again.map_err(|errno| failed(&self.dir, errno))?;
                     continue;
@@ -227,36 +222,35 @@ fn listed_entries(job: &Job, dir: &DirNode) -> Option<VecDeque<Entry>> {
     )
 }
 
-/// Both sides of a directory that was listed before, reopened from the nearest open ancestor; from the root where one
-/// has become stale.
-pub fn open_pair(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, dir: &Arc<DirNode>) -> Result<DirPair> {
-    match try_open_pair(job, caller, cache, dir) {
-        Err(error) if error.is_stale() => {
-            cache.forget(dir);
-            try_open_pair(job, caller, cache, dir)
+/// Both sides of a directory that was listed before. One that this pass has not needed at the destination is made if
+/// it is missing by now, and so are those above it.
+pub fn open_pair(job: &Job, caller: &dyn Caller, dirs: &mut OpenDirs, dir: &Arc<DirNode>) -> Result<DirPair> {
+    let upwards = std::iter::successors(Some(dir), |node| node.parent.as_ref());
+    let unneeded: Vec<_> = upwards.take_while(|node| node.dest() == DestDir::Unneeded).collect();
+    for node in unneeded.into_iter().rev() {
+        make_child(job, caller, dirs, node)?;
+        if node.dest() == DestDir::Created {
+            dirs.made.push(node.clone());
         }
-        opened => opened,
+    }
+    let source = open_side(job, caller, Side::Source, &mut dirs.source, dir)?;
+    let dest = open_side(job, caller, Side::Dest, &mut dirs.dest, dir)?;
+    Ok(DirPair { source, dest })
+}
+
+/// A directory that is being listed: both sides if this pass needs them by now.
+pub fn open_listed(job: &Job, caller: &dyn Caller, dirs: &mut OpenDirs, dir: &Arc<DirNode>) -> Result<DirPair> {
+    match dir.dest() {
+        DestDir::Unneeded => {
+            let source = open_side(job, caller, Side::Source, &mut dirs.source, dir)?;
+            Ok(DirPair { source, dest: job.nowhere.clone() })
+        }
+        _ => open_pair(job, caller, dirs, dir),
     }
 }
 
-fn try_open_pair(job: &Job, caller: &dyn Caller, cache: &mut DirCache<DirPair>, dir: &Arc<DirNode>) -> Result<DirPair> {
-    if let Some(pair) = cache.get(dir) {
-        return Ok(pair);
-    }
-    let (mut pair, below) = cache.nearest(dir);
-    for (path, node) in path_steps(&below) {
-        let open = |side, at: &Handle| {
-            let opened = Posix::new(caller, side).open_dir(at, &path);
-            opened.map_err(|errno| job.dir_error(side, node, "open", errno))
-        };
-        pair = DirPair { source: open(Side::Source, &pair.source)?, dest: open(Side::Dest, &pair.dest)? };
-        note_dest(job, caller, node, &pair.dest)?;
-        cache.insert(node, pair.clone());
-    }
-    Ok(pair)
-}
-
-/// One side of a directory that was listed before, likewise.
+/// One side of a directory that was listed before, reopened from the nearest open ancestor; from the root where one
+/// has become stale.
 pub(crate) fn open_side(
     job: &Job,
     caller: &dyn Caller,
@@ -326,27 +320,36 @@ pub fn look_at_dest(job: &Job, caller: &dyn Caller, dir: &DirNode, open: &DirPai
 
 /// What came of opening a directory below its parent.
 enum Child {
-    /// Both sides of it, and the source's description.
+    /// What is needed of it, and the source's description.
     Open(DirPair, Stat),
     /// Left out, for this reason.
     LeftOut(&'static str),
     /// The source may not be read.
-    Unreadable(Stat, Errno),
+    Unreadable(Errno),
 }
 
-/// Opens a directory below `parent` on both sides.
-fn open_child(job: &Job, caller: &dyn Caller, parent: &DirPair, dir: &Arc<DirNode>) -> Result<Child> {
+/// Opens a directory below `parent`. One that is as the last pass left it needs nothing at the destination until
+/// something in it does; `--delete` will look there anyway.
+fn open_child(
+    job: &Job,
+    caller: &dyn Caller,
+    dirs: &mut OpenDirs,
+    parent: &Arc<DirNode>,
+    dir: &Arc<DirNode>,
+) -> Result<Child> {
     let failed = |verb, errno| match errno {
         Errno::NOENT => Error { verb, object: job.path(Side::Source, dir), cause: Cause::Vanished },
         errno => job.dir_error(Side::Source, dir, verb, errno),
     };
     let posix = Posix::new(caller, Side::Source);
-    let source = match posix.open_dir(&parent.source, &dir.name) {
+    let at = open_side(job, caller, Side::Source, &mut dirs.source, parent)?;
+    let source = match posix.open_dir(&at, &dir.name) {
         Ok(source) => source,
         Err(errno @ (Errno::ACCESS | Errno::PERM)) => {
-            let stat = posix.stat(&parent.source, &dir.name).map_err(|errno| failed("stat", errno))?;
-            dir.set_dest(make_dest(job, caller, parent, dir)?.1);
-            return Ok(Child::Unreadable(stat, errno));
+            let stat = posix.stat(&at, &dir.name).map_err(|errno| failed("stat", errno))?;
+            make_child(job, caller, dirs, dir)?;
+            dir.set_stamp(DirStamp::of(&stat));
+            return Ok(Child::Unreadable(errno));
         }
         Err(errno) => return Err(failed("open", errno)),
     };
@@ -354,9 +357,29 @@ fn open_child(job: &Job, caller: &dyn Caller, parent: &DirPair, dir: &Arc<DirNod
     if let Some(reason) = leave_out((&job.source.stat, job.state_dir), dir, &source, &stat)? {
         return Ok(Child::LeftOut(reason));
     }
-    let (dest, state) = make_dest(job, caller, parent, dir)?;
-    dir.set_dest(state);
+    dirs.source.insert(dir, source.clone());
+    let stamp = DirStamp::of(&stat);
+    let dest = match job.config.delete.is_none() && job.is_as_recorded(dir, Some(stamp))? {
+        true => {
+            dir.set_dest(DestDir::Unneeded);
+            job.nowhere.clone()
+        }
+        false => make_child(job, caller, dirs, dir)?,
+    };
+    dir.set_stamp(stamp);
     Ok(Child::Open(DirPair { source, dest }, stat))
+}
+
+/// Opens the destination's side of a directory, created if it is missing. Ends: none of those above it is unneeded
+/// then, and [`open_pair`] comes back here at most once.
+fn make_child(job: &Job, caller: &dyn Caller, dirs: &mut OpenDirs, dir: &Arc<DirNode>) -> Result<Handle> {
+    let Some(parent) = &dir.parent else { return Ok(job.dest.handle.clone()) };
+    let open = open_pair(job, caller, dirs, parent)?;
+    look_at_dest(job, caller, parent, &open)?;
+    let (dest, state) = make_dest(job, caller, &open, dir)?;
+    dir.set_dest(state);
+    dirs.dest.insert(dir, dest.clone());
+    Ok(dest)
 }
 
 /// Why a directory of the source is none of the job's; `root` is the source's.

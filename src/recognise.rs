@@ -6,12 +6,14 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::catalog::{BATCH_UNSEALED, DirStamp, FileRecord, Record, Stamp, Status};
+use crate::catalog::{BATCH_UNSEALED, DirStamp, DirState, FileRecord, Record, Stamp, Status};
+use crate::config::CtimePolicy;
 use crate::error::Error;
 use crate::filesystem::Reach;
-use crate::job::{Job, Sealed};
+use crate::job::{Job, Past, Sealed};
 use crate::links::{LinkKey, LinkName};
 use crate::ring::Stat;
+use crate::walk::{DestDir, DirNode};
 
 impl Job {
     /// What is recorded of an object of the source.
@@ -86,6 +88,24 @@ impl Job {
     /// Whether a source directory is the one that was recorded, as far as its numbers tell.
     pub fn is_same_dir(&self, recorded: &DirStamp, now: &Stat) -> bool {
         !self.source.inodes.is_lasting() || (recorded.dev, recorded.ino) == (now.dev, now.ino)
+    }
+
+    /// Whether a directory's own metadata, as it is `now`, is what the last pass gave its copy; its atime counts for
+    /// nothing. After an interruption nobody knows what the interrupted run did in it.
+    pub fn is_as_recorded(&self, dir: &DirNode, now: Option<DirStamp>) -> Result<bool, Error> {
+        if self.past != Past::Finished || dir.dest() == DestDir::Created {
+            return Ok(false);
+        }
+        let reader = self.catalog.reader()?;
+        let recorded = reader.dir(dir.id)?.and_then(|record| record.stamp);
+        let (Some(recorded), Some(now)) = (recorded, now) else { return Ok(false) };
+        let is_finished = !reader.is_open_dir(dir.id, DirState::Unfinished)?;
+        let ctime = if self.config.ctime == CtimePolicy::Ignore { now.ctime } else { recorded.ctime };
+        let (dev, ino) = match self.source.inodes.is_lasting() {
+            true => (recorded.dev, recorded.ino),
+            false => (now.dev, now.ino),
+        };
+        Ok(is_finished && DirStamp { atime: now.atime, ctime, dev, ino, ..recorded } == now)
     }
 
     /// Whether what the destination says it has changed is taken for done, or looked at again.

@@ -39,7 +39,7 @@ use crate::provider::posix::Posix;
 use crate::report::{Count, Counters};
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
 use crate::stop::Stop;
-use crate::walk::{DirCache, DirNode, DirPair, Entry, Walker, Work, path_steps};
+use crate::walk::{DirCache, DirNode, DirPair, Entry, OpenDirs, Walker, Work, path_steps};
 
 /// Doomed names whose records are forgotten by one commit.
 const BATCH: usize = 4096;
@@ -170,7 +170,7 @@ struct Doomed {
 struct Remover<'d> {
     deletion: &'d Deletion<'d>,
     worker: Worker<Work>,
-    cache: DirCache<DirPair>,
+    cache: OpenDirs,
     /// The source, if it is a bucket, and the destination's open directories then.
     asked: Option<(Asked, DirCache<Handle>)>,
     /// Names whose turn comes with the next commit.
@@ -194,7 +194,7 @@ impl<'d> Remover<'d> {
             Some(root) => Some((Asked::new(root)?, DirCache::new(job.dest.handle.clone(), job.cached_dirs))),
         };
         let root = DirPair { source: job.source.handle.clone(), dest: job.dest.handle.clone() };
-        let cache = DirCache::new(root, job.cached_dirs);
+        let cache = OpenDirs::new(root, job.cached_dirs);
         Ok(Remover { deletion, worker, cache, asked, doomed: Vec::new() })
     }
 

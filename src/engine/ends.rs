@@ -13,7 +13,7 @@ use crate::filesystem::{FileSystem, Inodes};
 use crate::job::{BucketRoot, KeyNames};
 use crate::location::Location;
 use crate::provider::s3::{Bucket, Client, From, Key, Page, keys};
-use crate::ring::{Side, Stat, Time};
+use crate::ring::{Handle, Side, Stat, Time};
 use crate::roots::{self, DestOrigin, Root, Roots, SingleFile};
 
 /// Both ends of a job.
@@ -237,11 +237,8 @@ pub(crate) async fn find_copy_to_read(
 
 /// What stands for a bucket, or for what is not there, where a directory is expected.
 fn place_holder(name: &[u8]) -> Result<Root> {
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-    let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty());
-    let null = null.map_err(|errno| Error::os("open", "/dev/null", errno))?;
     Ok(Root {
-        handle: Arc::new(null),
+        handle: nowhere()?,
         path: name.to_vec(),
         stat: Stat::default(),
         birth: Time::default(),
@@ -249,4 +246,11 @@ fn place_holder(name: &[u8]) -> Result<Root> {
         inodes: Inodes::Lasting,
         device: None,
     })
+}
+
+/// A handle in which no name can be looked up.
+pub(super) fn nowhere() -> Result<Handle> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty());
+    Ok(Arc::new(null.map_err(|errno| Error::os("open", "/dev/null", errno))?))
 }

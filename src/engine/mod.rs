@@ -265,6 +265,7 @@ pub(crate) fn make_job(
         unsyncable: Mutex::default(),
         source,
         dest,
+        nowhere: ends::nowhere()?,
         single: roots.single.as_ref().map(|single| (single.source_name.clone(), single.dest_name.clone())),
         choice: Choice::default(),
         past: match kind {

@@ -171,7 +171,7 @@ impl Gate {
     }
 
     /// Whether more permits are in use than may be.
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.used() > self.room()
     }
 

@@ -264,7 +264,7 @@ impl Lane {
     }
 
     fn touch_if_changed(&self, dir: &DirNode) -> Result<()> {
-        if !self.errands.is_as_recorded(dir)? {
+        if !self.job().is_as_recorded(dir, dir.stamp())? {
             dir.touch();
         }
         Ok(())

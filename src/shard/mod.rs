@@ -27,7 +27,7 @@ use crate::listing::Listing;
 use crate::outcome::{Intake, What};
 use crate::report::{Activity, Busy, Count, Counters, Latency};
 use crate::ring::{Access, Asked, Caller, Completion, FixedBuffers, Interpreter, Op, Side, Stat};
-use crate::walk::{DirCache, DirPair, Walker, Work};
+use crate::walk::{DirPair, OpenDirs, Walker, Work};
 
 /// Longest sleep of a shard with nothing to do: it is woken when there is.
 const IDLE: Duration = Duration::from_millis(50);
@@ -96,7 +96,7 @@ pub struct Shard<I> {
     /// Large files to help with, of all shards.
     help: Arc<Injector<Arc<LargeFile>>>,
     /// Its open directories.
-    cache: DirCache<DirPair>,
+    dirs: OpenDirs,
     /// Where it takes names from.
     current: Option<Current>,
     /// Objects in flight.
@@ -155,14 +155,14 @@ impl<I: Interpreter> Shard<I> {
     /// A shard at rest, whose asynchronous operations `interpreter` answers.
     pub fn new(parts: Parts, interpreter: I) -> Shard<I> {
         let root = DirPair { source: parts.job.source.handle.clone(), dest: parts.job.dest.handle.clone() };
-        let cache = DirCache::new(root, parts.cached_dirs);
+        let dirs = OpenDirs::new(root, parts.cached_dirs);
         let Parts { index, job, intake, caller, buffers, worker, help, counters, cached_dirs: _, busy } = parts;
         Shard {
             errands: Errands { index, job, intake, caller, worker, counters },
             interpreter,
             buffers,
             help,
-            cache,
+            dirs,
             current: None,
             tasks: Vec::new(),
             began: Vec::new(),
@@ -345,13 +345,23 @@ impl<I: Interpreter> Shard<I> {
     }
 
     /// Drives the tasks that waited. A task that is gone has left its mark; the place may be another task's by now.
+    /// When the limits have nothing left the others keep their places, and one of them is asked first the next time: a
+    /// small file would otherwise wait for the end of a large one that asks before it. All are asked where some are to
+    /// rest.
     fn feed_starved(&mut self) {
-        self.is_short = false;
+        let (was_short, held) = (std::mem::take(&mut self.is_short), self.held.take());
         for _ in 0..self.starved.len() {
-            let Some(index) = self.starved.pop_front() else { return };
+            if self.held.is_some() && !self.errands.job.gate.is_over() {
+                self.is_short |= was_short;
+                break;
+            }
+            let Some(index) = self.starved.pop_front() else { break };
             if std::mem::take(&mut self.is_starved[index]) {
                 self.drive(index);
             }
+        }
+        if let Some(wait) = held {
+            self.hold(wait);
         }
     }
 

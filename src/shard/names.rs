@@ -6,12 +6,13 @@ use crossbeam_deque::Steal;
 
 use super::{Current, Part, Shard, Task};
 use crate::errand::Errand;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::large::{LargeFile, LargeTask};
-use crate::listing::{Listing, Opened, look_at_dest, open_pair};
+use crate::listing::{Listing, Opened, look_at_dest, open_listed, open_pair};
+use crate::outcome::What;
 use crate::report::Count;
 use crate::ring::{Interpreter, Name};
-use crate::walk::{DirNode, Work};
+use crate::walk::{DestDir, DirNode, DirPair, Work};
 
 impl<I: Interpreter> Shard<I> {
     /// The next object to work on. Ends: every turn takes a name or a work item, or returns.
@@ -26,7 +27,7 @@ impl<I: Interpreter> Shard<I> {
             let listing = match &mut current {
                 Current::Listing(listing) | Current::Slice(listing) => listing,
             };
-            match listing.next(&self.errands.job, &*self.errands.caller, &mut self.cache) {
+            match listing.next(&self.errands.job, &*self.errands.caller, &mut self.dirs) {
                 Ok(Some(entry)) => {
                     let (dir, open) = (listing.dir.clone(), listing.open.clone());
                     if self.walker().is_hungry()
@@ -62,7 +63,7 @@ impl<I: Interpreter> Shard<I> {
         }
         match job.walker.take(&self.errands.worker)? {
             Work::List(dir) => self.open_listing(dir),
-            Work::Slice(dir, entries) => match open_pair(&job, &*self.errands.caller, &mut self.cache, &dir) {
+            Work::Slice(dir, entries) => match open_listed(&job, &*self.errands.caller, &mut self.dirs, &dir) {
                 Ok(open) => self.current = Some(Current::Slice(Box::new(Listing::of_slice(dir, open, entries)))),
                 Err(error) => {
                     self.errands.fail_dir(&dir, error);
@@ -87,11 +88,16 @@ impl<I: Interpreter> Shard<I> {
 
     pub(super) fn open_listing(&mut self, dir: Arc<DirNode>) {
         self.errands.counters.add(Count::EntriesWalked, dir.parent.is_none() as u64);
-        let opened = Listing::open(&self.errands.job, &*self.errands.caller, &mut self.cache, &dir);
+        let opened = Listing::open(&self.errands.job, &*self.errands.caller, &mut self.dirs, &dir);
+        self.tell_made();
         self.errands.note_made(&dir);
         match opened {
             Ok(Opened::Listing(listing)) => {
-                match self.errands.is_as_recorded(&dir) {
+                let is_as_recorded = match dir.dest() {
+                    DestDir::Unneeded => Ok(true),
+                    _ => self.errands.job.is_as_recorded(&dir, dir.stamp()),
+                };
+                match is_as_recorded {
                     Ok(true) => {}
                     Ok(false) => dir.touch(),
                     Err(error) => return self.errands.job.end_with(error),
@@ -131,10 +137,27 @@ impl<I: Interpreter> Shard<I> {
         self.end_current(current);
     }
 
+    /// Both sides of a directory that was listed before.
+    pub(super) fn open_pair(&mut self, dir: &Arc<DirNode>) -> Result<DirPair> {
+        let opened = open_pair(&self.errands.job, &*self.errands.caller, &mut self.dirs, dir);
+        self.tell_made();
+        opened
+    }
+
+    /// Directories that an earlier pass had finished and that were made again are to be finished by this one, and so
+    /// are those they are in.
+    fn tell_made(&mut self) {
+        for dir in std::mem::take(&mut self.dirs.made) {
+            self.errands.note_made(&dir);
+            dir.touch();
+            self.errands.push(&dir, Name::default(), What::Reopened);
+        }
+    }
+
     /// A name handed back by a checkpoint or left by an interrupted run.
     pub(super) fn single(&mut self, dir: Arc<DirNode>, name: Name) -> Option<Errand> {
+        let opened = self.open_pair(&dir);
         let (job, caller) = (&self.errands.job, &*self.errands.caller);
-        let opened = open_pair(job, caller, &mut self.cache, &dir);
         let opened = opened.and_then(|open| look_at_dest(job, caller, &dir, &open).map(|()| open));
         self.errands.single(dir, name, opened)
     }

@@ -12,15 +12,15 @@ use crate::error::{Errno, Result};
 use crate::job::Place;
 use crate::large::{Goal, LargeFile, LargeTask};
 use crate::links::LinkKey;
-use crate::listing::open_pair;
 use crate::outcome::What;
 use crate::report::{Count, Weight};
-use crate::ring::{Answer, Completion, Interpreter, Lease, Op, Side, Stat};
+use crate::ring::{Answer, Completion, Handle, Interpreter, Lease, Op, Side, Stat};
 use crate::transfer::{Ending, Prepared, Work as Object, ending_of, prepare};
 use crate::walk::DirPair;
 
 impl<I: Interpreter> Shard<I> {
-    /// Starts one object. Ends: each further turn is a further attempt, and their number is bounded.
+    /// Starts one object. Ends: a directory is opened once, and each other further turn is a further attempt, of which
+    /// the number is bounded.
     pub(super) fn begin(&mut self, mut errand: Errand) -> Started {
         loop {
             let job = self.errands.job.clone();
@@ -31,6 +31,13 @@ impl<I: Interpreter> Shard<I> {
             }
             let ending = match prepared {
                 Prepared::Ended(ending) => ending,
+                Prepared::Unopened => match self.open_dest(&errand.place) {
+                    Ok(open) => {
+                        errand.place.open = open;
+                        continue;
+                    }
+                    Err(error) => ending_of(error),
+                },
                 Prepared::Small(stat, known) if stat.size <= self.buffers.block_bytes() as u64 => {
                     self.errands.counters.add(Count::BytesPlanned, stat.size);
                     let index = self.insert(Task::Small { errand, stat, group, known });
@@ -74,10 +81,18 @@ impl<I: Interpreter> Shard<I> {
     /// Both sides of an object's directory, looked up from the root unless another object has led to that already.
     fn reopen(&mut self, place: &Place) -> Result<DirPair> {
         let dir = &place.dir;
-        if self.cache.get(dir).is_some_and(|held| held.is(&place.open)) {
-            self.cache.forget(dir);
+        let (source, dest) = (self.dirs.source.get(dir), self.dirs.dest.get(dir));
+        let is = |held: Option<Handle>, other| held.is_some_and(|held| Arc::ptr_eq(&held, other));
+        if is(source, &place.open.source) || is(dest, &place.open.dest) {
+            self.dirs.forget(dir);
         }
-        let open = open_pair(&self.errands.job, &*self.errands.caller, &mut self.cache, dir)?;
+        self.open_dest(place)
+    }
+
+    /// Both sides of an object's directory, for all that is met in it from here on.
+    fn open_dest(&mut self, place: &Place) -> Result<DirPair> {
+        let dir = &place.dir;
+        let open = self.open_pair(dir)?;
         if let Some(Current::Listing(listing) | Current::Slice(listing)) = &mut self.current
             && listing.dir.id == dir.id
         {

@@ -345,8 +345,9 @@ fn a_dry_run_says_what_the_run_then_does() {
 /// A job that has listed everything and is still busy with `slow`, a file of 2 MiB at a limited rate, until `seen` is
 /// there.
 fn start_slowly(scene: &Scene, engine: Engine, seen: &str) -> support::Running {
-    fs::write(scene.source.join("slow"), vec![7; 2 << 20]).unwrap();
-    let running = scene.job(engine).arg("-delete").arg("-bwlimit=1M").start();
+    fs::write(scene.source.join("slow"), vec![7; 8 << 20]).unwrap();
+    // Of many blocks, so that others have their turn between them and not after the last.
+    let running = scene.job(engine).args(&["-delete", "-bwlimit=4M", "-buffer-size=64K"]).start();
     assert!(running.run_until(|_| scene.dest.join(seen).exists()), "it is over too early");
     running
 }

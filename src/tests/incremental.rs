@@ -176,3 +176,40 @@ fn a_second_pass_tells_of_the_third() {
     assert_eq!(counts, [1, 13, 41], "{outcome}");
     assert!(!outcome.stdout.contains("\"forecast\":{\"elapsed_s\":0.000"), "{outcome}");
 }
+
+/// A further pass looks at the destination only where the source has something new; what it needs there and does not
+/// find it makes, with all that is above it.
+#[test]
+fn directories_are_looked_at_where_something_is_new_and_made_if_they_are_gone() {
+    for engine in Engine::all() {
+        let scratch = support::Scratch::new();
+        let (tree, copy) = (scratch.path().join("tree"), scratch.path().join("copy"));
+        for dir in ["still/a/b", "moving/a/b/c", "moving/other"] {
+            fs::create_dir_all(tree.join(dir)).unwrap();
+            fs::write(tree.join(dir).join("file"), "content").unwrap();
+        }
+        fs::write(tree.join("moving/a/b/changing"), "content").unwrap();
+        fs::set_permissions(tree.join("moving/a"), Permissions::from_mode(0o2750)).unwrap();
+        let job = Job::new(&tree, &copy, scratch.path().join("state"), engine);
+        job.run().expect(0);
+        for gone in ["still", "moving"] {
+            fs::remove_dir_all(copy.join(gone)).unwrap();
+        }
+        let before = fs::metadata(&copy).unwrap();
+        job.run().expect(0);
+        assert!(!copy.join("still").exists() && !copy.join("moving").exists(), "nothing is new");
+        assert_eq!(fs::metadata(&copy).unwrap().ctime_nsec(), before.ctime_nsec(), "nothing was touched");
+
+        fs::write(tree.join("moving/a/b/changing"), "new content").unwrap();
+        let outcome = job.run().expect(0);
+        assert_eq!(outcome.number("copied"), 1, "{outcome}");
+        let made = fs::read(copy.join("moving/a/b/changing")).unwrap();
+        assert_eq!(made, b"new content");
+        assert!(!copy.join("still").exists() && !copy.join("moving/a/b/c").exists(), "{outcome}");
+        for dir in ["", "moving", "moving/a", "moving/a/b"] {
+            let [source, dest] = [&tree, &copy].map(|root| fs::metadata(root.join(dir)).unwrap());
+            let of = |meta: &fs::Metadata| (meta.mode(), meta.mtime(), meta.mtime_nsec());
+            assert_eq!(of(&source), of(&dest), "{engine:?} {dir:?}");
+        }
+    }
+}

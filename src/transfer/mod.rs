@@ -23,6 +23,8 @@ mod named;
 pub(crate) use attributes::note_unasked;
 pub use copied::{Copied, Seal};
 
+use std::sync::Arc;
+
 use crate::catalog::{Checksum, FileRecord, Owner, Proof, Stamp};
 use crate::config::{ChecksumPolicy, Metadata, Naming, ReflinkChoice, SMALL_BYTES_MAX};
 use crate::error::{Cause, Class, Errno, Error, Result};
@@ -65,6 +67,8 @@ pub enum Ending {
 pub enum Prepared {
     /// Done with.
     Ended(Ending),
+    /// To be decided once its directory is open at the destination.
+    Unopened,
     /// To be read whole, and copied unless it has this CRC64.
     Small(Stat, Option<u64>),
     /// To be read in blocks: copied, or compared with this CRC64.
@@ -114,6 +118,9 @@ fn try_prepare(
     let plan = plan::decide(&stat, record, &job.progress, is_fresh);
     if let Plan::Skip(skip) = plan {
         return Ok(Prepared::Ended(Ending::Skipped(skip)));
+    }
+    if Arc::ptr_eq(&place.open.dest, &job.nowhere) {
+        return Ok(Prepared::Unopened);
     }
     *group = match claim_inode(job, place, &stat)? {
         Grouping::Alone => None,

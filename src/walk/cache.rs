@@ -16,15 +16,32 @@ pub struct DirPair {
     pub dest: Handle,
 }
 
-impl DirPair {
-    /// Whether these are the very same handles.
-    pub fn is(&self, other: &DirPair) -> bool {
-        Arc::ptr_eq(&self.source, &other.source) && Arc::ptr_eq(&self.dest, &other.dest)
+/// The open directories of one thread. A side is opened when it is needed, so each has a cache of its own.
+#[derive(Debug)]
+pub struct OpenDirs {
+    /// The source's.
+    pub source: DirCache<Handle>,
+    /// The destination's.
+    pub dest: DirCache<Handle>,
+    /// Directories that an earlier pass had finished and that had to be made again, since they were last taken.
+    pub made: Vec<Arc<DirNode>>,
+}
+
+impl OpenDirs {
+    /// Caches that keep `capacity` directories of each side open besides the roots.
+    pub fn new(roots: DirPair, capacity: usize) -> OpenDirs {
+        let (source, dest) = (DirCache::new(roots.source, capacity), DirCache::new(roots.dest, capacity));
+        OpenDirs { source, dest, made: Vec::new() }
+    }
+
+    /// Closes both sides of a directory and of those above it: one has become stale.
+    pub fn forget(&mut self, node: &DirNode) {
+        self.source.forget(node);
+        self.dest.forget(node);
     }
 }
 
-/// A bounded set of open directories, oldest use out first. The value is a [`DirPair`] for shards and the destination's
-/// handle for checkpoints.
+/// A bounded set of open directories, oldest use out first.
 #[derive(Debug)]
 pub struct DirCache<T> {
     /// Open directories with the time of their last use.

@@ -30,7 +30,7 @@ use crate::config::QUEUED_DIRS_MAX;
 use crate::pages::Page;
 use crate::ring::Name;
 
-pub use cache::{DirCache, DirPair, path_steps};
+pub use cache::{DirCache, DirPair, OpenDirs, path_steps};
 pub use pending::Pending;
 
 /// One directory of the source, and its counterpart at the destination.
@@ -72,6 +72,8 @@ pub enum DestDir {
     Existing = 2,
     /// It was there before and hands a default ACL to what is created in it (I9).
     ExistingWithAcl = 3,
+    /// The last pass left it as it should be, and this one has not needed it: it is opened once it does.
+    Unneeded = 4,
 }
 
 /// Whether a destination directory tells all names apart.
@@ -188,6 +190,7 @@ impl DirNode {
             1 => DestDir::Created,
             2 => DestDir::Existing,
             3 => DestDir::ExistingWithAcl,
+            4 => DestDir::Unneeded,
             _ => DestDir::Unknown,
         }
     }
