@@ -132,6 +132,34 @@ fn another_device_under_the_same_name_is_not_written_to() {
     assert_same(&first.content(), &source.content());
 }
 
+/// A device that has another size than when the job began is another device, on either side; as it was it is known again.
+#[test]
+fn a_device_of_another_size_is_not_gone_on_with() {
+    if !can_mount("a_device_of_another_size_is_not_gone_on_with") {
+        return;
+    }
+    let (source, dest, scratch) = (noisy(40, 26), Loop::new(48 << 20), Scratch::new());
+    let job = interrupted(source.path(), dest.path(), &scratch.path().join("state"));
+    let (before, mib) = (dest.content(), 1 << 20);
+    let changes = [
+        (&dest, 52, "the destination is not"),
+        (&dest, 44, "the destination is not"),
+        (&source, 44, "the source is not"),
+    ];
+    for (changed, other, reason) in changes {
+        let size = changed.content().len() as u64;
+        changed.resize(other * mib);
+        for job in [job.clone(), job.clone().arg("--overwrite-device")] {
+            assert!(job.run().expect(2).says(reason), "{reason}");
+        }
+        changed.resize(size);
+        assert_same(&dest.content()[..40 << 20], &before[..40 << 20]);
+    }
+    let expected = source.content();
+    job.run().expect(0);
+    assert_same(&dest.content()[..40 << 20], &expected);
+}
+
 #[test]
 fn a_device_is_made_durable_itself() {
     let test = "a_device_is_made_durable_itself";

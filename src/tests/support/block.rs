@@ -73,6 +73,12 @@ impl Loop {
         mknodat(CWD, at, FileType::BlockDevice, Mode::from_raw_mode(0o600), number).unwrap();
     }
 
+    /// Makes it larger or smaller, as a volume manager does.
+    pub fn resize(&self, bytes: u64) {
+        OpenOptions::new().write(true).open(&self.image).unwrap().set_len(bytes).unwrap();
+        must(Command::new("losetup").arg("-c").arg(&self.node));
+    }
+
     /// Writes bytes.
     pub fn write(&self, offset: u64, bytes: &[u8]) {
         let device = OpenOptions::new().write(true).open(&self.node).unwrap();
