@@ -2,16 +2,16 @@
 //!
 //! ```text
 //! limit rises    a thread for every further stream (or core), each with its own queue, counters and buffers
-//! limit falls    who has nothing in its hands ends (slow mounts), or has a smaller share (rings, lanes)
+//! limit falls    who has nothing in flight ends (slow mounts), or has a smaller share (rings, lanes)
 //! ```
-//! What a thread leaves in its queue is stolen by the others. Buffers stay within one bound over all threads (I4): the
-//! first get blocks as large as was asked for, later ones of what is left, and there is a least one for each that may
-//! still come.
+//! What a thread leaves in its queue is stolen by the others, who also go on with the directory it has begun. Buffers
+//! stay within one bound over all threads (I4): the first get blocks as large as was asked for, later ones of what is
+//! left, and there is a least one for each that may still come.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crossbeam_deque::{Injector, Worker};
+use crossbeam_deque::Worker;
 use parking_lot::Mutex;
 
 use crate::config::DIR_CACHE_LEAST;
@@ -19,13 +19,12 @@ use crate::crew::{Crew, Engine};
 use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::lane;
-use crate::large::LargeFile;
 use crate::outcome::Intake;
 use crate::report::{Count, Counters, Latency};
 use crate::ring::syscalls::Kernel;
 use crate::ring::uring::{Ring, RingFacts};
 use crate::ring::{Caller, FixedBuffers};
-use crate::shard::{Parts, Shard};
+use crate::shard::{self, Parts, Shard};
 use crate::walk::Work;
 
 /// The threads of a run.
@@ -38,10 +37,10 @@ pub(super) struct Team {
     intake: Arc<Intake>,
     /// By thread.
     counters: Vec<Arc<Counters>>,
-    /// Large files to help with.
-    help: Arc<Injector<Arc<LargeFile>>>,
+    /// What shards share.
+    shards: Arc<shard::Common>,
     /// What lanes share.
-    common: Arc<lane::Common>,
+    lanes: Arc<lane::Common>,
     /// Who is at work.
     state: Arc<Mutex<State>>,
 }
@@ -105,8 +104,8 @@ impl Team {
             is_short: false,
             figures: Figures::default(),
         };
-        let (help, common) = (Arc::default(), Arc::default());
-        Team { crew, job, intake, counters, help, common, state: Arc::new(Mutex::new(state)) }
+        let (shards, lanes) = (Arc::default(), Arc::default());
+        Team { crew, job, intake, counters, shards, lanes, state: Arc::new(Mutex::new(state)) }
     }
 
     /// Starts the threads that the streams need now, and lets those end that they do not. An error says that there is
@@ -177,11 +176,11 @@ impl Team {
         // Objects in flight on one thread: all streams, when the others have nothing to do.
         let depth = (job.gate.max() as usize + 2 * job.config.file_depth).clamp(64, 1024);
         let cached_dirs = if is_first { job.cached_dirs } else { job.cached_dirs.min(DIR_CACHE_LEAST) };
-        let (intake, counters, help) = (self.intake.clone(), self.counters[index].clone(), self.help.clone());
+        let (intake, counters, common) = (self.intake.clone(), self.counters[index].clone(), self.shards.clone());
         let caller: Arc<dyn Caller> = Arc::new(kernel.clone());
         let work = move |worker| {
             let parts =
-                Parts { index, job: job.clone(), intake, caller, buffers, worker, help, counters, busy, cached_dirs };
+                Parts { index, job: job.clone(), intake, caller, buffers, worker, common, counters, busy, cached_dirs };
             match engine {
                 Engine::Sync => {
                     let (_, report, worker) = Shard::new(parts, kernel).run();
@@ -217,7 +216,7 @@ impl Team {
         };
         let busy = job.crowd.enlist();
         let caller: Arc<dyn Caller> = Arc::new(Kernel::new(arena.arena().clone()).telling(busy.clone()));
-        let (intake, counters, common) = (self.intake.clone(), self.counters[index].clone(), self.common.clone());
+        let (intake, counters, common) = (self.intake.clone(), self.counters[index].clone(), self.lanes.clone());
         let has_ring = self.crew.engine == Engine::Uring;
         let work = move |worker| {
             let parts =

@@ -77,7 +77,17 @@ pub struct ShardReport {
     pub latency: Latency,
 }
 
+/// What all shards share besides the walker's queues.
+#[derive(Debug, Default)]
+pub struct Common {
+    /// Large files to help with.
+    help: Injector<Arc<LargeFile>>,
+    /// What shards that have left were taking names from.
+    begun: Injector<Current>,
+}
+
 /// Where a shard takes names from.
+#[derive(Debug)]
 enum Current {
     /// A directory it lists itself.
     Listing(Box<Listing>),
@@ -93,8 +103,8 @@ pub struct Shard<I> {
     interpreter: I,
     /// Its memory.
     buffers: FixedBuffers,
-    /// Large files to help with, of all shards.
-    help: Arc<Injector<Arc<LargeFile>>>,
+    /// What it shares with the others.
+    common: Arc<Common>,
     /// Its open directories.
     dirs: OpenDirs,
     /// Where it takes names from.
@@ -141,8 +151,8 @@ pub struct Parts {
     pub buffers: FixedBuffers,
     /// Its own queue.
     pub worker: Worker<Work>,
-    /// Large files to help with, of all shards.
-    pub help: Arc<Injector<Arc<LargeFile>>>,
+    /// What all shards share.
+    pub common: Arc<Common>,
     /// What it counts.
     pub counters: Arc<Counters>,
     /// Told what its thread is busy with.
@@ -156,12 +166,12 @@ impl<I: Interpreter> Shard<I> {
     pub fn new(parts: Parts, interpreter: I) -> Shard<I> {
         let root = DirPair { source: parts.job.source.handle.clone(), dest: parts.job.dest.handle.clone() };
         let dirs = OpenDirs::new(root, parts.cached_dirs);
-        let Parts { index, job, intake, caller, buffers, worker, help, counters, cached_dirs: _, busy } = parts;
+        let Parts { index, job, intake, caller, buffers, worker, common, counters, cached_dirs: _, busy } = parts;
         Shard {
             errands: Errands { index, job, intake, caller, worker, counters },
             interpreter,
             buffers,
-            help,
+            common,
             dirs,
             current: None,
             tasks: Vec::new(),
@@ -186,7 +196,7 @@ impl<I: Interpreter> Shard<I> {
         loop {
             let pulse = self.turn();
             self.tell();
-            let is_over = pulse == Pulse::Over || (self.has_empty_hands() && self.errands.job.gate.try_leave());
+            let is_over = pulse == Pulse::Over || self.leaves();
             match pulse {
                 _ if is_over => return (self.interpreter, self.report, self.errands.worker),
                 Pulse::Busy => {}
@@ -211,9 +221,17 @@ impl<I: Interpreter> Shard<I> {
         self.busy.set(Activity::Computing);
     }
 
-    /// Whether nothing would be lost with this thread: what is in its queue others steal.
-    fn has_empty_hands(&self) -> bool {
-        self.active() == 0 && self.current.is_none()
+    /// Whether this thread is to end: there are more than there should be, and nothing is in flight here. What is in
+    /// its queue others steal, and they go on with the directory it has begun.
+    fn leaves(&mut self) -> bool {
+        if self.active() > 0 || !self.errands.job.gate.is_crowded() {
+            return false;
+        }
+        if let Some(current) = self.current.take() {
+            self.common.begun.push(current);
+            self.walker().notify();
+        }
+        self.errands.job.gate.try_leave()
     }
 
     /// Tells what is open, if somebody asks.
@@ -288,7 +306,8 @@ impl<I: Interpreter> Shard<I> {
     /// something.
     fn fill(&mut self) {
         while self.active() < self.share() && !self.is_short && !self.errands.intake.is_full() {
-            if self.walker().is_stopped() || self.is_held() || !self.errands.job.gate.try_acquire() {
+            let is_over = self.walker().is_stopped() || self.errands.job.gate.is_crowded();
+            if is_over || self.is_held() || !self.errands.job.gate.try_acquire() {
                 return;
             }
             let is_started = match self.next_errand() {

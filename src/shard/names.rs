@@ -57,8 +57,12 @@ impl<I: Interpreter> Shard<I> {
         if job.gate.is_crowded() {
             return None;
         }
-        if let Steal::Success(file) = self.help.steal() {
+        if let Steal::Success(file) = self.common.help.steal() {
             self.help_with(file);
+            return Some(None);
+        }
+        if let Steal::Success(current) = self.common.begun.steal() {
+            self.current = Some(current);
             return Some(None);
         }
         match job.walker.take(&self.errands.worker)? {

@@ -128,7 +128,7 @@ impl<I: Interpreter> Shard<I> {
             }
         }
         for _ in 0..file.helpers_max().min(self.errands.job.gate.workers().saturating_sub(1)) {
-            self.help.push(file.clone());
+            self.common.help.push(file.clone());
             self.walker().expect_help();
         }
         let index = self.insert(Task::Large(LargeTask::first(file), Part::Opener));

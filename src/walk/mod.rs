@@ -491,7 +491,7 @@ impl Walker {
     }
 
     /// Wakes one sleeper for one new work item: many shards would only meet at it.
-    fn notify(&self) {
+    pub fn notify(&self) {
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             let _guard = self.wake.0.lock();
             self.wake.1.notify_one();

@@ -132,7 +132,8 @@ fn another_device_under_the_same_name_is_not_written_to() {
     assert_same(&first.content(), &source.content());
 }
 
-/// A device that has another size than when the job began is another device, on either side; as it was it is known again.
+/// A device that has another size than when the job began is another device, on either side; as it was it is known
+/// again.
 #[test]
 fn a_device_of_another_size_is_not_gone_on_with() {
     if !can_mount("a_device_of_another_size_is_not_gone_on_with") {

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_deque::Injector;
 use parking_lot::Mutex;
 
 use crate::bell::Bell;
@@ -306,7 +305,7 @@ impl Machine {
         let stop = Stop::new();
         let conductor = Conductor::new(job.clone(), checkpointer, counters.to_vec(), stop.clone());
         resume::start(&job, kind, dest_root)?;
-        let help = Arc::new(Injector::new());
+        let common = Arc::default();
         let mut shards = Vec::new();
         for (index, worker) in workers.into_iter().enumerate() {
             let buffers = FixedBuffers::new(style.blocks, style.block_bytes, 4096)?;
@@ -318,7 +317,7 @@ impl Machine {
                 caller: Arc::new(sim.share(buffers.arena().clone())),
                 buffers,
                 worker,
-                help: help.clone(),
+                common: Arc::clone(&common),
                 counters: counters[index].clone(),
                 busy: job.crowd.enlist(),
                 cached_dirs: job.cached_dirs,
