@@ -196,10 +196,16 @@ impl Errands {
     /// After an interruption nobody knows who made it.
     pub(crate) fn note_made(&self, dir: &DirNode) {
         let Some(parent) = &dir.parent else { return };
-        let is_made = dir.dest() == DestDir::Created || self.job.past == Past::Interrupted;
-        if is_made && !parent.is_touched() {
-            parent.touch();
-            self.push(parent, Name::default(), What::Reopened);
+        if dir.dest() == DestDir::Created || self.job.past == Past::Interrupted {
+            self.reopen(parent);
+        }
+    }
+
+    /// Something changes in the destination's directory, which may have been listed long ago: this pass finishes it.
+    pub(crate) fn reopen(&self, dir: &Arc<DirNode>) {
+        if !dir.is_touched() {
+            dir.touch();
+            self.push(dir, Name::default(), What::Reopened);
         }
     }
 

@@ -228,8 +228,7 @@ pub fn open_pair(job: &Job, caller: &dyn Caller, dirs: &mut OpenDirs, dir: &Arc<
     let upwards = std::iter::successors(Some(dir), |node| node.parent.as_ref());
     let unneeded: Vec<_> = upwards.take_while(|node| node.dest() == DestDir::Unneeded).collect();
     for node in unneeded.into_iter().rev() {
-        make_child(job, caller, dirs, node)?;
-        if node.dest() == DestDir::Created {
+        if make_child(job, caller, dirs, node)?.1 == DestDir::Created {
             dirs.made.push(node.clone());
         }
     }
@@ -364,7 +363,7 @@ fn open_child(
             dir.set_dest(DestDir::Unneeded);
             job.nowhere.clone()
         }
-        false => make_child(job, caller, dirs, dir)?,
+        false => make_child(job, caller, dirs, dir)?.0,
     };
     dir.set_stamp(stamp);
     Ok(Child::Open(DirPair { source, dest }, stat))
@@ -372,14 +371,14 @@ fn open_child(
 
 /// Opens the destination's side of a directory, created if it is missing. Ends: none of those above it is unneeded
 /// then, and [`open_pair`] comes back here at most once.
-fn make_child(job: &Job, caller: &dyn Caller, dirs: &mut OpenDirs, dir: &Arc<DirNode>) -> Result<Handle> {
-    let Some(parent) = &dir.parent else { return Ok(job.dest.handle.clone()) };
+fn make_child(job: &Job, caller: &dyn Caller, dirs: &mut OpenDirs, dir: &Arc<DirNode>) -> Result<(Handle, DestDir)> {
+    let Some(parent) = &dir.parent else { return Ok((job.dest.handle.clone(), dir.dest())) };
     let open = open_pair(job, caller, dirs, parent)?;
     look_at_dest(job, caller, parent, &open)?;
     let (dest, state) = make_dest(job, caller, &open, dir)?;
     dir.set_dest(state);
     dirs.dest.insert(dir, dest.clone());
-    Ok(dest)
+    Ok((dest, state))
 }
 
 /// Why a directory of the source is none of the job's; `root` is the source's.

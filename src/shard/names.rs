@@ -9,7 +9,6 @@ use crate::errand::Errand;
 use crate::error::{Error, Result};
 use crate::large::{LargeFile, LargeTask};
 use crate::listing::{Listing, Opened, look_at_dest, open_listed, open_pair};
-use crate::outcome::What;
 use crate::report::Count;
 use crate::ring::{Interpreter, Name};
 use crate::walk::{DestDir, DirNode, DirPair, Work};
@@ -152,9 +151,7 @@ impl<I: Interpreter> Shard<I> {
     /// are those they are in.
     fn tell_made(&mut self) {
         for dir in std::mem::take(&mut self.dirs.made) {
-            self.errands.note_made(&dir);
-            dir.touch();
-            self.errands.push(&dir, Name::default(), What::Reopened);
+            dir.parent.iter().chain([&dir]).for_each(|dir| self.errands.reopen(dir));
         }
     }
 
