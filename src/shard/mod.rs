@@ -363,20 +363,25 @@ impl<I: Interpreter> Shard<I> {
         }
     }
 
-    /// Drives the tasks that waited. A task that is gone has left its mark; the place may be another task's by now.
-    /// When the limits have nothing left the others keep their places, and one of them is asked first the next time: a
-    /// small file would otherwise wait for the end of a large one that asks before it. All are asked where some are to
-    /// rest.
+    /// Drives the tasks that waited. A task that is gone has left its mark; the place may be another task's by now. The
+    /// first for which the limits have nothing left keeps its place unless it has just had something, and so do those
+    /// behind it: a small file would otherwise wait for the end of a large one that always asks before it. All are asked
+    /// where some are to rest.
     fn feed_starved(&mut self) {
-        let (was_short, held) = (std::mem::take(&mut self.is_short), self.held.take());
+        self.is_short = false;
+        let held = self.held.take();
         for _ in 0..self.starved.len() {
-            if self.held.is_some() && !self.errands.job.gate.is_over() {
-                self.is_short |= was_short;
-                break;
-            }
             let Some(index) = self.starved.pop_front() else { break };
+            let under_way = self.interpreter.in_flight() + self.completions.len();
             if std::mem::take(&mut self.is_starved[index]) {
                 self.drive(index);
+            }
+            if self.held.is_some() && !self.errands.job.gate.is_over() {
+                let had_nothing = self.interpreter.in_flight() + self.completions.len() == under_way;
+                if had_nothing && self.starved.back() == Some(&index) {
+                    self.starved.rotate_right(1);
+                }
+                break;
             }
         }
         if let Some(wait) = held {
