@@ -175,6 +175,7 @@ fn a_file_of_several_segments_arrives_with_and_without_direct_io() {
         for direct in ["auto", "never"] {
             let dest = Mount::new(Kind::Xfs, MIB);
             let job = Job::new(&tree, dest.join("copy"), dest.join("state"), engine).arg("--direct").arg(direct);
+            job.load_program();
             let outcome = job.run().expect(0);
             Comparison::new(&tree, job.dest()).assert_same();
             let read = outcome.io.read_bytes;
