@@ -363,10 +363,10 @@ impl<I: Interpreter> Shard<I> {
         }
     }
 
-    /// Drives the tasks that waited. A task that is gone has left its mark; the place may be another task's by now. The
-    /// first for which the limits have nothing left keeps its place unless it has just had something, and so do those
-    /// behind it: a small file would otherwise wait for the end of a large one that always asks before it. All are asked
-    /// where some are to rest.
+    /// Drives the tasks that waited. A task that is gone has left its mark; the place may be another task's by now.
+    /// The first for which the limits have nothing left keeps its place unless it has just had something, and so do
+    /// those behind it: a small file would otherwise wait for the end of a large one that always asks before it. All
+    /// are asked where some are to rest.
     fn feed_starved(&mut self) {
         self.is_short = false;
         let held = self.held.take();
