@@ -330,19 +330,20 @@ fn bandwidth_stays_below_its_limit() {
     }
 }
 
-/// A limit is for all alike: a small file has its turn between two blocks of a large one.
+/// A limit is for all alike: a small file has its turn between two blocks of a large one. Several times: which thread
+/// has which file is chance, and only some such chances would show it.
 #[test]
 fn under_a_limit_a_small_file_does_not_wait_for_the_end_of_a_large_one() {
-    for engine in Engine::all() {
+    for engine in [Engine::all(), Engine::all(), Engine::all(), Engine::all()].concat() {
         let scene = Scene::new(engine);
         let seed = seed("under_a_limit_a_small_file_does_not_wait_for_the_end_of_a_large_one", 505);
-        scene.grow(&scene.source(), seed, 1, 12 << 20);
+        scene.grow(&scene.source(), seed, 1, 6 << 20);
         scene.grow(&scene.source().join("small"), seed, 3, 100);
         let running = scene.job(&["--bwlimit=4M", "--buffer-size=64K"]).start();
         let small = scene.dest().join("small/dir-0/file-2");
         assert!(running.run_until(|_| small.exists()), "it is over already");
         let status = scene.client().status().unwrap();
-        assert!(status.totals.bytes_copied < 8 << 20, "{engine:?}: {:?}", status.totals);
+        assert!(status.totals.bytes_copied < 4 << 20, "{engine:?}: {:?}", status.totals);
         running.wait().expect(0);
         scene.assert_same();
     }

@@ -342,7 +342,7 @@ fn a_dry_run_says_what_the_run_then_does() {
     }
 }
 
-/// A job that has listed everything and is still busy with `slow`, a file of 2 MiB at a limited rate, until `seen` is
+/// A job that has listed everything and is still busy with `slow`, a file of 8 MiB at a limited rate, until `seen` is
 /// there.
 fn start_slowly(scene: &Scene, engine: Engine, seen: &str) -> support::Running {
     fs::write(scene.source.join("slow"), vec![7; 8 << 20]).unwrap();
