@@ -71,6 +71,9 @@ pub const DESCRIPTOR_TABLE: u64 = 16_384;
 
 /// Bytes of the buffers of all lanes of an S3 job together.
 pub const LANE_BYTES: usize = 192 << 20;
+/// What the HTTP client holds of the body of one answer: it reads up to 400 KiB at a time, into new memory while the
+/// last is in use.
+pub const ANSWER_BYTES: usize = 1 << 20;
 /// Directories one lane lists at a time.
 pub const LISTINGS_PER_LANE: usize = 16;
 /// Slices of names that wait in one lane before its listings do.

@@ -52,11 +52,11 @@ impl Pool {
         Arc::new(Pool { budget: Arc::new(Semaphore::new(units)), units, kept: Mutex::new(Vec::new()) })
     }
 
-    /// An empty buffer for `len` bytes, once the budget allows it. More than the whole budget is cut to it: the buffer
-    /// still has its size, and is alone.
-    pub async fn acquire(self: &Arc<Pool>, len: usize) -> Buffer {
+    /// An empty buffer for `len` bytes, once the budget allows it and `beside`, what others hold for its sake. More
+    /// than the whole budget is cut to it: the buffer still has its size, and is alone.
+    pub async fn acquire(self: &Arc<Pool>, len: usize, beside: usize) -> Buffer {
         let len = room(len);
-        let units = len.div_ceil(UNIT_BYTES).clamp(1, self.units);
+        let units = (len + beside).div_ceil(UNIT_BYTES).clamp(1, self.units);
         let permit = self.budget.clone().acquire_many_owned(units as u32).await;
         let permit = permit.expect("I4: the budget is never closed");
         let mut bytes = self.take(len);
@@ -150,10 +150,10 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let pool = Pool::new(4 << 20);
-            let mut first = pool.acquire(3 << 20).await;
+            let mut first = pool.acquire(3 << 20, 0).await;
             first.append(&[7; 100]);
             let address = first.bytes().as_ptr();
-            let mut waiting = std::pin::pin!(pool.acquire((3 << 20) - 5));
+            let mut waiting = std::pin::pin!(pool.acquire((3 << 20) - 5, 0));
             let is_out = futures_poll(waiting.as_mut()).await;
             assert!(is_out, "three and three are more than four");
             let body = first.into_body();
@@ -166,12 +166,18 @@ mod tests {
             assert_eq!((second.bytes().len(), second.bytes().as_ptr()), (0, address));
             drop(second);
             // The buffer of three gives way to three of one: kept, it would be a fourth, fifth and sixth MiB.
-            let small = [pool.acquire(1 << 20).await, pool.acquire(1 << 20).await, pool.acquire(1 << 20).await];
+            let small =
+                [pool.acquire(1 << 20, 0).await, pool.acquire(1 << 20, 0).await, pool.acquire(1 << 20, 0).await];
             assert!(small.iter().all(|buffer| buffer.bytes.capacity() == (1 << 20) + LINE_BYTES));
             assert!(small.iter().all(|buffer| buffer.bytes().as_ptr().addr().is_multiple_of(LINE_BYTES)));
             assert!(pool.kept.lock().is_empty());
             drop(small);
-            drop(pool.acquire(64 << 20).await);
+            drop(pool.acquire(64 << 20, 0).await);
+            let received = pool.acquire(3 << 20, 1 << 20).await;
+            let mut waiting = std::pin::pin!(pool.acquire(4096, 0));
+            assert!(futures_poll(waiting.as_mut()).await, "what is held beside a buffer counts");
+            drop(received);
+            waiting.await;
         });
     }
 

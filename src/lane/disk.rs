@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use super::Lane;
 use super::buffers::Buffer;
+use crate::config::ANSWER_BYTES;
 use crate::error::Errno;
 use crate::report::Activity;
 use crate::ring::Handle;
@@ -122,7 +123,14 @@ impl Lane {
     /// Memory for `len` bytes, waited for within the budget.
     pub(super) async fn memory(&self, len: usize) -> Buffer {
         let _starved = self.busy.turn_to(Activity::NoWork);
-        self.common.pool.acquire(len).await
+        self.common.pool.acquire(len, 0).await
+    }
+
+    /// The same for the body of an answer, of which the HTTP client holds some as well: what it reads at a time, and
+    /// what it has read and not handed over yet.
+    pub(super) async fn memory_for_answer(&self, len: usize) -> Buffer {
+        let _starved = self.busy.turn_to(Activity::NoWork);
+        self.common.pool.acquire(len, len.min(ANSWER_BYTES)).await
     }
 
     /// Reads `len` bytes of a file of the source into an empty buffer.

@@ -211,7 +211,7 @@ impl Lane {
     /// The content of an object, compared with its checksum.
     async fn receive(&self, download: &Download<'_>, mut body: s3::Download) -> Result<super::buffers::Buffer> {
         let size = download.object.size as usize;
-        let mut buffer = self.memory(size).await;
+        let mut buffer = self.memory_for_answer(size).await;
         // Ends: the body does, or it is longer than it may be.
         while let Some(chunk) = body.chunk().await? {
             if buffer.bytes().len() + chunk.len() > size {

@@ -343,7 +343,7 @@ impl Lane {
             }
             Route::Down { key, etag, .. } => {
                 let file = file.expect("I8: this route has a file");
-                let mut buffer = self.memory(range.len as usize).await;
+                let mut buffer = self.memory_for_answer(range.len as usize).await;
                 let crc64 = self.fetch((key, etag), range, &mut buffer, meter).await?;
                 let written = self.write(file, &mut buffer, range.offset).await;
                 written.map_err(|errno| parts.place.error(self.job(), Side::Dest, "write", errno))?;
@@ -355,7 +355,7 @@ impl Lane {
                 Ok(Some((Some(part), None)))
             }
             Route::Across { source_key, etag, key, upload, is_server_side: false } => {
-                let mut buffer = self.memory(range.len as usize).await;
+                let mut buffer = self.memory_for_answer(range.len as usize).await;
                 let crc64 = self.fetch((source_key, etag), range, &mut buffer, meter).await?;
                 let part = self.dest().put_part(key, upload, number, buffer.into_body(), crc64).await?;
                 Ok(Some((Some(part), Some(crc64))))

@@ -84,7 +84,7 @@ impl Lane {
 
     async fn stream_whole(&self, relay: &Relay<'_>) -> Result<(Stored, Option<u64>)> {
         let size = relay.object.size as usize;
-        let mut buffer = self.memory(size).await;
+        let mut buffer = self.memory_for_answer(size).await;
         let mut body = self.source().get(&relay.source_key, None, Some(&relay.object.etag)).await?;
         // Ends: the body does, or it is longer than it may be.
         while let Some(chunk) = body.chunk().await? {
