@@ -10,7 +10,7 @@
 
 use super::relay::COPY_BYTES_MAX;
 use super::{Carried, Lane, Way, hash};
-use crate::catalog::{Checksum, Owner, Proof, Status};
+use crate::catalog::{Checksum, FileRecord, Owner, Proof, Status};
 use crate::config::{Attributes, ChecksumPolicy, Metadata, WHOLE_BYTES, WHOLE_BYTES_NEAR};
 use crate::digest::crc64;
 use crate::errand::Errand;
@@ -130,14 +130,16 @@ impl Lane {
 
     /// An object that is there already: as an interrupted run recorded it, or as its attributes say.
     async fn stored_before(&self, upload: &Upload<'_>, plan: Plan) -> Result<Option<Ending>> {
-        let record = upload.errand.record.as_ref();
-        let stamp = self.job().stamp(&upload.stat);
-        if let Some(record) = record.filter(|r| r.status == Status::Done && r.stamp == stamp) {
+        let (job, stamp) = (self.job(), self.job().stamp(&upload.stat));
+        // A device does not tell whether it has changed: what an earlier pass has stored is no part of this one.
+        let is_of_now = |r: &&FileRecord| !job.has_device() || r.batch > job.progress.completed_batch;
+        let is_stored_as = |r: &&FileRecord| r.status == Status::Done && r.stamp == stamp;
+        if let Some(record) = upload.errand.record.as_ref().filter(is_stored_as).filter(is_of_now) {
             let mut copied = self.copied(upload, record.dest_ino, 0, record.checksum);
             copied.large_id = record.large_id;
             return Ok(Some(Ending::Copied(Box::new(copied))));
         }
-        if plan != Plan::Compare || self.job().has_device() {
+        if plan != Plan::Compare || job.has_device() {
             return Ok(None);
         }
         let Some(object) = self.dest().head(&upload.key).await? else { return Ok(None) };

@@ -141,5 +141,12 @@ fn a_device_goes_through_a_bucket() {
         assert_same(&back.content()[..40 << 20], &source.content());
         let node = fs::metadata(back.path()).unwrap();
         assert_eq!(node.mode() & libc::S_IFMT, libc::S_IFBLK, "the node is another one now");
+        // The same command again: a device does not tell that it has changed.
+        let mut expected = source.content();
+        expected[20 << 20..][..4096].fill(engine as u8 + 1);
+        source.write(20 << 20, &expected[20 << 20..][..4096]);
+        job(source.path(), object, "up").run().expect(0);
+        job(object, back.path(), "down again").arg("--overwrite-device").run().expect(0);
+        assert_same(&back.content()[..40 << 20], &expected);
     }
 }
