@@ -11,6 +11,9 @@ use super::{DestOrigin, Found, NO_DATA, Root, c_string, open_source, refused_by}
 use crate::error::{Errno, Error, Result, join};
 use crate::ring::Kind;
 
+/// Why no file is made below /dev.
+const NO_FILES: &str = "no file is made where devices are";
+
 /// Where to write, as far as it exists.
 #[derive(Debug)]
 pub(super) struct Target {
@@ -90,7 +93,10 @@ impl Target {
             return Ok((self, name));
         }
         if self.found.stat.kind() == Kind::Dir {
-            return Ok((self, name));
+            return match is_for_devices(&self.found.path) {
+                true => Err(Error::refused(&self.found.path, NO_FILES)),
+                false => Ok((self, name)),
+            };
         }
         let (found, name) = self.found.parent()?;
         Ok((Target { found, missing: Vec::new(), form: Form::Dir }, name))
@@ -144,11 +150,16 @@ fn refuse_unusable(found: &Found, missing: &[CString]) -> Result<()> {
 /// would fill the memory that /dev lives in. /dev/shm is for files.
 fn refuse_missing_device(target: &Target) -> Result<()> {
     let path = target.path();
-    let is_device = path.starts_with(b"/dev/") && !path.starts_with(b"/dev/shm/");
-    match is_device && !target.is_there() {
-        true => Err(Error::refused(path, "is not there: no file is made where devices are")),
+    match !target.is_there() && is_for_devices(&path) {
+        true => Err(Error::refused(path, format!("is not there: {NO_FILES}"))),
         false => Ok(()),
     }
+}
+
+/// Whether a canonical path is the directory of devices, or lies below it.
+fn is_for_devices(path: &[u8]) -> bool {
+    let is_at = |top: &[u8]| path.strip_prefix(top).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')));
+    is_at(b"/dev") && !is_at(b"/dev/shm")
 }
 
 /// Without slashes at the end; the root directory keeps its one.

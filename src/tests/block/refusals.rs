@@ -101,6 +101,13 @@ fn what_has_no_room_or_is_no_device_is_not_written_to() {
     refused(source.image(), missing, &[], "is not there");
     refused(scratch.path(), Path::new("/dev/gfast-no-such/tree"), &[], "is not there");
     assert!(!missing.exists() && !Path::new("/dev/gfast-no-such").exists());
+    let image = scratch.path().join("gfast-no-such-image");
+    fs::write(&image, b"content").unwrap();
+    for dest in ["/dev", "/dev/.", "/proc/self/root/dev"] {
+        refused(&image, Path::new(dest), &[], "no file is made where devices are");
+        refused(source.path(), Path::new(dest), &[], "no file is made where devices are");
+    }
+    assert!(!Path::new("/dev/gfast-no-such-image").exists());
     refused(scratch.path(), small.path(), &["--overwrite-device"], "is not a directory");
     let empty = scratch.path().join("empty");
     fs::write(&empty, b"").unwrap();
