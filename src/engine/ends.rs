@@ -133,7 +133,8 @@ fn open_across(config: &Config, from: (&str, &[u8]), to: (&str, &[u8])) -> Resul
     Ok(Ends { roots, names, source: Some(source.root), dest: Some(dest.root) })
 }
 
-fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+/// Runs requests that are made before there are lanes.
+pub(super) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::refused("s3", format!("no runtime can be started: {error}")))?;
     runtime.block_on(work)

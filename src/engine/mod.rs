@@ -12,6 +12,7 @@
 
 mod autopilot;
 pub(crate) mod ends;
+mod overwriting;
 mod team;
 mod watch;
 
@@ -33,11 +34,11 @@ use self::team::{Figures, Team};
 use self::watch::Watch;
 use crate::bell::Bell;
 use crate::boards::Boards;
-use crate::catalog::{Catalog, DirId, JobIdentity, JobStatus, Record, RootId};
+use crate::catalog::{Catalog, JobIdentity, RootId};
 use crate::checkpoint::Checkpointer;
 use crate::conduct::{Conductor, Step};
 use crate::config::{
-    Attributes, Config, DESCRIPTOR_TABLE, Metadata, Overwrite, Pilot, ReflinkChoice, Retry, STREAMS_MAX, SyncPolicy,
+    Attributes, Config, DESCRIPTOR_TABLE, Metadata, Pilot, ReflinkChoice, Retry, STREAMS_MAX, SyncPolicy,
 };
 use crate::control::{self, Desk, Facts};
 use crate::crew::{self, Crew, Pass};
@@ -89,7 +90,7 @@ pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
     if dest.is_none() {
         make_root_durable(&roots)?;
     }
-    refuse_overwriting(config, &roots, &names)?;
+    overwriting::refuse(config, &roots, source.as_ref(), &names)?;
     let identity = identity_of(config, &choice, &names, &roots);
     let catalog = Arc::new(Catalog::open(&config.state_dir, &identity, false)?);
     let kind = resume::kind(&catalog, config.retry)?;
@@ -141,24 +142,6 @@ fn refuse_first_run(config: &Config) -> Result<()> {
     let path = std::fs::canonicalize(dest);
     let path = path.map_err(|error| Error::refused(dest.as_os_str().as_encoded_bytes(), error.to_string()))?;
     Catalog::open_recorded(&config.state_dir, Some(path.as_os_str().as_encoded_bytes())).map(drop)
-}
-
-/// A destination device that carries something is refused, unless that is what an interrupted run of this very job has
-/// written: the catalog tells of it before the first byte is there.
-fn refuse_overwriting(config: &Config, roots: &Roots, names: &(Vec<u8>, Vec<u8>)) -> Result<()> {
-    let Some(device) = roots.dest.device.as_ref().filter(|_| config.devices.overwrite == Overwrite::Refuse) else {
-        return Ok(());
-    };
-    let Some(signature) = device.signature()? else { return Ok(()) };
-    let Some(single) = &roots.single else { return Ok(()) };
-    if let Some(catalog) = Catalog::find(&config.state_dir, &names.0, &names.1)?
-        && catalog.header().status == JobStatus::Running
-        && let Some(Record::File(record)) = catalog.reader()?.entry(DirId::ROOT, &single.source_name)?
-        && record.dest_ino == device.identity()
-    {
-        return Ok(());
-    }
-    Err(Error::refused(&device.path, format!("carries {signature}: to overwrite it say --overwrite-device")))
 }
 
 /// Open files are what streams are made of: as many as the administrator allows, not as few as shells start with.

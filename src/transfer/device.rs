@@ -43,15 +43,21 @@ impl Work<'_> {
         Ok(self.reseal(record)?.map(|copied| Ending::Copied(Box::new(copied))))
     }
 
-    /// A device whose content an interrupted run has made durable, and whose record only was not completed.
-    pub(super) fn device_before(&self, device: &Device, record: Option<&FileRecord>) -> Option<Copied> {
+    /// A device whose content an interrupted run has made durable, and whose record only was not completed. If the
+    /// first of it that was summed is not there any more, all is copied again.
+    pub(super) fn device_before(&self, device: &Device, record: Option<&FileRecord>) -> Result<Option<Copied>> {
         let is_durable = |r: &&FileRecord| {
             r.status == Status::Done && r.batch > self.job.progress.completed_batch && r.stamp == self.stamp
         };
-        let record = record.filter(is_durable).filter(|r| r.dest_ino == device.identity())?;
+        let record = record.filter(is_durable).filter(|r| r.dest_ino == device.identity());
+        let Some(record) = record else { return Ok(None) };
+        let ranges = self.job.catalog.reader()?.ranges(record.large_id)?;
+        if still_holds(device, &ranges)? == Some(false) {
+            return Ok(None);
+        }
         let mut copied = self.copied(&self.open_device(device).made, Seal::None, 0, Count::FilesCopied);
         (copied.large_id, copied.checksum) = (record.large_id, record.checksum);
-        Some(copied)
+        Ok(Some(copied))
     }
 
     /// The destination device, as the new file that it stands for. It has the room: that was seen to before.
@@ -71,14 +77,8 @@ impl Work<'_> {
         let record = record.filter(is_ours).filter(|r| r.dest_ino == device.identity());
         let Some(record) = record else { return Ok(None) };
         let ranges = self.job.catalog.reader()?.ranges(record.large_id)?;
-        let is_there = match ranges.iter().find_map(|range| Some((range, range.crc64?))) {
-            Some((first, crc64)) => {
-                let now = device.crc64(first.offset, first.len);
-                now.map_err(|errno| Error::os("read", &device.path, errno))? == crc64
-            }
-            // By ranges of which none is summed it cannot be known.
-            None => ranges.is_empty(),
-        };
+        // By ranges of which none is summed it cannot be known.
+        let is_there = still_holds(device, &ranges)?.unwrap_or(ranges.is_empty());
         if !is_there && self.job.config.devices.overwrite == Overwrite::Refuse {
             let why = "does not hold any more what this job has written to it: to begin anew say --overwrite-device";
             return Err(Error::refused(&device.path, why));
@@ -108,4 +108,11 @@ impl Work<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a device holds the first of these ranges that was summed; `None` if none was.
+fn still_holds(device: &Device, ranges: &[Range]) -> Result<Option<bool>> {
+    let Some((first, crc64)) = ranges.iter().find_map(|range| Some((range, range.crc64?))) else { return Ok(None) };
+    let now = device.crc64(first.offset, first.len);
+    Ok(Some(now.map_err(|errno| Error::os("read", &device.path, errno))? == crc64))
 }

@@ -19,7 +19,7 @@ impl Work<'_> {
     /// what is half overwritten (I2).
     pub(crate) fn reseal(&self, record: Option<&FileRecord>) -> Result<Option<Copied>> {
         if let Some(device) = self.job.device(Side::Dest) {
-            return Ok(self.device_before(device, record));
+            return self.device_before(device, record);
         }
         let is_of_source = |record: &&FileRecord| record.stamp == self.stamp && !record.losses.has_object();
         let Some(record) = record.filter(is_of_source) else { return Ok(None) };

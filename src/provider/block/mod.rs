@@ -12,6 +12,8 @@
 mod signature;
 mod usage;
 
+pub use signature::Signature;
+
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -23,6 +25,9 @@ use crate::ring::{Handle, Side, Stat};
 
 /// Bytes of one read where a device is looked at, not copied.
 const LOOK_BYTES: u64 = 1 << 20;
+
+/// Bytes of the smallest sector.
+pub const SECTOR_BYTES: u64 = 512;
 
 /// A block device, open.
 #[derive(Debug)]
@@ -117,9 +122,15 @@ impl Device {
     }
 
     /// What it carries that nobody should overwrite by mistake.
-    pub fn signature(&self) -> Result<Option<&'static str>> {
+    pub fn signature(&self) -> Result<Option<Signature>> {
         let found = signature::find(self.size(), |offset, len| self.read(offset, len));
         found.map_err(|errno| Error::os("read", &self.path, errno))
+    }
+
+    /// The 512 bytes of the smallest sector there is that hold a byte, as its medium has them.
+    pub fn sector(&self, offset: u64) -> std::result::Result<Vec<u8>, Errno> {
+        rustix::fs::fadvise(&self.buffered, 0, None, Advice::DontNeed)?;
+        self.read(offset & !(SECTOR_BYTES - 1), SECTOR_BYTES as usize)
     }
 
     /// Exactly `len` bytes from `offset` on. Ends: every turn reads a byte at least.

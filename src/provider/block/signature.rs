@@ -56,18 +56,24 @@ const HEAD: [(&str, usize, &[u8]); 42] = [
     ("a Ceph BlueStore device", 0, b"bluestore block device"),
 ];
 
+/// What a device carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// What it is called.
+    pub name: &'static str,
+    /// Where its magic number lies, in bytes.
+    pub offset: u64,
+}
+
 /// The first thing found on a device of `size` bytes; `read` answers exactly the bytes asked for.
-pub(super) fn find(
-    size: u64,
-    read: impl Fn(u64, usize) -> Result<Vec<u8>, Errno>,
-) -> Result<Option<&'static str>, Errno> {
+pub(super) fn find(size: u64, read: impl Fn(u64, usize) -> Result<Vec<u8>, Errno>) -> Result<Option<Signature>, Errno> {
     let head = read(0, HEAD_BYTES.min(size) as usize)?;
     let has = |at: usize, magic: &[u8]| head.get(at..at + magic.len()) == Some(magic);
-    if let Some((name, ..)) = HEAD.iter().find(|(_, at, magic)| has(*at, magic)) {
-        return Ok(Some(name));
+    if let Some(&(name, at, _)) = HEAD.iter().find(|(_, at, magic)| has(*at, magic)) {
+        return Ok(Some(Signature { name, offset: at as u64 }));
     }
     if has(510, &[0x55, 0xaa]) {
-        return Ok(Some("an MBR partition table or a boot sector"));
+        return Ok(Some(Signature { name: "an MBR partition table or a boot sector", offset: 510 }));
     }
     let start = size.saturating_sub(TAIL_BYTES);
     let tail = read(start, (size - start) as usize)?;
@@ -83,7 +89,8 @@ pub(super) fn find(
         ("a member of a RAID", (size & !0xffff).saturating_sub(65_536), &raid),
         ("a member of a RAID", size.saturating_sub(8192) & !4095, &raid),
     ];
-    Ok(places.into_iter().find(|(_, at, magic)| ends_with(*at, magic)).map(|(name, ..)| name))
+    let found = places.into_iter().find(|(_, at, magic)| ends_with(*at, magic));
+    Ok(found.map(|(name, offset, _)| Signature { name, offset }))
 }
 
 #[cfg(test)]
@@ -91,7 +98,8 @@ mod tests {
     use super::*;
 
     fn found(image: &[u8]) -> Option<&'static str> {
-        find(image.len() as u64, |at, len| Ok(image[at as usize..at as usize + len].to_vec())).unwrap()
+        let read = |at: u64, len| Ok(image[at as usize..at as usize + len].to_vec());
+        find(image.len() as u64, read).unwrap().map(|signature| signature.name)
     }
 
     #[test]

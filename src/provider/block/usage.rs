@@ -123,7 +123,8 @@ pub(super) fn serial(number: u64) -> Option<Vec<u8>> {
         let start = text_in(&folder, "start")?;
         return Some([serial(disk)?, start.into_bytes()].concat());
     }
-    let files = ["serial", "device/serial", "wwid", "device/wwid", "dm/uuid", "md/uuid", "loop/backing_file"];
+    // The serial number of an NVMe namespace is its controller's, and others have it as well.
+    let files = ["wwid", "device/wwid", "serial", "device/serial", "dm/uuid", "md/uuid", "loop/backing_file"];
     files.iter().find_map(|file| text_in(&folder, file).filter(|text| !text.is_empty())).map(String::into_bytes)
 }
 

@@ -198,6 +198,31 @@ fn what_the_first_write_leaves_is_known_for_the_jobs_own() {
     assert_same(&dest.content(), &source.content());
 }
 
+/// Nothing of the copy was recorded when it was killed: what the device carries is known by the source's own sector.
+#[test]
+fn a_file_system_made_after_the_first_write_is_not_overwritten() {
+    let test = "a_file_system_made_after_the_first_write_is_not_overwritten";
+    if !can_mount(test) || !(has("strace") || skip(test, "no strace")) {
+        return;
+    }
+    let (source, dest, scratch) = (noisy(8, 29), Loop::new(8 << 20), Scratch::new());
+    let format = |device: &Path| must(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(device));
+    format(source.path());
+    let job = Job::new(source.path(), dest.path(), scratch.path().join("state"), Engine::Sync);
+    let words =
+        format!("-o /dev/null -P {} -e trace=pwrite64 -e inject=pwrite64:signal=KILL:when=2", dest.path().display());
+    let outcome = job.clone().within(&traced(&scratch, &words)).run();
+    assert_eq!(outcome.code(), None, "{outcome}");
+    let written = dest.content();
+    format(dest.path());
+    let before = dest.content();
+    assert!(job.run().expect(2).says("does not hold any more"));
+    assert_same(&dest.content(), &before);
+    dest.write(0, &written);
+    job.run().expect(0);
+    assert_same(&dest.content(), &source.content());
+}
+
 /// A disk with a page that cannot be read in its 5th and another in its 9th MiB, over FUSE.
 fn failing(mount: &SlowMount) -> (Loop, Vec<u8>) {
     let mut content = vec![0; 12 << 20];
