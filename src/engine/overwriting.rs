@@ -4,7 +4,7 @@
 //! carries nothing                                                             yes
 //! carries a signature    in a range that this job recorded, as recorded       yes: an interrupted run has written it
 //!                        in a sector that is the source's own                 yes: it is written once more
-//!                        else                                                 no: somebody uses it, maybe since the kill
+//!                        else                                                 no: somebody uses it
 //! ```
 
 use std::os::fd::OwnedFd;

@@ -11,8 +11,9 @@ use super::Lane;
 use super::buffers::Buffer;
 use crate::config::ANSWER_BYTES;
 use crate::error::Errno;
+use crate::provider::posix::Posix;
 use crate::report::Activity;
-use crate::ring::Handle;
+use crate::ring::{Handle, Side};
 
 /// Who does a lane's reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +144,22 @@ impl Lane {
     pub(super) async fn write(&self, file: &LaneFile, buffer: &mut Buffer, at: u64) -> Result<(), Errno> {
         let _writing = self.busy.turn_to(Activity::WriteDest);
         file.write(buffer, at).await
+    }
+
+    /// Closes this lane's descriptor of a file of the destination, of which there is no other clone. A FUSE daemon may
+    /// say once, to whoever closes a descriptor first, that it could not keep what was written.
+    pub(super) async fn close(&self, file: LaneFile) -> Result<(), Errno> {
+        let _writing = self.busy.turn_to(Activity::WriteDest);
+        match file {
+            LaneFile::Ring(file) => match Rc::try_unwrap(file) {
+                Ok(file) => file.close().await.map_err(errno_of),
+                Err(_) => Ok(()),
+            },
+            LaneFile::Threads(file) => match std::sync::Arc::try_unwrap(file) {
+                Ok(file) => Posix::new(&*self.errands.caller, Side::Dest).close(std::sync::Arc::new(file.into())),
+                Err(_) => Ok(()),
+            },
+        }
     }
 }
 

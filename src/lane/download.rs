@@ -273,7 +273,9 @@ impl Lane {
     ) -> Result<()> {
         let failed = |errno| place.error(self.job(), Side::Dest, "write", errno);
         let file = self.disk.open(handle).map_err(failed)?;
-        self.write(&file, content, 0).await.map_err(failed)
+        let written = self.write(&file, content, 0).await;
+        let closed = self.close(file).await;
+        written.and(closed).map_err(failed)
     }
 
     fn refused(&self, place: &Place, why: &'static str) -> Error {

@@ -244,6 +244,11 @@ impl Lane {
                 std::panic::resume_unwind(failed.into_panic());
             }
         }
+        if let Some(file) = file.filter(|_| matches!(parts.route, Route::Down { .. }))
+            && let Err(errno) = self.close(file).await
+        {
+            self.trouble(parts, parts.place.error(self.job(), Side::Dest, "close", errno));
+        }
     }
 
     /// The `nth` task of this lane at an object.

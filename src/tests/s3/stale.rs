@@ -1,11 +1,11 @@
-//! A mount beside a bucket whose handles become stale while a job runs (ESTALE).
+//! A mount beside a bucket whose handles become stale while a job runs (ESTALE), or that loses what is written to it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::support::slow::{STALE, can_mount_fuse};
-use super::support::{Comparison, Engine, Rng, SlowMount};
+use super::support::slow::{STALE, UNKEPT, can_mount_fuse};
+use super::support::{Comparison, Engine, Rng, Scratch, SlowMount};
 use super::{Scene, fault_server, noise};
 
 /// Whether a directory has another number than it had: it was looked up again.
@@ -48,5 +48,32 @@ fn what_becomes_stale_goes_up_and_comes_down() {
             assert!(has_been_stale(&to.path().join("copy").join(&dir)), "{dir} did not become stale on the way down");
         }
         Comparison::new(from.folder(), &to.folder().join("copy")).assert_same();
+    }
+}
+
+/// Each descriptor that is closed may be the one to which a loss is told, and it is told once.
+#[test]
+fn what_a_mount_has_lost_fails_whoever_is_told() {
+    if !can_mount_fuse("what_a_mount_has_lost_fails_whoever_is_told") {
+        return;
+    }
+    for engine in Engine::all() {
+        let server = fault_server(73);
+        let scene = Scene::new(&server, engine);
+        let (from, to, mut rng) = (Scratch::new(), SlowMount::losing_writes(), Rng::new(73));
+        let lost = ["small", "large"].map(|size| format!("{UNKEPT}{size}"));
+        for (name, size) in [("kept-small", 5000), ("kept-large", 20 << 20), (&lost[0], 5000), (&lost[1], 20 << 20)] {
+            noise(&from.path().join(name), &mut rng, size);
+        }
+        scene.job(from.path(), "s3://b/up", "up").run().expect(0);
+        let copy = to.path().join("copy");
+        let outcome = scene.job("s3://b/up", &copy, "down").run().expect(23);
+        for name in &lost {
+            assert!(outcome.says(name), "{name}: {outcome}");
+            assert!(!copy.join(name).exists(), "{name} is there");
+        }
+        for name in ["kept-small", "kept-large"] {
+            assert!(fs::read(copy.join(name)).unwrap() == fs::read(from.path().join(name)).unwrap(), "{name} differs");
+        }
     }
 }

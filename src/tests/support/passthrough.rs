@@ -3,7 +3,7 @@
 //! Nothing is cached by the kernel, so that every question is asked. Node numbers are the folder's inode numbers; where
 //! each is was last seen by its path. Enough for trees of files, directories and symlinks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
@@ -54,7 +54,13 @@ pub enum Habit {
     LosesFirstSync,
     /// See [`STALE`].
     GoesStale,
+    /// See [`UNKEPT`].
+    LosesWrites,
 }
+
+/// Begins the names of files of which nothing that is written is kept. Whoever next closes a descriptor of the file, or
+/// syncs it, is told, and nobody after that: as sshfs has it.
+pub const UNKEPT: &str = "unkept-";
 
 /// Begins the names of files on which an operation, named behind it, answers ESTALE the first time; from then on that
 /// is what their directory, and all below it, answers to whoever holds it. Looked up again it is there, as when a file
@@ -99,6 +105,8 @@ struct Passthrough {
     has_lost: AtomicBool,
     /// What has become stale, in order: a directory is known by another number each time.
     stale: Mutex<Vec<PathBuf>>,
+    /// Nodes of which something was lost that nobody was told of.
+    unkept: Mutex<HashSet<u64>>,
     next_file: AtomicU64,
 }
 
@@ -113,6 +121,7 @@ impl Passthrough {
             files: Mutex::default(),
             has_lost: AtomicBool::new(false),
             stale: Mutex::default(),
+            unkept: Mutex::default(),
             next_file: AtomicU64::new(1),
         }
     }
@@ -122,6 +131,20 @@ impl Passthrough {
         std::thread::sleep(self.delay);
         self.halt.wait();
         answer().map_err(Errno::from)
+    }
+
+    fn loses_writes(&self, node: INodeNo) -> bool {
+        let path = self.path(node).unwrap_or_default();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        self.habit == Habit::LosesWrites && name.contains(UNKEPT)
+    }
+
+    /// Fails once after something was lost.
+    fn tell_loss(&self, node: INodeNo) -> io::Result<()> {
+        match self.unkept.lock().unwrap().remove(&node.0) {
+            true => Err(io::Error::from_raw_os_error(libc::EIO)),
+            false => Ok(()),
+        }
     }
 
     fn path(&self, node: INodeNo) -> io::Result<PathBuf> {
@@ -492,14 +515,21 @@ impl fuser::Filesystem for Passthrough {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.after_delay(|| self.file_of("write", node, file)?.write_all_at(data, offset)) {
+        let write = || match self.loses_writes(node) {
+            true => {
+                self.unkept.lock().unwrap().insert(node.0);
+                Ok(())
+            }
+            false => self.file_of("write", node, file)?.write_all_at(data, offset),
+        };
+        match self.after_delay(write) {
             Ok(()) => reply.written(data.len() as u32),
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn flush(&self, _request: &Request, _node: INodeNo, _file: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        match self.after_delay(|| Ok(())) {
+    fn flush(&self, _request: &Request, node: INodeNo, _file: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        match self.after_delay(|| self.tell_loss(node)) {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
         }
@@ -523,7 +553,7 @@ impl fuser::Filesystem for Passthrough {
         let is_lost = self.habit == Habit::LosesFirstSync
             && self.path(node).is_ok_and(|path| path.ends_with("large"))
             && !self.has_lost.swap(true, Ordering::Relaxed);
-        match self.after_delay(|| self.file(file)?.sync_data()) {
+        match self.after_delay(|| self.tell_loss(node).and_then(|()| self.file(file)?.sync_data())) {
             Ok(()) if is_lost => reply.error(Errno::EIO),
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),

@@ -11,7 +11,7 @@ use fuser::BackgroundSession;
 use super::Scratch;
 use super::fixture::{has, skip};
 use super::passthrough::{self, Habit, Halt};
-pub use super::passthrough::{BAD, LOST, ROT, STALE};
+pub use super::passthrough::{BAD, LOST, ROT, STALE, UNKEPT};
 
 /// Operations answered at a time.
 const THREADS: usize = 64;
@@ -67,6 +67,11 @@ impl SlowMount {
     /// An empty folder of which directories become stale, as files in them say by their names, without delay.
     pub fn going_stale() -> SlowMount {
         SlowMount::try_new(Duration::ZERO, Habit::GoesStale).unwrap()
+    }
+
+    /// An empty folder that does not keep what is written to files which say so by their names, without delay.
+    pub fn losing_writes() -> SlowMount {
+        SlowMount::try_new(Duration::ZERO, Habit::LosesWrites).unwrap()
     }
 
     fn try_new(delay: Duration, habit: Habit) -> io::Result<SlowMount> {
