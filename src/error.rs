@@ -36,6 +36,8 @@ pub enum Cause {
     Catalog(String),
     /// A device cannot be read there: what the kernel said, and where.
     Unreadable(Errno, Extents),
+    /// The same, where nobody has said that such places are to be skipped: the job can go on only once somebody does.
+    BadSectors(Errno, Extents),
     /// The source changed while it was read, `attempts` times in a row.
     Unstable {
         /// How often the object was read.
@@ -121,7 +123,7 @@ impl Cause {
     pub fn class(&self) -> Class {
         match self {
             Cause::Os(errno) => class_of(*errno),
-            Cause::Usage(_) | Cause::Refused(_) | Cause::Catalog(_) => Class::Fatal,
+            Cause::Usage(_) | Cause::Refused(_) | Cause::Catalog(_) | Cause::BadSectors(..) => Class::Fatal,
             Cause::Unstable { .. } | Cause::Vanished | Cause::Loss(_) | Cause::Protected(_) => Class::Object,
             Cause::Stale | Cause::Unreadable(..) | Cause::Clash(_) => Class::Object,
             Cause::Remote { code, .. } => class_of_code(code),
@@ -177,6 +179,9 @@ impl fmt::Display for Cause {
             Cause::Unstable { attempts } => write!(f, "it kept changing while it was read ({attempts} attempts)"),
             Cause::Unreadable(errno, extents) => {
                 write!(f, "{} in {} bytes: {extents}", describe(*errno), extents.bytes())
+            }
+            Cause::BadSectors(errno, extents) => {
+                write!(f, "{} at {extents}; --skip-bad-sectors goes on behind it", describe(*errno))
             }
             Cause::Vanished => f.write_str("it vanished while the job ran"),
             Cause::Stale => f.write_str(&describe(Errno::STALE)),

@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::{Config, NEAR_TIME_MAX, S3Options};
+use crate::config::{BadSectors, Config, EqualBlocks, NEAR_TIME_MAX, S3Options};
 use crate::error::{Error, Result};
 use crate::filesystem::{FileSystem, Inodes};
 use crate::job::{BucketRoot, KeyNames};
@@ -43,6 +43,7 @@ struct BucketEnd {
 /// Opens both ends. Refused (exit 2) before anything is touched: what cannot be reached, and what would copy a tree
 /// into itself.
 pub(super) fn open(config: &Config) -> Result<Ends> {
+    refuse_options_of_devices(config)?;
     match (&config.source, &config.dest) {
         (Location::Posix(_), Location::Posix(_)) => {
             let examined = roots::examine(config)?;
@@ -62,6 +63,7 @@ pub(super) fn open(config: &Config) -> Result<Ends> {
 /// Opens both ends to look at them, refusing what [`open`] refuses. Nothing is made: what stands for a destination that
 /// is not there holds no names.
 pub(crate) fn look(config: &Config) -> Result<Ends> {
+    refuse_options_of_devices(config)?;
     match (&config.source, &config.dest) {
         (Location::Posix(_), Location::Posix(_)) => {
             let examined = roots::examine(config)?;
@@ -76,6 +78,17 @@ pub(crate) fn look(config: &Config) -> Result<Ends> {
         }
         _ => open(config),
     }
+}
+
+/// What objects know nothing of is not left out in silence.
+fn refuse_options_of_devices(config: &Config) -> Result<()> {
+    let bucket = [&config.source, &config.dest].into_iter().find(|end| matches!(end, Location::S3 { .. }));
+    let option = match &config.devices {
+        devices if devices.equal_blocks == EqualBlocks::Leave => "--skip-equal",
+        devices if devices.bad_sectors == BadSectors::Skip => "--skip-bad-sectors",
+        _ => return Ok(()),
+    };
+    bucket.map_or(Ok(()), |end| Err(Error::refused(end.display(), format!("is in a bucket: {option} is for devices"))))
 }
 
 /// Opens a destination: its root, its path, whether it was there, and the name of the one file that a job is about.

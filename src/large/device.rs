@@ -86,10 +86,12 @@ impl LargeFile {
 
     /// Takes note of what cannot be read; an error if the copy is not to go on behind it.
     pub(super) fn note_missing(&self, job: &Job, errno: Errno, extents: &Extents) -> Result<()> {
-        if job.config.devices.bad_sectors == BadSectors::Fail {
-            return Err(self.unreadable(job, errno, extents.clone()));
-        }
         let Some(device) = &self.device else { return Err(self.unreadable(job, errno, extents.clone())) };
+        if job.config.devices.bad_sectors == BadSectors::Fail {
+            // What a failing disk has given once need not be asked of it again.
+            let object = self.place.path(job, Side::Source);
+            return Err(Error { verb: "read", object, cause: Cause::BadSectors(errno, extents.clone()) });
+        }
         let mut missing = device.missing.lock();
         let (last, all) = missing.get_or_insert_with(|| (errno, Extents::default()));
         *last = errno;

@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use crate::catalog::{Checksum, FileRecord, Owner, Proof, Range, Stamp, Status};
 use crate::config::{ChecksumPolicy, DirectChoice, SEGMENT_BYTES, scaled};
 use crate::digest::Assembly;
-use crate::error::{Errno, Error, Result};
+use crate::error::{Cause, Errno, Error, Result};
 use crate::gate::Stream;
 use crate::job::{Job, Place, Ticket};
 use crate::links::LinkKey;
@@ -385,7 +385,10 @@ impl LargeFile {
                 Err(error) => ending_of(error),
             },
         };
-        work.remove(file.temp.as_ref());
+        // A resume may be told to skip bad sectors.
+        if !matches!(&ending, Ending::Failed(Error { cause: Cause::BadSectors(..), .. })) {
+            work.remove(file.temp.as_ref());
+        }
         Some(ending)
     }
 

@@ -274,8 +274,12 @@ impl LargeTask {
         let Op::Read { file, lease, start, len, offset } = op else { return None };
         let block = offset - start as u64;
         let wanted = ((start + len) as u64).min(self.file.stat.size - block) as usize;
-        let grain = if self.file.align > 1 { self.file.align as usize } else { 4096 };
-        let failed = Failed { file: &file, block, part: start..start + len, wanted, grain };
+        // Down to the source's own blocks, which the destination's may be larger than.
+        let (from, grain) = match job.device(Side::Source) {
+            Some(device) => (&device.direct, device.block_bytes() as usize),
+            None => (&file, if self.file.align > 1 { self.file.align as usize } else { 4096 }),
+        };
+        let failed = Failed { file: from, block, part: start..start + len, wanted, grain };
         let (lease, read) = read_around(caller, buffers.arena(), lease, &failed);
         let noted = match read {
             Ok(missing) if missing.is_empty() => Ok(()),

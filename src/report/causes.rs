@@ -61,7 +61,7 @@ impl Causes {
 /// One word for a cause.
 pub fn name_of(cause: &Cause) -> String {
     let name = match cause {
-        Cause::Os(errno) | Cause::Unreadable(errno, _) => return errno_name(*errno),
+        Cause::Os(errno) | Cause::Unreadable(errno, _) | Cause::BadSectors(errno, _) => return errno_name(*errno),
         Cause::Stale => return errno_name(Errno::STALE),
         Cause::Remote { status, .. } => return format!("http_{status}"),
         Cause::Usage(_) | Cause::Refused(_) => "refused",

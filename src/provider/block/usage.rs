@@ -27,6 +27,21 @@ struct Span {
     start: u64,
     /// One past the last one.
     end: u64,
+    /// How many of them, where it is not known which: a volume on a device that may hold others.
+    some: Option<u64>,
+}
+
+impl Span {
+    /// Whether two spans have bytes in common. Volumes beside each other have none: the kernel's device mapper has
+    /// seen to that, unless together they are larger than what they lie on.
+    fn meets(&self, other: &Span) -> bool {
+        let (start, end) = (self.start.max(other.start), self.end.min(other.end));
+        let is_close = match (self.some, other.some) {
+            (Some(a), Some(b)) => a.saturating_add(b) > end.saturating_sub(start),
+            _ => true,
+        };
+        self.base == other.base && start < end && is_close
+    }
 }
 
 /// What devices lie on in the end.
@@ -131,7 +146,7 @@ pub(super) fn serial(number: u64) -> Option<Vec<u8>> {
 /// Whether two ends have bytes in common.
 pub(super) fn overlap(source: Ground, dest: Ground) -> bool {
     let (source, dest) = (spans(source), spans(dest));
-    source.iter().any(|a| dest.iter().any(|b| a.base == b.base && a.start < b.end && b.start < a.end))
+    source.iter().any(|a| dest.iter().any(|b| a.meets(b)))
 }
 
 fn spans(ground: Ground) -> Vec<Span> {
@@ -139,7 +154,7 @@ fn spans(ground: Ground) -> Vec<Span> {
         Ground::Device(number) => device_spans(number, LEVELS_MAX),
         Ground::File(dev, ino) => {
             let mut spans = device_spans(dev, LEVELS_MAX);
-            spans.push(Span { base: Base::File(dev, ino), start: 0, end: u64::MAX });
+            spans.push(Span { base: Base::File(dev, ino), start: 0, end: u64::MAX, some: None });
             spans
         }
         Ground::NewFile(dev) => device_spans(dev, LEVELS_MAX),
@@ -162,17 +177,22 @@ fn device_spans(number: u64, levels: u32) -> Vec<Span> {
         };
         return whole.into_iter().map(part).collect();
     }
-    let mut spans = vec![Span { base: Base::Disk(number), start: 0, end: size }];
+    let mut spans = vec![Span { base: Base::Disk(number), start: 0, end: size, some: None }];
     if let Some(file) = text_in(&folder, "loop/backing_file").and_then(|path| fs::metadata(path).ok()) {
         let start = number_in(&folder, "loop/offset").unwrap_or(0);
         match file.file_type().is_block_device() {
             true => spans.extend(device_spans(file.rdev(), levels - 1)),
-            false => spans.push(Span { base: Base::File(file.dev(), file.ino()), start, end: start + size }),
+            false => {
+                spans.push(Span { base: Base::File(file.dev(), file.ino()), start, end: start + size, some: None })
+            }
         }
     }
     let below = fs::read_dir(folder.join("slaves")).into_iter().flatten().flatten();
     let numbers = below.filter_map(|entry| parse_number(&text_in(&entry.path(), "dev")?));
-    spans.extend(numbers.flat_map(|number| device_spans(number, levels - 1)));
+    // Which of their bytes a volume has, its table would tell; a RAID has them all.
+    let some = folder.join("dm").exists().then_some(size);
+    let below = numbers.flat_map(|number| device_spans(number, levels - 1));
+    spans.extend(below.map(|span| Span { some: span.some.into_iter().chain(some).min(), ..span }));
     spans
 }
 
@@ -220,10 +240,23 @@ mod tests {
 
     #[test]
     fn spans_overlap_on_one_base_only() {
-        let span = |base, start, end| Span { base, start, end };
+        let span = |base, start, end| Span { base, start, end, some: None };
         assert_eq!(device_spans(rustix::fs::makedev(0, 77), LEVELS_MAX), Vec::new());
         let file = Ground::File(rustix::fs::makedev(0, 77), 5);
         assert_eq!(spans(file), [span(Base::File(rustix::fs::makedev(0, 77), 5), 0, u64::MAX)]);
         assert!(overlap(file, file) && !overlap(file, Ground::File(rustix::fs::makedev(0, 77), 6)));
+    }
+
+    #[test]
+    fn volumes_beside_each_other_share_nothing_and_each_shares_with_what_it_lies_on() {
+        let disk = Span { base: Base::Disk(1), start: 0, end: 100, some: None };
+        let volume = |some| Span { some: Some(some), ..disk };
+        assert!(!volume(40).meets(&volume(60)), "two volumes of one disk");
+        assert!(volume(40).meets(&volume(61)), "they have no room beside each other");
+        assert!(volume(1).meets(&disk) && disk.meets(&volume(1)));
+        let part = Span { start: 10, end: 20, ..disk };
+        assert!(part.meets(&volume(1)) && part.meets(&disk));
+        assert!(!part.meets(&Span { start: 20, ..disk }));
+        assert!(!volume(100).meets(&Span { base: Base::Disk(2), ..volume(100) }));
     }
 }

@@ -3,11 +3,10 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::Command;
 
-use super::refusals::Mounted;
+use super::refusals::{Mounted, format};
 use super::support::block::Loop;
-use super::support::fixture::{can_mount, must};
+use super::support::fixture::can_mount;
 use super::support::s3::S3sFs;
 use super::support::{Engine, Job, Scratch};
 use super::{assert_same, noisy, verify_by};
@@ -129,7 +128,7 @@ fn what_would_destroy_data_is_refused_from_a_bucket_too() {
     fs::write(&image, noisy(20, 45).content()).unwrap();
     scene.copy(&image, object, "up");
     let overwrite = ["--overwrite-device"];
-    must(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(dest.path()));
+    format(dest.path());
     scene.assert_refused(object, dest.path(), &[], "ext4 file system");
     {
         let mounted = Mounted::new(dest.path(), "rw");
@@ -148,5 +147,10 @@ fn what_would_destroy_data_is_refused_from_a_bucket_too() {
     let missing = Path::new("/dev/gfast-no-such-device");
     scene.assert_refused(object, missing, &[], "is not there");
     assert!(!missing.exists());
+    scene.assert_refused(object, Path::new("/dev"), &[], "no file is made where devices are");
+    for option in ["--skip-equal", "--skip-bad-sectors"] {
+        scene.assert_refused(object, dest.path(), &["--overwrite-device", option], "is in a bucket");
+        scene.assert_refused(dest.path(), object, &[option], "is in a bucket");
+    }
     scene.assert_refused(Path::new("s3://bucket/"), dest.path(), &overwrite, "is not a directory");
 }

@@ -248,18 +248,16 @@ fn bad_sectors_are_found_reported_and_zeroed() {
     for engine in Engine::all() {
         let (scratch, dest) = (Scratch::new(), noisy(12, 32));
         let image = scratch.path().join("image");
-        let state = scratch.path().join("state");
-        let outcome = Job::new(source.path(), &image, &state, engine).run().expect(23);
-        assert!(outcome.says("5242880+4096") || outcome.says("9445376+4096"), "{outcome}");
-        assert!(!image.exists(), "half an image stayed");
-        let node = scratch.path().join("node");
-        dest.make_node(&node);
-        Job::new(source.path(), &node, scratch.path().join("state-node"), engine).run().expect(23);
-        assert!(node.exists(), "a copy that failed has removed its destination's node");
         for (to, state) in [(dest.path(), "device"), (&*image, "image")] {
-            let job = Job::new(source.path(), to, scratch.path().join(format!("state-{state}")), engine)
-                .arg("--skip-bad-sectors");
-            let outcome = job.run().expect(23);
+            let job = Job::new(source.path(), to, scratch.path().join(format!("state-{state}")), engine);
+            // Slow enough for a checkpoint before the first bad page.
+            let slow = job.clone().args(&["--bwlimit", "8M", "--checkpoint-interval", "0.1"]);
+            let outcome = slow.run().expect(11);
+            assert!(outcome.says("5242880+4096") || outcome.says("9445376+4096"), "{outcome}");
+            assert!(outcome.says("--skip-bad-sectors"), "{outcome}");
+            assert!(to.exists(), "what there is of the copy is gone");
+            let outcome = job.arg("--skip-bad-sectors").run().expect(23);
+            assert!(outcome.number("bytes") < 12 << 20, "everything was copied again: {outcome}");
             assert!(outcome.stdout.contains("\"unreadable\":\"5242880+4096, 9445376+4096\""), "{outcome}");
             assert_eq!((outcome.number("unreadable_bytes"), outcome.number("failed")), (8192, 1), "{outcome}");
         }
@@ -274,6 +272,33 @@ fn bad_sectors_are_found_reported_and_zeroed() {
             .output();
         let report = String::from_utf8_lossy(&report.unwrap().stdout).into_owned();
         assert!(report.contains("5242880+4096, 9445376+4096"), "{report}");
+    }
+}
+
+/// The destination's blocks are larger than what cannot be read.
+#[test]
+fn a_bad_sector_takes_none_of_its_neighbours_along() {
+    let test = "a_bad_sector_takes_none_of_its_neighbours_along";
+    if !can_mount(test) || !can_mount_fuse(test) {
+        return;
+    }
+    let mount = SlowMount::new(Duration::ZERO);
+    drop(failing(&mount));
+    let options = ["--direct-io=on", "--sector-size", "512"];
+    let source = Loop::over(&mount.path().join("disk"), &options);
+    let mut expected = fs::read(mount.folder().join("disk")).unwrap();
+    for at in [5 << 20, (9 << 20) + 8192] {
+        expected[at..at + 512].fill(0);
+    }
+    for engine in Engine::all() {
+        let scratch = Scratch::new();
+        let image = scratch.path().join("image");
+        fs::write(&image, noisy(12, 33).content()).unwrap();
+        let dest = Loop::over(&image, &["--sector-size", "4096"]);
+        let job = Job::new(source.path(), dest.path(), scratch.path().join("state"), engine);
+        let outcome = job.arg("--skip-bad-sectors").run().expect(23);
+        assert!(outcome.stdout.contains("\"unreadable\":\"5242880+512, 9445376+512\""), "{outcome}");
+        assert_same(&dest.content(), &expected);
     }
 }
 

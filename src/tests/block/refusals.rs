@@ -26,8 +26,8 @@ fn refused(source: &Path, dest: &Path, more: &[&str], reason: &str) {
 }
 
 /// An empty file system on it.
-fn format(device: &Path) {
-    must(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(device));
+pub(super) fn format(device: &Path) {
+    must(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(device));
 }
 
 /// Mounted for as long as this lives.
@@ -37,6 +37,8 @@ impl Mounted {
     pub(super) fn new(device: &Path, options: &str) -> Mounted {
         let point = Scratch::new();
         must(Command::new("mount").args(["-o", options]).arg(device).arg(point.path()));
+        // What mounting itself writes is not what a test looks for.
+        must(Command::new("sync").arg("-f").arg(point.path()));
         Mounted(point)
     }
 }
