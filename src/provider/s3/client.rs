@@ -277,7 +277,12 @@ fn is_damage(error: &Error) -> bool {
 
 /// Whether the answer was that there is no such object or upload.
 pub(super) fn is_missing(error: &Error) -> bool {
-    matches!(&error.cause, Cause::Remote { status: 404, code } if code != "NoSuchBucket")
+    // The name says it, too, in an answer that calls itself a success.
+    match &error.cause {
+        Cause::Remote { status: 404, code } => code != "NoSuchBucket",
+        Cause::Remote { status: 200, code } => matches!(code.as_str(), "NoSuchUpload" | "NoSuchKey"),
+        _ => false,
+    }
 }
 
 /// A header as text.

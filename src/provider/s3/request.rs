@@ -58,17 +58,6 @@ pub(super) struct Request<'a> {
     pub supply: Option<&'a Supply>,
     /// How long the server may think once it has everything.
     pub answer_time: Duration,
-    /// What a success looks like.
-    pub success: Success,
-}
-
-/// What a success looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Success {
-    /// A status of 2xx.
-    Status,
-    /// A status of 2xx and a body that is no `<Error>`: some operations begin their answer before they know.
-    Body,
 }
 
 /// A whole answer.
@@ -129,7 +118,6 @@ impl<'a> Request<'a> {
             body: Payload::default(),
             supply: None,
             answer_time: STALL,
-            success: Success::Status,
         }
     }
 
@@ -182,10 +170,9 @@ impl<'a> Request<'a> {
         self.supply.is_some_and(Supply::is_short)
     }
 
-    /// Of the sort whose answer begins before the server knows: minutes, and an error in the body.
+    /// Of the sort that takes the server minutes.
     pub fn slow(mut self) -> Request<'a> {
         self.answer_time = STALL * 10;
-        self.success = Success::Body;
         self
     }
 
@@ -389,14 +376,13 @@ impl<'a> Exchange<'a> {
         (request, progress)
     }
 
-    /// Reads a whole answer.
+    /// Reads a whole answer. An `<Error>` is one whatever the status: some operations begin their answer before they
+    /// know, and some servers and those before them do so always.
     async fn read(&self, response: Response) -> std::result::Result<Answer, Trouble> {
         let headers = response.headers().clone();
         let status = response.status().as_u16();
         let body = read_whole(response).await.map_err(Trouble::Network)?;
-        if self.request.success == Success::Body
-            && let Some(failure) = xml::failure(&body)
-        {
+        if let Some(failure) = xml::failure(&body) {
             return Err(Trouble::Answered(Box::new(Refusal::new(status, &headers, Some(failure)))));
         }
         Ok(Answer { headers, body, is_doubtful: false })

@@ -2,8 +2,8 @@
 //!
 //! Of six servers tried three break a strict reader: another root element, no namespace, missing fields, another order.
 //! So elements are known by their local name and place below the root, every field is optional, and what is not known
-//! is passed over. What is *not* forgiven is a document that ends early: a listing cut short would silently lose
-//! objects.
+//! is passed over. What is *not* forgiven is a document that ends early, or of another kind than was asked for: a
+//! listing that is cut short, or none at all, would silently lose objects.
 //!
 //! Any bytes are read without panic (fuzz target `s3_xml`).
 
@@ -89,13 +89,16 @@ pub enum Plus {
 
 /// Reads an `<Error>`; `None` where the document is something else, or nothing at all.
 pub fn failure(body: &[u8]) -> Option<Failure> {
+    if root_of(body).ok()? != "Error" {
+        return None;
+    }
     let mut failure = Failure::default();
-    let root = walk(body, |path, text| match path {
+    let read = walk(body, |path, text| match path {
         "Code" => failure.code = text.trim().to_owned(),
         "Region" => failure.region = Some(text.trim().to_owned()).filter(|region| !region.is_empty()),
         _ => {}
     });
-    (root.as_deref() == Ok("Error")).then_some(failure)
+    read.is_ok().then_some(failure)
 }
 
 /// Reads a page of ListObjectsV2.
@@ -114,7 +117,8 @@ pub fn listing(body: &[u8]) -> Result<Listing, Malformed> {
         "IsTruncated" => is_truncated = Some(text.trim() == "true"),
         "EncodingType" => is_escaped = text.trim() == "url",
         _ => {}
-    })?;
+    })?
+    .of("ListBucketResult")?;
     page.next = match (is_truncated, token.is_empty()) {
         (Some(true), true) => return Err(Malformed),
         (Some(false), _) | (None, true) => None,
@@ -150,7 +154,8 @@ pub fn parts(body: &[u8]) -> Result<PartsPage, Malformed> {
         "NextPartNumberMarker" => next = text.trim().to_owned(),
         "IsTruncated" => is_truncated = text.trim() == "true",
         _ => {}
-    })?;
+    })?
+    .of("ListPartsResult")?;
     // A page that says there is more and not where would be read for ever.
     match (is_truncated, next.is_empty() || next == "0") {
         (true, true) => return Err(Malformed),
@@ -174,7 +179,8 @@ pub fn uploads(body: &[u8]) -> Result<UploadsPage, Malformed> {
         "NextUploadIdMarker" => next.1 = text.to_owned(),
         "IsTruncated" => is_truncated = text.trim() == "true",
         _ => {}
-    })?;
+    })?
+    .of("ListMultipartUploadsResult")?;
     match (is_truncated, next.0.is_empty()) {
         (true, true) => return Err(Malformed),
         (true, false) => page.next = Some(next),
@@ -202,7 +208,8 @@ pub fn made(body: &[u8]) -> Result<Made, Malformed> {
         "ETag" => made.etag = etag(text),
         "ChecksumCRC64NVME" => made.crc64 = decode_crc64(text),
         _ => {}
-    })?;
+    })?
+    .of_copy_or_upload()?;
     Ok(made)
 }
 
@@ -274,9 +281,43 @@ fn push_text(body: &mut String, text: &str) {
     }
 }
 
+/// The local name of a document's root element.
+struct Root(String);
+
+impl Root {
+    /// Refuses a document of another kind. moto calls its answers `...Response`.
+    fn of(self, kind: &str) -> Result<(), Malformed> {
+        let stem = kind.strip_suffix("Result").unwrap_or(kind);
+        let is_kind = self.0 == kind || self.0.strip_suffix("Response") == Some(stem);
+        if is_kind { Ok(()) } else { Err(Malformed) }
+    }
+
+    /// Refuses what is no answer of an operation that makes an object or a part.
+    fn of_copy_or_upload(self) -> Result<(), Malformed> {
+        let is_kind = ["CopyObject", "CopyPart", "UploadPartCopy", "CompleteMultipartUpload"]
+            .iter()
+            .any(|kind| matches!(self.0.strip_prefix(kind), Some("Result" | "Response")));
+        if is_kind { Ok(()) } else { Err(Malformed) }
+    }
+}
+
+/// The local name of the root element. Ends: every turn takes an event, and events take bytes.
+fn root_of(body: &[u8]) -> Result<String, Malformed> {
+    let mut reader = Reader::from_reader(body.trim_ascii_start());
+    loop {
+        match reader.read_event().map_err(|_| Malformed)? {
+            Event::Start(start) | Event::Empty(start) => {
+                return String::from_utf8(start.local_name().as_ref().to_vec()).map_err(|_| Malformed);
+            }
+            Event::Eof => return Err(Malformed),
+            _ => {}
+        }
+    }
+}
+
 /// Shows `visit` every element below the root when it ends: its path, `Contents/Key`, and its text. Returns the root's
 /// name. Ends: every turn takes an event, and events take bytes.
-fn walk(body: &[u8], mut visit: impl FnMut(&str, &str)) -> Result<String, Malformed> {
+fn walk(body: &[u8], mut visit: impl FnMut(&str, &str)) -> Result<Root, Malformed> {
     // Slow operations send white space while they work, before the document begins.
     let mut reader = Reader::from_reader(body.trim_ascii_start());
     reader.config_mut().expand_empty_elements = true;
@@ -316,7 +357,7 @@ fn walk(body: &[u8], mut visit: impl FnMut(&str, &str)) -> Result<String, Malfor
         }
     }
     match root {
-        Some(root) if starts.is_empty() => Ok(root),
+        Some(root) if starts.is_empty() => Ok(Root(root)),
         _ => Err(Malformed),
     }
 }
@@ -359,13 +400,28 @@ mod tests {
 
     #[test]
     fn a_document_cut_anywhere_is_refused() {
-        let body = b"<R><Contents><Key>k</Key></Contents><IsTruncated>false</IsTruncated></R>";
+        let body = b"<ListBucketResult><Contents><Key>k</Key></Contents><IsTruncated>false</IsTruncated>\
+            </ListBucketResult>";
         assert_eq!(listing(body).unwrap().page.objects.len(), 1);
         for end in 0..body.len() {
             assert_eq!(listing(&body[..end]), Err(Malformed), "{end}");
         }
-        assert_eq!(listing(b"<R><IsTruncated>true</IsTruncated></R>"), Err(Malformed));
-        assert_eq!(parts(b"<R><IsTruncated>true</IsTruncated></R>"), Err(Malformed));
+        let more = "<IsTruncated>true</IsTruncated>";
+        assert_eq!(listing(format!("<ListBucketResult>{more}</ListBucketResult>").as_bytes()), Err(Malformed));
+        assert_eq!(parts(format!("<ListPartsResult>{more}</ListPartsResult>").as_bytes()), Err(Malformed));
+    }
+
+    #[test]
+    fn a_document_of_another_kind_is_no_empty_page() {
+        for body in [&b"<Error/>"[..], b"<html><body/></html>", b"<ListAllMyBucketsResult/>", b"<R/>", b""] {
+            assert_eq!(listing(body), Err(Malformed));
+            assert_eq!(parts(body), Err(Malformed));
+            assert_eq!(uploads(body), Err(Malformed));
+            assert_eq!(made(body), Err(Malformed));
+        }
+        assert_eq!(listing(b"<ListBucketResult/>"), Ok(Listing::default()));
+        assert_eq!(parts(b"<n:ListPartsResult xmlns:n='x'/>"), Ok(PartsPage::default()));
+        assert_eq!(made(b"<CopyPartResult/>"), Ok(Made::default()));
     }
 
     #[test]
@@ -394,7 +450,8 @@ mod tests {
         let expected = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Part><PartNumber>2\
             </PartNumber><ETag>\"e&lt;\"</ETag></Part></CompleteMultipartUpload>";
         assert_eq!(complete(&[&part]), expected);
-        let body = b"<R><Upload><Key>a&#x20;b</Key><UploadId>u</UploadId></Upload></R>";
+        let body = b"<ListMultipartUploadsResult><Upload><Key>a&#x20;b</Key><UploadId>u</UploadId></Upload>\
+            </ListMultipartUploadsResult>";
         let unfinished = Unfinished { key: "a b".to_owned(), id: "u".to_owned(), begun: None };
         assert_eq!(uploads(body).unwrap().uploads, [unfinished]);
     }

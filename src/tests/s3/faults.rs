@@ -256,6 +256,21 @@ fn an_error_inside_a_200_is_no_success() {
     assert_eq!(server.object("c", "p/f").unwrap().body, "content");
 }
 
+/// An error instead of a page is that error: never a listing without names, which would end a job with nothing done.
+#[test]
+fn an_error_inside_a_200_is_no_empty_listing() {
+    for way in [Way::Down, Way::Across] {
+        let trial = Trial::new(way);
+        trial.source.script(Rule::new(Fault::OkWithError("InternalError")).on(&[Kind::List]).times(2));
+        trial.run().expect(0);
+        trial.assert_complete();
+        trial.source.script(Rule::new(Fault::OkWithError("AccessDenied")).on(&[Kind::List]));
+        let outcome = trial.run_with(&["--delete"]).expect(23);
+        assert!(outcome.says("AccessDenied"), "{outcome}");
+        trial.assert_complete();
+    }
+}
+
 /// Refused while the body is still being sent: the server's reason arrives, not "connection reset".
 #[test]
 fn an_early_403_is_told_as_such() {

@@ -205,7 +205,10 @@ fn a_server_that_refuses_checksums_gets_none() {
         let has_checksum = asked.headers.keys().any(|name| name.starts_with("x-amz-checksum"));
         match (has_checksum, asked.line.contains("uploads=")) {
             (true, _) => Some(error("400 Bad Request", "InvalidArgument")),
-            (false, true) => Some(answer("200 OK", "<R><UploadId>u</UploadId></R>")),
+            (false, true) => Some(answer(
+                "200 OK",
+                "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>",
+            )),
             (false, false) => Some(Reply::Answer("200 OK", vec![("etag", "\"e\"".to_owned())], Vec::new())),
         }
     });
@@ -220,9 +223,10 @@ fn a_server_that_refuses_checksums_gets_none() {
 #[test]
 fn a_listing_that_turns_in_a_circle_or_ends_early_is_an_error() {
     let (_server, client) = start(|asked, _| match asked.line.contains("prefix=cut") {
-        true => Some(answer("200 OK", "<R><Contents><Key>k</Key>")),
+        true => Some(answer("200 OK", "<ListBucketResult><Contents><Key>k</Key>")),
         false => {
-            let page = "<R><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken></R>";
+            let page = "<ListBucketResult><IsTruncated>true</IsTruncated>\
+                <NextContinuationToken>t</NextContinuationToken></ListBucketResult>";
             Some(answer("200 OK", page))
         }
     });
@@ -231,6 +235,36 @@ fn a_listing_that_turns_in_a_circle_or_ends_early_is_an_error() {
         let again = client.list("", &From::Token("t".to_owned())).await.unwrap_err();
         assert_eq!(again.cause, Cause::Protected("the server's answer cannot be read"));
         assert!(client.list("cut", &From::Start).await.is_err());
+    });
+}
+
+/// An error, or a page of somebody else's, is no page without names.
+#[test]
+fn what_is_no_listing_is_no_empty_listing() {
+    let (server, client) = start(|asked, _| match &asked.line {
+        line if line.contains("prefix=html") => Some(answer("200 OK", "<html><body/></html>")),
+        line if line.contains("/bucket/html") => Some(answer("200 OK", "<html><body/></html>")),
+        line if line.contains("/bucket/gone") => Some(error("200 OK", "NoSuchUpload")),
+        line if line.contains("prefix=moto") => Some(answer("200 OK", "<n:ListBucketResult xmlns:n='x'/>")),
+        line if line.contains("/bucket/moto") => Some(answer("200 OK", "<ListPartsResponse/>")),
+        line if line.contains("/bucket/other") => Some(error("200 OK", "AccessDenied")),
+        line if line.contains("prefix=busy") && asked.number < 3 => Some(error("200 OK", "SlowDown")),
+        line if line.contains("prefix=busy") => Some(answer("200 OK", "<ListBucketResult/>")),
+        _ => Some(error("200 OK", "AccessDenied")),
+    });
+    block(async {
+        assert_eq!(server.count.load(Ordering::Relaxed), 1);
+        assert!(client.list("busy", &From::Start).await.unwrap().objects.is_empty());
+        assert_eq!(server.count.load(Ordering::Relaxed), 4, "twice refused, once answered");
+        assert_eq!(client.list("", &From::Start).await.unwrap_err().cause, remote(200, "AccessDenied"));
+        let unreadable = Cause::Protected("the server's answer cannot be read");
+        assert_eq!(client.list("html", &From::Start).await.unwrap_err().cause, unreadable);
+        assert!(client.list("moto", &From::Start).await.unwrap().objects.is_empty());
+        assert_eq!(client.list_parts(&key("other"), "u").await.unwrap_err().cause, remote(200, "AccessDenied"));
+        assert_eq!(client.list_parts(&key("html"), "u").await.unwrap_err().cause, unreadable);
+        assert_eq!(client.list_parts(&key("gone"), "u").await.unwrap(), None);
+        assert_eq!(client.list_parts(&key("moto"), "u").await.unwrap(), Some(Vec::new()));
+        assert_eq!(client.list_uploads("").await.unwrap_err().cause, remote(200, "AccessDenied"));
     });
 }
 
