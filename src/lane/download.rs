@@ -4,6 +4,8 @@
 //! listed state -> plan -> GET: up to one part whole, CRC64 against the object's checksum, then create and write
 //!                         more: HEAD, then ranged GETs (large.rs)
 //! ```
+//! How long an object is, its listing, HEAD and GET may tell differently, and metadata is whatever somebody wrote:
+//! memory is taken for a body by what GET announces, if that is no more than one part.
 //! What the object was made from (a symlink, a device node, a further hard link) stands in its metadata. Creating,
 //! owner, mode and the seal are those of a local copy (transfer/, seal.rs).
 
@@ -29,6 +31,9 @@ use crate::report::Count;
 use crate::ring::{Kind, Name, Side, Stat};
 use crate::transfer::{Ending, Grouping, Work, claim_group};
 use crate::walk::DestDir;
+
+/// Longest target of a symlink: PATH_MAX less its NUL (symlink(2)).
+const TARGET_BYTES_MAX: u64 = 4095;
 
 /// One object on its way down.
 pub(super) struct Download<'a> {
@@ -173,7 +178,13 @@ impl Lane {
         }
         download.group = self.claim_first(&download)?;
         *group = download.group;
-        let content = self.receive(&download, body).await?;
+        // It has grown since it was listed.
+        if download.object.size > self.whole_bytes() && download.stat.kind() == Kind::File {
+            drop(body);
+            errand.place.dir.touch();
+            return self.download_parts(download).await;
+        }
+        let content = self.content(&download, body).await?;
         self.place(&download, content).await.map(Some)
     }
 
@@ -204,8 +215,22 @@ impl Lane {
         }
         let etag = Some(target.object.etag.as_str()).filter(|etag| !etag.is_empty());
         let body = self.source().get(&target.key, None, etag).await?;
-        let content = self.receive(&target, body).await?;
+        let content = self.content(&target, body).await?;
         self.place(&target, content).await.map(Some)
+    }
+
+    /// What is wanted of an object's body.
+    async fn content(&self, download: &Download<'_>, body: s3::Download) -> Result<super::buffers::Buffer> {
+        let place = &download.errand.place;
+        match download.stat.kind() {
+            Kind::File => self.receive(download, body).await,
+            Kind::Symlink if download.object.size > TARGET_BYTES_MAX => {
+                Err(self.refused(place, "its metadata calls it a symlink, and its content is longer than any target"))
+            }
+            Kind::Symlink => self.receive(download, body).await,
+            Kind::Special => Ok(self.memory_for_answer(0).await),
+            Kind::Dir => Err(self.refused(place, "its metadata calls it a directory, its key does not")),
+        }
     }
 
     /// The content of an object, compared with its checksum.
@@ -261,7 +286,9 @@ impl Lane {
                 work.finish(file, size, Count::FilesCopied)?
             }
         };
-        copied.checksum = Some(download.checksum(crc64));
+        // Of a device node no content was read.
+        let is_read = content.bytes().len() as u64 == download.object.size;
+        copied.checksum = is_read.then(|| download.checksum(crc64));
         Ok(Ending::Copied(Box::new(copied)))
     }
 

@@ -2,10 +2,10 @@
 //! against the fault server, which counts and breaks.
 //!
 //! `s3/directions.rs` trees both ways and across; `s3/refusals.rs` what bad input gets; `s3/faults.rs` servers and
-//! wires that fail; `s3/resume.rs` kills and what they cost; `s3/uploads.rs` uploads that nothing goes on with;
-//! `s3/verify.rs` comparisons; `s3/rehearsal.rs` what a dry run says; `s3/delete.rs` what goes from a destination;
-//! `s3/stale.rs` mounts that become stale; `s3/streamed.rs` parts that fit no buffer; `s3/tls.rs` whose certificate is
-//! believed; `s3/xattrs.rs` extended attributes and ACLs.
+//! wires that fail; `s3/lies.rs` servers and metadata that say what is not so; `s3/resume.rs` kills and what they
+//! cost; `s3/uploads.rs` uploads that nothing goes on with; `s3/verify.rs` comparisons; `s3/rehearsal.rs` what a dry
+//! run says; `s3/delete.rs` what goes from a destination; `s3/stale.rs` mounts that become stale; `s3/streamed.rs`
+//! parts that fit no buffer; `s3/tls.rs` whose certificate is believed; `s3/xattrs.rs` extended attributes and ACLs.
 
 mod support;
 
@@ -15,6 +15,8 @@ mod delete;
 mod directions;
 #[path = "s3/faults.rs"]
 mod faults;
+#[path = "s3/lies.rs"]
+mod lies;
 #[path = "s3/refusals.rs"]
 mod refusals;
 #[path = "s3/rehearsal.rs"]

@@ -1,0 +1,57 @@
+//! Servers that tell one thing here and another there, and metadata that says what is not so: nothing is taken for more
+//! than is known of it.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+
+use super::support::Engine;
+use super::support::fault::{Fault, FaultServer, Kind, Rule};
+use super::{PART_BYTES, Rng, Scene, fault_server};
+
+/// Bytes of an object of three parts.
+const LARGE: usize = 2 * PART_BYTES as usize + 12_345;
+
+fn scene_of(server: &FaultServer) -> Scene {
+    Scene::new(server, Engine::all()[0])
+}
+
+fn content(len: usize) -> Vec<u8> {
+    let mut content = vec![0; len];
+    Rng::new(7).fill(&mut content);
+    content
+}
+
+/// An object that has grown since it was listed is read in ranges, as any of its size.
+#[test]
+fn an_object_that_grew_is_read_in_parts() {
+    let server = fault_server(1);
+    server.put("b", "p/grown", content(1000), &[]);
+    server.script(Rule::new(Fault::StallMs(1500)).on(&[Kind::Get]).times(1));
+    let scene = scene_of(&server);
+    let running = scene.job("s3://b/p", scene.join("back"), "state").start();
+    assert!(running.run_until(|_| server.counts().of(Kind::Get) > 0), "ended too soon");
+    server.put("b", "p/grown", content(LARGE), &[]);
+    running.wait().expect(0);
+    assert!(fs::read(scene.join("back/grown")).unwrap() == content(LARGE));
+    assert_eq!(server.counts().of(Kind::Get), 4, "one that announced too much, and three parts");
+}
+
+/// What metadata calls a symlink or a pipe is not read as if it were a file: no target is that long, and a pipe has no
+/// content.
+#[test]
+fn bodies_that_nothing_is_made_of_are_not_read() {
+    const BYTES: usize = 64 << 20;
+    let server = fault_server(1);
+    let body = bytes::Bytes::from(vec![b'a'; BYTES]);
+    server.put("b", "p/link", body.clone(), &[("file-permissions", "0120777")]);
+    server.put("b", "p/pipe", body, &[("file-permissions", "0010644")]);
+    server.put("b", "p/short", vec![b'a'; 4095], &[("file-permissions", "0120777")]);
+    let scene = scene_of(&server);
+    let outcome = scene.job("s3://b/p", scene.join("back"), "state").run().expect(23);
+    assert_eq!(outcome.number("failed"), 1, "{outcome}");
+    assert!(fs::symlink_metadata(scene.join("back/link")).is_err());
+    assert!(fs::symlink_metadata(scene.join("back/pipe")).unwrap().file_type().is_fifo());
+    assert_eq!(fs::read_link(scene.join("back/short")).unwrap().as_os_str().len(), 4095);
+    let read = server.counts().body_out;
+    assert!(read < BYTES as u64, "{read} bytes of what nothing is made of");
+}
