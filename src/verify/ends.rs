@@ -428,7 +428,7 @@ impl Seen {
 
     fn of_object(object: &Object) -> Seen {
         let posix = attributes::decode(&object.attributes);
-        let mode = posix.mode.map(|mode| if mode & libc::S_IFMT == 0 { mode | libc::S_IFREG } else { mode });
+        let mode = posix.mode;
         let kind = Stat { mode: mode.unwrap_or(libc::S_IFREG), ..Stat::default() }.kind();
         Seen {
             kind: Some(kind),

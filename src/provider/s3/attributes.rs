@@ -13,7 +13,8 @@
 //! ```
 //! Read as well: rclone's `mode` (octal), `uid`, `gid`, `mtime` (seconds), `atime` (RFC 3339), `rdev`; s3fs's `mode`
 //! (decimal), `mtime`/`atime` (seconds, with or without a fraction). rclone and s3fs differ in the base of `mode`: of
-//! the two readings the one whose type bits name a file type is taken, rclone's first.
+//! the two readings the one whose type bits name a file type is taken, rclone's first. `file-permissions` without the
+//! type of a file, or with one that there is not, are those of a regular file: its content is what the object holds.
 //!
 //! Values are ASCII: servers return other bytes in the words of RFC 2047.
 
@@ -79,7 +80,7 @@ pub fn decode(attributes: &BTreeMap<String, String>) -> Posix {
     let get = |name: &str| attributes.get(name).map(|value| value.trim());
     let either = |first: &str, second: &str| get(first).or_else(|| get(second));
     Posix {
-        mode: get("file-permissions").and_then(octal).or_else(|| get("mode").and_then(mode_of_either)),
+        mode: get("file-permissions").and_then(octal).map(typed).or_else(|| get("mode").and_then(mode_of_either)),
         uid: either("file-owner", "uid").and_then(|value| value.parse().ok()),
         gid: either("file-group", "gid").and_then(|value| value.parse().ok()),
         atime: time(get("file-atime"), get("atime")),
@@ -101,12 +102,19 @@ fn octal(value: &str) -> Option<u32> {
 
 /// rclone's octal or s3fs's decimal `st_mode`: whichever names a file type.
 fn mode_of_either(value: &str) -> Option<u32> {
-    let names_a_type = |mode: &u32| {
-        let kinds = [libc::S_IFREG, libc::S_IFDIR, libc::S_IFLNK, libc::S_IFIFO, libc::S_IFSOCK];
-        let is_kind = kinds.contains(&(mode & libc::S_IFMT));
-        *mode <= 0o177_777 && (is_kind || matches!(mode & libc::S_IFMT, libc::S_IFBLK | libc::S_IFCHR))
-    };
-    octal(value).filter(names_a_type).or_else(|| value.parse().ok().filter(names_a_type))
+    let is_typed = |mode: &u32| *mode <= 0o177_777 && names_a_type(*mode);
+    octal(value).filter(is_typed).or_else(|| value.parse().ok().filter(is_typed))
+}
+
+fn names_a_type(mode: u32) -> bool {
+    let kinds =
+        [libc::S_IFREG, libc::S_IFDIR, libc::S_IFLNK, libc::S_IFIFO, libc::S_IFSOCK, libc::S_IFBLK, libc::S_IFCHR];
+    kinds.contains(&(mode & libc::S_IFMT))
+}
+
+/// A mode that names a type: its own, or that of a regular file.
+fn typed(mode: u32) -> u32 {
+    if names_a_type(mode) { mode & 0o177_777 } else { libc::S_IFREG | mode & 0o7777 }
 }
 
 /// AWS's form first: nanoseconds with "ns", else milliseconds; then seconds with an optional fraction, or RFC 3339.
@@ -206,6 +214,20 @@ mod tests {
     }
 
     #[test]
+    fn permissions_without_a_type_are_those_of_a_file() {
+        let table = [
+            ("0644", 0o100_644),
+            ("4755", 0o104_755),
+            ("0030600", 0o100_600),
+            ("37777777777", 0o107_777),
+            ("0120777", 0o120_777),
+        ];
+        for (text, mode) in table {
+            assert_eq!(decode(&attributes(&[("file-permissions", text)])).mode, Some(mode), "{text}");
+        }
+    }
+
+    #[test]
     fn milliseconds_of_aws_are_read_and_nonsense_is_left_out() {
         let read = decode(&attributes(&[("file-mtime", "1500"), ("file-permissions", "+9"), ("file-owner", "-1")]));
         let mtime = Some(Time { secs: 1, nanos: 500_000_000 });
@@ -217,12 +239,13 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(
-            (mode, uid, gid, rdev) in (0..0o170_000u32, any::<u32>(), any::<u32>(), any::<u64>()),
+            (bits, uid, gid, rdev) in (0..0o170_000u32, any::<u32>(), any::<u32>(), any::<u64>()),
             (asecs, msecs) in (any::<i64>(), any::<i64>()),
             nanos in 0..1_000_000_000u32,
             name in prop::option::of(prop::collection::vec(any::<u8>(), 0..40)),
             link in prop::option::of(".{0,40}"),
         ) {
+            let mode = typed(bits);
             let (atime, mtime) = (Time { secs: asecs, nanos: 0 }, Time { secs: msecs, nanos });
             let stat = Stat { mode, uid, gid, rdev, atime, mtime, ..Stat::default() };
             let pairs = encode(&stat, name.as_deref(), link.as_deref());

@@ -2,7 +2,7 @@
 //! than is known of it.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use super::support::Engine;
 use super::support::fault::{Fault, FaultServer, Kind, Rule};
@@ -54,4 +54,20 @@ fn bodies_that_nothing_is_made_of_are_not_read() {
     assert_eq!(fs::read_link(scene.join("back/short")).unwrap().as_os_str().len(), 4095);
     let read = server.counts().body_out;
     assert!(read < BYTES as u64, "{read} bytes of what nothing is made of");
+}
+
+/// Permissions that name no type, or none that there is, are those of a file: its content comes down.
+#[test]
+fn permissions_without_a_type_are_a_file_s() {
+    let server = fault_server(1);
+    for (name, permissions) in [("plain", "0640"), ("odd", "0030640")] {
+        server.put("b", &format!("p/{name}"), "content", &[("file-permissions", permissions)]);
+    }
+    let scene = scene_of(&server);
+    scene.job("s3://b/p", scene.join("back"), "state").run().expect(0);
+    for name in ["plain", "odd"] {
+        let path = scene.join("back").join(name);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "content", "{name}");
+        assert_eq!(fs::metadata(&path).unwrap().mode(), 0o100_640, "{name}");
+    }
 }
