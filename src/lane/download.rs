@@ -127,8 +127,7 @@ impl Lane {
     /// The file that an object stands for.
     fn describe<'e>(&self, errand: &'e Errand, key: Key, object: Object) -> Download<'e> {
         let stat = file_of(&object, &self.job().identity, self.job().config.special_bits);
-        // What was listed: a change since then shows in the next listing.
-        let stamp = errand.listed.unwrap_or_else(|| stamp_of(object.size, object.modified, &object.etag));
+        let stamp = stamp_seen(errand, &object);
         let told = match self.job().config.attributes {
             Attributes::None => Vec::new(),
             _ => extended::decode(&extended::told(&object.attributes)),
@@ -325,6 +324,13 @@ impl Lane {
             }
         }
     }
+}
+
+/// The state that is recorded of an object: as it was listed, so that a change since then shows in the next listing; as
+/// it is where what was listed was of another size, for then it is not that.
+pub(super) fn stamp_seen(errand: &Errand, object: &Object) -> Stamp {
+    let is_listed = |listed: &Stamp| listed.size == object.size;
+    errand.listed.filter(is_listed).unwrap_or_else(|| stamp_of(object.size, object.modified, &object.etag))
 }
 
 /// The file that an object stands for.

@@ -349,7 +349,7 @@ impl Lane {
             Route::Down { key, etag, .. } => {
                 let file = file.expect("I8: this route has a file");
                 let mut buffer = self.memory_for_answer(range.len as usize).await;
-                let crc64 = self.fetch((key, etag), range, &mut buffer, meter).await?;
+                let crc64 = self.fetch((key, etag, parts.size), range, &mut buffer, meter).await?;
                 let written = self.write(file, &mut buffer, range.offset).await;
                 written.map_err(|errno| parts.place.error(self.job(), Side::Dest, "write", errno))?;
                 Ok(Some((None, Some(crc64))))
@@ -361,22 +361,25 @@ impl Lane {
             }
             Route::Across { source_key, etag, key, upload, is_server_side: false } => {
                 let mut buffer = self.memory_for_answer(range.len as usize).await;
-                let crc64 = self.fetch((source_key, etag), range, &mut buffer, meter).await?;
+                let crc64 = self.fetch((source_key, etag, parts.size), range, &mut buffer, meter).await?;
                 let part = self.dest().put_part(key, upload, number, buffer.into_body(), crc64).await?;
                 Ok(Some((Some(part), Some(crc64))))
             }
         }
     }
 
-    /// Reads a range of an object into an empty buffer; its checksum.
+    /// Reads a range of an object of `size` bytes into an empty buffer; its checksum.
     async fn fetch(
         &self,
-        (key, etag): (&Key, &str),
+        (key, etag, size): (&Key, &str, u64),
         range: ByteRange,
         buffer: &mut super::buffers::Buffer,
         meter: &Meter,
     ) -> Result<u64> {
         let mut download = self.source().get(key, Some(range), Some(etag)).await?;
+        if download.object.size != size {
+            return Err(changed(key));
+        }
         // Ends: the body does, or it is longer than it may be.
         while let Some(chunk) = download.chunk().await? {
             if buffer.bytes().len() + chunk.len() > range.len as usize {
@@ -400,4 +403,9 @@ impl Lane {
         let object = place.path(self.job(), Side::Source);
         Error { verb: "read", object, cause: Cause::Unstable { attempts: 1 } }
     }
+}
+
+/// The object is of another size than it was when its parts were laid out.
+pub(super) fn changed(key: &Key) -> Error {
+    Error { verb: "read", object: key.as_str().as_bytes().to_vec(), cause: Cause::Unstable { attempts: 1 } }
 }

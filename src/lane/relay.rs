@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use super::listing::stamp_of;
+use super::download::stamp_seen;
 use super::{Carried, Lane, hash};
 use crate::catalog::{Checksum, Owner, Proof, Stamp, Status};
 use crate::digest::crc64;
@@ -49,7 +49,7 @@ impl Lane {
             }
         }
         let Some(object) = self.source().head(&source_key).await? else { return Ok(Some(Ending::Vanished)) };
-        let stamp = errand.listed.unwrap_or_else(|| stamp_of(object.size, object.modified, &object.etag));
+        let stamp = stamp_seen(errand, &object);
         let plan = self.decide(errand, &stamp);
         if let Plan::Skip(skip) = plan {
             return Ok(Some(Ending::Skipped(skip)));

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::Lane;
 use super::buffers::Buffer;
 use super::disk::LaneFile;
-use super::parts::{Parts, Route};
+use super::parts::{Parts, Route, changed};
 use crate::config::{PART_BYTES_LARGE, SLICE_BYTES};
 use crate::error::{Cause, Class, Error, Result};
 use crate::provider::s3::{self, ByteRange, Demand, Download, Key, Part};
@@ -237,7 +237,11 @@ impl<'a> Reading<'a> {
             Some(body) => body,
             None => {
                 let range = ByteRange { offset: self.rest.offset + done, len: self.rest.len - done };
-                self.body.insert(self.lane.source().get(key, Some(range), Some(etag)).await?)
+                let body = self.lane.source().get(key, Some(range), Some(etag)).await?;
+                if body.object.size != self.parts.size {
+                    return Err(changed(key));
+                }
+                self.body.insert(body)
             }
         };
         let cut = || Error {

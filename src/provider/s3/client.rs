@@ -14,6 +14,8 @@ use crate::error::{Cause, Error, Result};
 
 /// The header that carries a CRC64/NVME, both ways.
 pub(super) const CRC64_HEADER: &str = "x-amz-checksum-crc64nvme";
+/// An answer about an object that does not tell its size.
+pub(super) const NO_LENGTH: Cause = Cause::Protected("the server does not tell how long it is");
 /// What the clocks of server and client may differ by where it was not measured, in seconds.
 pub(super) const CLOCK_SLACK_SECS: i64 = 60;
 /// What user metadata begins with as a header.
@@ -63,7 +65,11 @@ impl Client {
     pub async fn head(&self, key: &Key) -> Result<Option<Object>> {
         let request = Request::new("look at", Method::Head, Some(key)).signed("x-amz-checksum-mode", "ENABLED");
         match self.fetch(&request).await {
-            Ok(answer) => Ok(Some(object(&answer.headers))),
+            // Without its length nothing is known of an object; least of all that it is empty.
+            Ok(answer) => match length(&answer.headers) {
+                Some(size) => Ok(Some(Object { size, ..object(&answer.headers) })),
+                None => Err(failure(&self.bucket, &request, NO_LENGTH)),
+            },
             Err(Error { cause: Cause::Remote { status: 404, .. }, .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -295,7 +301,12 @@ pub(super) fn etag(headers: &HeaderMap) -> String {
     text(headers, "etag").map(xml::etag).unwrap_or_default()
 }
 
-/// An object by its headers; the size is the answer's length.
+/// What an answer tells as its length.
+pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
+    text(headers, CONTENT_LENGTH.as_str())?.trim().parse().ok()
+}
+
+/// An object by its headers; its size is the caller's to tell.
 pub(super) fn object(headers: &HeaderMap) -> Object {
     let attribute = |(name, value): (&reqwest::header::HeaderName, &reqwest::header::HeaderValue)| {
         // Header names arrive in any case; the library has made them lower already.
@@ -304,7 +315,7 @@ pub(super) fn object(headers: &HeaderMap) -> Object {
     };
     let attributes: BTreeMap<String, String> = headers.iter().filter_map(attribute).collect();
     Object {
-        size: text(headers, CONTENT_LENGTH.as_str()).and_then(|value| value.parse().ok()).unwrap_or(0),
+        size: 0,
         etag: etag(headers),
         modified: text(headers, LAST_MODIFIED.as_str()).and_then(times::parse).unwrap_or_default(),
         crc64: text(headers, CRC64_HEADER).and_then(xml::decode_crc64),

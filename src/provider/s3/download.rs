@@ -6,10 +6,10 @@
 
 use bytes::Bytes;
 use reqwest::Response;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap};
+use reqwest::header::{CONTENT_RANGE, HeaderMap};
 use rusty_s3::Method;
 
-use super::client::{Client, object, text};
+use super::client::{Client, NO_LENGTH, length, object, text};
 use super::request::{self, Permit, Request, failure};
 use super::retry::Patience;
 use super::{ByteRange, Key, Object, body};
@@ -98,10 +98,10 @@ fn meaning(mut error: Error) -> Error {
 /// The size of the whole object and the length of this answer, which must be what was asked for.
 fn extent(headers: &HeaderMap, range: Option<ByteRange>) -> std::result::Result<(u64, u64), Cause> {
     let odd = |why: &'static str| Cause::Protected(why);
-    let len = text(headers, CONTENT_LENGTH.as_str()).and_then(|value| value.parse::<u64>().ok());
+    let len = length(headers);
     let told = text(headers, CONTENT_RANGE.as_str());
     match (range, told) {
-        (None, None) => len.map(|len| (len, len)).ok_or_else(|| odd("the server does not tell how long it is")),
+        (None, None) => len.map(|len| (len, len)).ok_or(NO_LENGTH),
         (None, Some(_)) => Err(odd("the server answered a part of it only")),
         (Some(range), Some(told)) => {
             let (first, last, size) =
@@ -132,7 +132,7 @@ fn content_range(text: &str) -> Option<(u64, u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reqwest::header::HeaderValue;
+    use reqwest::header::{CONTENT_LENGTH, HeaderValue};
 
     fn headers(len: &str, range: Option<&str>) -> HeaderMap {
         let mut headers = HeaderMap::new();

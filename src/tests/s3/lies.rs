@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use super::support::Engine;
-use super::support::fault::{Fault, FaultServer, Kind, Rule};
+use super::support::fault::{Checksums, Fault, FaultServer, Kind, Rule};
 use super::{PART_BYTES, Rng, Scene, fault_server};
 
 /// Bytes of an object of three parts.
@@ -19,6 +19,40 @@ fn content(len: usize) -> Vec<u8> {
     let mut content = vec![0; len];
     Rng::new(7).fill(&mut content);
     content
+}
+
+/// HEAD tells no length, or another than the listing and the object's ranges: the object fails, and nothing of it
+/// stands under its name.
+#[test]
+fn a_length_that_is_not_told_or_wrong_is_not_believed() {
+    let cases =
+        [(Fault::NoLength, 23), (Fault::WrongLength(2 * PART_BYTES), 24), (Fault::WrongLength(LARGE as u64 + 9), 24)];
+    for (fault, code) in cases {
+        for is_across in [false, true] {
+            let (source, dest) = (fault_server(1), fault_server(2));
+            source.set_checksums(Checksums::Ignored);
+            source.put("b", "p/large", content(LARGE), &[]);
+            source.put("b", "p/small", content(100), &[]);
+            let scene = scene_of(&dest);
+            let back = scene.join("back");
+            let job = || {
+                let dest = if is_across { "s3://b/q".into() } else { back.clone() };
+                let job = scene.job("s3://b/p", dest, "state");
+                job.arg(format!("--source-endpoint-url={}", source.endpoint()))
+            };
+            let arrived = |name: &str| match is_across {
+                true => dest.object("b", &format!("q/{name}")).map(|object| object.body.to_vec()),
+                false => fs::read(back.join(name)).ok(),
+            };
+            source.script(Rule::new(fault.clone()).on(&[Kind::Head]).key("large"));
+            let outcome = job().run();
+            assert_eq!(outcome.code(), Some(code), "{fault:?}, across {is_across}: {outcome}");
+            assert!(arrived("large").is_none() && arrived("small").is_some(), "{fault:?}: {outcome}");
+            source.heal();
+            job().run().expect(0);
+            assert!(arrived("large").unwrap() == content(LARGE));
+        }
+    }
 }
 
 /// An object that has grown since it was listed is read in ranges, as any of its size.

@@ -268,6 +268,20 @@ fn what_is_no_listing_is_no_empty_listing() {
     });
 }
 
+/// How long an object is must be said: silence does not make it empty.
+#[test]
+fn a_head_without_a_length_is_an_error() {
+    let (_server, client) = start(|asked, _| {
+        let len = if asked.line.contains("/told") { "7" } else { "" };
+        Some(Reply::Answer("200 OK", vec![("content-length", len.to_owned())], Vec::new()))
+    });
+    block(async {
+        assert_eq!(client.head(&key("told")).await.unwrap().unwrap().size, 7);
+        let error = client.head(&key("silent")).await.unwrap_err();
+        assert!(error.class() == Class::Object, "{error}");
+    });
+}
+
 #[test]
 fn credentials_that_are_refused_end_the_job() {
     for code in ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket"] {

@@ -105,7 +105,11 @@ fn serve(mut socket: &TcpStream, count: &AtomicUsize, script: &Script) -> Option
 fn write_head(mut socket: &TcpStream, status: &str, headers: &[(&str, String)], len: usize) -> Option<()> {
     let has_length = headers.iter().any(|(name, _)| *name == "content-length");
     let mut head = format!("HTTP/1.1 {status}\r\n");
-    headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+    // One without a value is left out.
+    headers
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
     if !has_length {
         head.push_str(&format!("content-length: {len}\r\n"));
     }

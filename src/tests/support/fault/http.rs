@@ -94,7 +94,20 @@ pub fn write_head(
     headers: &[(String, String)],
     body_bytes: u64,
 ) -> io::Result<()> {
-    let mut head = format!("HTTP/1.1 {status} {}\r\nContent-Length: {body_bytes}\r\n", reason(status));
+    write_head_announcing(stream, status, headers, Some(body_bytes))
+}
+
+/// The same, where nothing may be announced at all.
+pub fn write_head_announcing(
+    stream: &mut impl Write,
+    status: u16,
+    headers: &[(String, String)],
+    body_bytes: Option<u64>,
+) -> io::Result<()> {
+    let mut head = format!("HTTP/1.1 {status} {}\r\n", reason(status));
+    if let Some(body_bytes) = body_bytes {
+        head.push_str(&format!("Content-Length: {body_bytes}\r\n"));
+    }
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Rng;
-use http::{Request, rfc1123, write_head};
+use http::{Request, rfc1123, write_head_announcing};
 
 pub use rule::{Fault, Kind, Rule};
 pub use store::{Answer, Checksums, Object, Upload};
@@ -373,12 +373,17 @@ impl Shared {
         fault: Option<&Fault>,
     ) -> Result<(), End> {
         let is_head = request.method == "HEAD";
-        let announced = answer.body.len() as u64;
+        let announced = match fault {
+            Some(Fault::NoLength) => None,
+            Some(Fault::WrongLength(bytes)) => Some(*bytes),
+            _ => Some(answer.body.len() as u64),
+        };
         let now = SystemTime::now();
         let date = self.state.lock().terms.shifted(now);
         answer = answer.with("Date", rfc1123(date)).with("x-amz-request-id", "1");
         spoil_answer(&mut answer, fault);
-        write_head(&mut socket, answer.status, &answer.headers, announced)?;
+        write_head_announcing(&mut socket, answer.status, &answer.headers, announced)?;
+        let announced = announced.unwrap_or(0);
         if is_head || announced == 0 {
             return Ok(());
         }

@@ -110,6 +110,10 @@ pub enum Fault {
     FlipRequest(u64),
     /// The answer tells another checksum than the object's.
     WrongChecksum,
+    /// The answer tells no length; for HEAD, whose answers have no body.
+    NoLength,
+    /// The answer tells this length; for HEAD.
+    WrongLength(u64),
     /// The answer tells another ETag than the object's.
     WrongEtag,
     /// `Content-Range` and body start one byte later than asked for.
