@@ -41,14 +41,19 @@ impl Refusal {
         let named = failure.as_ref().map(|failure| failure.code.clone());
         let region = header("x-amz-bucket-region").map(str::to_owned);
         let region = region.or_else(|| failure.and_then(|failure| failure.region));
-        let retry_after = header("x-amz-retry-after").or_else(|| header(RETRY_AFTER.as_str()));
+        let date = header(DATE.as_str()).and_then(times::parse).map(|time| time.secs);
+        // A time of day is told by the server's clock.
+        let now = || date.unwrap_or_else(|| jiff::Timestamp::now().as_second());
+        let retry_after = header("x-amz-retry-after").and_then(retry::retry_after_ms);
+        let retry_after =
+            retry_after.or_else(|| header(RETRY_AFTER.as_str()).and_then(|value| retry::retry_after(value, now())));
         Refusal {
             status,
             is_named: named.is_some(),
             code: named.unwrap_or_else(|| name_of(status)),
             region: region.filter(|region| is_region(region)),
-            retry_after: retry_after.and_then(retry::retry_after),
-            date: header(DATE.as_str()).and_then(times::parse).map(|time| time.secs),
+            retry_after,
+            date,
         }
     }
 }
@@ -85,6 +90,10 @@ mod tests {
         let refusal = Refusal::new(503, &headers, Some(failure));
         assert_eq!((refusal.code.as_str(), refusal.region.as_deref()), ("SlowDown", Some("eu-west-1")));
         assert_eq!((refusal.date, refusal.retry_after), (Some(1_700_000_000), Some(Duration::from_secs(7))));
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("Tue, 14 Nov 2023 22:13:29 GMT"));
+        assert_eq!(Refusal::new(503, &headers, None).retry_after, Some(Duration::from_secs(9)));
+        headers.insert("x-amz-retry-after", HeaderValue::from_static("1500"));
+        assert_eq!(Refusal::new(503, &headers, None).retry_after, Some(Duration::from_millis(1500)));
         let failure =
             xml::Failure { code: "AWS?X-Amz-Signature=1".to_owned(), region: Some("evil.example/".to_owned()) };
         let refusal = Refusal::new(403, &HeaderMap::new(), Some(failure));

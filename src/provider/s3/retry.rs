@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use super::times;
+
 /// What to do about an error answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -115,7 +117,7 @@ impl Attempts {
     }
 
     /// Takes note of a failed attempt that `took` so long. The wait before the next; `None` when it was the last.
-    /// `retry_after` is what the server asked for.
+    /// `retry_after` is what the server asked for; of that there is waited for what time is left.
     pub fn wait(&mut self, pace: Pace, took: Duration, retry_after: Option<Duration>) -> Option<Duration> {
         let (kind, attempts_max, base_ms) = match pace {
             Pace::Error => (0, self.patience.attempts_max, 100),
@@ -133,7 +135,7 @@ impl Attempts {
         let bound = (Duration::from_millis(base_ms) * (1 << exponent)).min(WAIT_MAX);
         let jitter = bound.mul_f64(self.fraction());
         // Nobody waits for an attempt there is no time for.
-        let wait = Some(jitter.max(retry_after.unwrap_or_default())).filter(|wait| *wait <= left)?;
+        let wait = Some(jitter.max(retry_after.unwrap_or_default().min(left))).filter(|wait| *wait <= left)?;
         self.spent += wait;
         Some(wait)
     }
@@ -148,9 +150,19 @@ impl Attempts {
     }
 }
 
-/// Reads `Retry-After` in its form of seconds.
-pub fn retry_after(value: &str) -> Option<Duration> {
-    value.trim().parse().ok().map(Duration::from_secs)
+/// Reads `Retry-After`: seconds, or the time of day when to come back; `now` is seconds since 1970 by the same clock.
+pub fn retry_after(value: &str, now: i64) -> Option<Duration> {
+    if let Ok(seconds) = value.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let left = times::parse(value)?.secs.saturating_sub(now);
+    Some(Duration::from_secs(u64::try_from(left).unwrap_or(0)))
+}
+
+/// Reads `x-amz-retry-after`, which AWS's own clients take for milliseconds (botocore, retries/standard.py; the SDKs'
+/// retry specification).
+pub fn retry_after_ms(value: &str) -> Option<Duration> {
+    value.trim().parse().ok().map(Duration::from_millis)
 }
 
 #[cfg(test)]
@@ -212,12 +224,23 @@ mod tests {
         let asked = Duration::from_secs(60);
         let mut attempts = Attempts::new(Patience::JOB, 3);
         assert_eq!(attempts.wait(Pace::Throttle, Duration::ZERO, Some(asked)), Some(asked));
-        let took = [Some(asked), Some(asked), None];
-        assert_eq!([0; 3].map(|_| attempts.wait(Pace::Throttle, ATTEMPT_TIME_MAX, Some(asked))), took, "60 + 3 x 90 s");
+        let took = [Some(asked), Some(asked), Some(asked / 2), None];
+        assert_eq!(
+            [0; 4].map(|_| attempts.wait(Pace::Throttle, ATTEMPT_TIME_MAX, Some(asked))),
+            took,
+            "60 + 2 x 90 + 60 s"
+        );
+        let mut attempts = Attempts::new(Patience::JOB, 3);
+        let hour = Some(Duration::from_secs(3600));
+        assert_eq!(attempts.wait(Pace::Throttle, Duration::ZERO, hour), Some(Patience::JOB.time_max), "all there is");
+        assert_eq!(attempts.wait(Pace::Throttle, Duration::ZERO, hour), None);
         // However long a part was on its way before, it may be sent again.
         let mut attempts = Attempts::new(Patience::JOB, 5);
         assert!([0; 3].iter().all(|_| attempts.wait(Pace::Network, Duration::from_secs(3600), None).is_some()));
-        assert_eq!(retry_after(" 60 "), Some(asked));
-        assert_eq!(retry_after("Tue, 14 Nov 2023 22:13:20 GMT"), None);
+        assert_eq!(retry_after(" 60 ", 0), Some(asked));
+        assert_eq!(retry_after("Tue, 14 Nov 2023 22:13:20 GMT", 1_700_000_000 - 60), Some(asked));
+        assert_eq!(retry_after("Tue, 14 Nov 2023 22:13:20 GMT", 1_800_000_000), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon", 0), None);
+        assert_eq!(retry_after_ms("60000"), Some(asked));
     }
 }

@@ -268,6 +268,27 @@ fn what_is_no_listing_is_no_empty_listing() {
     });
 }
 
+/// AWS's own header counts milliseconds, and HTTP's may tell a time of day.
+#[test]
+fn a_server_is_given_the_time_it_asks_for() {
+    let date = |seconds: u32| format!("Tue, 14 Nov 2023 22:13:{seconds} GMT");
+    let cases = [
+        (vec![("x-amz-retry-after", "1100".to_owned()), ("retry-after", "4000".to_owned())], 1100),
+        (vec![("date", date(20)), ("retry-after", date(22))], 2000),
+    ];
+    for (headers, least_ms) in cases {
+        let turns = AtomicUsize::new(0);
+        let (_server, client) = start(move |_, _| match turns.fetch_add(1, Ordering::Relaxed) {
+            0 => Some(Reply::Answer("503 Slow Down", headers.clone(), Vec::new())),
+            _ => Some(answer("200 OK", "")),
+        });
+        let started = Instant::now();
+        block(client.delete(&key("k"))).unwrap();
+        let took_ms = started.elapsed().as_millis();
+        assert!((least_ms..60_000).contains(&took_ms), "{took_ms} ms of {least_ms}");
+    }
+}
+
 /// How long an object is must be said: silence does not make it empty.
 #[test]
 fn a_head_without_a_length_is_an_error() {
