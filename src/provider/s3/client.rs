@@ -92,8 +92,10 @@ impl Client {
         let is_sent = self.bucket.takes_checksums();
         let started = self.bucket.now().as_second();
         let answer = match self.upload(&request(is_sent), self.may_write(key)).await {
-            Err(error) if is_sent && self.refuses_checksums(&error) => {
-                self.upload(&request(false), self.may_write(key)).await?
+            Err(error) if is_sent && self.may_refuse_checksums(&error) => {
+                let answer = self.upload(&request(false), self.may_write(key)).await?;
+                self.bucket.stop_checksums();
+                answer
             }
             Err(error) if is_damage(&error) => {
                 self.discard(key, body.bytes.len() as u64, started).await;
@@ -197,15 +199,12 @@ impl Client {
         }
     }
 
-    /// Whether the server refused because it does not know the checksum; from then on none is sent.
-    pub(super) fn refuses_checksums(&self, error: &Error) -> bool {
+    /// Whether the server may have refused because it does not know the checksum. That it does shows when it takes the
+    /// same request without one: only then no more are sent.
+    pub(super) fn may_refuse_checksums(&self, error: &Error) -> bool {
         const CODES: [&str; 4] = ["InvalidRequest", "InvalidArgument", "NotImplemented", "InvalidHeader"];
         let Cause::Remote { status: 400 | 501, code } = &error.cause else { return false };
-        let is_refused = CODES.contains(&code.as_str()) && self.bucket.checksums() != super::Checksums::Stored;
-        if is_refused {
-            self.bucket.stop_checksums();
-        }
-        is_refused
+        CODES.contains(&code.as_str()) && self.bucket.checksums() != super::Checksums::Stored
     }
 
     /// An answer that cannot be read is the server's fault with this object.

@@ -39,7 +39,11 @@ impl Client {
         };
         let is_sent = self.bucket.takes_checksums();
         let answer = match self.fetch(&request(is_sent)).await {
-            Err(error) if is_sent && self.refuses_checksums(&error) => self.fetch(&request(false)).await?,
+            Err(error) if is_sent && self.may_refuse_checksums(&error) => {
+                let answer = self.fetch(&request(false)).await?;
+                self.bucket.stop_checksums();
+                answer
+            }
             answer => answer?,
         };
         let id = xml::upload_id(&answer.body).map_err(|_| self.unreadable(&request(is_sent)))?;

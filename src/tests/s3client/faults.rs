@@ -268,6 +268,27 @@ fn what_is_no_listing_is_no_empty_listing() {
     });
 }
 
+/// A request that is refused with and without its checksum says nothing about checksums.
+#[test]
+fn one_bad_request_does_not_end_the_checksums() {
+    let (_server, client) = start(|asked, is_read| match (asked.line.contains("/odd"), is_read) {
+        (true, _) => Some(error("400 Bad Request", "InvalidRequest")),
+        (false, false) => None,
+        (false, true) => {
+            let name = "x-amz-checksum-crc64nvme";
+            Some(Reply::Answer("200 OK", vec![(name, asked.headers[name].clone())], Vec::new()))
+        }
+    });
+    block(async {
+        let content = Bytes::from_static(b"x");
+        let refused = remote(400, "InvalidRequest");
+        assert_eq!(client.put(&key("odd"), content.clone(), 1, &[]).await.unwrap_err().cause, refused);
+        assert_eq!(client.create_upload(&key("odd"), &[]).await.unwrap_err().cause, refused);
+        assert_eq!(client.bucket().checksums(), Checksums::Unknown);
+        assert!(client.put(&key("good"), content.clone(), crc64(&content), &[]).await.unwrap().is_checked);
+    });
+}
+
 /// AWS's own header counts milliseconds, and HTTP's may tell a time of day.
 #[test]
 fn a_server_is_given_the_time_it_asks_for() {
