@@ -387,7 +387,7 @@ impl Lane {
         entries: &mut VecDeque<Entry>,
     ) -> Result<bool> {
         if item.is_marker() && self.way == Way::Down {
-            return self.read_marker(dir, &item).await.map(|()| true);
+            return self.read_marker(dir, &item).await;
         }
         let refused = sieve.pass(item, entries);
         if let Some(Refused { component, why }) = &refused {
@@ -396,20 +396,19 @@ impl Lane {
         Ok(refused.is_none())
     }
 
-    /// The object whose key is the directory's own says what the directory is like.
-    async fn read_marker(&self, dir: &DirNode, item: &Item) -> Result<()> {
-        let Some(listed) = &item.object else { return Ok(()) };
-        if listed.size > 0 {
-            self.job().console.note(&format!(
-                "gfast: left out {}: it has content, and its key is a directory's",
-                crate::error::escape(&self.job().path(Side::Source, dir))
-            ));
+    /// The object whose key is the directory's own says what the directory is like. False if it is refused, because it
+    /// has content, which no directory can hold.
+    async fn read_marker(&self, dir: &Arc<DirNode>, item: &Item) -> Result<bool> {
+        let Some(listed) = &item.object else { return Ok(true) };
+        let is_taken = listed.size == 0;
+        if !is_taken {
+            self.refuse(dir, &item.component, "it has content, and its key is a directory's");
         }
-        let Ok(key) = Key::new(listed.key.clone()) else { return Ok(()) };
+        let Ok(key) = Key::new(listed.key.clone()) else { return Ok(is_taken) };
         if let Some(object) = self.source().head(&key).await? {
             self.note_marker(dir, &object);
         }
-        Ok(())
+        Ok(is_taken)
     }
 
     fn note_marker(&self, dir: &DirNode, object: &Object) {

@@ -105,3 +105,19 @@ fn permissions_without_a_type_are_a_file_s() {
         assert_eq!(fs::metadata(&path).unwrap().mode(), 0o100_640, "{name}");
     }
 }
+
+/// A directory cannot hold what an object `dir/` holds: it fails, in every pass, and what is below comes down.
+#[test]
+fn the_content_of_a_directory_s_object_is_a_failure() {
+    let server = fault_server(1);
+    server.put("b", "p/dir/", "content", &[("file-permissions", "0040750")]);
+    server.put("b", "p/dir/f", "below", &[]);
+    let scene = scene_of(&server);
+    for _ in 0..2 {
+        let outcome = scene.job("s3://b/p", scene.join("back"), "state").run().expect(23);
+        assert_eq!(outcome.number("failed"), 1, "{outcome}");
+        assert!(outcome.says("a directory's"), "{outcome}");
+        assert_eq!(fs::read_to_string(scene.join("back/dir/f")).unwrap(), "below");
+        assert_eq!(fs::metadata(scene.join("back/dir")).unwrap().mode() & 0o7777, 0o750);
+    }
+}
