@@ -378,12 +378,12 @@ impl Place {
     /// `Err` is what is wrong with the endpoint, for the user.
     fn new(settings: &Settings, name: &str, region: &str) -> std::result::Result<Place, String> {
         let endpoint = settings.endpoint_in(region);
-        let wrong = |why: String| format!("the endpoint {endpoint} cannot be used: {why}");
-        let url: Url = endpoint.parse().map_err(|error| wrong(format!("{error}")))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            // The text itself is not shown: it holds a password (I10).
+        // Before it is looked at any closer: no message may show it (I10), least of all the one that it cannot be read.
+        if endpoint.contains('@') {
             return Err("the endpoint holds a user name or password; S3 takes keys only".to_owned());
         }
+        let wrong = |why: String| format!("the endpoint {endpoint} cannot be used: {why}");
+        let url: Url = endpoint.parse().map_err(|error| wrong(format!("{error}")))?;
         let style: UrlStyle = settings.style(name);
         let urls = rusty_s3::Bucket::new(url, style, name.to_owned(), region.to_owned());
         let urls = urls.map_err(|error| wrong(format!("{error}")))?;

@@ -342,7 +342,8 @@ fn an_endpoint_without_a_server_is_refused_soon() {
     let error = block(open(&endpoint)).err().unwrap();
     assert!(error.to_string().contains("cannot be reached") && error.to_string().contains("refused"), "{error}");
     assert!(started.elapsed().as_secs() < 10);
-    for endpoint in ["ftp://x", "http://", "http://user:canary@host"] {
+    let unusable = ["http://user:canary@host:bad", "http://user:canary@[::x", "user:canary@host", "//canary@"];
+    for endpoint in ["ftp://x", "http://", "http://user:canary@host"].into_iter().chain(unusable) {
         let error = block(open(endpoint)).err().unwrap();
         assert!(!error.to_string().contains("canary"), "{error}");
     }
