@@ -63,8 +63,10 @@ pub enum Cause {
     Network(String),
     /// The server answers, but never about this object: what was seen last.
     Silence(String),
-    /// Data broke off or was damaged on its way: the same bytes may be asked for or sent again.
+    /// Data was damaged on its way: the same bytes may be asked for or sent again.
     Transfer(String),
+    /// Data broke off on its way: the same bytes may be asked for again, after a while.
+    Cut(String),
 }
 
 /// One failure: `verb` names the operation, `object` is the path or thing it was applied to.
@@ -131,7 +133,7 @@ impl Cause {
             Cause::Network(_) => Class::Fatal,
             Cause::Silence(_) => Class::Object,
             // Whoever asks again counts the attempts.
-            Cause::Transfer(_) => Class::Retry,
+            Cause::Transfer(_) | Cause::Cut(_) => Class::Retry,
         }
     }
 }
@@ -193,7 +195,7 @@ impl fmt::Display for Cause {
             Cause::Remote { status, code } => write!(f, "the server answered {code} (HTTP {status})"),
             Cause::Network(what) => write!(f, "no answer from the server: {what}"),
             Cause::Silence(what) => write!(f, "the server answers, but not about this: {what}"),
-            Cause::Transfer(what) => f.write_str(what),
+            Cause::Transfer(what) | Cause::Cut(what) => f.write_str(what),
         }
     }
 }

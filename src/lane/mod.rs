@@ -12,6 +12,7 @@
 //! (buffers.rs). When the walker is stopped a lane starts nothing, waits for all its tasks, and ends: no operation is
 //! ever dropped (I3).
 
+mod breaks;
 mod buffers;
 mod disk;
 pub(crate) mod download;
@@ -35,7 +36,7 @@ use tokio::sync::Notify;
 use crate::boards::Open;
 use crate::config::{LANE_BYTES, LISTINGS_PER_LANE, SLICES_PER_LANE, UNSTABLE_ATTEMPTS_MAX};
 use crate::errand::{Errand, Errands};
-use crate::error::{Class, Error, Result};
+use crate::error::{Cause, Class, Error, Result};
 use crate::gate::Turn;
 use crate::job::{Job, Place, fnv1a};
 use crate::links::LinkKey;
@@ -46,6 +47,7 @@ use crate::report::{Activity, Busy, Counters, Latency, Meter, Weight};
 use crate::ring::{Caller, Handle, Name, Side};
 use crate::transfer::{Ending, ending_of};
 use crate::walk::{DirCache, DirNode, DirPair, Entry, Work};
+use breaks::Breaks;
 use buffers::Pool;
 use disk::Disk;
 pub(crate) use parts::Parts;
@@ -463,6 +465,7 @@ impl Lane {
         let meter = Meter::new(self.errands.counters.clone());
         errand.meter = Some(meter.clone());
         self.open.borrow_mut().insert(serial, Seen::new(&errand, meter));
+        let mut breaks = Breaks::new(serial);
         loop {
             let mut group = None;
             let started = Instant::now();
@@ -479,8 +482,13 @@ impl Lane {
                 self.errands.push(&errand.place.dir, errand.place.name.clone(), What::Left(left));
             }
             let ending = match ending {
+                Err(error) if self.wait_after_break(&mut breaks, &error).await => {
+                    self.job().failures.causes.note(Weight::Retry, &error.cause);
+                    errand.claimed = group;
+                    continue;
+                }
                 // What arrived is not what was sent: the object is read once more.
-                Err(error) if error.class() == Class::Retry && errand.attempt < UNSTABLE_ATTEMPTS_MAX => {
+                Err(error) if is_wrong(&error) && errand.attempt < UNSTABLE_ATTEMPTS_MAX => {
                     self.job().failures.causes.note(Weight::Retry, &error.cause);
                     errand.attempt += 1;
                     errand.claimed = group;
@@ -550,6 +558,11 @@ impl Lane {
         let opened = self.open_dir(&dir).and_then(|open| self.look_at_dest(&dir, &open).map(|()| open));
         self.errands.single(dir, name, opened)
     }
+}
+
+/// Whether another attempt at once may fare better.
+fn is_wrong(error: &Error) -> bool {
+    error.class() == Class::Retry && !matches!(error.cause, Cause::Cut(_))
 }
 
 /// What an object's way comes to; `None`: the job was stopped, and the rest is for a resume.

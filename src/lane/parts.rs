@@ -18,12 +18,13 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Lane;
+use super::breaks::Breaks;
 use super::disk::LaneFile;
 use super::stream::is_streamed;
 use crate::catalog::Range;
 use crate::config::PART_DEPTH;
 use crate::digest::{Assembly, crc64};
-use crate::error::{Cause, Class, Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::gate::Stream;
 use crate::job::Place;
 use crate::outcome::What;
@@ -282,15 +283,18 @@ impl Lane {
         parts.progress.lock().trouble.get_or_insert_with(|| crate::transfer::ending_of(error));
     }
 
-    /// One part, and once more where its bytes came out wrong. Ends: attempts are bounded.
+    /// One part, and once more where its bytes came out wrong or broke off. Ends: attempts are bounded.
     async fn do_part(&self, parts: &Parts, file: Option<&LaneFile>, index: u64) -> Result<()> {
         let range = parts.range(index);
         let meter = Meter::of_part(self.errands.counters.clone(), parts.passed.clone());
         let started = Instant::now();
-        let mut attempt = 1;
+        let (mut attempt, mut breaks) = (1, Breaks::new(range.offset));
         let done = loop {
             match self.try_part(parts, file, (index, range), &meter).await {
-                Err(error) if error.class() == Class::Retry && attempt < CORRUPT_ATTEMPTS_MAX => {
+                Err(error) if self.wait_after_break(&mut breaks, &error).await => {
+                    self.job().failures.causes.note(Weight::Retry, &error.cause);
+                }
+                Err(error) if super::is_wrong(&error) && attempt < CORRUPT_ATTEMPTS_MAX => {
                     self.job().failures.causes.note(Weight::Retry, &error.cause);
                     attempt += 1;
                 }
@@ -392,7 +396,7 @@ impl Lane {
         match buffer.bytes().len() as u64 == range.len {
             true => Ok(crc64(buffer.bytes())),
             false => {
-                let cause = Cause::Transfer("the body of the answer is not as long as it was announced".to_owned());
+                let cause = Cause::Cut("the body of the answer is not as long as it was announced".to_owned());
                 Err(Error { verb: "read", object: key.as_str().as_bytes().to_vec(), cause })
             }
         }

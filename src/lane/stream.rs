@@ -14,17 +14,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::Lane;
+use super::breaks::Breaks;
 use super::buffers::Buffer;
 use super::disk::LaneFile;
 use super::parts::{Parts, Route, changed};
 use crate::config::{PART_BYTES_LARGE, SLICE_BYTES};
-use crate::error::{Cause, Class, Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::provider::s3::{self, ByteRange, Demand, Download, Key, Part};
 use crate::report::{Count, Meter};
 use crate::ring::Side;
 
-/// Times a GET is begun again where it broke off, without a slice in between.
-const BREAKS_MAX: u32 = 3;
 /// Time after which a part that rests sends a byte: servers close a connection on which nothing comes (AWS after 20 s),
 /// and the part would have to be sent again.
 const REST_BYTE_TIME: Duration = Duration::from_secs(8);
@@ -206,14 +205,14 @@ impl<'a> Reading<'a> {
     /// Fills a slice from the object. A body that broke off is asked for again from where it did. Ends: every turn
     /// brings bytes or is a break, and breaks are bounded.
     async fn receive(&mut self, key: &Key, etag: &str, slice: &mut Buffer, len: u64) -> Result<()> {
-        let mut breaks = 0;
+        let mut breaks = Breaks::new(self.rest.offset);
         while (slice.bytes().len() as u64) < len {
-            match self.piece(key, etag, slice, len).await {
-                Err(error) if error.class() == Class::Retry && breaks < BREAKS_MAX => {
-                    breaks += 1;
-                    self.body = None;
+            let piece = self.piece(key, etag, slice, len).await;
+            if let Err(error) = piece {
+                self.body = None;
+                if !self.lane.wait_after_break(&mut breaks, &error).await {
+                    return Err(error);
                 }
-                done => done?,
             }
         }
         Ok(())
@@ -247,7 +246,7 @@ impl<'a> Reading<'a> {
         let cut = || Error {
             verb: "read",
             object: key.as_str().as_bytes().to_vec(),
-            cause: Cause::Transfer("the body of the answer is not as long as it was announced".to_owned()),
+            cause: Cause::Cut("the body of the answer is not as long as it was announced".to_owned()),
         };
         body.chunk().await?.ok_or_else(cut)
     }

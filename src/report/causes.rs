@@ -72,7 +72,7 @@ pub fn name_of(cause: &Cause) -> String {
         Cause::Loss(_) => "loss",
         Cause::Clash(_) => "clash",
         Cause::Network(_) | Cause::Silence(_) => "network",
-        Cause::Transfer(_) => "transfer",
+        Cause::Transfer(_) | Cause::Cut(_) => "transfer",
     };
     name.to_owned()
 }

@@ -63,9 +63,9 @@ impl Client {
 
 impl Download {
     /// The next bytes, in the pieces they arrive in; `None` when all have come. What breaks off, stalls for 30 s or
-    /// ends early is [`Cause::Transfer`], of class Retry: the rest may be asked for again.
+    /// ends early is [`Cause::Cut`], of class Retry: the rest may be asked for again.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        let fail = |what| Error { verb: "read", object: self.name.clone(), cause: Cause::Transfer(what) };
+        let fail = |what| Error { verb: "read", object: self.name.clone(), cause: Cause::Cut(what) };
         match body::next(&mut self.response).await {
             Ok(Some(chunk)) => match self.left.checked_sub(chunk.len() as u64) {
                 Some(left) => {

@@ -271,6 +271,20 @@ fn an_error_inside_a_200_is_no_empty_listing() {
     }
 }
 
+/// Bodies that break off again and again are asked for again, after a while, as often as other requests.
+#[test]
+fn bodies_that_break_off_are_asked_for_again() {
+    let cases = [(Way::Down, "small", Fault::ResetAnswer(1000)), (Way::Down, "large", Fault::Short(1000))];
+    for (way, name, fault) in cases.into_iter().chain([(Way::Across, "small", Fault::ResetAnswer(1000))]) {
+        let trial = Trial::new(way);
+        trial.source.script(Rule::new(fault.clone()).on(&[Kind::Get]).key(name).times(7));
+        let outcome = trial.run();
+        assert_eq!(outcome.code(), Some(0), "{way:?} {name} {fault:?}: {outcome}");
+        trial.assert_complete();
+        assert_eq!(trial.source.counts().faults, 7, "{outcome}");
+    }
+}
+
 /// Refused while the body is still being sent: the server's reason arrives, not "connection reset".
 #[test]
 fn an_early_403_is_told_as_such() {

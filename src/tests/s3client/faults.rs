@@ -149,7 +149,7 @@ fn a_body_that_ends_early_may_be_asked_for_again() {
     let (_server, client) = start(|_, _| Some(Reply::Short(100, vec![1; 40])));
     let error = block(async { read(client.get(&key("k"), None, None).await.unwrap()).await }).unwrap_err();
     assert_eq!(error.class(), Class::Retry, "{error}");
-    assert!(matches!(error.cause, Cause::Transfer(_)));
+    assert!(matches!(error.cause, Cause::Cut(_)));
 }
 
 #[test]
