@@ -21,7 +21,7 @@ use crate::large::find_leftover;
 use crate::outcome::What;
 use crate::provider::posix::Posix;
 use crate::provider::s3::{Key, Part, Stored};
-use crate::report::{Count, LossSet};
+use crate::report::{Count, LossSet, Weight};
 use crate::ring::Side;
 use crate::transfer::{Ending, NewFile, open_source, stat_source};
 
@@ -94,8 +94,7 @@ impl Lane {
         if let (Some(seen), Some(told)) = (crc64, relay.object.crc64)
             && seen != told
         {
-            self.dest().abort_upload(&relay.key, &id).await?;
-            self.abandon(relay.errand, parts.large_id);
+            self.drop_upload(relay.errand, (&relay.key, &id), parts.large_id).await?;
             return Err(corrupt(&relay.source_key));
         }
         let crc64 = crc64.or(relay.object.crc64);
@@ -118,8 +117,7 @@ impl Lane {
     ) -> Result<Stored> {
         let completed = self.dest().complete_upload(key, id, list, crc64).await;
         if completed.as_ref().is_err_and(|error| error.class() != Class::Fatal) {
-            self.dest().abort_upload(key, id).await?;
-            self.abandon(errand, large_id);
+            self.drop_upload(errand, (key, id), large_id).await?;
         }
         completed
     }
@@ -236,8 +234,7 @@ impl Lane {
         // One whose id was never read is told of when the pass ends.
         let Some(upload) = upload.filter(|upload| !upload.id.is_empty()) else { return Ok(None) };
         if record.stamp != stamp {
-            self.dest().abort_upload(key, &upload.id).await?;
-            self.abandon(errand, record.large_id);
+            self.drop_upload(errand, (key, &upload.id), record.large_id).await?;
             return Ok(None);
         }
         let Some(listed) = self.dest().list_parts(key, &upload.id).await? else {
@@ -263,6 +260,17 @@ impl Lane {
         }
         self.push_begun(errand, stamp, record.large_id, 0);
         Ok(Some(Begun { large_id: record.large_id, upload, settled, progress }))
+    }
+
+    /// Gives up an upload that nothing will continue. One that the server does not let go changes nothing about what
+    /// becomes of the object: it stays recorded, and when the pass ends it is given up once more, or named.
+    async fn drop_upload(&self, errand: &Errand, (key, id): (&Key, &str), large_id: u64) -> Result<()> {
+        match self.dest().abort_upload(key, id).await {
+            Ok(()) => self.abandon(errand, large_id),
+            Err(error) if error.class() == Class::Fatal => return Err(error),
+            Err(error) => self.job().failures.causes.note(Weight::Retry, &error.cause),
+        }
+        Ok(())
     }
 
     /// Forgets the ranges and the upload of an attempt that nothing will continue.
@@ -304,8 +312,7 @@ impl Lane {
             Some(_) => false,
         };
         if !is_resumable {
-            self.dest().abort_upload(key, id).await?;
-            self.abandon(errand, large_id);
+            self.drop_upload(errand, (key, id), large_id).await?;
         }
         Ok(ending)
     }

@@ -285,6 +285,22 @@ fn bodies_that_break_off_are_asked_for_again() {
     }
 }
 
+/// What the server refuses is the object's failure, also where it does not let the upload go.
+#[test]
+fn an_upload_that_is_not_let_go_hides_no_cause() {
+    for way in [Way::Up, Way::Across] {
+        let trial = Trial::new(way);
+        trial.dest.script(Rule::new(Fault::Refuse { status: 400, code: "InvalidPart" }).on(&[Kind::Complete]));
+        trial.dest.script(Rule::new(Fault::Refuse { status: 403, code: "AccessDenied" }).on(&[Kind::Abort]));
+        let outcome = trial.run().expect(23);
+        assert!(outcome.says("InvalidPart"), "{way:?}: {outcome}");
+        assert_eq!(outcome.number("uploads_left"), 1, "{way:?}: {outcome}");
+        trial.dest.heal();
+        trial.run().expect(0);
+        trial.assert_complete();
+    }
+}
+
 /// Refused while the body is still being sent: the server's reason arrives, not "connection reset".
 #[test]
 fn an_early_403_is_told_as_such() {

@@ -63,6 +63,20 @@ fn an_upload_whose_source_is_another_by_now_is_given_up() {
     }
 }
 
+/// A file that is another by now is uploaded, also where the server keeps what was there of the one before.
+#[test]
+fn an_upload_that_is_kept_does_not_hold_up_the_file() {
+    let (server, scene, job) = interrupted("p");
+    noise(&scene.join("tree/large"), &mut Rng::new(3), LARGE - 1000);
+    server.script(Rule::new(Fault::Refuse { status: 403, code: "AccessDenied" }).on(&[Kind::Abort]));
+    let outcome = job.run().expect(0);
+    assert_eq!(outcome.number("uploads_left"), 1, "{outcome}");
+    assert!(server.object("b", "p/large").unwrap().body == fs::read(scene.join("tree/large")).unwrap());
+    server.heal();
+    assert_eq!(job.run().expect(0).number("uploads_left"), 0);
+    assert_eq!(keys_of_uploads(&server), [""; 0]);
+}
+
 /// A server that keeps an upload: said, and tried again by the next pass.
 #[test]
 fn an_upload_that_cannot_be_given_up_is_told_and_tried_again() {
