@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use super::support::Engine;
 use super::support::fault::{Checksums, Fault, FaultServer, Kind, Rule};
-use super::{PART_BYTES, Rng, Scene, fault_server};
+use super::{PART_BYTES, Rng, Scene, fault_server, noise};
 
 /// Bytes of an object of three parts.
 const LARGE: usize = 2 * PART_BYTES as usize + 12_345;
@@ -120,4 +120,25 @@ fn the_content_of_a_directory_s_object_is_a_failure() {
         assert_eq!(fs::read_to_string(scene.join("back/dir/f")).unwrap(), "below");
         assert_eq!(fs::metadata(scene.join("back/dir")).unwrap().mode() & 0o7777, 0o750);
     }
+}
+
+/// What was not compared is not called so: an object that is there already, of a file that was not read, and one that
+/// a server copied without a checksum.
+#[test]
+fn what_was_not_compared_is_by_length_only() {
+    let server = fault_server(1);
+    let scene = scene_of(&server);
+    noise(&scene.dir("tree").join("f"), &mut Rng::new(1), 1000);
+    let proved = |state: &str| {
+        let outcome = scene.job(scene.join("tree"), "s3://b/p", state).run().expect(0);
+        (outcome.number("proved_by_server"), outcome.number("proved_by_length"))
+    };
+    assert_eq!(proved("one"), (1, 0));
+    assert_eq!(proved("two"), (0, 1), "adopted");
+    server.set_checksums(Checksums::Ignored);
+    assert_eq!(proved("three"), (0, 1), "adopted, without a checksum");
+    let outcome = scene.job("s3://b/p/", "s3://b/q", "across").run().expect(0);
+    let proved = (outcome.number("proved_by_server"), outcome.number("proved_by_length"));
+    assert_eq!(proved, (0, 2), "the file and its directory's object: {outcome}");
+    assert!(server.object("b", "q/f").is_some());
 }
