@@ -11,7 +11,7 @@ const HEAD_BYTES: u64 = 132 << 10;
 const TAIL_BYTES: u64 = 132 << 10;
 
 /// What a device is said to carry, where, and by which bytes.
-const HEAD: [(&str, usize, &[u8]); 42] = [
+const HEAD: [(&str, usize, &[u8]); 48] = [
     ("a GPT partition table", 512, b"EFI PART"),
     ("a GPT partition table", 4096, b"EFI PART"),
     ("an ext2, ext3 or ext4 file system", 1080, &[0x53, 0xef]),
@@ -54,6 +54,12 @@ const HEAD: [(&str, usize, &[u8]); 42] = [
     ("a GFS2 file system", 65_536, &[0x01, 0x16, 0x19, 0x70]),
     ("an OCFS2 file system", 8192, b"OCFSV2"),
     ("a Ceph BlueStore device", 0, b"bluestore block device"),
+    ("a disk of Oracle ASM", 32, b"ORCLDISK"),
+    ("a Stratis pool", 516, b"!Stra0tis\x86\xff\x02^\x41rh"),
+    ("a Stratis pool", 4612, b"!Stra0tis\x86\xff\x02^\x41rh"),
+    ("a VDO volume", 0, b"dmvdo001"),
+    ("a UFS file system", 9564, &[0x54, 0x19, 0x01, 0x00]),
+    ("a UFS file system", 66_908, &[0x19, 0x01, 0x54, 0x19]),
 ];
 
 /// What a device carries.
@@ -82,12 +88,14 @@ pub(super) fn find(size: u64, read: impl Fn(u64, usize) -> Result<Vec<u8>, Errno
         at.is_some_and(|at| tail.get(at..at + magic.len()) == Some(magic))
     };
     let raid = [0xfc, 0x4e, 0x2b, 0xa9];
-    let places: [(&str, u64, &[u8]); 4] = [
+    let places: [(&str, u64, &[u8]); 6] = [
         ("a GPT partition table", size.saturating_sub(512), b"EFI PART"),
         ("a GPT partition table", size.saturating_sub(4096), b"EFI PART"),
         // mdadm's metadata 0.90 lies in the last whole 64 KiB but one, 1.0 in the last 8 KiB to 12 KiB.
         ("a member of a RAID", (size & !0xffff).saturating_sub(65_536), &raid),
         ("a member of a RAID", size.saturating_sub(8192) & !4095, &raid),
+        ("a member of a DDF RAID", size.saturating_sub(512), &[0xde, 0x11, 0xde, 0x11]),
+        ("a member of an Intel RAID", size.saturating_sub(1024), b"Intel Raid ISM Cfg Sig. "),
     ];
     let found = places.into_iter().find(|(_, at, magic)| ends_with(*at, magic));
     Ok(found.map(|(name, offset, _)| Signature { name, offset }))
@@ -116,6 +124,13 @@ mod tests {
             let mut image = vec![0; SIZE];
             image[at..at + 8].copy_from_slice(b"EFI PART");
             assert_eq!(found(&image), Some("a GPT partition table"), "at {at}");
+        }
+        let ends: [(&str, usize, &[u8]); 2] =
+            [("a DDF RAID", 512, &[0xde, 0x11, 0xde, 0x11]), ("an Intel RAID", 1024, b"Intel Raid ISM Cfg Sig. ")];
+        for (name, before_end, magic) in ends {
+            let mut image = vec![0; SIZE];
+            image[SIZE - before_end..][..magic.len()].copy_from_slice(magic);
+            assert!(found(&image).is_some_and(|found| found.ends_with(name)), "{name}");
         }
         let mut image = vec![0; SIZE];
         image[510..512].copy_from_slice(&[0x55, 0xaa]);
