@@ -447,7 +447,8 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The meaning of a refusal. Answers to HEAD name no error: what they may mean is read off their headers.
+    /// The meaning of a refusal. Answers to HEAD name no error: what they may mean is read off their headers. A presigned
+    /// URL that by the server's clock has expired, or is of the future, is one that may not come in, as AWS says it.
     fn judge(&self, refusal: &Refusal) -> Verdict {
         let verdict = retry::verdict(refusal.status, &refusal.code);
         if verdict != Verdict::Fail {
@@ -456,9 +457,10 @@ impl<'a> Exchange<'a> {
         let Some(signature) = &self.signature else { return Verdict::Fail };
         let is_elsewhere = refusal.region.as_ref().is_some_and(|region| *region != signature.place.region);
         let is_skewed = |date: i64| (date - signature.time).abs() > CLOCK_SECS_MAX;
+        let may_be_time = !refusal.is_named || matches!(refusal.code.as_str(), "AccessDenied" | "RequestExpired");
         match (refusal.status, refusal.is_named) {
             (400 | 403, _) if is_elsewhere => Verdict::Region,
-            (403, false) if refusal.date.is_some_and(is_skewed) => Verdict::Clock,
+            (403, _) if may_be_time && refusal.date.is_some_and(is_skewed) => Verdict::Clock,
             (400, false) if signature.keys.token.is_some() => Verdict::Credentials,
             _ => Verdict::Fail,
         }

@@ -199,6 +199,24 @@ fn a_clock_that_is_off_is_set_by_the_server_s() {
     assert_eq!(server.count.load(Ordering::Relaxed), 2);
 }
 
+/// By then a presigned URL has expired, or is of the future, which AWS calls AccessDenied. Where the clocks agree that
+/// is what it is.
+#[test]
+fn a_clock_that_steps_on_the_way_is_set_again() {
+    let (server, client) = start(|asked, _| {
+        let is_of_its_time = asked.line.contains("X-Amz-Date=2033051");
+        let date = vec![("date", "Wed, 18 May 2033 03:33:20 GMT".to_owned())];
+        Some(match is_of_its_time && !asked.line.contains("/forbidden") {
+            true => answer("204 No Content", ""),
+            false => Reply::Answer("403 Forbidden", date, b"<Error><Code>AccessDenied</Code></Error>".to_vec()),
+        })
+    });
+    block(client.delete(&key("k"))).unwrap();
+    assert_eq!(server.count.load(Ordering::Relaxed), 3, "the bucket, an expired URL, and one more");
+    assert!(block(client.delete(&key("forbidden"))).is_err());
+    assert_eq!(server.count.load(Ordering::Relaxed), 4);
+}
+
 #[test]
 fn a_server_that_refuses_checksums_gets_none() {
     let (_server, client) = start(|asked, _| {
