@@ -55,7 +55,7 @@ pub fn encode(stat: &Stat, raw_name: Option<&[u8]>, link: Option<&str>) -> Vec<(
         ("file-mtime", nanoseconds(stat.mtime)),
     ];
     pairs.extend(raw_name.map(|name| ("gfast-name", keys::name_attribute(name))));
-    pairs.extend(link.map(|key| ("gfast-link", escape(key))));
+    pairs.extend(link.map(|key| (LINK, key_value(key))));
     if matches!(stat.mode & libc::S_IFMT, libc::S_IFBLK | libc::S_IFCHR) {
         pairs.push(("gfast-rdev", stat.rdev.to_string()));
     }
@@ -64,10 +64,12 @@ pub fn encode(stat: &Stat, raw_name: Option<&[u8]>, link: Option<&str>) -> Vec<(
 
 /// Name of the attribute that makes an object a further hard link.
 pub const LINK: &str = "gfast-link";
+/// Longest form of a key that is readable in an attribute.
+const KEY_VALUE_BYTES_MAX: usize = 1024;
 
 /// What makes an object a further hard link of the one under `first`.
 pub fn link_pair(first: &str) -> (String, String) {
-    (LINK.to_owned(), escape(first))
+    (LINK.to_owned(), key_value(first))
 }
 
 /// What tells the raw name behind an escaped component.
@@ -85,7 +87,7 @@ pub fn decode(attributes: &BTreeMap<String, String>) -> Posix {
         gid: either("file-group", "gid").and_then(|value| value.parse().ok()),
         atime: time(get("file-atime"), get("atime")),
         mtime: time(get("file-mtime"), get("mtime")),
-        link: get("gfast-link").and_then(unescape),
+        link: get(LINK).and_then(key_of_value),
         name: get("gfast-name").map(str::to_owned),
         rdev: either("gfast-rdev", "rdev").and_then(|value| value.parse().ok()),
     }
@@ -143,6 +145,19 @@ fn from_seconds(value: &str) -> Option<Time> {
     let nanos: i128 = digits.parse::<u32>().ok()?.into();
     let sign = if whole.starts_with('-') { -1 } else { 1 };
     from_nanoseconds(secs * 1_000_000_000 + sign * nanos)
+}
+
+/// A key as a value: readable, or as base64url behind a `*` where it would fill the 2 KiB that an object's metadata has.
+fn key_value(key: &str) -> String {
+    let text = escape(key);
+    if text.len() <= KEY_VALUE_BYTES_MAX { text } else { format!("*{}", keys::name_attribute(key.as_bytes())) }
+}
+
+fn key_of_value(value: &str) -> Option<String> {
+    match value.strip_prefix('*') {
+        Some(text) => String::from_utf8(keys::name_of_attribute(text)?).ok(),
+        None => unescape(value),
+    }
 }
 
 /// ASCII letters, digits and a few marks as they are, everything else as `%XX`.
@@ -243,7 +258,7 @@ mod tests {
             (asecs, msecs) in (any::<i64>(), any::<i64>()),
             nanos in 0..1_000_000_000u32,
             name in prop::option::of(prop::collection::vec(any::<u8>(), 0..40)),
-            link in prop::option::of(".{0,40}"),
+            link in prop::option::of(".{0,40}|[a-z\u{4e00}-\u{4fff}]{300,341}"),
         ) {
             let mode = typed(bits);
             let (atime, mtime) = (Time { secs: asecs, nanos: 0 }, Time { secs: msecs, nanos });
@@ -251,6 +266,8 @@ mod tests {
             let pairs = encode(&stat, name.as_deref(), link.as_deref());
             let is_ascii = |value: &str| value.bytes().all(|byte| byte.is_ascii_graphic());
             prop_assert!(pairs.iter().all(|(_, value)| is_ascii(value)));
+            let bytes: usize = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
+            prop_assert!(bytes <= 2048, "more than an object's metadata may be: {}", bytes);
             let posix = decode(&pairs.into_iter().collect());
             let is_node = matches!(mode & libc::S_IFMT, libc::S_IFBLK | libc::S_IFCHR);
             let expected = Posix {

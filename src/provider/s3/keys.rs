@@ -120,10 +120,15 @@ pub fn name_attribute(name: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(name)
 }
 
+/// What [`name_attribute`] made this text of.
+pub fn name_of_attribute(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
 /// The file system's name for a component of a key; `gfast_name` is the object's attribute of that name, believed only
 /// where it escapes to this very component. Refuses what is not one name (I8).
 pub fn decode_component(component: &str, gfast_name: Option<&str>) -> Result<Name, &'static str> {
-    let raw = gfast_name.and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+    let raw = gfast_name.and_then(name_of_attribute);
     let name = match raw {
         Some(raw) if encode_name(&raw) == (component.to_owned(), true) => raw,
         _ => component.as_bytes().to_vec(),
