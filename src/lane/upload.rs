@@ -15,7 +15,7 @@ use crate::config::{Attributes, ChecksumPolicy, Metadata, WHOLE_BYTES, WHOLE_BYT
 use crate::digest::crc64;
 use crate::errand::Errand;
 use crate::error::{Class, Error, Result};
-use crate::job::Place;
+use crate::job::{Past, Place};
 use crate::links::LinkKey;
 use crate::plan::{self, Plan, Skip};
 use crate::provider::posix::Posix;
@@ -53,7 +53,8 @@ impl Lane {
         if stat.kind() == Kind::Dir {
             return Ok(Some(Ending::IsDir));
         }
-        let is_fresh = place.dir.dest() == DestDir::Created;
+        // An earlier whole pass has asked for what was there: what is new since is put without a question.
+        let is_fresh = place.dir.dest() == DestDir::Created || job.past == Past::Finished;
         let plan = plan::decide(&stat, errand.record.as_ref(), &job.progress, is_fresh);
         match plan {
             // A device does not tell whether it has changed.

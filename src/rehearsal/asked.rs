@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::Said;
-use crate::catalog::{Catalog, FileRecord, Record, Stamp};
+use crate::catalog::{Catalog, FileRecord, JobStatus, Record, Stamp};
 use crate::config::{Config, DIR_CACHE_PER_SHARD, Metadata, PUBLISH_DEPTH, SpecialBits};
 use crate::delete::has_below;
 use crate::engine::descriptor_limit;
@@ -142,7 +142,10 @@ impl Asked {
             Some(Record::File(record)) => Some(record),
             _ => None,
         };
-        let plan = decide(&met.stat, record.as_ref(), &self.progress, !met.is_there);
+        // A further pass puts what is new into a bucket without a question.
+        let is_put = matches!((&self.source, &self.dest), (End::Files(_), End::Bucket(..)))
+            && self.catalog.as_ref().is_some_and(|catalog| catalog.header().status == JobStatus::Finished);
+        let plan = decide(&met.stat, record.as_ref(), &self.progress, !met.is_there || is_put);
         if !matches!(plan, Plan::Skip(_)) {
             self.source.check_key(&met.dir, &met.name)?;
             self.dest.check_key(&met.dir, self.dest_name(&met))?;
