@@ -147,7 +147,8 @@ fn from_seconds(value: &str) -> Option<Time> {
     from_nanoseconds(secs * 1_000_000_000 + sign * nanos)
 }
 
-/// A key as a value: readable, or as base64url behind a `*` where it would fill the 2 KiB that an object's metadata has.
+/// A key as a value: readable, or as base64url behind a `*` where it would fill the 2 KiB that an object's metadata
+/// has.
 fn key_value(key: &str) -> String {
     let text = escape(key);
     if text.len() <= KEY_VALUE_BYTES_MAX { text } else { format!("*{}", keys::name_attribute(key.as_bytes())) }

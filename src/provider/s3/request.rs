@@ -447,8 +447,8 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The meaning of a refusal. Answers to HEAD name no error: what they may mean is read off their headers. A presigned
-    /// URL that by the server's clock has expired, or is of the future, is one that may not come in, as AWS says it.
+    /// The meaning of a refusal. Answers to HEAD name no error: what they may mean is read off their headers. A
+    /// presigned URL that by the server's clock has expired, or is of the future, is denied access, as AWS has it.
     fn judge(&self, refusal: &Refusal) -> Verdict {
         let verdict = retry::verdict(refusal.status, &refusal.code);
         if verdict != Verdict::Fail {
