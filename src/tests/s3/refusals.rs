@@ -157,6 +157,23 @@ fn keys_that_lead_out_of_the_tree_are_refused() {
 }
 
 /// An object's metadata asks for no more than the job allows: set-id bits only with `--special-bits`.
+/// Some servers take `/x` for `x`: such keys are neither asked for nor made.
+#[test]
+fn a_slash_at_the_start_of_a_key_is_refused() {
+    let server = fault_server(1);
+    let scene = small_scene(&server);
+    for (source, dest) in [("tree", "s3://b//p"), ("tree", "s3://b//")] {
+        refused(scene.job(scene.join(source), dest, "up").run(), &["empty at its start"]);
+    }
+    refused(scene.job("s3://b//p", scene.join("back"), "down").run(), &["empty at its start"]);
+    assert!(server.keys("b").is_empty() && !scene.join("back").exists());
+    server.put("b", "/x", "stripped", &[]);
+    server.put("b", "x", "as it is", &[]);
+    let outcome = scene.job("s3://b", scene.join("back"), "all").run().expect(23);
+    assert_eq!(outcome.number("failed"), 1, "{outcome}");
+    assert_eq!(fs::read(scene.join("back/x")).unwrap(), b"as it is");
+}
+
 #[test]
 fn set_id_bits_come_down_only_when_asked_for() {
     let server = fault_server(1);
