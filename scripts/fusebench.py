@@ -3,7 +3,7 @@
     fuse-streams        12,800 files in 128 directories at 64 streams; 500 of them at 1 stream   (about 2 minutes)
     fuse-auto           jobs that would last minutes: --streams auto against 16, 64 and 256      (about 2 minutes a run)
     fuse-small          2,048 files in 64 directories, as source and as destination, against fpsync -n 16 and cp -a, which
-                        runs once: it sleeps all the time                                        (about 5 minutes)
+                        runs once: it sleeps all the time               (about 11 minutes with 3 runs)
 
 The folder behind the file system (benches/slowfs.rs) lies on /dev/shm, the other side is xfs in memory or /dev/shm.
 Needs FUSE as root, and for fuse-small fpsync (Debian: fpart).
