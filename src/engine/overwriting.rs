@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! carries nothing                                                             yes
-//! carries a signature    in a range that this job recorded, as recorded       yes: an interrupted run has written it
+//! carries signatures, each in a range that this job recorded, as recorded       yes: an interrupted run has written it
 //!                        in a sector that is the source's own                 yes: it is written once more
 //!                        else                                                 no: somebody uses it
 //! ```
@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use super::ends;
 use crate::catalog::{Catalog, DirId, FileRecord, JobStatus, Record};
 use crate::config::{Config, Overwrite};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::job::BucketRoot;
 use crate::provider::block::{Device, SECTOR_BYTES, Signature};
 use crate::provider::s3::{ByteRange, Client};
@@ -32,27 +32,36 @@ pub(super) fn refuse(
     let Some(device) = roots.dest.device.as_ref().filter(|_| config.devices.overwrite == Overwrite::Refuse) else {
         return Ok(());
     };
-    let Some(signature) = device.signature()? else { return Ok(()) };
-    let mut since = "";
+    let signatures = device.signatures()?;
+    let Some(first) = signatures.first() else { return Ok(()) };
+    let (mut found, mut since) = (first, "");
     if let Some(single) = &roots.single
         && let Some(catalog) = Catalog::find(&config.state_dir, &names.0, &names.1)?
         && catalog.header().status == JobStatus::Running
         && let Some(Record::File(record)) = catalog.reader()?.entry(DirId::ROOT, &single.source_name)?
         && record.dest_ino == device.identity()
     {
-        if is_as_recorded(&catalog, &record, device, signature)?
-            || is_of_source((roots, single), bucket, device, signature)?
-        {
-            return Ok(());
+        let is_ours = |signature: &Signature| -> Result<bool> {
+            Ok(is_as_recorded(&catalog, &record, device, signature)?
+                || is_of_source((roots, single), bucket, device, signature)?)
+        };
+        let mut foreign = signatures.iter().filter_map(|signature| match is_ours(signature) {
+            Ok(true) => None,
+            Ok(false) => Some(Ok(signature)),
+            Err(error) => Some(Err(error)),
+        });
+        match foreign.next() {
+            None => return Ok(()),
+            Some(signature) => found = signature?,
         }
         since = "does not hold any more what this job has written to it, and ";
     }
-    let why = format!("{since}carries {}: to overwrite it say --overwrite-device", signature.name);
+    let why = format!("{since}carries {}: to overwrite it say --overwrite-device", found.name);
     Err(Error::refused(&device.path, why))
 }
 
 /// Whether the signature lies in a range that the job has recorded, and the range holds what was recorded.
-fn is_as_recorded(catalog: &Catalog, record: &FileRecord, device: &Device, signature: Signature) -> Result<bool> {
+fn is_as_recorded(catalog: &Catalog, record: &FileRecord, device: &Device, signature: &Signature) -> Result<bool> {
     for range in catalog.reader()?.ranges(record.large_id)? {
         let is_inside = (range.offset..range.offset + range.len).contains(&signature.offset);
         if let Some(crc64) = range.crc64.filter(|_| is_inside) {
@@ -68,7 +77,7 @@ fn is_of_source(
     (roots, single): (&Roots, &SingleFile),
     bucket: Option<&BucketRoot>,
     device: &Device,
-    signature: Signature,
+    signature: &Signature,
 ) -> Result<bool> {
     let found = device.sector(signature.offset).map_err(|errno| Error::os("read", &device.path, errno))?;
     let source = match (&roots.source.device, bucket) {
@@ -89,13 +98,16 @@ fn sector_of_file(roots: &Roots, single: &SingleFile, offset: u64) -> rustix::io
     Ok(bytes)
 }
 
-/// The same of the source object.
+/// The same of the source object, which may be smaller than the device.
 fn sector_of_object(root: &BucketRoot, single: &SingleFile, offset: u64) -> Result<Vec<u8>> {
     let Ok(key) = root.key(&DirNode::root(), &single.source_name) else { return Ok(Vec::new()) };
     ends::block_on(async {
         let client = Client::new(root.bucket.clone())?;
         let range = ByteRange { offset: offset & !(SECTOR_BYTES - 1), len: SECTOR_BYTES };
-        let mut body = client.get(&key, Some(range), None).await?;
+        let mut body = match client.get(&key, Some(range), None).await {
+            Err(Error { cause: Cause::Remote { status: 416, .. }, .. }) => return Ok(Vec::new()),
+            body => body?,
+        };
         let mut bytes = Vec::new();
         // Ends: the body does.
         while let Some(chunk) = body.chunk().await? {

@@ -395,10 +395,7 @@ impl Lane {
         }
         match buffer.bytes().len() as u64 == range.len {
             true => Ok(crc64(buffer.bytes())),
-            false => {
-                let cause = Cause::Cut("the body of the answer is not as long as it was announced".to_owned());
-                Err(Error { verb: "read", object: key.as_str().as_bytes().to_vec(), cause })
-            }
+            false => Err(cut_short(key)),
         }
     }
 
@@ -412,4 +409,10 @@ impl Lane {
 /// The object is of another size than it was when its parts were laid out.
 pub(super) fn changed(key: &Key) -> Error {
     Error { verb: "read", object: key.as_str().as_bytes().to_vec(), cause: Cause::Unstable { attempts: 1 } }
+}
+
+/// The body of an answer about an object has not the length that it was announced with.
+pub(super) fn cut_short(key: &Key) -> Error {
+    let cause = Cause::Cut("the body of the answer is not as long as it was announced".to_owned());
+    Error { verb: "read", object: key.as_str().as_bytes().to_vec(), cause }
 }

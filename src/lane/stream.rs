@@ -17,7 +17,7 @@ use super::Lane;
 use super::breaks::Breaks;
 use super::buffers::Buffer;
 use super::disk::LaneFile;
-use super::parts::{Parts, Route, changed};
+use super::parts::{Parts, Route, changed, cut_short};
 use crate::config::{PART_BYTES_LARGE, SLICE_BYTES};
 use crate::error::{Cause, Error, Result};
 use crate::provider::s3::{self, ByteRange, Demand, Download, Key, Part};
@@ -243,11 +243,6 @@ impl<'a> Reading<'a> {
                 self.body.insert(body)
             }
         };
-        let cut = || Error {
-            verb: "read",
-            object: key.as_str().as_bytes().to_vec(),
-            cause: Cause::Cut("the body of the answer is not as long as it was announced".to_owned()),
-        };
-        body.chunk().await?.ok_or_else(cut)
+        body.chunk().await?.ok_or_else(|| cut_short(key))
     }
 }

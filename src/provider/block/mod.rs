@@ -122,12 +122,12 @@ impl Device {
     }
 
     /// What it carries that nobody should overwrite by mistake.
-    pub fn signature(&self) -> Result<Option<Signature>> {
+    pub fn signatures(&self) -> Result<Vec<Signature>> {
         let found = signature::find(self.size(), |offset, len| self.read(offset, len));
         found.map_err(|errno| Error::os("read", &self.path, errno))
     }
 
-    /// The 512 bytes of the smallest sector there is that hold a byte, as its medium has them.
+    /// The sector of [`SECTOR_BYTES`] that holds a byte, as its medium has it.
     pub fn sector(&self, offset: u64) -> std::result::Result<Vec<u8>, Errno> {
         rustix::fs::fadvise(&self.buffered, 0, None, Advice::DontNeed)?;
         self.read(offset & !(SECTOR_BYTES - 1), SECTOR_BYTES as usize)

@@ -71,16 +71,13 @@ pub struct Signature {
     pub offset: u64,
 }
 
-/// The first thing found on a device of `size` bytes; `read` answers exactly the bytes asked for.
-pub(super) fn find(size: u64, read: impl Fn(u64, usize) -> Result<Vec<u8>, Errno>) -> Result<Option<Signature>, Errno> {
+/// All that is found on a device of `size` bytes; `read` answers exactly the bytes asked for.
+pub(super) fn find(size: u64, read: impl Fn(u64, usize) -> Result<Vec<u8>, Errno>) -> Result<Vec<Signature>, Errno> {
     let head = read(0, HEAD_BYTES.min(size) as usize)?;
     let has = |at: usize, magic: &[u8]| head.get(at..at + magic.len()) == Some(magic);
-    if let Some(&(name, at, _)) = HEAD.iter().find(|(_, at, magic)| has(*at, magic)) {
-        return Ok(Some(Signature { name, offset: at as u64 }));
-    }
-    if has(510, &[0x55, 0xaa]) {
-        return Ok(Some(Signature { name: "an MBR partition table or a boot sector", offset: 510 }));
-    }
+    let boot: (&str, usize, &[u8]) = ("an MBR partition table or a boot sector", 510, &[0x55, 0xaa]);
+    let there = HEAD.into_iter().chain([boot]).filter(|(_, at, magic)| has(*at, magic));
+    let mut found: Vec<_> = there.map(|(name, at, _)| Signature { name, offset: at as u64 }).collect();
     let start = size.saturating_sub(TAIL_BYTES);
     let tail = read(start, (size - start) as usize)?;
     let ends_with = |at: u64, magic: &[u8]| {
@@ -97,8 +94,9 @@ pub(super) fn find(size: u64, read: impl Fn(u64, usize) -> Result<Vec<u8>, Errno
         ("a member of a DDF RAID", size.saturating_sub(512), &[0xde, 0x11, 0xde, 0x11]),
         ("a member of an Intel RAID", size.saturating_sub(1024), b"Intel Raid ISM Cfg Sig. "),
     ];
-    let found = places.into_iter().find(|(_, at, magic)| ends_with(*at, magic));
-    Ok(found.map(|(name, offset, _)| Signature { name, offset }))
+    let there = places.into_iter().filter(|(_, at, magic)| ends_with(*at, magic));
+    found.extend(there.map(|(name, offset, _)| Signature { name, offset }));
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -107,7 +105,7 @@ mod tests {
 
     fn found(image: &[u8]) -> Option<&'static str> {
         let read = |at: u64, len| Ok(image[at as usize..at as usize + len].to_vec());
-        find(image.len() as u64, read).unwrap().map(|signature| signature.name)
+        find(image.len() as u64, read).unwrap().first().map(|signature| signature.name)
     }
 
     #[test]

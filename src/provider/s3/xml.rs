@@ -292,12 +292,11 @@ impl Root {
         if is_kind { Ok(()) } else { Err(Malformed) }
     }
 
-    /// Refuses what is no answer of an operation that makes an object or a part.
+    /// Refuses what is no answer of an operation that makes an object or a part, however its name ends: what was made
+    /// is there, and would count as failed.
     fn of_copy_or_upload(self) -> Result<(), Malformed> {
-        let is_kind = ["CopyObject", "CopyPart", "UploadPartCopy", "CompleteMultipartUpload"]
-            .iter()
-            .any(|kind| matches!(self.0.strip_prefix(kind), Some("Result" | "Response")));
-        if is_kind { Ok(()) } else { Err(Malformed) }
+        let kinds = ["CopyObject", "CopyPart", "UploadPartCopy", "CompleteMultipartUpload"];
+        if kinds.iter().any(|kind| self.0.starts_with(kind)) { Ok(()) } else { Err(Malformed) }
     }
 }
 
@@ -421,7 +420,9 @@ mod tests {
         }
         assert_eq!(listing(b"<ListBucketResult/>"), Ok(Listing::default()));
         assert_eq!(parts(b"<n:ListPartsResult xmlns:n='x'/>"), Ok(PartsPage::default()));
-        assert_eq!(made(b"<CopyPartResult/>"), Ok(Made::default()));
+        for body in [&b"<CopyPartResult/>"[..], b"<UploadPartCopyResponse/>", b"<CompleteMultipartUploadOutput/>"] {
+            assert_eq!(made(body), Ok(Made::default()));
+        }
     }
 
     #[test]
