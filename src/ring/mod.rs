@@ -15,7 +15,7 @@ mod xattrs;
 
 use std::time::Duration;
 
-pub use buffers::{Arena, FixedBuffers, LEASE_ALIGN, Lease};
+pub use buffers::{Arena, FixedBuffers, LEASE_ALIGN, Lease, populate};
 pub use op::{Access, Answer, Completion, Handle, Kind, Name, Op, Side, Stat, Time, WritePath};
 
 /// What came of asking an operation.
