@@ -26,6 +26,7 @@
 //! ring/uring.rs        io_uring answers
 //! ring/syscalls.rs     plain system calls answer
 //! ring/xattrs.rs       those of extended attributes
+//! ring/loops.rs        what a loop device lies on
 //! ring/sim/*.rs        the seeded simulator answers (tests)
 //! catalog/*.rs         LMDB through heed: records, indexes, one commit a batch
 //! provider/mod.rs      what each kind of storage can do

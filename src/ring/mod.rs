@@ -6,6 +6,7 @@
 //! [`Interpreter::in_flight`] is 0 (I3).
 
 pub mod buffers;
+pub(crate) mod loops;
 pub mod op;
 #[cfg(test)]
 pub mod sim;

@@ -3,6 +3,7 @@
 //! All of it happens before anything is touched. A destination is claimed by the way it is opened (O_EXCL), so what was
 //! found here stays true until the job ends.
 
+use std::ffi::CStr;
 use std::sync::Arc;
 
 use rustix::fs::AtFlags;
@@ -17,12 +18,14 @@ use crate::ring::{Kind, Side};
 /// Source and destination as far as they are devices.
 pub(super) type Devices = [Option<Arc<Device>>; 2];
 
-/// Looks at both ends of a job about one file or device.
-pub(super) fn examine(source: &Found, dest: &Target, config: &Config) -> Result<Devices> {
+/// Looks at both ends of a job about one file or device; `name` is the one it gets in a destination that is a directory.
+pub(super) fn examine(source: &Found, dest: &Target, name: &CStr, config: &Config) -> Result<Devices> {
     let is_dest = dest.is_there() && dest.found.is_block_device();
     if !is_dest && config.devices.equal_blocks == EqualBlocks::Leave {
         return Err(Error::refused(dest.path(), "is no block device: --skip-equal is about those"));
     }
+    let dest_ground = dest_ground(dest, name);
+    refuse_image_in_use(dest, dest_ground)?;
     if !is_dest && !source.is_block_device() {
         return Ok([None, None]);
     }
@@ -30,7 +33,7 @@ pub(super) fn examine(source: &Found, dest: &Target, config: &Config) -> Result<
         true => Ground::Device(source.stat.rdev),
         false => Ground::File(source.stat.dev, source.stat.ino),
     };
-    block::refuse_overlap(source_ground, dest_ground(source, dest), (&source.path, &dest.path()))?;
+    block::refuse_overlap(source_ground, dest_ground, (&source.path, &dest.path()))?;
     let source_device = open_source(source, config)?;
     let bytes = source_device.as_ref().map_or(source.stat.size, |device| device.size());
     if bytes == 0 {
@@ -40,17 +43,29 @@ pub(super) fn examine(source: &Found, dest: &Target, config: &Config) -> Result<
     Ok([source_device, dest_device])
 }
 
+/// Refuses a destination that is the image behind a device in use, for a source that is no file system.
+pub(super) fn refuse_image(dest: &Target, name: &CStr) -> Result<()> {
+    refuse_image_in_use(dest, dest_ground(dest, name))
+}
+
+fn refuse_image_in_use(dest: &Target, ground: Ground) -> Result<()> {
+    match ground {
+        Ground::File(dev, ino) => block::refuse_image_in_use(&dest.path(), dev, ino),
+        Ground::Device(_) | Ground::NewFile(_) => Ok(()),
+    }
+}
+
 /// What the destination lies on: itself, or the file that will be written.
-fn dest_ground(source: &Found, dest: &Target) -> Ground {
+fn dest_ground(dest: &Target, name: &CStr) -> Ground {
     let found = &dest.found;
     match found.stat.kind() {
         _ if found.is_block_device() => Ground::Device(found.stat.rdev),
         Kind::File => Ground::File(found.stat.dev, found.stat.ino),
-        // A directory that is there may hold a file of the source's name.
+        // A directory that is there may hold a file of this name.
         _ => {
-            let name = source.parent().ok().filter(|_| dest.is_there()).map(|(_, name)| name);
-            let there = name.and_then(|name| describe_at(&found.fd, &name, AtFlags::SYMLINK_NOFOLLOW).ok());
-            there.map_or(Ground::NewFile(found.stat.dev), |(stat, _)| Ground::File(stat.dev, stat.ino))
+            let there = describe_at(&found.fd, name, AtFlags::SYMLINK_NOFOLLOW).ok().filter(|_| dest.is_there());
+            let file = there.filter(|(stat, _)| stat.kind() == Kind::File);
+            file.map_or(Ground::NewFile(found.stat.dev), |(stat, _)| Ground::File(stat.dev, stat.ino))
         }
     }
 }
@@ -71,7 +86,6 @@ pub(super) fn open_dest(found: &Found, bytes: u64) -> Result<Option<Arc<Device>>
     if !found.is_block_device() {
         return Ok(None);
     }
-    block::refuse_as_dest(&found.path, found.stat.rdev)?;
     let device = Device::open(&found.fd, &found.path, Side::Dest)?;
     device.refuse_too_small(bytes)?;
     Ok(Some(Arc::new(device)))

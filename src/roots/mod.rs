@@ -217,10 +217,12 @@ type DestAlone = (Target, Vec<u8>, Option<CString>, Option<Arc<Device>>);
 fn dest_alone(config: &Config, single: Option<(CString, u64)>) -> Result<DestAlone> {
     let target = Target::find(posix(&config.dest)?)?;
     refuse_kernel_files(&target.found)?;
-    let bytes = single.as_ref().map_or(0, |(_, bytes)| *bytes);
-    let device = match single.is_some() && target.is_there() {
-        true => devices::open_dest(&target.found, bytes)?,
-        false => None,
+    let device = match &single {
+        Some((name, bytes)) if target.is_there() => {
+            devices::refuse_image(&target, name)?;
+            devices::open_dest(&target.found, *bytes)?
+        }
+        _ => None,
     };
     let (target, name) = match single {
         Some((name, _)) => target.for_file(name).map(|(target, name)| (target, Some(name)))?,
@@ -245,12 +247,12 @@ fn examine_tree(source: Found, dest: Target, config: &Config) -> Result<Examined
 }
 
 fn examine_file(file: Found, typed: &Path, dest: Target, config: &Config) -> Result<Examined> {
-    let devices = devices::examine(&file, &dest, config)?;
-    let (source, source_name) = file.parent()?;
     let typed_name = match typed.file_name() {
         Some(name) => c_string(name.as_bytes())?,
-        None => source_name.clone(),
+        None => file.parent()?.1,
     };
+    let devices = devices::examine(&file, &dest, &typed_name, config)?;
+    let (source, source_name) = file.parent()?;
     let (dest, dest_name) = dest.for_file(typed_name)?;
     if dest.is_there() {
         refuse_same_file(&file, &dest.found, &dest_name)?;

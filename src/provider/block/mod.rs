@@ -7,9 +7,13 @@
 //! ```
 //! A device is held by these descriptors and never looked up by its name again. It is never created, truncated,
 //! allocated, renamed or stamped, and durable by fsync of its own descriptor (I1). What it carries is told by
-//! signature.rs, what it lies on and who uses it by usage.rs.
+//! signature.rs, what it lies on by spans.rs, who uses it by usage.rs, all of it out of what sys.rs reads;
+//! serial.rs knows it again.
 
+mod serial;
 mod signature;
+mod spans;
+mod sys;
 mod usage;
 
 pub use signature::Signature;
@@ -40,6 +44,8 @@ pub struct Device {
     pub direct: Handle,
     /// What copies of it are described as: a regular file of its size.
     stat: Stat,
+    /// Other devices through which somebody could come to use the destination's bytes, claimed as well.
+    _others: Vec<OwnedFd>,
 }
 
 impl Device {
@@ -50,21 +56,23 @@ impl Device {
             Errno::BUSY => Error::refused(path, "is in use: mounted out of sight, or held by another process"),
             errno => Error::refused(path, format!("cannot be opened: {}", crate::error::Cause::Os(errno))),
         };
+        let number = rustix::fs::fstat(node).map_err(refused)?.st_rdev;
         // The node that was looked at, whatever its path leads to by now.
         let node_path = format!("/proc/self/fd/{}", node.as_raw_fd());
         let open = |flags| rustix::fs::open(&node_path, flags | OFlags::CLOEXEC, Mode::empty());
-        let (access, claim) = match side {
-            Side::Source => (OFlags::RDONLY, OFlags::empty()),
-            Side::Dest => (OFlags::RDWR, OFlags::EXCL),
+        let (access, claim, others) = match side {
+            Side::Source => (OFlags::RDONLY, OFlags::empty(), Vec::new()),
+            Side::Dest => (OFlags::RDWR, OFlags::EXCL, refuse_as_dest(path, number)?),
         };
         let buffered = open(access | claim).map_err(refused)?;
         let direct = open(access | OFlags::DIRECT).map_err(refused)?;
         let node = rustix::fs::fstat(&buffered).map_err(refused)?;
         let size = size_of(&buffered).map_err(refused)?;
         let block_bytes = rustix::fs::ioctl_blksszget(&buffered).map_err(refused)?;
+        let serial = serial::of(number);
         let stat = Stat {
             dev: node.st_rdev,
-            ino: identity(node.st_rdev, size),
+            ino: identity(size, serial.as_deref()),
             mode: libc::S_IFREG | node.st_mode & 0o777,
             nlink: 1,
             uid: node.st_uid,
@@ -75,7 +83,13 @@ impl Device {
             direct_align: block_bytes,
             ..Stat::default()
         };
-        Ok(Device { path: path.to_vec(), buffered: Arc::new(buffered), direct: Arc::new(direct), stat })
+        Ok(Device {
+            path: path.to_vec(),
+            buffered: Arc::new(buffered),
+            direct: Arc::new(direct),
+            stat,
+            _others: others,
+        })
     }
 
     /// What it is now, as a regular file: the size is asked for, and a device has no times that tell of its content.
@@ -158,21 +172,34 @@ impl Device {
     }
 }
 
-/// Refuses, before it is opened, a device that must not be written to: read-only, mounted, or held.
-pub fn refuse_as_dest(path: &[u8], number: u64) -> Result<()> {
-    if usage::is_read_only(number) {
-        return Err(Error::refused(path, "is read-only"));
+/// Refuses, before it is opened, a device that must not be written to: read-only, mounted, or held, it or another one
+/// with the same bytes.
+fn refuse_as_dest(path: &[u8], number: u64) -> Result<Vec<OwnedFd>> {
+    match usage::is_read_only(number) {
+        true => Err(Error::refused(path, "is read-only")),
+        false => claim_others(path, Ground::Device(number)),
     }
-    match usage::user(number)? {
-        Some(user) => Err(Error::refused(path, format!("is in use: {user}"))),
-        None => Ok(()),
-    }
+}
+
+/// Refuses a file that must not be replaced: the image behind a device that somebody uses.
+pub fn refuse_image_in_use(path: &[u8], dev: u64, ino: u64) -> Result<()> {
+    claim_others(path, Ground::File(dev, ino)).map(drop)
+}
+
+/// Keeps everybody from using these bytes by another name, as long as what is returned lives.
+fn claim_others(path: &[u8], ground: Ground) -> Result<Vec<OwnedFd>> {
+    let bytes = usage::Bytes::of(ground);
+    let claims = match bytes.user()? {
+        Some(user) => Err(user),
+        None => bytes.claim_others(),
+    };
+    claims.map_err(|user| Error::refused(path, format!("is in use: {user}")))
 }
 
 /// Refuses a source that changes while it is copied, unless that is asked for: mounted for writing, or held by who
 /// may write.
 pub fn refuse_live_source(path: &[u8], number: u64) -> Result<()> {
-    match usage::writer(number)? {
+    match usage::Bytes::of(Ground::Device(number)).writer()? {
         Some(user) => Err(Error::refused(
             path,
             format!("may change while it is read, {user}: unmount it, mount it read-only, or say --live-source"),
@@ -195,7 +222,7 @@ pub enum Ground {
 /// Refuses two ends that lie on the same blocks: a disk and its partition, a device and the image behind it, a device
 /// and a file on the file system it holds.
 pub fn refuse_overlap(source: Ground, dest: Ground, (source_path, dest_path): (&[u8], &[u8])) -> Result<()> {
-    match usage::overlap(source, dest) {
+    match spans::overlap(source, dest) {
         true => {
             let why = format!("lies on the same blocks as the source: {}", escape(source_path));
             Err(Error::refused(dest_path, why))
@@ -208,7 +235,6 @@ fn size_of(device: &OwnedFd) -> std::result::Result<u64, Errno> {
     rustix::fs::seek(device, SeekFrom::End(0))
 }
 
-fn identity(number: u64, size: u64) -> u64 {
-    let serial = usage::serial(number).unwrap_or_default();
-    digest::crc64(&[&size.to_le_bytes(), serial.as_slice()].concat())
+fn identity(size: u64, serial: Option<&[u8]>) -> u64 {
+    digest::crc64(&[&size.to_le_bytes(), serial.unwrap_or_default()].concat())
 }

@@ -140,6 +140,15 @@ fn what_would_destroy_data_is_refused_from_a_bucket_too() {
         let _held = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(dest.path()).unwrap();
         scene.assert_refused(object, dest.path(), &overwrite, "in use");
     }
+    {
+        let copy = scene.scratch.path().join("copy");
+        fs::copy(&image, &copy).unwrap();
+        let device = Loop::over(&copy, &[]);
+        let _held = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(device.path()).unwrap();
+        scene.assert_refused(object, &copy, &[], "held by another process");
+        let other = Loop::over(&copy, &[]);
+        scene.assert_refused(object, other.path(), &overwrite, "held by another process");
+    }
     let small = noisy(19, 46);
     scene.assert_refused(object, small.path(), &overwrite, "too small");
     let frozen = Loop::over(&image, &["-r"]);

@@ -1,9 +1,10 @@
 //! What is refused, exit 2: each of these would destroy or miss data. Every destination holds noise, and still does.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use super::support::block::Loop;
 use super::support::fixture::{can_mount, must, skip};
@@ -195,4 +196,85 @@ fn a_source_that_may_change_is_copied_only_when_asked() {
     let _mounted = Mounted::new(source.path(), "ro,noload");
     job("still").arg("--overwrite-device").run().expect(0);
     assert_same(&dest.content(), &source.content());
+}
+
+/// To the kernel two loop devices over one file are two devices, and a file is none.
+#[test]
+fn what_is_in_use_by_another_name_is_not_written_to() {
+    if !can_mount("what_is_in_use_by_another_name_is_not_written_to") {
+        return;
+    }
+    let (source, dest, scratch) = (noisy(MIB, 9), Loop::new(MIB << 20), Scratch::new());
+    format(dest.path());
+    let file = scratch.path().join("file");
+    fs::write(&file, source.content()).unwrap();
+    let second = Loop::over(dest.image(), &[]);
+    let all_refused = |reason: &str| {
+        for from in [source.path(), &file] {
+            refused(from, dest.path(), &["--overwrite-device"], reason);
+            refused(from, dest.image(), &[], reason);
+        }
+        // By its name in the directory that is the destination.
+        let named = Scratch::new();
+        let linked = named.path().join("file");
+        fs::hard_link(dest.image(), &linked).unwrap_or_else(|_| drop(fs::copy(dest.image(), &linked)));
+        if fs::metadata(&linked).unwrap().ino() == fs::metadata(dest.image()).unwrap().ino() {
+            refused(&file, named.path(), &[], reason);
+        }
+    };
+    for options in ["rw", "ro,noload"] {
+        let _mounted = Mounted::new(second.path(), options);
+        all_refused("mounted at");
+        // A device on a device: the file system lies in its bytes, too.
+        let third = Loop::over(second.path(), &[]);
+        refused(source.path(), third.path(), &["--overwrite-device"], "mounted at");
+    }
+    let held = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(second.path()).unwrap();
+    all_refused("in use");
+    drop(held);
+    {
+        let _mounted = Mounted::new(second.path(), "rw");
+        refused(dest.path(), source.path(), &["--overwrite-device"], "--live-source");
+    }
+    // Free again.
+    Job::new(source.path(), dest.path(), scratch.path().join("state"), Engine::Auto)
+        .arg("--overwrite-device")
+        .run()
+        .expect(0);
+    assert_same(&dest.content(), &source.content());
+}
+
+/// Of one file, or of one device, what lies beside the destination is nobody's business, and what lies in it is.
+#[test]
+fn parts_of_one_image_are_told_apart() {
+    if !can_mount("parts_of_one_image_are_told_apart") {
+        return;
+    }
+    let whole = noisy(16, 10);
+    for image in [whole.image(), whole.path()] {
+        let part = |first: u64, mib: u64| {
+            let (offset, limit) = ((first << 20).to_string(), (mib << 20).to_string());
+            Loop::over(image, &["-o", &offset, "--sizelimit", &limit])
+        };
+        let (first, beside, across) = (part(0, 4), part(4, 4), part(3, 4));
+        refused(first.path(), across.path(), &["--overwrite-device"], "same blocks");
+        refused(across.path(), beside.path(), &["--overwrite-device"], "same blocks");
+        format(first.path());
+        {
+            let _mounted = Mounted::new(first.path(), "ro,noload");
+            refused(part(8, 4).path(), across.path(), &["--overwrite-device"], "mounted at");
+            let (from, scratch) = (part(8, 4), Scratch::new());
+            let job = Job::new(from.path(), beside.path(), scratch.path().join("state"), Engine::Auto);
+            job.arg("--overwrite-device").run().expect(0);
+            assert_same(&beside.content(), &from.content());
+        }
+        // Nobody takes it into use while it is written.
+        let (from, scratch, twin) = (noisy(4, 11), Scratch::new(), part(4, 4));
+        let job = Job::new(from.path(), beside.path(), scratch.path().join("state"), Engine::Auto);
+        let running = job.args(&["--overwrite-device", "--bwlimit", "1M", "--buffer-size", "256K"]).start();
+        assert!(running.run_for(Duration::from_millis(1000)), "it was too fast");
+        let taken = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(twin.path());
+        assert_eq!(taken.err().and_then(|error| error.raw_os_error()), Some(libc::EBUSY));
+        running.kill();
+    }
 }

@@ -1,0 +1,156 @@
+//! Which bytes a device or a file is, told by what it lies on in the end.
+//!
+//! ```text
+//! /sys/dev/block/8:1 -> .../sda/sda1    partition, start, size: bytes of sda
+//!                       loop/           backing file, offset: bytes of a file or of a device
+//!                       slaves/         devices below (dm, md)
+//! ```
+
+use std::fs;
+
+use super::{Ground, sys};
+
+/// Devices on devices that are looked through: more than anybody stacks, and an end if /sys had a loop.
+const LEVELS_MAX: u32 = 16;
+
+/// Bytes of something that is no part of anything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    /// What they are part of.
+    base: Base,
+    /// The first one.
+    start: u64,
+    /// One past the last one.
+    end: u64,
+    /// How many of them, where it is not known which: a volume on a device that may hold others.
+    some: Option<u64>,
+}
+
+/// What devices lie on in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Base {
+    /// A disk, by its number.
+    Disk(u64),
+    /// A file, by the numbers of its file system and its own.
+    File(u64, u64),
+}
+
+/// What is looked through on the way down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Partitions and loop devices, of which every byte has its known place below.
+    Exact,
+    /// Volumes and RAIDs as well.
+    All,
+}
+
+impl Span {
+    /// All of a file.
+    pub fn of_file(dev: u64, ino: u64) -> Span {
+        Span { base: Base::File(dev, ino), start: 0, end: u64::MAX, some: None }
+    }
+
+    /// Whether two spans have bytes in common. Volumes beside each other have none: the kernel's device mapper has
+    /// seen to that, unless together they are larger than what they lie on.
+    pub fn meets(&self, other: &Span) -> bool {
+        let (start, end) = (self.start.max(other.start), self.end.min(other.end));
+        let is_close = match (self.some, other.some) {
+            (Some(a), Some(b)) => a.saturating_add(b) > end.saturating_sub(start),
+            _ => true,
+        };
+        self.base == other.base && start < end && is_close
+    }
+
+    /// `size` bytes of it from `start` on; what it lies on begins where it does.
+    fn part(self, start: u64, size: u64) -> Span {
+        let first = self.start.saturating_add(start);
+        Span { start: first, end: self.end.min(first.saturating_add(size)), ..self }
+    }
+}
+
+/// Whether two ends have bytes in common.
+pub(super) fn overlap(source: Ground, dest: Ground) -> bool {
+    let (source, dest) = (of_ground(source), of_ground(dest));
+    source.iter().any(|a| dest.iter().any(|b| a.meets(b)))
+}
+
+fn of_ground(ground: Ground) -> Vec<Span> {
+    match ground {
+        Ground::Device(number) => of_device(number, Depth::All),
+        Ground::File(dev, ino) => {
+            let mut spans = of_device(dev, Depth::All);
+            spans.push(Span::of_file(dev, ino));
+            spans
+        }
+        Ground::NewFile(dev) => of_device(dev, Depth::All),
+    }
+}
+
+/// The bytes that a device lies on, its own among them. A number without a device (tmpfs, btrfs) has none.
+pub(super) fn of_device(number: u64, depth: Depth) -> Vec<Span> {
+    within(number, depth, LEVELS_MAX)
+}
+
+fn within(number: u64, depth: Depth, levels: u32) -> Vec<Span> {
+    let Some(folder) = sys::folder(number).filter(|_| levels > 0) else { return Vec::new() };
+    let sectors = |name| sys::number_in(&folder, name).unwrap_or(0).saturating_mul(512);
+    let size = sectors("size");
+    if sys::is_partition(&folder) {
+        let disk = folder.parent().and_then(sys::number_of);
+        let whole = disk.map_or_else(Vec::new, |disk| within(disk, depth, levels - 1));
+        return whole.into_iter().map(|span| span.part(sectors("start"), size)).collect();
+    }
+    let mut spans = vec![Span { base: Base::Disk(number), start: 0, end: size, some: None }];
+    if let Some(backing) = sys::backing(number) {
+        let whole = match backing.device {
+            Some(device) => within(device, depth, levels - 1),
+            None => vec![Span::of_file(backing.file.0, backing.file.1)],
+        };
+        spans.extend(whole.into_iter().map(|span| span.part(backing.offset, size)));
+    }
+    if depth == Depth::Exact {
+        return spans;
+    }
+    let below = fs::read_dir(folder.join("slaves")).into_iter().flatten().flatten();
+    let numbers = below.filter_map(|entry| sys::number_of(&entry.path()));
+    // Which of their bytes a volume has, its table would tell; a RAID has them all.
+    let some = folder.join("dm").exists().then_some(size);
+    let below = numbers.flat_map(|number| within(number, depth, levels - 1));
+    spans.extend(below.map(|span| Span { some: span.some.into_iter().chain(some).min(), ..span }));
+    spans
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_overlap_on_one_base_only() {
+        let span = |base, start, end| Span { base, start, end, some: None };
+        assert_eq!(of_device(rustix::fs::makedev(0, 77), Depth::All), Vec::new());
+        let file = Ground::File(rustix::fs::makedev(0, 77), 5);
+        assert_eq!(of_ground(file), [span(Base::File(rustix::fs::makedev(0, 77), 5), 0, u64::MAX)]);
+        assert!(overlap(file, file) && !overlap(file, Ground::File(rustix::fs::makedev(0, 77), 6)));
+    }
+
+    #[test]
+    fn parts_of_parts_stay_within_them() {
+        let disk = Span { base: Base::Disk(1), start: 0, end: 100, some: None };
+        assert_eq!(disk.part(10, 20).part(5, 50), Span { start: 15, end: 30, ..disk });
+        assert!(disk.part(10, 20).meets(&disk.part(29, 1)) && !disk.part(10, 20).meets(&disk.part(30, 1)));
+        assert!(!disk.part(10, 20).part(20, 5).meets(&disk), "it lies behind what it is part of");
+    }
+
+    #[test]
+    fn volumes_beside_each_other_share_nothing_and_each_shares_with_what_it_lies_on() {
+        let disk = Span { base: Base::Disk(1), start: 0, end: 100, some: None };
+        let volume = |some| Span { some: Some(some), ..disk };
+        assert!(!volume(40).meets(&volume(60)), "two volumes of one disk");
+        assert!(volume(40).meets(&volume(61)), "they have no room beside each other");
+        assert!(volume(1).meets(&disk) && disk.meets(&volume(1)));
+        let part = Span { start: 10, end: 20, ..disk };
+        assert!(part.meets(&volume(1)) && part.meets(&disk));
+        assert!(!part.meets(&Span { start: 20, ..disk }));
+        assert!(!volume(100).meets(&Span { base: Base::Disk(2), ..volume(100) }));
+    }
+}
