@@ -548,8 +548,11 @@ pub struct Place {
 }
 
 impl Place {
-    /// The full path on one side, for messages.
+    /// The full path on one side, for messages. A device may be called otherwise in its record.
     pub fn path(&self, job: &Job, side: Side) -> Vec<u8> {
+        if let Some(device) = job.device(side) {
+            return device.path.clone();
+        }
         let name = if side == Side::Source { &self.name } else { &self.dest_name };
         crate::error::join(&job.path(side, &self.dir), name)
     }

@@ -79,6 +79,7 @@
 //! crew.rs              who does the work: what answers, on how many threads, with how much memory
 //! engine/mod.rs        one run, from the checks to the summary
 //! engine/ends.rs       both ends of a job, file systems or buckets
+//! engine/renamed.rs    devices that are called otherwise than when their job began
 //! engine/overwriting.rs whether a destination device may be overwritten
 //! engine/team.rs       its threads, started and ended as the streams need them
 //! engine/autopilot.rs  the tuner at the wheel of a running job

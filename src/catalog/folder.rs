@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::header::boot_id;
-use super::identity::{self, Difference, JobIdentity};
+use super::identity::{self, Difference, JobIdentity, KnownBy};
 use crate::error::{Errno, Error, Result};
 use crate::filesystem::FileSystem;
 
@@ -106,17 +106,9 @@ impl Folder {
     pub fn recorded(state_dir: &Path, dest: Option<&[u8]>) -> Result<(PathBuf, JobIdentity, (u64, u64))> {
         let dir = open_dir(state_dir)?;
         let metadata = check_is_ours(&dir, state_dir)?;
-        let listed =
-            fs::read_dir(state_dir).map_err(|error| Error::os("list", bytes_of(state_dir), errno_of(&error)))?;
-        let paths = listed.flatten().map(|entry| entry.path());
-        let is_job = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"job-"));
         let mut jobs = Vec::new();
-        for path in paths.filter(is_job) {
-            let text = read_job_file(&path)?;
-            // One that is damaged is the business of who names it.
-            if let Ok((_, identity)) = JobIdentity::parse(&text) {
-                jobs.push((path, identity));
-            }
+        for path in folders_in(state_dir)? {
+            jobs.extend(job_in(&path)?.map(|identity| (path, identity)));
         }
         jobs.sort_by(|(a, _), (b, _)| a.cmp(b));
         let known: Vec<String> = jobs.iter().map(|(_, identity)| identity.to_line()).collect();
@@ -133,6 +125,16 @@ impl Folder {
                 format!("several jobs are recorded there: {}", known.join("; ")),
             )),
         }
+    }
+
+    /// The job between these ends, whatever the paths it was recorded with: of several the one that wrote last. Locks
+    /// nothing, and refuses nothing: the one that is found is looked at when it is opened.
+    pub fn between(state_dir: &Path, source: KnownBy<'_>, dest: KnownBy<'_>) -> Option<JobIdentity> {
+        let is_it = |job: &JobIdentity| source.is(&job.source, &job.source_root) && dest.is(&job.dest, &job.dest_root);
+        let jobs = folders_in(state_dir).ok()?.filter_map(|path| Some((job_in(&path).ok()??, path)));
+        let written = |folder: &Path| fs::metadata(folder.join("data.mdb")).and_then(|data| data.modified()).ok();
+        let found = jobs.filter(|(job, _)| is_it(job)).max_by_key(|(_, folder)| written(folder));
+        found.map(|(job, _)| job)
     }
 
     fn lock(path: PathBuf, state_dev_ino: (u64, u64)) -> Result<Folder> {
@@ -239,6 +241,18 @@ impl Folder {
 
 fn damaged(path: &Path, what: &str) -> Error {
     Error::refused(bytes_of(path), format!("the catalog is damaged ({what}); {WAY_OUT}"))
+}
+
+/// The folders of a state directory's jobs.
+fn folders_in(state_dir: &Path) -> Result<impl Iterator<Item = PathBuf>> {
+    let listed = fs::read_dir(state_dir).map_err(|error| Error::os("list", bytes_of(state_dir), errno_of(&error)))?;
+    let paths = listed.flatten().map(|entry| entry.path());
+    Ok(paths.filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"job-"))))
+}
+
+/// The job of a folder. One that is damaged is the business of who names it.
+fn job_in(folder: &Path) -> Result<Option<JobIdentity>> {
+    Ok(JobIdentity::parse(&read_job_file(folder)?).ok().map(|(_, identity)| identity))
 }
 
 /// The text of a job file.

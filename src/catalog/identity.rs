@@ -49,6 +49,28 @@ pub struct RootId {
     pub dev: u64,
 }
 
+/// How an end of a job is found among those that are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownBy<'a> {
+    /// By nothing: it is the other end that tells.
+    Nothing,
+    /// By its canonical path.
+    Path(&'a [u8]),
+    /// By its root's inode number, one of these, whatever its path: a device that the kernel may give another name.
+    Ino([u64; 2]),
+}
+
+impl KnownBy<'_> {
+    /// Whether it is the end that was recorded with this path and root.
+    pub(super) fn is(&self, path: &[u8], root: &RootId) -> bool {
+        match self {
+            KnownBy::Nothing => true,
+            KnownBy::Path(known) => *known == path,
+            KnownBy::Ino(known) => known.contains(&root.ino) && root.birth == Time::default(),
+        }
+    }
+}
+
 /// How a job file's identity differs from the one that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Difference {
@@ -214,6 +236,15 @@ mod tests {
         let newer = text.replace(&format!("format={FORMAT}"), &format!("format={}", FORMAT + 1));
         assert_ne!(newer, text);
         assert_eq!(identity().compare(newer.as_bytes()), Ok(Err(Difference::NewerFormat)));
+    }
+
+    #[test]
+    fn an_end_is_known_by_its_path_or_by_its_root() {
+        let device = RootId { ino: 5, birth: Time::default(), dev: 7 };
+        let dir = RootId { birth: Time { secs: 1, nanos: 0 }, ..device };
+        assert!(KnownBy::Path(b"/a").is(b"/a", &device) && !KnownBy::Path(b"/a").is(b"/b", &device));
+        assert!(KnownBy::Ino([4, 5]).is(b"/a", &device) && !KnownBy::Ino([4, 6]).is(b"/a", &device));
+        assert!(!KnownBy::Ino([4, 5]).is(b"/a", &dir), "a device has no time of birth");
     }
 
     #[test]

@@ -41,7 +41,7 @@ use parking_lot::Mutex;
 
 pub use bytes::{Damage, Decoded};
 pub use header::{Header, JobStatus, StoredHeader, Totals, boot_id, decode_header, decode_piece, encode_header};
-pub use identity::{JobIdentity, RootId};
+pub use identity::{JobIdentity, KnownBy, RootId};
 pub use note::{decode_note, encode_note};
 pub use range::{Range, Upload, decode_range, decode_upload, encode_range, encode_upload};
 pub use reader::{LateLink, Reader};
@@ -232,6 +232,11 @@ impl Catalog {
     pub fn open_recorded(state_dir: &Path, dest: Option<&[u8]>) -> Result<(Catalog, JobIdentity)> {
         let (folder, job_id, identity) = Folder::find_recorded(state_dir, dest)?;
         Ok((Catalog::open_in(folder, job_id)?, identity))
+    }
+
+    /// What the job between these ends was recorded as, if there is one. Locks nothing.
+    pub fn recorded_between(state_dir: &Path, source: KnownBy<'_>, dest: KnownBy<'_>) -> Option<JobIdentity> {
+        Folder::between(state_dir, source, dest)
     }
 
     /// The folder of a job that runs or ran before, known by its destination or as the only one. Locks nothing.

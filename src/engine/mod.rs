@@ -13,6 +13,7 @@
 mod autopilot;
 pub(crate) mod ends;
 mod overwriting;
+mod renamed;
 mod team;
 mod watch;
 
@@ -86,12 +87,13 @@ pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
         refuse_first_run(config)?;
     }
     Catalog::check_place(&config.state_dir)?;
-    let Ends { roots, names, source, dest } = ends::open(config)?;
+    let Ends { mut roots, names, source, dest } = ends::open(config)?;
     if dest.is_none() {
         make_root_durable(&roots)?;
     }
-    overwriting::refuse(config, &roots, source.as_ref(), &names)?;
-    let identity = identity_of(config, &choice, &names, &roots);
+    let recorded = renamed::recorded_names(config, &mut roots, &names, &console);
+    overwriting::refuse(config, &roots, source.as_ref(), &recorded)?;
+    let identity = identity_of(config, &choice, &recorded, &roots);
     let catalog = Arc::new(Catalog::open(&config.state_dir, &identity, false)?);
     let kind = resume::kind(&catalog, config.retry)?;
     resume::begin(&catalog, kind)?;

@@ -118,7 +118,8 @@ impl Lane {
     /// of the file that is read is known when it is described once more.
     fn add_extended(&self, place: &Place, stat: &Stat, pairs: &mut Vec<(String, String)>) -> Result<()> {
         let (job, wanted) = (self.job(), self.job().config.attributes);
-        if wanted == Attributes::None {
+        // Of a device the content is kept, and nothing of its node.
+        if wanted == Attributes::None || job.device(Side::Source).is_some() {
             return Ok(());
         }
         let posix = Posix::new(&*self.errands.caller, Side::Source);

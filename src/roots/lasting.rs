@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, StatxFlags};
 
 use super::Root;
 use super::mounts::MountTable;
+use crate::catalog::KnownBy;
 use crate::digest::crc64;
 use crate::filesystem::{FileSystem, Inodes};
 use crate::ring::Time;
@@ -25,6 +26,15 @@ impl Root {
         match self.inodes {
             Inodes::Lasting => (self.stat.ino, self.birth),
             Inodes::OfMount(_) => mounted().map_or((0, Time::default()), |origin| (crc64(&origin), Time::default())),
+        }
+    }
+
+    /// How an end of this root and name is found among the recorded ones: a device that tells itself from all others by
+    /// that, whatever it is called now.
+    pub fn known_by<'a>(&self, name: &'a [u8]) -> KnownBy<'a> {
+        match self.device.as_ref().filter(|device| device.is_lasting()) {
+            Some(device) => KnownBy::Ino(device.identities()),
+            None => KnownBy::Path(name),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Block devices, as source and destination: copied, resumed, verified, and refused wherever data could be lost.
 //! `block/refusals.rs` what is refused; `block/copies.rs` what arrives; `block/damage.rs` kills and bad sectors;
-//! `block/bucket.rs` devices held against objects; `block/power.rs` power cuts.
+//! `block/renamed.rs` devices under other names; `block/bucket.rs` devices held against objects; `block/power.rs` power
+//! cuts.
 
 mod support;
 
@@ -14,12 +15,15 @@ mod damage;
 mod power;
 #[path = "block/refusals.rs"]
 mod refusals;
+#[path = "block/renamed.rs"]
+mod renamed;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use support::Rng;
 use support::block::Loop;
+use support::fault::FaultServer;
+use support::{Engine, Job, Rng, seed};
 
 /// A device of `mib` MiB: a quarter of noise, a quarter of zeros, and so on, each part of another length.
 fn noisy(mib: u64, seed: u64) -> Loop {
@@ -36,6 +40,21 @@ fn noisy(mib: u64, seed: u64) -> Loop {
         at += len;
     }
     device
+}
+
+/// A job with the bucket `bucket` of a fault server at one end.
+fn bucket_job(server: &FaultServer, from: impl Into<PathBuf>, to: impl Into<PathBuf>, state: &Path) -> Job {
+    Job::new(from, to, state, Engine::Auto)
+        .env("AWS_ACCESS_KEY_ID", "AKIAFAULT")
+        .env("AWS_SECRET_ACCESS_KEY", "canary-secret-41c0")
+        .args(&["--endpoint-url", &server.endpoint(), "--region", "us-east-1"])
+}
+
+/// A fault server with that bucket.
+fn fault_server(test: &str, default: u64) -> FaultServer {
+    let server = FaultServer::start(seed(test, default));
+    server.make_bucket("bucket");
+    server
 }
 
 /// `gfast verify`: its exit code, and all it said.

@@ -33,9 +33,10 @@ impl Kept {
 }
 
 /// Says so if the source's root has attributes that are not asked for: nobody looks at those of what lies below it. A
-/// user-space daemon is not asked what nobody wants to know: smbnetfs 0.6.3 answers nothing for 6 s after a listxattr.
+/// user-space daemon is not asked what nobody wants to know: smbnetfs 0.6.3 answers nothing for 6 s after a listxattr. Of
+/// a device the content is copied, and nothing of its node.
 pub(crate) fn note_unasked(job: &Job, caller: &dyn Caller) {
-    if job.source.bucket.is_some() || !job.source.inodes.is_lasting() {
+    if job.source.bucket.is_some() || job.source.device.is_some() || !job.source.inodes.is_lasting() {
         return;
     }
     let none = Name::default();
@@ -82,6 +83,10 @@ impl Work<'_> {
     }
 
     fn keep_attributes(&self, thing: Thing<'_>, kept: Kept, made: Made) -> Result<()> {
+        // Nothing of a device's node is kept.
+        if self.job.device(Side::Source).is_some() {
+            return Ok(());
+        }
         let origin = match self.told {
             Some(told) => Origin::Told(told),
             None => Origin::Object(Thing::named(self.source(), &self.place.open.source, &self.place.name)),

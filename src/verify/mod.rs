@@ -36,7 +36,7 @@ pub use findings::Form;
 pub use sample::Sampled;
 
 use crate::bell::Bell;
-use crate::catalog::{Catalog, DirId, JobIdentity};
+use crate::catalog::{Catalog, DirId, JobIdentity, KnownBy};
 use crate::config::{
     ARENA_BYTES_MAX, Attributes, BLOCK_BYTES_RANGE, BufferChoice, EngineChoice, FILE_DEPTH, Metadata, Mounts, Output,
     S3Options,
@@ -50,7 +50,7 @@ use crate::location::Location;
 use crate::report::Console;
 use crate::ring::syscalls::Kernel;
 use crate::ring::uring::Ring;
-use crate::ring::{Caller, FixedBuffers, Name, Time};
+use crate::ring::{Caller, FixedBuffers, Name};
 use crate::roots::{Root, open_to_read};
 use crate::stop::Stop;
 use crate::walk::{DirNode, Walker, Work};
@@ -204,12 +204,16 @@ impl Ends {
             }
             None => {
                 let path = dest_name.as_ref().map_or(dest.path.clone(), |name| crate::error::join(&dest.path, name));
-                let (catalog, identity) = Catalog::open_recorded(&request.state_dir, Some(&path))?;
-                let now = match &dest.device {
-                    Some(device) => (device.identity(), Time::default()),
-                    None => dest.identity(),
+                // A device may be called otherwise by now.
+                let job = Catalog::recorded_between(&request.state_dir, KnownBy::Nothing, dest.known_by(&path));
+                let recorded = job.map_or(path.clone(), |job| job.dest);
+                let (catalog, identity) = Catalog::open_recorded(&request.state_dir, Some(&recorded))?;
+                let then = identity.dest_root;
+                let is_it = match &dest.device {
+                    Some(device) => device.is_known_as(then.ino),
+                    None => dest.identity() == (then.ino, then.birth),
                 };
-                if (identity.dest_root.ino, identity.dest_root.birth) != now {
+                if !is_it {
                     let why = "it is not the one this job wrote to: it was replaced, or is not mounted";
                     return Err(Error::refused(path, why));
                 }

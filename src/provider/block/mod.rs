@@ -44,6 +44,10 @@ pub struct Device {
     pub direct: Handle,
     /// What copies of it are described as: a regular file of its size.
     stat: Stat,
+    /// Whether its identity tells it from all others, whatever its path.
+    is_lasting: bool,
+    /// What its identity was to jobs that began before loop devices were known by their images' numbers.
+    former: u64,
     /// Other devices through which somebody could come to use the destination's bytes, claimed as well.
     _others: Vec<OwnedFd>,
 }
@@ -88,6 +92,8 @@ impl Device {
             buffered: Arc::new(buffered),
             direct: Arc::new(direct),
             stat,
+            is_lasting: serial.is_some(),
+            former: identity(size, serial::former(number).as_deref()),
             _others: others,
         })
     }
@@ -122,6 +128,27 @@ impl Device {
     /// number.
     pub fn identity(&self) -> u64 {
         self.stat.ino
+    }
+
+    /// Whether its identity tells it from all others: if not, it is its path that does.
+    pub fn is_lasting(&self) -> bool {
+        self.is_lasting
+    }
+
+    /// Its identity, and what a job that began earlier may have recorded as such.
+    pub fn identities(&self) -> [u64; 2] {
+        [self.identity(), self.former]
+    }
+
+    /// Whether a job that recorded this identity meant this device.
+    pub fn is_known_as(&self, identity: u64) -> bool {
+        self.identities().contains(&identity)
+    }
+
+    /// Keeps the identity by which a job knows it.
+    pub fn go_by(&mut self, identity: u64) {
+        assert!(self.is_known_as(identity), "a device is no other one");
+        self.stat.ino = identity;
     }
 
     /// The CRC64 of `len` bytes from `offset` on, as its medium has them.
