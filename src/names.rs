@@ -12,6 +12,9 @@
 
 use std::collections::HashSet;
 
+use icu_normalizer::DecomposingNormalizerBorrowed;
+use unicase::UniCase;
+
 use crate::error::{Cause, Errno, Error, Result, join};
 use crate::job::{Job, Seen, fnv1a, temp_name};
 use crate::provider::posix::Posix;
@@ -46,6 +49,27 @@ enum Listed {
     Otherwise(Name),
     /// Nothing like it is there any more.
     Gone,
+}
+
+/// How much a name of a listing is like the one that answers, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Likeness {
+    /// They are one in Unicode's canonical caseless matching.
+    Folded,
+    /// They differ in case.
+    Case,
+    /// They have one inode number.
+    Inode,
+}
+
+/// A name that answers, as it is looked for in a listing.
+struct Wanted {
+    /// The inode number that it leads to.
+    ino: u64,
+    /// The name in lower case.
+    lower: Vec<u8>,
+    /// The name without what any file system folds.
+    folded: Vec<u8>,
 }
 
 /// Makes sure that what the destination has under a name is an object of this very name. It is an error if it is
@@ -132,8 +156,8 @@ fn look(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Resul
     // A handle of its own has an offset of its own.
     let handle = dest.open_dir(&claim.open.dest, &c".".to_owned())?;
     *seen = Seen { dir: Some(claim.dir.id), names: HashSet::new() };
-    let (mut buffer, mut is_there, mut other) = (vec![0; BUFFER_BYTES], false, None);
-    let folded = fold(claim.dest_name.to_bytes());
+    let (mut buffer, mut is_there, mut others) = (vec![0; BUFFER_BYTES], false, Vec::new());
+    let wanted = Wanted::new(claim.dest_name.to_bytes(), there.ino);
     // Ends: the directory does.
     loop {
         let filled = dest.read_dir(&handle, &mut buffer)?;
@@ -145,8 +169,8 @@ fn look(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Resul
             if seen.names.len() < SEEN_MAX {
                 seen.names.insert(fnv1a(name));
             }
-            if ino == there.ino || fold(name) == folded {
-                other = Name::new(name).ok();
+            if let Some(likeness) = wanted.likeness(name, ino) {
+                keep_likest(&mut others, likeness, name);
             }
             if claim.dir.folding() == Folding::Unknown
                 && let Ok(name) = Name::new(name)
@@ -155,16 +179,52 @@ fn look(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Resul
             }
         }
     }
-    Ok(match (is_there, other) {
+    let others: Vec<Name> = others.into_iter().filter_map(|(_, name)| Name::new(name).ok()).collect();
+    Ok(match (is_there, &others[..]) {
         (true, _) => Listed::Itself,
-        (false, Some(other)) => Listed::Otherwise(other),
+        (false, [other]) => Listed::Otherwise(other.clone()),
         // It answers, and nobody can say by which name: one that nothing may replace.
-        (false, None) => Listed::Otherwise(c"?".to_owned()),
+        (false, _) => Listed::Otherwise(c"?".to_owned()),
     })
 }
 
-fn fold(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).to_lowercase()
+/// Keeps a name with those that are as like as it; two of those are all that counts (I4).
+fn keep_likest(others: &mut Vec<(Likeness, Vec<u8>)>, likeness: Likeness, name: &[u8]) {
+    others.retain(|(known, _)| *known >= likeness);
+    if others.len() < 2 && others.iter().all(|(known, _)| *known == likeness) {
+        others.push((likeness, name.to_vec()));
+    }
+}
+
+impl Wanted {
+    fn new(name: &[u8], ino: u64) -> Wanted {
+        Wanted { ino, lower: lower(name), folded: fold(name) }
+    }
+
+    /// How much a name of the listing is like it. A number alone does not do: daemons make them up for each look-up.
+    fn likeness(&self, name: &[u8], ino: u64) -> Option<Likeness> {
+        match () {
+            () if ino == self.ino => Some(Likeness::Inode),
+            () if lower(name) == self.lower => Some(Likeness::Case),
+            () if fold(name) == self.folded => Some(Likeness::Folded),
+            () => None,
+        }
+    }
+}
+
+fn lower(name: &[u8]) -> Vec<u8> {
+    std::str::from_utf8(name).map_or_else(|_| name.to_ascii_lowercase(), |text| text.to_lowercase().into_bytes())
+}
+
+/// A name without what file systems fold, as Unicode has it (D145): decomposed, full case folding, decomposed again.
+/// Bytes that are no UTF-8 are left as they are.
+fn fold(name: &[u8]) -> Vec<u8> {
+    let Some(text) = std::str::from_utf8(name).ok().filter(|text| !text.is_ascii()) else {
+        return name.to_ascii_lowercase();
+    };
+    let decomposer = DecomposingNormalizerBorrowed::new_nfd();
+    let folded = UniCase::unicode(decomposer.normalize(text)).to_folded_case();
+    decomposer.normalize(&folded).into_owned().into_bytes()
 }
 
 /// Whether the source has an object of its own under the name that the destination's has. Two names of one source
@@ -218,5 +278,39 @@ mod tests {
     fn a_name_without_letters_has_no_other_case() {
         assert_eq!(other_case(&c"Foo-1".to_owned()), Some(c"fOO-1".to_owned()));
         assert_eq!(other_case(&c"123 \xff".to_owned()), None);
+    }
+
+    #[test]
+    fn names_are_folded_as_file_systems_do() {
+        let same = ["caf\u{e9}", "cafe\u{301}", "CAF\u{c9}", "CAFE\u{301}"];
+        assert!(same.iter().all(|name| fold(name.as_bytes()) == fold(same[0].as_bytes())));
+        // Two marks in either order, a capital sharp s, the last sigma of a word, one syllable of Hangul in its parts.
+        let pairs = [
+            ("q\u{307}\u{323}", "Q\u{323}\u{307}"),
+            ("Stra\u{df}e", "STRASSE"),
+            ("\u{3c2}", "\u{3a3}"),
+            ("\u{ac01}", "\u{1100}\u{1161}\u{11a8}"),
+        ];
+        assert!(pairs.iter().all(|(a, b)| fold(a.as_bytes()) == fold(b.as_bytes())));
+        assert_ne!(fold(b"cafe"), fold(same[0].as_bytes()));
+        assert_ne!(fold("\u{fb01}".as_bytes()), fold(b"fi"), "a ligature is no file system's two letters");
+        assert_eq!((fold(b"A\xff"), fold(b"A\xfe") == fold(b"A\xff")), (b"a\xff".to_vec(), false));
+    }
+
+    #[test]
+    fn the_likest_name_is_taken_and_of_equals_none() {
+        let wanted = Wanted::new("STRASSE".as_bytes(), 7);
+        let mut others = Vec::new();
+        let names = [("stra\u{df}e", 1), ("strasse", 2), ("Stra\u{df}e", 3), ("other", 4)];
+        for (name, ino) in names {
+            if let Some(likeness) = wanted.likeness(name.as_bytes(), ino) {
+                keep_likest(&mut others, likeness, name.as_bytes());
+            }
+        }
+        assert_eq!(others, [(Likeness::Case, b"strasse".to_vec())]);
+        keep_likest(&mut others, Likeness::Case, b"Strasse");
+        assert_eq!(others.len(), 2, "nobody can say which");
+        keep_likest(&mut others, Likeness::Inode, b"x");
+        assert_eq!(others, [(Likeness::Inode, b"x".to_vec())]);
     }
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
+use gfast::error::escape;
 use support::slow::can_mount_fuse;
 use support::{Comparison, Engine, Job, Outcome, Scratch, SlowMount};
 
@@ -87,6 +88,41 @@ fn two_names_never_become_one_file() {
             let adopting = Job::new(&tree, job.dest(), other.path().join("other-state"), engine).args(extra);
             assert_one_of_each(&tree, &slow, &adopting.run().expect(23));
             assert_eq!(PAIRS.map(|pair| pair.map(|name| copy.join(name).exists())), there);
+        }
+    }
+}
+
+/// Where a listing tells no inode numbers, the name that is there already is known by what Unicode says of both.
+#[test]
+fn both_names_are_told_where_listings_have_no_numbers() {
+    let test = "both_names_are_told_where_listings_have_no_numbers";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    let pairs = [["caf\u{e9}", "cafe\u{301}"], ["Stra\u{df}e", "STRASSE"], ["Readme", "README"]];
+    for engine in Engine::all() {
+        let (slow, other) = (SlowMount::folding_unnumbered(), Scratch::new());
+        let tree = other.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        for name in pairs.iter().flatten() {
+            fs::write(tree.join(name), format!("content of {name}")).unwrap();
+        }
+        let job = job(&tree, &slow, &other.path().join("state"), engine);
+        for _ in 0..2 {
+            let outcome = job.run().expect(23);
+            for [a, b] in pairs {
+                let told = |name: &str, of: &str| {
+                    let (name, of) = (escape(name.as_bytes()), escape(of.as_bytes()));
+                    let lines = outcome.stderr.lines();
+                    lines.filter(|line| line.contains("another file")).any(|line| {
+                        line.split_once("for that of").is_some_and(|(front, back)| {
+                            front.contains(&format!("/{name}")) && back.contains(&format!("/{of},"))
+                        })
+                    })
+                };
+                assert!(told(a, b) || told(b, a), "{a} and {b}: {outcome}");
+            }
+            assert_eq!(outcome.number("failed"), pairs.len() as u64, "{outcome}");
         }
     }
 }

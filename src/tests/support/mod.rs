@@ -9,6 +9,7 @@ pub mod block;
 pub mod compare;
 pub mod fault;
 pub mod fixture;
+pub mod habit;
 pub mod mutate;
 pub mod network;
 pub mod passthrough;

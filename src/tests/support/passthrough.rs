@@ -20,6 +20,9 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+pub use super::habit::Habit;
+use super::habit::folded;
+
 /// Where a file has these bytes it is read with one bit wrong, as from a device that does not keep what it is given.
 pub const ROT: &[u8] = b"this rots";
 /// Pages that hold these bytes cannot be read, as bad sectors of a disk.
@@ -39,23 +42,6 @@ pub fn mount(
     config.mount_options = vec![MountOption::FSName("slow".into()), MountOption::DefaultPermissions];
     config.n_threads = Some(threads);
     fuser::spawn_mount(Passthrough::new(folder, delay, habit, halt), point, &config)
-}
-
-/// In what it differs from a local file system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Habit {
-    /// In nothing.
-    Ordinary,
-    /// Names are one that differ in case, or in how they write an e with an acute accent.
-    FoldsNames,
-    /// Owner and times for a symlink go to what it leads to, as sshfs and its server have it.
-    FollowsLinks,
-    /// The first sync of a file called `large` fails, and later ones say that all is well, as the kernel has it.
-    LosesFirstSync,
-    /// See [`STALE`].
-    GoesStale,
-    /// See [`UNKEPT`].
-    LosesWrites,
 }
 
 /// Begins the names of files of which nothing that is written is kept. Whoever next closes a descriptor of the file, or
@@ -153,8 +139,7 @@ impl Passthrough {
 
     fn child(&self, parent: INodeNo, name: &OsStr) -> io::Result<PathBuf> {
         let dir = self.path(parent)?;
-        if self.habit == Habit::FoldsNames {
-            let folded = |name: &OsStr| name.to_string_lossy().to_lowercase().replace("e\u{301}", "\u{e9}");
+        if self.habit.folds_names() {
             let wanted = folded(name);
             let names = fs::read_dir(&dir)?.collect::<io::Result<Vec<_>>>()?;
             if let Some(there) = names.iter().find(|there| folded(&there.file_name()) == wanted) {
@@ -570,7 +555,8 @@ impl fuser::Filesystem for Passthrough {
         match self.after_delay(list) {
             Ok(entries) => {
                 for (index, (name, attr)) in entries.iter().enumerate().skip(offset as usize) {
-                    if reply.add(attr.ino, index as u64 + 1, attr.kind, name) {
+                    let number = self.habit.listed_number(attr.ino);
+                    if reply.add(number, index as u64 + 1, attr.kind, name) {
                         break;
                     }
                 }

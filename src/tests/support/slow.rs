@@ -54,6 +54,11 @@ impl SlowMount {
         SlowMount::try_new(Duration::ZERO, Habit::FoldsNames).unwrap()
     }
 
+    /// The same, without inode numbers in its listings.
+    pub fn folding_unnumbered() -> SlowMount {
+        SlowMount::try_new(Duration::ZERO, Habit::FoldsNamesUnnumbered).unwrap()
+    }
+
     /// An empty folder whose symlinks are followed when they get an owner or times, without delay.
     pub fn following() -> SlowMount {
         SlowMount::try_new(Duration::ZERO, Habit::FollowsLinks).unwrap()

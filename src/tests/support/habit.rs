@@ -1,0 +1,45 @@
+//! In what the file systems of [`passthrough`](super::passthrough) differ from a local one.
+
+use std::ffi::OsStr;
+
+use fuser::INodeNo;
+
+/// In what a file system differs from a local one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Habit {
+    /// In nothing.
+    Ordinary,
+    /// Names are one that differ in case, or in how they write an e with an acute accent or a sharp s.
+    FoldsNames,
+    /// Likewise, and its listings tell no inode numbers, as libfuse has it without `use_ino`.
+    FoldsNamesUnnumbered,
+    /// Owner and times for a symlink go to what it leads to, as sshfs and its server have it.
+    FollowsLinks,
+    /// The first sync of a file called `large` fails, and later ones say that all is well, as the kernel has it.
+    LosesFirstSync,
+    /// See [`STALE`](super::passthrough::STALE).
+    GoesStale,
+    /// See [`UNKEPT`](super::passthrough::UNKEPT).
+    LosesWrites,
+}
+
+impl Habit {
+    /// Whether names that differ may be one.
+    pub fn folds_names(self) -> bool {
+        matches!(self, Habit::FoldsNames | Habit::FoldsNamesUnnumbered)
+    }
+
+    /// The inode number that a listing tells of an object.
+    pub fn listed_number(self, ino: INodeNo) -> INodeNo {
+        match self {
+            // FUSE_UNKNOWN_INO of libfuse.
+            Habit::FoldsNamesUnnumbered => INodeNo(0xffff_ffff),
+            _ => ino,
+        }
+    }
+}
+
+/// What names that are one have in common.
+pub fn folded(name: &OsStr) -> String {
+    name.to_string_lossy().to_lowercase().replace("e\u{301}", "\u{e9}").replace('\u{df}', "ss")
+}
