@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use super::ends;
 use crate::catalog::{Catalog, DirId, FileRecord, JobStatus, Record};
 use crate::config::{Config, Overwrite};
-use crate::error::{Cause, Error, Result};
+use crate::error::{Error, Result};
 use crate::job::BucketRoot;
 use crate::provider::block::{Device, SECTOR_BYTES, Signature};
 use crate::provider::s3::{ByteRange, Client};
@@ -98,16 +98,16 @@ fn sector_of_file(roots: &Roots, single: &SingleFile, offset: u64) -> rustix::io
     Ok(bytes)
 }
 
-/// The same of the source object, which may be smaller than the device.
+/// The same of the source object, which may end before the sector or in it.
 fn sector_of_object(root: &BucketRoot, single: &SingleFile, offset: u64) -> Result<Vec<u8>> {
     let Ok(key) = root.key(&DirNode::root(), &single.source_name) else { return Ok(Vec::new()) };
     ends::block_on(async {
         let client = Client::new(root.bucket.clone())?;
-        let range = ByteRange { offset: offset & !(SECTOR_BYTES - 1), len: SECTOR_BYTES };
-        let mut body = match client.get(&key, Some(range), None).await {
-            Err(Error { cause: Cause::Remote { status: 416, .. }, .. }) => return Ok(Vec::new()),
-            body => body?,
-        };
+        let first = offset & !(SECTOR_BYTES - 1);
+        let object = client.head(&key).await?;
+        let Some(object) = object.filter(|object| object.size > first) else { return Ok(Vec::new()) };
+        let range = ByteRange { offset: first, len: SECTOR_BYTES.min(object.size - first) };
+        let mut body = client.get(&key, Some(range), Some(&object.etag)).await?;
         let mut bytes = Vec::new();
         // Ends: the body does.
         while let Some(chunk) = body.chunk().await? {

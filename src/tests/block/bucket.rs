@@ -3,13 +3,14 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::refusals::{Mounted, format};
 use super::support::block::Loop;
 use super::support::fixture::can_mount;
 use super::support::s3::S3sFs;
 use super::support::{Engine, Job, Scratch};
-use super::{assert_same, noisy, verify_by};
+use super::{assert_same, bucket_job, fault_server, noisy, verify_by};
 
 /// A server and what reaches it.
 struct Scene {
@@ -162,4 +163,32 @@ fn what_would_destroy_data_is_refused_from_a_bucket_too() {
         scene.assert_refused(dest.path(), object, &[option], "is in a bucket");
     }
     scene.assert_refused(Path::new("s3://bucket/"), dest.path(), &overwrite, "is not a directory");
+}
+
+/// What a device carries behind the end of the object, or where the object ends, is none of the job's writing.
+#[test]
+fn what_lies_behind_the_end_of_the_object_is_somebody_elses() {
+    let test = "what_lies_behind_the_end_of_the_object_is_somebody_elses";
+    if !can_mount(test) {
+        return;
+    }
+    let server = fault_server(test, 47);
+    let (content, scratch) = (noisy(20, 48).content(), Scratch::new());
+    for (end, mib) in [(20 << 20, 24), ((20 << 20) - 300, 20)] {
+        let (key, dest) = (format!("{end}.img"), Loop::new(mib << 20));
+        server.put("bucket", &key, content[..end].to_vec(), &[]);
+        dest.write((mib << 20) - 512, b"EFI PART");
+        let job = bucket_job(&server, format!("s3://bucket/{key}"), dest.path(), &scratch.path().join(&key));
+        let job = job.args(&["--part-size", "5M"]);
+        let slow = ["--bwlimit", "4M", "--checkpoint-interval", "0.1", "--streams", "1", "--overwrite-device"];
+        let running = job.clone().args(&slow).start();
+        assert!(running.run_for(Duration::from_secs(2)), "it was too fast");
+        running.kill();
+        let before = dest.content();
+        let outcome = job.run().expect(2);
+        assert!(outcome.says("carries a GPT partition table: to overwrite it say --overwrite-device"), "{outcome}");
+        assert_same(&dest.content(), &before);
+        job.arg("--overwrite-device").run().expect(0);
+        assert_same(&dest.content()[..end], &content[..end]);
+    }
 }
