@@ -73,6 +73,11 @@ impl Lane {
         };
         let key = self.dest_key(place)?;
         let mut attributes = attributes_of(&stat, &place.dest_name, job.config.metadata);
+        if job.device(Side::Source).is_some() {
+            // A device has no times of its content. What restores the object gives it the time that it was stored at,
+            // not that of 1970.
+            attributes.retain(|(name, _)| !matches!(name.as_str(), "file-atime" | "file-mtime"));
+        }
         self.add_extended(place, &stat, &mut attributes)?;
         let upload = Upload { errand, stat, key, attributes, group: *group };
         if let Some(ending) = self.stored_before(&upload, plan).await? {

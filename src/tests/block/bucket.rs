@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::refusals::{Mounted, format};
 use super::support::block::Loop;
@@ -190,5 +190,33 @@ fn what_lies_behind_the_end_of_the_object_is_somebody_elses() {
         assert_same(&dest.content(), &before);
         job.arg("--overwrite-device").run().expect(0);
         assert_same(&dest.content()[..end], &content[..end]);
+    }
+}
+
+/// A device has no times of its content: its object tells none, and what is restored from it has the object's.
+#[test]
+fn an_image_restored_from_the_object_of_a_device_is_not_of_1970() {
+    let test = "an_image_restored_from_the_object_of_a_device_is_not_of_1970";
+    if !can_mount(test) {
+        return;
+    }
+    let (server, scratch) = (fault_server(test, 49), Scratch::new());
+    let job = |from: &Path, to: &Path, state: &str| {
+        bucket_job(&server, from, to, &scratch.path().join(state)).args(&["--part-size", "5M"])
+    };
+    // In one request, and in parts.
+    for mib in [1, 12] {
+        let (source, restored) = (noisy(mib, 50), scratch.path().join(format!("restored-{mib}")));
+        let (key, began) = (format!("disk-{mib}.img"), SystemTime::now() - Duration::from_secs(2));
+        let object = Path::new("s3://bucket").join(&key);
+        job(source.path(), &object, &format!("up-{mib}")).args(&["--xattrs", "--acls"]).run().expect(0);
+        let stored = server.object("bucket", &key).unwrap();
+        let told: Vec<&str> = stored.attributes.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(!told.contains(&"file-mtime") && !told.contains(&"file-atime"), "{told:?}");
+        assert!(told.contains(&"file-permissions"), "{told:?}");
+        job(&object, &restored, &format!("down-{mib}")).run().expect(0);
+        assert_same(&fs::read(&restored).unwrap(), &source.content());
+        let mtime = fs::metadata(&restored).unwrap().modified().unwrap();
+        assert!(mtime >= began && mtime <= SystemTime::now(), "{mtime:?}");
     }
 }
