@@ -37,7 +37,7 @@ pub enum Kind {
 /// What the catalog says this run is. Only a finished pass has failures that can be tried by themselves: what an
 /// interrupted one has not come to would be taken for done.
 pub fn kind(catalog: &Catalog, what: Retry) -> Result<Kind> {
-    let is_finished = catalog.header().status == JobStatus::Finished;
+    let is_finished = catalog.header().status == JobStatus::Finished && !has_rest(catalog)?;
     match (catalog.reader()?.dir(DirId::ROOT)?, what) {
         (Some(_), Retry::FailedOnly) if is_finished => Ok(Kind::Retry),
         (root, Retry::FailedOnly) => {
@@ -51,6 +51,15 @@ pub fn kind(catalog: &Catalog, what: Retry) -> Result<Kind> {
         (Some(_), Retry::WithAll) => Ok(Kind::Resume),
         (None, Retry::WithAll) => Ok(Kind::First),
     }
+}
+
+/// Whether a finished pass has something of a retry that was cut short: seals that may not be durable, directories that
+/// were found and not listed. This version calls a pass unfinished for as long as a retry runs; earlier ones did not,
+/// and a pass that followed took both for seen to.
+fn has_rest(catalog: &Catalog) -> Result<bool> {
+    let header = catalog.header();
+    let unlisted = catalog.reader()?.open_dirs_below(None, Some(DirState::Unlisted), 1)?;
+    Ok(header.completed_batch < header.durable_batch || !unlisted.is_empty())
 }
 
 /// Puts the beginning of a run into the catalog, so that a crash a moment later finds it.
@@ -79,10 +88,11 @@ pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
 
 /// Entries whose data is durable but whose seal may not be are marked, and put into the index of what a run has to do.
 /// The next checkpoint completes their batch; they themselves are completed by being sealed again (I1). Names that wait
-/// for the first of their group get work of their own, too.
+/// for the first of their group get work of their own, too. A retry opens the pass it belongs to again: cut short, it is
+/// gone on with like any other run.
 fn begin_resume(catalog: &Catalog) -> Result<()> {
     let before = catalog.header();
-    let header = before.clone().for_this_boot();
+    let header = Header { status: JobStatus::Running, ..before.clone().for_this_boot() };
     let reader = catalog.reader()?;
     let mut rows = Vec::new();
     for dir in reader.reseal_dirs()? {

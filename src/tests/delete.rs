@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::fs::CWD;
+use rustix::process::Signal;
 use support::fixture::{can_mount, must, set_mode};
 use support::{Comparison, Engine, Job, Kind, Mount, Scratch, mutate, seed, tree};
 
@@ -281,6 +282,51 @@ fn only_what_failed_is_tried_again() {
         assert_eq!(outcome.number("copied"), 3, "{outcome}");
         Comparison::new(&scene.source, &scene.dest).assert_same();
     }
+}
+
+/// What a retry had found and not come to is not lost: the next run is its rest, not a new pass over what is done.
+#[test]
+fn a_retry_that_is_cut_short_is_gone_on_with() {
+    if !rustix::process::geteuid().is_root() {
+        support::fixture::skip("a_retry_that_is_cut_short_is_gone_on_with", "not root");
+        return;
+    }
+    for (engine, is_killed) in Engine::all().into_iter().flat_map(|engine| [(engine, false), (engine, true)]) {
+        let scene = Scene::new();
+        for number in 0..40 {
+            write(&scene.source.join(format!("closed/{number}/a/x")), "x");
+        }
+        must(Command::new("chown").args(["-R", "12345:12345"]).arg(scene.scratch.path()));
+        must(Command::new("chown").arg("0:0").arg(scene.source.join("closed")));
+        set_mode(&scene.source.join("closed"), 0o700);
+        let job = scene.job(engine).user(12_345);
+        job.run().expect(23);
+        must(Command::new("chown").args(["-R", "12345:12345"]).arg(&scene.source));
+        let retry = job.clone().args(&["-retry-failed", "-iops-limit=20", "-checkpoint-interval=1"]).start();
+        let arrived = || files_below(&scene.dest.join("closed"));
+        let is_under_way = retry.run_until(|_| arrived() >= 25);
+        assert!(is_under_way, "it ended before");
+        match is_killed {
+            true => drop(retry.kill()),
+            false => {
+                retry.signal(Signal::INT);
+                retry.wait().expect(20);
+            }
+        }
+        assert!(arrived() < 40, "cut too late");
+        let refused = job.clone().arg("-retry-failed").run().expect(2);
+        assert!(refused.says("interrupted"), "{refused}");
+        job.run().expect(0);
+        assert_eq!(arrived(), 40);
+        job.arg("-delete").run().expect(0);
+        Comparison::new(&scene.source, &scene.dest).assert_same();
+    }
+}
+
+/// Files below a directory.
+fn files_below(root: &Path) -> usize {
+    let Ok(listing) = fs::read_dir(root) else { return 0 };
+    listing.flatten().map(|entry| if entry.path().is_dir() { files_below(&entry.path()) } else { 1 }).sum()
 }
 
 /// What a dry run says of each path: "copy new", "skip unchanged".

@@ -95,7 +95,7 @@ impl Life {
         let source = self.machine.source.clone();
         self.log.push(order.to_string());
         let ran = self.machine.run(order).map_err(said)?;
-        if ran.kind != Kind::Resume {
+        if matches!(ran.kind, Kind::First | Kind::NextPass) {
             self.before = source;
         }
         let Ran { kind, end, ops, said, .. } = &ran;

@@ -118,6 +118,8 @@ pub struct Order {
     pub stop_at: Option<u32>,
     /// Where the catalog is.
     pub catalog_at: CatalogAt,
+    /// What is tried again; where that is refused, it is all.
+    pub retry: Retry,
 }
 
 impl fmt::Display for Order {
@@ -247,7 +249,7 @@ impl Machine {
     pub fn run(&mut self, order: Order) -> Result<Ran> {
         let catalog = Arc::new(self.catalog()?);
         let data = catalog.path().join("data.mdb");
-        let kind = resume::kind(&catalog, Retry::WithAll)?;
+        let kind = resume::kind(&catalog, order.retry).or_else(|_| resume::kind(&catalog, Retry::WithAll))?;
         resume::begin(&catalog, kind)?;
         let buffers = FixedBuffers::new(1, 4096, 4096)?;
         let (source, dest) = (self.source.clone(), self.dest.clone());
@@ -284,7 +286,8 @@ impl Machine {
         let bell = Arc::new(Bell::default());
         let (walker, workers) = Walker::new(style.shards, bell.clone());
         let console = Arc::new(Console::new(Screen::Log, Box::new(said)));
-        let (roots, config) = (roots(&sim), config(&style));
+        let retry = if kind == Kind::Retry { Retry::FailedOnly } else { Retry::WithAll };
+        let (roots, config) = (roots(&sim), Config { retry, ..config(&style) });
         let crew = Crew {
             engine: Engine::Uring,
             shards: style.shards,

@@ -1,7 +1,7 @@
 //! Where a simulated life takes place: trees, what the destination held before, changes between passes, troubles.
 
 use super::machine::{CatalogAt, Machine, Order, Style};
-use crate::config::Attributes;
+use crate::config::{Attributes, Retry};
 use crate::error::Errno;
 use crate::ring::sim::{Disk, EntryKind, Failure, Faults, Random, Shape, Target, Verb};
 use crate::ring::{Kind, Side, Time};
@@ -149,7 +149,9 @@ pub fn trouble(machine: &mut Machine, seed: u64, ops: u64, random: &mut Random) 
     faults.crash_at = random.chance(750).then(|| 1 + random.below(ops));
     let stop_at = random.chance(150).then(|| random.below(ops) as u32);
     let catalog_at = [CatalogAt::SameMachine, CatalogAt::Elsewhere][random.index(2)];
-    Order { seed, faults, stop_at, catalog_at }
+    // No draw of its own: the lives of all seeds stay what they were.
+    let retry = if seed.is_multiple_of(2) { Retry::FailedOnly } else { Retry::WithAll };
+    Order { seed, faults, stop_at, catalog_at, retry }
 }
 
 fn size_of(kind: &EntryKind) -> u64 {
@@ -180,5 +182,6 @@ fn failure(path: &[u8], random: &mut Random) -> Failure {
 
 /// A run in which nothing goes wrong that matters.
 pub fn calm(seed: u64) -> Order {
-    Order { seed, faults: Faults::harmless(seed), stop_at: None, catalog_at: CatalogAt::SameMachine }
+    let faults = Faults::harmless(seed);
+    Order { seed, faults, stop_at: None, catalog_at: CatalogAt::SameMachine, retry: Retry::WithAll }
 }
