@@ -35,6 +35,7 @@
 //! provider/xattrs.rs   extended attributes and ACLs
 //! provider/block/*.rs  block devices: opened, described, what they carry, who uses them
 //! provider/s3/*.rs     S3: the bucket, a lane's client of it, keys, attributes, retries
+//! provider/s3/credentials/tests.rs  which source gives the keys
 //! roots/*.rs           both ends of a job: examined, refused, opened
 //! links.rs             hard links in flight
 //! names.rs             names that a destination takes for one another

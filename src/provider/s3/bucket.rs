@@ -14,10 +14,11 @@ use reqwest::Url;
 use rusty_s3::{Method, UrlStyle};
 use tokio::sync::OnceCell;
 
-use super::credentials::{Credentials, Keys};
+use super::credentials::Credentials;
 use super::request::{self, Request};
 use super::retry::Patience;
 use super::settings::{self, Settings, Variables};
+use super::sources::Keys;
 use super::throttle::Throttle;
 use super::{Checksums, Key};
 use crate::config::S3Options;

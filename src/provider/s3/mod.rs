@@ -7,14 +7,15 @@
 //!             v
 //!           Bucket (one an end of the job, shared)         bucket.rs
 //!             |- where: endpoint, addressing, region       settings.rs
-//!             |- who: credentials, refreshed               credentials.rs
+//!             |- who: credentials, refreshed               credentials.rs  sources.rs
 //!             '- how much at once: throttle                throttle.rs
 //! ```
 //! Requests are presigned URLs (UNSIGNED-PAYLOAD: no SHA-256 over the data), each attempt signed anew; integrity comes
 //! from CRC64/NVME, which travels as a signed header and is checked by servers that know it. Answers are read
 //! tolerantly ([`xml`]), because servers differ in everything but the names of the elements.
 //!
-//! All of it runs on the lane's current-thread runtime; nothing here starts a thread, and every future may be dropped.
+//! All of it runs on the lane's current-thread runtime; nothing but a profile's process wants a thread, and every
+//! future may be dropped.
 //!
 //! I8: only a [`Key`] can be sent, and no `Key` holds a segment that a URL would resolve away. I10: a presigned URL
 //! never leaves request.rs.
@@ -32,6 +33,7 @@ mod refusal;
 mod request;
 pub mod retry;
 mod settings;
+mod sources;
 mod supply;
 pub mod throttle;
 mod times;

@@ -23,8 +23,8 @@ use rusty_s3::Method;
 
 use super::body::{Cut, LIMIT_TIME_MAX, Payload, Slices, read_whole};
 use super::bucket::Place;
-use super::credentials::Keys;
 use super::retry::{self, Attempts, Pace, Patience, Verdict};
+use super::sources::Keys;
 use super::supply::{Course, Opening, Supply};
 use super::throttle::Throttle;
 use super::{Bucket, Key, refusal::Refusal, xml};

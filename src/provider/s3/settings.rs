@@ -4,7 +4,7 @@
 //! ```text
 //! endpoint   --endpoint-url > AWS_ENDPOINT_URL_S3 > AWS_ENDPOINT_URL > services section > profile > AWS's own
 //! region     --region > AWS_REGION > AWS_DEFAULT_REGION > profile > us-east-1 (and what the bucket says)
-//! profile    --profile > AWS_PROFILE > AWS_DEFAULT_PROFILE > default
+//! profile    --profile > AWS_PROFILE > AWS_DEFAULT_PROFILE > default (one that is named must be there)
 //! CA bundle  AWS_CA_BUNDLE > profile
 //! ```
 
@@ -29,12 +29,23 @@ pub(super) struct Settings {
     pub addressing: Option<String>,
     /// File of certificates that are trusted instead of the system's.
     pub ca_bundle: Option<String>,
-    /// The profile, where one was asked for on the command line.
-    pub profile: Option<String>,
+    /// The profile, where one was named.
+    pub profile: Option<Profile>,
     /// Whether the profile names a role to assume.
     pub assumes_role: bool,
     /// The storage class of new objects.
     pub storage_class: Option<String>,
+}
+
+/// A profile that was named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Profile {
+    /// Its name.
+    pub name: String,
+    /// The variable that named it; `None`: it was asked for on the command line.
+    pub variable: Option<&'static str>,
+    /// Whether a file knows it.
+    pub is_known: bool,
 }
 
 /// Variables of an environment by name.
@@ -74,12 +85,14 @@ impl Settings {
     /// The same from given texts. `credentials` counts too: other tools read a profile's settings from both files.
     pub fn resolve(options: &S3Options, variables: &Variables, config: &str, credentials: &str) -> Settings {
         let variable = |name: &str| variables.get(name).cloned();
-        let asked = options.profile.clone();
-        let named = asked.clone().or_else(|| variable("AWS_PROFILE")).or_else(|| variable("AWS_DEFAULT_PROFILE"));
-        let name = named.unwrap_or_else(|| "default".to_owned());
+        let named_by = |name: &'static str| Some((variable(name)?, Some(name)));
+        let asked = options.profile.clone().map(|name| (name, None));
+        let named = asked.or_else(|| named_by("AWS_PROFILE")).or_else(|| named_by("AWS_DEFAULT_PROFILE"));
+        let name = named.as_ref().map_or("default", |(name, _)| name).to_owned();
         let section = if name == "default" { name.clone() } else { format!("profile {name}") };
         let config = parse(config);
         let credentials = parse(credentials);
+        let is_known = config.contains_key(&section) || credentials.contains_key(&name);
         let profile = |key: &str| {
             let from = |file: &Ini, section: &str| file.get(section).and_then(|keys| keys.get(key)).cloned();
             from(&config, &section).or_else(|| from(&credentials, &name)).filter(|value| !value.is_empty())
@@ -95,7 +108,7 @@ impl Settings {
             region: region.unwrap_or_else(|| REGION_DEFAULT.to_owned()),
             addressing: profile("s3.addressing_style"),
             ca_bundle: variable("AWS_CA_BUNDLE").or_else(|| profile("ca_bundle")),
-            profile: asked,
+            profile: named.map(|(name, variable)| Profile { name, variable, is_known }),
             assumes_role: profile("role_arn").is_some(),
             storage_class: options.storage_class.clone(),
         }
@@ -143,6 +156,8 @@ fn parse(text: &str) -> Ini {
         }
         if let Some(name) = trimmed.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
             section = name.split_whitespace().collect::<Vec<_>>().join(" ").replace('"', "");
+            // A section without keys is one.
+            ini.entry(section.clone()).or_default();
             parent = None;
             continue;
         }
@@ -192,21 +207,24 @@ mod tests {
 
     #[test]
     fn profiles_and_nested_settings_are_read() {
-        let profile = Some("work".to_owned());
-        let settings = resolve(S3Options { profile: profile.clone(), ..S3Options::default() }, &[]);
+        let settings = resolve(S3Options { profile: Some("work".to_owned()), ..S3Options::default() }, &[]);
+        let named = |name: &str, variable, is_known| Some(Profile { name: name.to_owned(), variable, is_known });
         let expected = Settings {
             endpoint: Some("https://s3.work.example".into()),
             region: "r1".into(),
             addressing: Some("virtual".into()),
             ca_bundle: Some("/ca.pem".into()),
-            profile,
+            profile: named("work", None, true),
             assumes_role: false,
             storage_class: None,
         };
         assert_eq!(settings, expected);
         assert_eq!(resolve(S3Options::default(), &[("AWS_PROFILE", "far")]).endpoint.unwrap(), "http://lab:9000/");
         assert_eq!(resolve(S3Options::default(), &[("AWS_PROFILE", "other")]).region, "r2");
-        assert_eq!(resolve(S3Options::default(), &[("AWS_PROFILE", "none")]).region, REGION_DEFAULT);
+        let none = resolve(S3Options::default(), &[("AWS_PROFILE", "none")]);
+        assert_eq!((none.region.as_str(), none.profile), (REGION_DEFAULT, named("none", Some("AWS_PROFILE"), false)));
+        let other = resolve(S3Options::default(), &[("AWS_DEFAULT_PROFILE", "other")]);
+        assert_eq!(other.profile, named("other", Some("AWS_DEFAULT_PROFILE"), true));
     }
 
     #[test]
