@@ -5,10 +5,13 @@
 //! wires that fail; `s3/lies.rs` servers and metadata that say what is not so; `s3/resume.rs` kills and what they
 //! cost; `s3/uploads.rs` uploads that nothing goes on with; `s3/verify.rs` comparisons; `s3/rehearsal.rs` what a dry
 //! run says; `s3/delete.rs` what goes from a destination; `s3/stale.rs` mounts that become stale; `s3/streamed.rs`
-//! parts that fit no buffer; `s3/tls.rs` whose certificate is believed; `s3/xattrs.rs` extended attributes and ACLs.
+//! parts that fit no buffer; `s3/tls.rs` whose certificate is believed; `s3/xattrs.rs` extended attributes and ACLs;
+//! `s3/credentials.rs` where keys come from.
 
 mod support;
 
+#[path = "s3/credentials.rs"]
+mod credentials;
 #[path = "s3/delete.rs"]
 mod delete;
 #[path = "s3/directions.rs"]

@@ -2,9 +2,6 @@
 
 mod support;
 
-#[path = "s3client/scripted.rs"]
-mod scripted;
-
 #[path = "s3client/faults.rs"]
 mod faults;
 

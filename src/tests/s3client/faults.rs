@@ -12,7 +12,7 @@ use gfast::provider::s3::xml::encode_crc64;
 use gfast::provider::s3::{Bucket, ByteRange, Checksums, Client, From, Part};
 use gfast::ring::Side;
 
-use super::scripted::{Asked, Reply, Scripted};
+use super::support::scripted::{Asked, Reply, Scripted};
 use super::{BUCKET, block, key, read, variables};
 
 /// The secret of all requests here: nothing may tell it.

@@ -15,6 +15,7 @@ pub mod network;
 pub mod passthrough;
 pub mod run;
 pub mod s3;
+pub mod scripted;
 pub mod slow;
 pub mod tree;
 pub mod xattrs;

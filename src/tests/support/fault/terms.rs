@@ -17,8 +17,8 @@ pub struct Terms {
     pub region: Option<String>,
     /// Seconds the server's clock is ahead of the true one.
     pub clock_ahead_secs: u64,
-    /// Session tokens that have expired.
-    pub expired_token: Option<String>,
+    /// A session token that has expired, and the status of the answer that says so.
+    pub expired_token: Option<(u16, String)>,
 }
 
 impl Default for Terms {
@@ -48,8 +48,9 @@ impl Terms {
             let answer = Answer::error(400, "AuthorizationHeaderMalformed");
             return Some(answer.with("x-amz-bucket-region", region));
         }
-        if self.expired_token.as_deref().is_some_and(|token| request.word("X-Amz-Security-Token") == Some(token)) {
-            return Some(Answer::error(400, "ExpiredToken"));
+        let token = request.word("X-Amz-Security-Token");
+        if let Some((status, _)) = self.expired_token.as_ref().filter(|(_, expired)| token == Some(expired)) {
+            return Some(Answer::error(*status, "ExpiredToken"));
         }
         self.check_time(request, now).or_else(|| check_signed_headers(request))
     }
