@@ -20,7 +20,7 @@ use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::large::find_leftover;
 use crate::outcome::What;
 use crate::provider::posix::Posix;
-use crate::provider::s3::{Key, Part, Stored};
+use crate::provider::s3::{Description, Key, Part, Stored};
 use crate::report::{Count, LossSet, Weight};
 use crate::ring::Side;
 use crate::transfer::{Ending, NewFile, open_source, stat_source};
@@ -53,7 +53,7 @@ impl Lane {
         let Some(file) = open_source(job, &*self.errands.caller, place, &upload.stat)? else {
             return Ok(Some(Ending::Changed));
         };
-        let begun = self.begin_upload(upload.errand, &upload.key, stamp, &upload.attributes).await?;
+        let begun = self.begin_upload(upload.errand, &upload.key, stamp, (&upload.attributes).into()).await?;
         let Some(begun) = begun else { return Ok(None) };
         let id = begun.upload.id.clone();
         let route = Route::Up { file, key: upload.key.clone(), upload: id.clone() };
@@ -76,7 +76,7 @@ impl Lane {
 
     pub(super) async fn relay_parts(self: &Rc<Lane>, relay: Relay<'_>) -> Carried {
         let stamp = relay.stamp;
-        let begun = self.begin_upload(relay.errand, &relay.key, stamp, &relay.attributes).await?;
+        let begun = self.begin_upload(relay.errand, &relay.key, stamp, relay.description()).await?;
         let Some(begun) = begun else { return Ok(None) };
         let id = begun.upload.id.clone();
         let route = Route::Across {
@@ -135,7 +135,7 @@ impl Lane {
         errand: &Errand,
         key: &Key,
         stamp: Stamp,
-        attributes: &[(String, String)],
+        description: Description<'_>,
     ) -> Result<Option<Begun>> {
         if let Some(begun) = self.upload_before(errand, key, stamp).await? {
             return Ok(Some(begun));
@@ -153,7 +153,7 @@ impl Lane {
         if !self.is_upload_recorded(large_id, "").await? {
             return Ok(None);
         }
-        upload.id = match self.dest().create_upload(key, attributes).await {
+        upload.id = match self.dest().create_upload(key, description).await {
             Err(error @ Error { cause: Cause::Remote { .. }, .. }) => {
                 self.abandon(errand, large_id);
                 return Err(error);

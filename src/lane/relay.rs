@@ -1,7 +1,7 @@
 //! From a bucket into a bucket: copied by the server where one server holds both, else streamed through a lane.
 //!
-//! Metadata goes along as it is, but for the link attributes of gfast, which name keys and are turned from the source's
-//! prefix to the destination's.
+//! Metadata goes along as it is, and so does what HTTP's own headers say of the content, but for the link attributes of
+//! gfast, which name keys and are turned from the source's prefix to the destination's.
 
 use std::rc::Rc;
 
@@ -12,7 +12,7 @@ use crate::digest::crc64;
 use crate::errand::Errand;
 use crate::error::Result;
 use crate::plan::Plan;
-use crate::provider::s3::{Key, Object, Stored, attributes};
+use crate::provider::s3::{Description, Key, Object, Stored, attributes};
 use crate::report::Count;
 use crate::transfer::{Copied, Ending, Seal};
 
@@ -35,6 +35,13 @@ pub(super) struct Relay<'a> {
     pub attributes: Vec<(String, String)>,
     /// Whether the server copies by itself.
     pub is_server_side: bool,
+}
+
+impl Relay<'_> {
+    /// What it says at the destination beside its content.
+    pub fn description(&self) -> Description<'_> {
+        Description { attributes: &self.attributes, headers: &self.object.headers }
+    }
 }
 
 impl Lane {
@@ -77,9 +84,9 @@ impl Lane {
     async fn copy_by_server(&self, relay: &Relay<'_>) -> Result<Stored> {
         let is_as_it_was =
             relay.attributes.iter().all(|(name, value)| relay.object.attributes.get(name) == Some(value));
-        let attributes = (!is_as_it_was).then_some(&relay.attributes[..]);
+        let description = (!is_as_it_was).then(|| relay.description());
         let from = self.source().bucket();
-        self.dest().copy(from, &relay.source_key, &relay.object.etag, &relay.key, attributes).await
+        self.dest().copy(from, &relay.source_key, &relay.object.etag, &relay.key, description).await
     }
 
     async fn stream_whole(&self, relay: &Relay<'_>) -> Result<(Stored, Option<u64>)> {
@@ -99,7 +106,7 @@ impl Lane {
         if buffer.bytes().len() != size || relay.object.crc64.is_some_and(|told| told != crc64) {
             return Err(super::large::corrupt(&relay.source_key));
         }
-        let stored = self.dest().put(&relay.key, buffer.into_body(), crc64, &relay.attributes).await?;
+        let stored = self.dest().put(&relay.key, buffer.into_body(), crc64, relay.description()).await?;
         Ok((stored, Some(crc64)))
     }
 
@@ -165,7 +172,7 @@ pub(crate) fn turned(object: &Object, (from, to): (&str, &str)) -> Vec<(String, 
 /// Whether an object without a record is the copy of another: by its checksum, and by what it says.
 pub(crate) fn is_relayed(object: &Object, expected: &[(String, String)], there: &Object) -> bool {
     let is_same = object.crc64.is_some() && there.crc64 == object.crc64 && there.size == object.size;
-    is_same && there.attributes == expected.iter().cloned().collect()
+    is_same && there.attributes == expected.iter().cloned().collect() && there.headers == object.headers
 }
 
 fn copied(

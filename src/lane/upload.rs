@@ -19,7 +19,7 @@ use crate::job::{Past, Place};
 use crate::links::LinkKey;
 use crate::plan::{self, Plan, Skip};
 use crate::provider::posix::Posix;
-use crate::provider::s3::{Key, Object, Payload, Stored, attributes, extended};
+use crate::provider::s3::{Description, Key, Object, Payload, Stored, attributes, extended};
 use crate::provider::xattrs::{self, Thing};
 use crate::report::Count;
 use crate::ring::{Access, Kind, Name, Side, Stat};
@@ -183,7 +183,8 @@ impl Lane {
         let mut etag = object.etag;
         if object.attributes != upload.attributes.iter().cloned().collect() {
             let (bucket, key) = (self.dest().bucket().clone(), &upload.key);
-            etag = match self.dest().copy(&bucket, key, &etag, key, Some(&upload.attributes)).await {
+            let description = Description { attributes: &upload.attributes, headers: &object.headers };
+            etag = match self.dest().copy(&bucket, key, &etag, key, Some(description)).await {
                 Ok(stored) if !stored.etag.is_empty() => stored.etag,
                 Err(error) if error.class() == Class::Fatal => return Err(error),
                 // An archived object, a server without copies: what is sent anew is right in any case.

@@ -6,7 +6,7 @@
 //! cost; `s3/uploads.rs` uploads that nothing goes on with; `s3/verify.rs` comparisons; `s3/rehearsal.rs` what a dry
 //! run says; `s3/delete.rs` what goes from a destination; `s3/stale.rs` mounts that become stale; `s3/streamed.rs`
 //! parts that fit no buffer; `s3/tls.rs` whose certificate is believed; `s3/xattrs.rs` extended attributes and ACLs;
-//! `s3/credentials.rs` where keys come from.
+//! `s3/credentials.rs` where keys come from; `s3/headers.rs` what objects are stored with beside their content.
 
 mod support;
 
@@ -18,6 +18,8 @@ mod delete;
 mod directions;
 #[path = "s3/faults.rs"]
 mod faults;
+#[path = "s3/headers.rs"]
+mod headers;
 #[path = "s3/lies.rs"]
 mod lies;
 #[path = "s3/refusals.rs"]

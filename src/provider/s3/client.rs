@@ -9,7 +9,7 @@ use rusty_s3::Method;
 use super::bucket::Escapes;
 use super::request::{self, Answer, Request, failure};
 use super::retry::Patience;
-use super::{Bucket, From, Key, Object, Page, Payload, Stored, times, xml};
+use super::{Bucket, Description, From, Key, Object, Page, Payload, Stored, times, xml};
 use crate::error::{Cause, Error, Result};
 
 /// The header that carries a CRC64/NVME, both ways.
@@ -20,6 +20,9 @@ pub(super) const NO_LENGTH: Cause = Cause::Protected("the server does not tell h
 pub(super) const CLOCK_SLACK_SECS: i64 = 60;
 /// What user metadata begins with as a header.
 const ATTRIBUTE_PREFIX: &str = "x-amz-meta-";
+/// What else is said of an object and kept by CopyObject.
+const CONTENT_HEADERS: [&str; 6] =
+    ["content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires"];
 
 /// One lane's connections to a bucket. Every method signs, sends, and sends again what may succeed then (see
 /// [`super::retry`]); its error is final: [`Cause::Remote`] where the server refused, [`Cause::Network`] where it does
@@ -81,11 +84,11 @@ impl Client {
         key: &Key,
         body: impl Into<Payload>,
         crc64: u64,
-        attributes: &[(String, String)],
+        description: impl Into<Description<'_>>,
     ) -> Result<Stored> {
-        let body = body.into();
+        let (body, description) = (body.into(), description.into());
         let request = |sends_checksum: bool| {
-            let request = Request::new("write", Method::Put, Some(key)).body(body.clone()).attributes(attributes);
+            let request = Request::new("write", Method::Put, Some(key)).body(body.clone()).described(description);
             let request = self.with_storage_class(request);
             if sends_checksum { request.signed(CRC64_HEADER, xml::encode_crc64(crc64)) } else { request }
         };
@@ -109,20 +112,20 @@ impl Client {
         Ok(Stored { etag: etag(&answer.headers), is_checked })
     }
 
-    /// Copies an object of the same account on the server: up to 5 GiB, the version `etag` only. `attributes` replace
-    /// its metadata; `None` keeps it. [`Stored::is_checked`] is false: nothing was compared here.
+    /// Copies an object of the same account on the server: up to 5 GiB, the version `etag` only. `description` replaces
+    /// all that it says; `None` keeps it. [`Stored::is_checked`] is false: nothing was compared here.
     pub async fn copy(
         &self,
         source: &Bucket,
         source_key: &Key,
         etag: &str,
         key: &Key,
-        attributes: Option<&[(String, String)]>,
+        description: Option<Description<'_>>,
     ) -> Result<Stored> {
         let request = Request::new("copy to", Method::Put, Some(key)).slow();
         let request = copy_source(self.with_storage_class(request), source, source_key, etag);
-        let request = match attributes {
-            Some(attributes) => request.signed("x-amz-metadata-directive", "REPLACE").attributes(attributes),
+        let request = match description {
+            Some(description) => request.signed("x-amz-metadata-directive", "REPLACE").described(description),
             None => request,
         };
         let answer = self.fetch(&request).await.map_err(of_source)?;
@@ -175,7 +178,7 @@ impl Client {
 
     /// Whether an object may be written: a multipart upload needs the same permission, and leaves nothing behind.
     async fn may_write(&self, key: &Key) -> Result<()> {
-        match Box::pin(self.create_upload(key, &[])).await {
+        match Box::pin(self.create_upload(key, Description::default())).await {
             Ok((upload, _)) => self.abort_upload(key, &upload).await,
             Err(Error { cause: Cause::Remote { status: 405 | 501, .. }, .. }) => Ok(()),
             Err(error) => Err(error),
@@ -319,5 +322,41 @@ pub(super) fn object(headers: &HeaderMap) -> Object {
         modified: text(headers, LAST_MODIFIED.as_str()).and_then(times::parse).unwrap_or_default(),
         crc64: text(headers, CRC64_HEADER).and_then(xml::decode_crc64),
         attributes,
+        headers: CONTENT_HEADERS.iter().filter_map(|name| Some((*name, content_header(headers, name)?))).collect(),
+    }
+}
+
+/// A header about the content. Some hold names in UTF-8. How the body once came to the server is none of the content's
+/// affair, though some servers keep that, too.
+fn content_header(headers: &HeaderMap, name: &str) -> Option<String> {
+    let value = String::from_utf8(headers.get(name)?.as_bytes().to_vec()).ok()?;
+    let is_kept = |coding: &&str| !coding.is_empty() && !coding.eq_ignore_ascii_case("aws-chunked");
+    match name {
+        "content-encoding" => {
+            let kept: Vec<&str> = value.split(',').map(str::trim).filter(is_kept).collect();
+            (!kept.is_empty()).then(|| kept.join(", "))
+        }
+        _ => Some(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::HeaderValue;
+
+    #[test]
+    fn headers_about_the_content_are_kept_and_those_about_its_way_are_not() {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static("text/html"));
+        headers.insert("content-disposition", HeaderValue::from_str("inline; filename=\u{e4}").unwrap());
+        headers.insert("content-encoding", HeaderValue::from_static("aws-chunked, gzip"));
+        headers.insert("server", HeaderValue::from_static("x"));
+        let kept = [("content-type", "text/html"), ("content-disposition", "inline; filename=\u{e4}")];
+        let kept = kept.into_iter().chain([("content-encoding", "gzip")]);
+        let kept: Vec<_> = kept.map(|(name, value)| (name, value.to_owned())).collect();
+        assert_eq!(object(&headers).headers, kept);
+        headers.insert("content-encoding", HeaderValue::from_static("aws-chunked"));
+        assert_eq!(object(&headers).headers, kept[..2]);
     }
 }

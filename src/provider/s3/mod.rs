@@ -111,6 +111,35 @@ pub struct Object {
     pub crc64: Option<u64>,
     /// User metadata by name: lower case, without `x-amz-meta-`.
     pub attributes: BTreeMap<String, String>,
+    /// What HTTP's own headers say of its content, of those that a copy keeps.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+/// What an object is to say beside its content.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Description<'a> {
+    /// User metadata, names without `x-amz-meta-`.
+    pub attributes: &'a [(String, String)],
+    /// HTTP's own headers, as [`Object::headers`].
+    pub headers: &'a [(&'static str, String)],
+}
+
+impl<'a> std::convert::From<&'a [(String, String)]> for Description<'a> {
+    fn from(attributes: &'a [(String, String)]) -> Description<'a> {
+        Description { attributes, headers: &[] }
+    }
+}
+
+impl<'a> std::convert::From<&'a Vec<(String, String)>> for Description<'a> {
+    fn from(attributes: &'a Vec<(String, String)>) -> Description<'a> {
+        attributes.as_slice().into()
+    }
+}
+
+impl<'a, const N: usize> std::convert::From<&'a [(String, String); N]> for Description<'a> {
+    fn from(attributes: &'a [(String, String); N]) -> Description<'a> {
+        attributes.as_slice().into()
+    }
 }
 
 /// What a finished upload is known to be.

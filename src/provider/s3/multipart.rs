@@ -10,7 +10,7 @@ use rusty_s3::Method;
 use super::client::{CLOCK_SLACK_SECS, CRC64_HEADER, Client, copy_source, etag, is_missing, of_source, text};
 use super::request::{Answer, Request, failure};
 use super::xml::{self, Unfinished};
-use super::{Bucket, ByteRange, Key, Object, Part, Payload, Stored, Supply};
+use super::{Bucket, ByteRange, Description, Key, Object, Part, Payload, Stored, Supply};
 use crate::digest::crc64;
 use crate::error::{Cause, Error, Result};
 
@@ -26,10 +26,11 @@ const ABORTS_MAX: u32 = 3;
 impl Client {
     /// Begins an upload and tells its id, and whether the server may have begun another one whose id was lost with an
     /// answer.
-    pub async fn create_upload(&self, key: &Key, attributes: &[(String, String)]) -> Result<(String, bool)> {
+    pub async fn create_upload(&self, key: &Key, description: impl Into<Description<'_>>) -> Result<(String, bool)> {
+        let description = description.into();
         let request = |sends_checksums: bool| {
             let request = Request::new("begin to write", Method::Post, Some(key)).query("uploads", "");
-            let request = self.with_storage_class(request).attributes(attributes);
+            let request = self.with_storage_class(request).described(description);
             match sends_checksums {
                 true => {
                     request.signed("x-amz-checksum-algorithm", "CRC64NVME").signed("x-amz-checksum-type", "FULL_OBJECT")

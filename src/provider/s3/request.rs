@@ -27,7 +27,7 @@ use super::retry::{self, Attempts, Pace, Patience, Verdict};
 use super::sources::Keys;
 use super::supply::{Course, Opening, Supply};
 use super::throttle::Throttle;
-use super::{Bucket, Key, refusal::Refusal, xml};
+use super::{Bucket, Description, Key, refusal::Refusal, xml};
 use crate::error::{Cause, Error, Result};
 use crate::gate::Turn;
 
@@ -133,10 +133,11 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// With user metadata.
-    pub fn attributes(mut self, attributes: &[(String, String)]) -> Request<'a> {
-        let headers = attributes.iter().map(|(name, value)| (format!("x-amz-meta-{name}"), value.clone()));
-        self.signed.extend(headers);
+    /// With what the object says beside its content.
+    pub fn described(mut self, description: Description<'_>) -> Request<'a> {
+        let attributes = description.attributes.iter();
+        self.signed.extend(attributes.map(|(name, value)| (format!("x-amz-meta-{name}"), value.clone())));
+        self.plain.extend(description.headers.iter().cloned());
         self
     }
 

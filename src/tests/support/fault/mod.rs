@@ -180,6 +180,12 @@ impl FaultServer {
         state.store.objects(bucket).insert(key.to_owned(), object);
     }
 
+    /// Gives an object headers about its content, past all checks.
+    pub fn set_headers(&self, bucket: &str, key: &str, headers: &[(&str, &str)]) {
+        let headers = headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        self.state().store.objects(bucket).get_mut(key).expect("an object").headers = headers;
+    }
+
     /// Takes an object away.
     pub fn remove(&self, bucket: &str, key: &str) {
         self.state().store.objects(bucket).remove(key);
@@ -192,7 +198,7 @@ impl FaultServer {
 
     /// Begins an upload as another client does, past all checks.
     pub fn begin_upload(&self, bucket: &str, key: &str) {
-        self.state().store.begin_upload((bucket, key), BTreeMap::new(), None);
+        self.state().store.begin_upload((bucket, key), BTreeMap::new(), BTreeMap::new(), None);
     }
 
     /// The uploads that have not ended.

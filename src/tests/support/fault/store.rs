@@ -44,6 +44,8 @@ pub struct Object {
     pub crc64: u64,
     /// User metadata, without `x-amz-meta-`.
     pub attributes: BTreeMap<String, String>,
+    /// HTTP's own headers about the content, as they were sent.
+    pub headers: BTreeMap<String, String>,
     /// Storage class asked for.
     pub storage_class: Option<String>,
     /// When it was written.
@@ -60,6 +62,7 @@ pub struct Upload {
     /// Numbers of parts that came without a checksum.
     unproved: BTreeSet<u32>,
     attributes: BTreeMap<String, String>,
+    headers: BTreeMap<String, String>,
     storage_class: Option<String>,
     begun: SystemTime,
 }
@@ -194,7 +197,8 @@ impl Store {
     pub fn object(&mut self, body: Bytes, crc64: u64, attributes: BTreeMap<String, String>) -> Object {
         self.serial += 1;
         let etag = format!("{:016x}{:016x}", crc64 ^ 0x5353, self.serial);
-        Object { body, etag, crc64, attributes, storage_class: None, modified: SystemTime::now() }
+        let (headers, modified) = (BTreeMap::new(), SystemTime::now());
+        Object { body, etag, crc64, attributes, headers, storage_class: None, modified }
     }
 
     fn put(&mut self, request: &Request, body: Bytes, crc64: u64) -> Handled {
@@ -202,7 +206,7 @@ impl Store {
         self.refuse_existing(request)?;
         let (bucket, key) = request.bucket_and_key();
         let mut object = self.object(body, crc64, attributes(request)?);
-        object.storage_class = request.header("x-amz-storage-class").map(str::to_owned);
+        (object.storage_class, object.headers) = (storage_class(request), headers(request));
         let answer = self.stored(Answer::new(200), &object);
         self.objects(bucket).insert(key.to_owned(), object);
         Ok(answer)
@@ -218,8 +222,13 @@ impl Store {
         let mut answer = Answer::new(200)
             .with("ETag", quoted)
             .with("Last-Modified", rfc1123(object.modified))
-            .with("Accept-Ranges", "bytes")
-            .with("Content-Type", "binary/octet-stream");
+            .with("Accept-Ranges", "bytes");
+        if !object.headers.contains_key("content-type") {
+            answer = answer.with("Content-Type", "binary/octet-stream");
+        }
+        for (name, value) in &object.headers {
+            answer = answer.with(name, value);
+        }
         for (name, value) in &object.attributes {
             answer = answer.with(&format!("x-amz-meta-{name}"), value);
         }
@@ -267,8 +276,12 @@ impl Store {
         if !is_replaced && from_bucket == bucket && from_key == key {
             return Err(Answer::error(400, "InvalidRequest"));
         }
-        let attributes = if is_replaced { attributes(request)? } else { source.attributes };
-        let object = self.object(body, crc64, attributes);
+        let (attributes, headers) = match is_replaced {
+            true => (attributes(request)?, headers(request)),
+            false => (source.attributes, source.headers),
+        };
+        let mut object = self.object(body, crc64, attributes);
+        (object.storage_class, object.headers) = (storage_class(request), headers);
         let answer = copied("CopyObjectResult", &object);
         self.objects(bucket).insert(key.to_owned(), object);
         Ok(answer)
@@ -276,8 +289,7 @@ impl Store {
 
     fn create_upload(&mut self, request: &Request) -> Handled {
         let (bucket, key) = request.bucket_and_key();
-        let storage_class = request.header("x-amz-storage-class").map(str::to_owned);
-        let id = self.begin_upload((bucket, key), attributes(request)?, storage_class);
+        let id = self.begin_upload((bucket, key), attributes(request)?, headers(request), storage_class(request));
         let inner = format!("<Bucket>{bucket}</Bucket><Key>{}</Key><UploadId>{id}</UploadId>", escape(key));
         Ok(Answer::xml("InitiateMultipartUploadResult", &inner))
     }
@@ -287,6 +299,7 @@ impl Store {
         &mut self,
         (bucket, key): (&str, &str),
         attributes: BTreeMap<String, String>,
+        headers: BTreeMap<String, String>,
         storage_class: Option<String>,
     ) -> String {
         self.serial += 1;
@@ -296,6 +309,7 @@ impl Store {
             parts: BTreeMap::new(),
             unproved: BTreeSet::new(),
             attributes,
+            headers,
             storage_class,
             begun: SystemTime::now(),
         };
@@ -352,11 +366,12 @@ impl Store {
             body.extend_from_slice(&part.body);
         }
         let (attributes, storage_class) = (upload.attributes.clone(), upload.storage_class.clone());
+        let headers = upload.headers.clone();
         let crc64 = checksums.of(&body);
         self.verify(request, crc64)?;
         let mut object = self.object(body.freeze(), crc64, attributes);
         object.etag = format!("{}-{}", object.etag, wanted.len());
-        object.storage_class = storage_class;
+        (object.storage_class, object.headers) = (storage_class, headers);
         let (bucket, key) = request.bucket_and_key();
         let inner = format!("<Bucket>{bucket}</Bucket><Key>{}</Key>{}", escape(key), self.described(&object));
         self.objects(bucket).insert(key.to_owned(), object);
@@ -522,6 +537,17 @@ fn attributes(request: &Request) -> Result<BTreeMap<String, String>, Answer> {
         return Err(Answer::error(400, "MetadataTooLarge"));
     }
     Ok(found)
+}
+
+/// What a request sends of HTTP's own headers about the content.
+fn headers(request: &Request) -> BTreeMap<String, String> {
+    const NAMES: [&str; 6] =
+        ["content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires"];
+    NAMES.iter().filter_map(|name| Some(((*name).to_owned(), request.header(name)?.to_owned()))).collect()
+}
+
+fn storage_class(request: &Request) -> Option<String> {
+    request.header("x-amz-storage-class").map(str::to_owned)
 }
 
 /// Numbers and ETags of a Complete document, in its order.
