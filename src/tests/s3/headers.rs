@@ -1,8 +1,8 @@
-//! What objects are stored with beside their content: what a copy keeps.
+//! What objects are stored with beside their content: the storage class that was asked for, and what a copy keeps.
 
 use super::support::Engine;
 use super::support::fault::{FaultServer, Kind};
-use super::{PART_BYTES, Rng, Scene, fault_server};
+use super::{PART_BYTES, Rng, Scene, fault_server, noise};
 
 /// Bytes of an object of three parts.
 const LARGE: usize = 2 * PART_BYTES as usize + 12_345;
@@ -80,4 +80,31 @@ fn what_an_object_says_is_kept_within_a_server() {
     let object = server.object("b", "q/link").unwrap();
     assert_eq!(object.attributes["gfast-link"], "q/small");
     assert_eq!(object.headers.len(), HEADERS.len(), "{:?}", object.headers);
+}
+
+/// Every way an object comes to be: in one piece, in parts, copied by the server, between servers.
+#[test]
+fn objects_get_the_storage_class_that_was_asked_for() {
+    let (server, other) = (fault_server(1), fault_server(2));
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let tree = scene.dir("tree");
+    noise(&tree.join("small"), &mut Rng::new(1), 1000);
+    noise(&tree.join("large"), &mut Rng::new(2), LARGE as u64);
+    let there = Scene::new(&other, scene.engine);
+    let from = format!("--source-endpoint-url={}", server.endpoint());
+    let jobs = [
+        (scene.job(&tree, "s3://b/p", "up"), &server, "p"),
+        (scene.job("s3://b/p", "s3://b/q", "within"), &server, "q"),
+        (there.job("s3://b/p", "s3://b/r", "across").arg(from), &other, "r"),
+    ];
+    for (job, server, prefix) in jobs {
+        job.arg("--storage-class=STANDARD_IA").run().expect(0);
+        for name in ["small", "large"] {
+            let object = server.object("b", &format!("{prefix}/{name}")).unwrap();
+            assert_eq!(object.storage_class.as_deref(), Some("STANDARD_IA"), "{prefix}/{name}");
+        }
+    }
+    assert!(server.counts().of(Kind::Copy) > 0 && server.counts().of(Kind::CreateUpload) > 0);
+    scene.job(&tree, "s3://b/usual", "usual").run().expect(0);
+    assert_eq!(server.object("b", "usual/small").unwrap().storage_class, None);
 }
