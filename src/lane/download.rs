@@ -20,7 +20,7 @@ use crate::catalog::{Checksum, Owner, Proof, Stamp, Status};
 use crate::config::{Attributes, SpecialBits};
 use crate::digest::crc64;
 use crate::errand::Errand;
-use crate::error::{Cause, Error, Result};
+use crate::error::{Error, Result};
 use crate::job::Place;
 use crate::links::LinkKey;
 use crate::plan::{self, Plan};
@@ -306,23 +306,6 @@ impl Lane {
 
     fn refused(&self, place: &Place, why: &'static str) -> Error {
         Error::refused_object(place.path(self.job(), Side::Source), why)
-    }
-
-    /// Reads an object of the destination back and compares it with what was sent. One that differs does not stay (I2).
-    pub(super) async fn read_back(&self, key: &Key, sent: u64, etag: &str) -> Result<()> {
-        let mut body = self.dest().get(key, None, (!etag.is_empty()).then_some(etag)).await?;
-        let mut digest = crc64fast_nvme::Digest::new();
-        while let Some(chunk) = body.chunk().await? {
-            digest.write(&chunk);
-        }
-        match digest.sum64() == sent {
-            true => Ok(()),
-            false => {
-                self.dest().delete(key).await?;
-                let cause = Cause::Transfer("the object that was stored is not what was sent".to_owned());
-                Err(Error { verb: "read back", object: key.as_str().as_bytes().to_vec(), cause })
-            }
-        }
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) mod download;
 mod large;
 pub(crate) mod listing;
 mod parts;
+mod proof;
 pub(crate) mod publish;
 pub(crate) mod relay;
 mod stream;

@@ -11,7 +11,7 @@
 use super::relay::COPY_BYTES_MAX;
 use super::{Carried, Lane, Way, hash};
 use crate::catalog::{Checksum, FileRecord, Owner, Proof, Status};
-use crate::config::{Attributes, ChecksumPolicy, Metadata, WHOLE_BYTES, WHOLE_BYTES_NEAR};
+use crate::config::{Attributes, Metadata, WHOLE_BYTES, WHOLE_BYTES_NEAR};
 use crate::digest::crc64;
 use crate::errand::Errand;
 use crate::error::{Class, Error, Result};
@@ -19,7 +19,7 @@ use crate::job::{Past, Place};
 use crate::links::LinkKey;
 use crate::plan::{self, Plan, Skip};
 use crate::provider::posix::Posix;
-use crate::provider::s3::{Description, Key, Object, Payload, Stored, attributes, extended};
+use crate::provider::s3::{Description, Key, Object, Payload, attributes, extended};
 use crate::provider::xattrs::{self, Thing};
 use crate::report::Count;
 use crate::ring::{Access, Kind, Name, Side, Stat};
@@ -259,23 +259,6 @@ impl Lane {
         let stored = self.dest().put(&upload.key, body, crc64, &upload.attributes).await?;
         let checksum = self.proven(&upload.key, crc64, &stored).await?;
         Ok(Ending::Copied(Box::new(self.copied(&upload, hash(&stored.etag), bytes, Some(checksum)))))
-    }
-
-    /// What is proved of an object that was stored: by the server, or under `--checksum` by reading it back.
-    pub(super) async fn proven(&self, key: &Key, crc64: u64, stored: &Stored) -> Result<Checksum> {
-        let proof = |proof| Ok(Checksum { crc64, proof });
-        if stored.is_checked {
-            return proof(Proof::Server);
-        }
-        if self.job().config.checksum == ChecksumPolicy::Free {
-            return proof(Proof::Length);
-        }
-        // A server that copied by itself has said nothing yet.
-        if self.dest().head(key).await?.is_some_and(|object| object.crc64 == Some(crc64)) {
-            return proof(Proof::Server);
-        }
-        self.read_back(key, crc64, &stored.etag).await?;
-        proof(Proof::ReadBack)
     }
 
     pub(super) fn copied(&self, upload: &Upload<'_>, dest_ino: u64, bytes: u64, checksum: Option<Checksum>) -> Copied {

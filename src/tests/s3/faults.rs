@@ -54,7 +54,7 @@ impl Trial {
             Way::Across => self.scene.job("s3://b/p", "s3://b/q", "state"),
         };
         let source = format!("--source-endpoint-url={}", self.source.endpoint());
-        args.iter().fold(job.arg(source), |job, arg| job.arg(arg)).run()
+        job.arg(source).args(args).run()
     }
 
     /// What has arrived under a name, if anything.
@@ -283,6 +283,20 @@ fn bodies_that_break_off_are_asked_for_again() {
         trial.assert_complete();
         assert_eq!(trial.source.counts().faults, 7, "{outcome}");
     }
+}
+
+/// What is read back goes on where it broke off, and nothing is sent again for it.
+#[test]
+fn reading_back_goes_on_where_it_broke_off() {
+    let trial = Trial::new(Way::Up);
+    trial.dest.set_checksums(Checksums::Ignored);
+    trial.dest.script(Rule::new(Fault::Short(1000)).on(&[Kind::Get]).times(4));
+    let outcome = trial.run_with(&["--checksum"]).expect(0);
+    trial.assert_complete();
+    let (counts, whole) = (trial.dest.counts(), 2 * PART_BYTES + 12_345 + 70_000);
+    assert_eq!((counts.faults, outcome.number("proved_by_reading")), (4, 2), "{outcome}");
+    assert!(counts.body_in < whole + 100_000, "{} bytes sent for {whole}", counts.body_in);
+    assert!(counts.body_out < whole + 100_000, "{} bytes read back for {whole}", counts.body_out);
 }
 
 /// What the server refuses is the object's failure, also where it does not let the upload go.

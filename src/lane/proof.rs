@@ -1,0 +1,102 @@
+//! What is proved of an object that was stored: by the server, by reading it back, or by its length alone.
+//!
+//! ```text
+//! the server compared ----------------------------> Server        a checksum it stores is asked for before
+//! nothing said, --checksum: HEAD -> GET -> compared -> ReadBack    anything is read back
+//! nothing said ------------------------------------> Length
+//! ```
+//! What breaks off while it is read goes on where it broke off.
+
+use super::breaks::Breaks;
+use super::{Lane, hash};
+use crate::catalog::{Checksum, Proof};
+use crate::config::{ChecksumPolicy, PART_BYTES_MIN};
+use crate::error::{Cause, Error, Result};
+use crate::provider::s3::{ByteRange, Client, Key, Stored};
+use crate::report::Weight;
+
+/// An object that is read for its checksum alone.
+struct Reading {
+    /// Of what has come.
+    digest: crc64fast_nvme::Digest,
+    /// How much that is.
+    offset: u64,
+    /// Bytes of the object, once an answer has told it.
+    size: Option<u64>,
+    /// Its state; empty where the server tells none.
+    etag: String,
+}
+
+impl Lane {
+    /// What is proved of an object that was stored.
+    pub(super) async fn proven(&self, key: &Key, crc64: u64, stored: &Stored) -> Result<Checksum> {
+        let proof = |proof| Ok(Checksum { crc64, proof });
+        if stored.is_checked {
+            return proof(Proof::Server);
+        }
+        if self.job().config.checksum == ChecksumPolicy::Free {
+            return proof(Proof::Length);
+        }
+        // A server that copied by itself has said nothing yet.
+        if self.dest().head(key).await?.is_some_and(|object| object.crc64 == Some(crc64)) {
+            return proof(Proof::Server);
+        }
+        self.read_back(key, crc64, &stored.etag).await?;
+        proof(Proof::ReadBack)
+    }
+
+    /// Reads an object of the destination back and compares it with what was sent. One that differs does not stay (I2).
+    async fn read_back(&self, key: &Key, sent: u64, etag: &str) -> Result<()> {
+        if self.checksum_of(self.dest(), key, etag).await? == sent {
+            return Ok(());
+        }
+        self.dest().delete(key).await?;
+        let cause = Cause::Transfer("the object that was stored is not what was sent".to_owned());
+        Err(Error { verb: "read back", object: key.as_str().as_bytes().to_vec(), cause })
+    }
+
+    /// The checksum of what an object holds, by reading it. Ends: every turn brings a part's bytes or is a break, and
+    /// breaks are bounded.
+    async fn checksum_of(&self, client: &Client, key: &Key, etag: &str) -> Result<u64> {
+        let digest = crc64fast_nvme::Digest::new();
+        let mut reading = Reading { digest, offset: 0, size: None, etag: etag.to_owned() };
+        let mut breaks = Breaks::new(hash(key.as_str()));
+        loop {
+            let before = reading.offset;
+            let Err(error) = reading.go_on(client, key).await else { return Ok(reading.digest.sum64()) };
+            if reading.offset >= before + PART_BYTES_MIN {
+                breaks = Breaks::new(reading.offset);
+            }
+            if !self.wait_after_break(&mut breaks, &error).await {
+                return Err(error);
+            }
+            self.job().failures.causes.note(Weight::Retry, &error.cause);
+        }
+    }
+}
+
+impl Reading {
+    /// Reads the rest, of the same state of the object.
+    async fn go_on(&mut self, client: &Client, key: &Key) -> Result<()> {
+        if self.etag.is_empty() {
+            // Nothing would tell another object from the one that the beginning is of.
+            (self.digest, self.offset) = (crc64fast_nvme::Digest::new(), 0);
+        }
+        let range = match self.size {
+            Some(size) if self.offset == size => return Ok(()),
+            Some(size) if self.offset > 0 => Some(ByteRange { offset: self.offset, len: size - self.offset }),
+            _ => None,
+        };
+        let mut body = client.get(key, range, Some(&self.etag)).await?;
+        if self.size.is_some_and(|size| size != body.object.size) {
+            return Err(super::parts::changed(key));
+        }
+        self.size = Some(body.object.size);
+        self.etag.clone_from(&body.object.etag);
+        while let Some(chunk) = body.chunk().await? {
+            self.digest.write(&chunk);
+            self.offset += chunk.len() as u64;
+        }
+        Ok(())
+    }
+}
