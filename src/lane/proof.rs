@@ -5,15 +5,17 @@
 //! nothing said, --checksum: HEAD -> GET -> compared -> ReadBack    anything is read back
 //! nothing said ------------------------------------> Length
 //! ```
-//! What breaks off while it is read goes on where it broke off.
+//! A server that copied by itself what it knows no checksum of is believed its length; under `--checksum` both objects
+//! are read. What breaks off while it is read goes on where it broke off.
 
 use super::breaks::Breaks;
+use super::relay::Relay;
 use super::{Lane, hash};
 use crate::catalog::{Checksum, Proof};
 use crate::config::{ChecksumPolicy, PART_BYTES_MIN};
 use crate::error::{Cause, Error, Result};
 use crate::provider::s3::{ByteRange, Client, Key, Stored};
-use crate::report::Weight;
+use crate::report::{Count, Weight};
 
 /// An object that is read for its checksum alone.
 struct Reading {
@@ -43,6 +45,17 @@ impl Lane {
         }
         self.read_back(key, crc64, &stored.etag).await?;
         proof(Proof::ReadBack)
+    }
+
+    /// The same of an object that the server copied by itself, and whose checksum it knows for neither. `None`: there
+    /// is none to record.
+    pub(super) async fn proven_copy(&self, relay: &Relay<'_>, stored: &Stored) -> Result<Option<Checksum>> {
+        if self.job().config.checksum == ChecksumPolicy::Free {
+            self.errands.counters.add(Count::ProvedByLength, 1);
+            return Ok(None);
+        }
+        let crc64 = self.checksum_of(self.source(), &relay.source_key, &relay.object.etag).await?;
+        self.proven(&relay.key, crc64, stored).await.map(Some)
     }
 
     /// Reads an object of the destination back and compares it with what was sent. One that differs does not stay (I2).

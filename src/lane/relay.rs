@@ -146,11 +146,7 @@ impl Lane {
     ) -> Result<Copied> {
         let checksum = match crc64 {
             Some(crc64) => Some(self.proven(&relay.key, crc64, stored).await?),
-            // There is no checksum to record: the server copied what it knows none of.
-            None => {
-                self.errands.counters.add(Count::ProvedByLength, 1);
-                None
-            }
+            None => self.proven_copy(relay, stored).await?,
         };
         Ok(copied((stamp, &relay.object), hash(&stored.etag), checksum, (bytes, 0), Count::FilesCopied))
     }

@@ -1,7 +1,7 @@
 //! What objects are stored with beside their content: the storage class that was asked for, and what a copy keeps.
 
 use super::support::Engine;
-use super::support::fault::{FaultServer, Kind};
+use super::support::fault::{Checksums, FaultServer, Kind};
 use super::{PART_BYTES, Rng, Scene, fault_server, noise};
 
 /// Bytes of an object of three parts.
@@ -107,4 +107,20 @@ fn objects_get_the_storage_class_that_was_asked_for() {
     assert!(server.counts().of(Kind::Copy) > 0 && server.counts().of(Kind::CreateUpload) > 0);
     scene.job(&tree, "s3://b/usual", "usual").run().expect(0);
     assert_eq!(server.object("b", "usual/small").unwrap().storage_class, None);
+}
+
+/// `--checksum` on a server that knows no checksums: what it copied by itself is read, too, and called what it is.
+#[test]
+fn copies_of_a_server_without_checksums_are_read_back() {
+    let server = fault_server(1);
+    server.set_checksums(Checksums::Ignored);
+    fill(&server);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let proved = |dest: &str, args: &[&str]| {
+        let outcome = scene.job("s3://b/p/", format!("s3://b/{dest}"), dest).args(args).run().expect(0);
+        ["proved_by_server", "proved_by_reading", "proved_by_length"].map(|name| outcome.number(name))
+    };
+    assert_eq!(proved("free", &[]), [0, 0, 3]);
+    assert_eq!(proved("q", &["--checksum"]), [0, 3, 0]);
+    assert_kept(&server, "read back");
 }
