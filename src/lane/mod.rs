@@ -488,6 +488,7 @@ impl Lane {
                     errand.claimed = group;
                     continue;
                 }
+                Err(error) if self.is_left(&error) => break,
                 // What arrived is not what was sent: the object is read once more.
                 Err(error) if is_wrong(&error) && errand.attempt < UNSTABLE_ATTEMPTS_MAX => {
                     self.job().failures.causes.note(Weight::Retry, &error.cause);

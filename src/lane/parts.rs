@@ -294,6 +294,7 @@ impl Lane {
                 Err(error) if self.wait_after_break(&mut breaks, &error).await => {
                     self.job().failures.causes.note(Weight::Retry, &error.cause);
                 }
+                Err(error) if self.is_left(&error) => return Ok(()),
                 Err(error) if super::is_wrong(&error) && attempt < CORRUPT_ATTEMPTS_MAX => {
                     self.job().failures.causes.note(Weight::Retry, &error.cause);
                     attempt += 1;

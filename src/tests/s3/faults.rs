@@ -4,8 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use super::support::fault::{Checksums, Fault, FaultServer, Kind, Rule};
-use super::support::{Comparison, Engine, Outcome, Rng};
+use super::support::{Comparison, Engine, Job, Outcome, Rng};
 use super::{PART_BYTES, Scene, fault_server, noise, plain_tree};
 
 /// Which way a faulty job goes.
@@ -47,6 +49,10 @@ impl Trial {
     }
 
     fn run_with(&self, args: &[&str]) -> Outcome {
+        self.job(args).run()
+    }
+
+    fn job(&self, args: &[&str]) -> Job {
         let tree = self.scene.join("tree");
         let job = match self.way {
             Way::Up => self.scene.job(tree, "s3://b/p", "state"),
@@ -54,7 +60,7 @@ impl Trial {
             Way::Across => self.scene.job("s3://b/p", "s3://b/q", "state"),
         };
         let source = format!("--source-endpoint-url={}", self.source.endpoint());
-        job.arg(source).args(args).run()
+        job.arg(source).args(args)
     }
 
     /// What has arrived under a name, if anything.
@@ -297,6 +303,23 @@ fn reading_back_goes_on_where_it_broke_off() {
     assert_eq!((counts.faults, outcome.number("proved_by_reading")), (4, 2), "{outcome}");
     assert!(counts.body_in < whole + 100_000, "{} bytes sent for {whole}", counts.body_in);
     assert!(counts.body_out < whole + 100_000, "{} bytes read back for {whole}", counts.body_out);
+}
+
+/// Once a stop was asked for, what keeps breaking off is left for the resume: it has not failed.
+#[test]
+fn what_breaks_off_after_a_stop_is_left_for_the_resume() {
+    for (way, name) in [(Way::Down, "small"), (Way::Down, "large"), (Way::Across, "small"), (Way::Across, "large")] {
+        let trial = Trial::new(way);
+        trial.source.script(Rule::new(Fault::Short(1000)).on(&[Kind::Get]).key(name));
+        let running = trial.job(&[]).start();
+        assert!(running.run_until(|_| trial.source.counts().faults > 0), "ended too soon");
+        running.signal(Signal::TERM);
+        let outcome = running.wait().expect(20);
+        assert_eq!(outcome.number("failed"), 0, "{way:?} {name}: {outcome}");
+        trial.source.heal();
+        trial.run().expect(0);
+        trial.assert_complete();
+    }
 }
 
 /// What the server refuses is the object's failure, also where it does not let the upload go.
