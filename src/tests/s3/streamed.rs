@@ -195,3 +195,23 @@ fn a_stopped_job_gives_up_its_streamed_parts() {
     job.run().expect(0);
     assert_arrived(&server, &scene, "p/large");
 }
+
+/// One whose source keeps breaking off when the job is to stop has not failed, and is sent by the resume.
+#[test]
+fn a_streamed_part_that_breaks_off_after_a_stop_is_left() {
+    let (source, scene, _) = trial(Engine::all()[0]);
+    source.put("b", "p/large", fs::read(scene.join("tree/large")).unwrap(), &[]);
+    let dest = fault_server(2);
+    let there = Scene::new(&dest, scene.engine);
+    source.script(Rule::new(Fault::Short(1000)).on(&[Kind::Get]));
+    let job = there.job_in_parts("s3://b/p", "s3://b/q", "across", PART);
+    let job = job.arg(format!("--source-endpoint-url={}", source.endpoint()));
+    let running = job.start();
+    assert!(running.run_until(|_| source.counts().faults > 3), "ended too soon");
+    running.signal(rustix::process::Signal::TERM);
+    let outcome = running.wait().expect(20);
+    assert_eq!(outcome.number("failed"), 0, "{outcome}");
+    source.heal();
+    job.run().expect(0);
+    assert_arrived(&dest, &scene, "q/large");
+}
