@@ -85,6 +85,8 @@ fn refuse_options_of_devices(config: &Config) -> Result<()> {
     let bucket = [&config.source, &config.dest].into_iter().find(|end| matches!(end, Location::S3 { .. }));
     let option = match &config.devices {
         devices if devices.equal_blocks == EqualBlocks::Leave => "--skip-equal",
+        // Of a source that is read as a device, more is known when it is opened.
+        _ if matches!((&config.source, &config.dest), (Location::Posix(_), Location::S3 { .. })) => return Ok(()),
         devices if devices.bad_sectors == BadSectors::Skip => "--skip-bad-sectors",
         _ => return Ok(()),
     };
@@ -96,6 +98,9 @@ type OpenDest = fn(&Config, Option<(CString, u64)>) -> Result<(Root, Vec<u8>, De
 
 fn open_up(config: &Config, bucket: &str, prefix: &[u8]) -> Result<Ends> {
     let (source, source_path, file) = roots::open_source_alone(config)?;
+    if config.devices.bad_sectors == BadSectors::Skip && source.device.is_none() {
+        return Err(Error::refused(source_path, "is no block device: --skip-bad-sectors is for those"));
+    }
     let mut dest = block_on(open_bucket(bucket, prefix, &config.dest_s3, Side::Dest, KeyNames::Posix))?;
     let single = file.map(|source_name| {
         // A name without a slash at its end is the object's own.

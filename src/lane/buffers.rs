@@ -115,6 +115,11 @@ impl Buffer {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Forgets what is in it.
+    pub fn clear(&mut self) {
+        self.bytes.truncate(self.start);
+    }
+
     /// Lends the memory to an operation, and tells where its content begins; [`Buffer::put_back`] ends the loan.
     pub fn lend(&mut self) -> (Vec<u8>, usize) {
         (std::mem::take(&mut self.bytes), self.start)

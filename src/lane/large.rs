@@ -69,6 +69,11 @@ impl Lane {
         let crc64 = crc64.expect("I7: every part of a file passes through a lane");
         let stored = self.complete(upload.errand, (&upload.key, &id), parts.large_id, &list, crc64).await?;
         let checksum = self.proven(&upload.key, crc64, &stored).await?;
+        let missing = parts.progress.lock().missing.take();
+        if let Some(ending) = self.stored_in_part(place, missing) {
+            self.abandon(upload.errand, parts.large_id);
+            return Ok(Some(ending));
+        }
         let mut copied = self.copied(&upload, hash(&stored.etag), 0, Some(checksum));
         copied.large_id = parts.large_id;
         Ok(Some(Ending::Copied(Box::new(copied))))

@@ -22,6 +22,7 @@ mod parts;
 mod proof;
 pub(crate) mod publish;
 pub(crate) mod relay;
+mod salvage;
 mod stream;
 pub(crate) mod upload;
 

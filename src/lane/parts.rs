@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use super::Lane;
 use super::breaks::Breaks;
 use super::disk::LaneFile;
+use super::salvage::{Missing, add_missing};
 use super::stream::is_streamed;
 use crate::catalog::Range;
 use crate::config::PART_DEPTH;
@@ -115,6 +116,8 @@ pub(super) struct Progress {
     pub parts: Vec<Part>,
     /// Parts done, earlier runs' included.
     pub done: u64,
+    /// What of the source could not be read and has zeros in its place.
+    pub missing: Missing,
     /// The first thing that went wrong.
     pub trouble: Option<Ending>,
 }
@@ -171,6 +174,11 @@ impl Parts {
                 return Some(index);
             }
         }
+    }
+
+    /// Takes note of what cannot be read.
+    pub(super) fn miss(&self, missing: Missing) {
+        add_missing(&mut self.progress.lock().missing, missing);
     }
 
     fn range(&self, index: u64) -> ByteRange {
@@ -311,6 +319,8 @@ impl Lane {
             progress.assembly.add(range.offset, range.len, crc64);
             progress.digested += range.len;
         }
+        // The map of what is missing has to be whole: a resume reads such a part again.
+        let is_whole = !progress.missing.as_ref().is_some_and(|(_, all)| all.touch(range.offset, range.len));
         drop(progress);
         let range = Range { offset: range.offset, len: range.len, crc64, etag };
         meter.finish(range.len);
@@ -318,8 +328,10 @@ impl Lane {
         if let Route::Down { file, .. } = &parts.route {
             self.job().note_unsynced(parts.large_id, file);
         }
-        let (dir, name) = (&parts.place.dir, parts.place.name.clone());
-        self.errands.push(dir, name, What::Written(parts.large_id, range));
+        if is_whole {
+            let (dir, name) = (&parts.place.dir, parts.place.name.clone());
+            self.errands.push(dir, name, What::Written(parts.large_id, range));
+        }
         self.errands.intake.add_bytes(range.len);
         Ok(())
     }
@@ -341,8 +353,8 @@ impl Lane {
             Route::Up { key, upload, .. } => {
                 let file = file.expect("I8: this route has a file");
                 let mut buffer = self.memory(range.len as usize).await;
-                let read = self.read(file, &mut buffer, range.offset, range.len as usize).await;
-                read.map_err(|errno| parts.place.error(self.job(), Side::Source, "read", errno))?;
+                let wanted = (range.offset, range.len as usize);
+                parts.miss(self.read_source(&parts.place, file, &mut buffer, wanted).await?);
                 if (buffer.bytes().len() as u64) < range.len {
                     return Err(self.unstable(&parts.place));
                 }

@@ -22,7 +22,6 @@ use crate::config::{PART_BYTES_LARGE, SLICE_BYTES};
 use crate::error::{Cause, Error, Result};
 use crate::provider::s3::{self, ByteRange, Demand, Download, Key, Part};
 use crate::report::{Count, Meter};
-use crate::ring::Side;
 
 /// Time after which a part that rests sends a byte: servers close a connection on which nothing comes (AWS after 20 s),
 /// and the part would have to be sent again.
@@ -189,9 +188,8 @@ impl<'a> Reading<'a> {
         match (&self.parts.route, self.file) {
             (Route::Across { source_key, etag, .. }, _) => self.receive(source_key, etag, &mut slice, len).await?,
             (_, Some(file)) => {
-                let (job, place) = (self.lane.job(), &self.parts.place);
-                let read = self.lane.read(file, &mut slice, self.rest.offset, len as usize).await;
-                read.map_err(|errno| place.error(job, Side::Source, "read", errno))?;
+                let wanted = (self.rest.offset, len as usize);
+                self.parts.miss(self.lane.read_source(&self.parts.place, file, &mut slice, wanted).await?);
             }
             (_, None) => return Ok(None),
         }

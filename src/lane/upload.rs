@@ -232,7 +232,7 @@ impl Lane {
         self.plan_bytes(place, if stat.kind() == Kind::File { stat.size } else { 0 });
         let room = if stat.kind() == Kind::Symlink { libc::PATH_MAX as u64 } else { stat.size };
         let mut buffer = self.memory(room as usize).await;
-        let posix = Posix::new(&*self.errands.caller, Side::Source);
+        let (posix, mut missing) = (Posix::new(&*self.errands.caller, Side::Source), None);
         match stat.kind() {
             Kind::File if stat.size > 0 => {
                 let Some(handle) = open_source(job, &*self.errands.caller, place, stat)? else {
@@ -240,7 +240,7 @@ impl Lane {
                 };
                 let failed = |errno| source_error(job, place, "read", errno);
                 let file = self.disk.open(&handle).map_err(failed)?;
-                self.read(&file, &mut buffer, 0, stat.size as usize).await.map_err(failed)?;
+                missing = self.read_source(place, &file, &mut buffer, (0, stat.size as usize)).await?;
             }
             Kind::Symlink => {
                 let target = posix.read_link(&place.open.source, &place.name);
@@ -258,6 +258,9 @@ impl Lane {
         let body = Payload::metered(buffer.into_body(), upload.errand.meter.clone());
         let stored = self.dest().put(&upload.key, body, crc64, &upload.attributes).await?;
         let checksum = self.proven(&upload.key, crc64, &stored).await?;
+        if let Some(ending) = self.stored_in_part(place, missing) {
+            return Ok(ending);
+        }
         Ok(Ending::Copied(Box::new(self.copied(&upload, hash(&stored.etag), bytes, Some(checksum)))))
     }
 

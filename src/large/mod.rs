@@ -19,7 +19,7 @@
 //! ([`LargeFile::reread`]), and if they make the recorded one, its copy gets new metadata and nothing else.
 
 mod device;
-mod salvage;
+pub(crate) mod salvage;
 mod sparing;
 mod task;
 

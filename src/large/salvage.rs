@@ -17,7 +17,7 @@ use crate::ring::{Answer, Arena, Caller, Handle, Lease, Op, Side};
 const BLOCK_TRIES: u32 = 2;
 
 /// A part of a block that could not be read.
-pub(super) struct Failed<'f> {
+pub(crate) struct Failed<'f> {
     /// What it is read from.
     pub file: &'f Handle,
     /// Where the block begins.
@@ -31,13 +31,13 @@ pub(super) struct Failed<'f> {
 }
 
 /// Whether an errno tells of the medium: what lies around it may be readable.
-pub(super) fn is_of_medium(errno: Errno) -> bool {
+pub(crate) fn is_of_medium(errno: Errno) -> bool {
     matches!(errno, Errno::IO | Errno::NODATA | Errno::REMOTEIO | Errno::ILSEQ)
 }
 
 /// Reads what can be read of `failed` into `lease` and zeroes the rest; the lease, and what is missing. An errno that
 /// tells of anything else ends it. Ends: each turn reads a part, gives one up, or halves it.
-pub(super) fn read_around(
+pub(crate) fn read_around(
     caller: &dyn Caller,
     arena: &Arena,
     mut lease: Lease,

@@ -5,10 +5,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use super::damage::failing_of;
 use super::refusals::{Mounted, format};
 use super::support::block::Loop;
 use super::support::fixture::can_mount;
 use super::support::s3::S3sFs;
+use super::support::slow::{SlowMount, can_mount_fuse};
 use super::support::{Engine, Job, Scratch};
 use super::{assert_same, bucket_job, fault_server, noisy, verify_by};
 
@@ -160,8 +162,9 @@ fn what_would_destroy_data_is_refused_from_a_bucket_too() {
     scene.assert_refused(object, Path::new("/dev"), &[], "no file is made where devices are");
     for option in ["--skip-equal", "--skip-bad-sectors"] {
         scene.assert_refused(object, dest.path(), &["--overwrite-device", option], "is in a bucket");
-        scene.assert_refused(dest.path(), object, &[option], "is in a bucket");
     }
+    scene.assert_refused(dest.path(), object, &["--skip-equal"], "is in a bucket");
+    scene.assert_refused(&image, object, &["--skip-bad-sectors"], "is no block device");
     scene.assert_refused(Path::new("s3://bucket/"), dest.path(), &overwrite, "is not a directory");
 }
 
@@ -218,5 +221,40 @@ fn an_image_restored_from_the_object_of_a_device_is_not_of_1970() {
         assert_same(&fs::read(&restored).unwrap(), &source.content());
         let mtime = fs::metadata(&restored).unwrap().modified().unwrap();
         assert!(mtime >= began && mtime <= SystemTime::now(), "{mtime:?}");
+    }
+}
+
+/// In one request, in parts, in parts that are sent as they are read, and where a run was killed.
+#[test]
+fn bad_sectors_are_zeros_in_the_object_and_told() {
+    let test = "bad_sectors_are_zeros_in_the_object_and_told";
+    if !can_mount(test) || !can_mount_fuse(test) {
+        return;
+    }
+    let mount = SlowMount::new(Duration::ZERO);
+    let (server, scratch) = (fault_server(test, 51), Scratch::new());
+    for (mib, part) in [(12, "16M"), (12, "5M"), (36, "32M"), (36, "5M")] {
+        let (source, expected) = failing_of(&mount, mib);
+        let state = scratch.path().join(format!("{mib}-{part}"));
+        let job = bucket_job(&server, source.path(), "s3://bucket/disk.img", &state).args(&["--part-size", part]);
+        server.remove("bucket", "disk.img");
+        let skipping = job.clone().arg("--skip-bad-sectors");
+        if (mib, part) == (36, "5M") {
+            let slow = ["--bwlimit", "8M", "--checkpoint-interval", "0.1", "--streams", "1"];
+            let running = skipping.clone().args(&slow).start();
+            // The part with the bad sectors is the second of eight.
+            assert!(running.run_for(Duration::from_millis(2500)), "it was too fast");
+            running.kill();
+        } else {
+            let outcome = job.run().expect(11);
+            assert!(outcome.says("5242880+4096") && outcome.says("--skip-bad-sectors goes on behind it"), "{outcome}");
+            assert!(server.object("bucket", "disk.img").is_none());
+        }
+        for _ in 0..2 {
+            let outcome = skipping.run().expect(23);
+            assert!(outcome.stdout.contains("\"unreadable\":\"5242880+4096, 9445376+4096\""), "{outcome}");
+            assert_same(&server.object("bucket", "disk.img").unwrap().body, &expected);
+            assert_eq!(server.uploads().len(), 0, "an upload was left");
+        }
     }
 }

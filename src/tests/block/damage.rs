@@ -231,7 +231,12 @@ fn a_file_system_made_after_the_first_write_is_not_overwritten() {
 
 /// A disk with a page that cannot be read in its 5th and another in its 9th MiB, over FUSE.
 fn failing(mount: &SlowMount) -> (Loop, Vec<u8>) {
-    let mut content = vec![0; 12 << 20];
+    failing_of(mount, 12)
+}
+
+/// Likewise, of `mib` MiB.
+pub(super) fn failing_of(mount: &SlowMount, mib: usize) -> (Loop, Vec<u8>) {
+    let mut content = vec![0; mib << 20];
     Rng::new(31).fill(&mut content);
     for at in [5 << 20, (9 << 20) + 8192] {
         content[at..at + BAD.len()].copy_from_slice(BAD);

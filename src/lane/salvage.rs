@@ -1,0 +1,101 @@
+//! Bad sectors of a device on its way into a bucket: read around as a shard does (large/salvage.rs), with zeros in
+//! their place. What is missing is told at the end, and by no part that a resume takes for done.
+
+use crate::config::BadSectors;
+use crate::error::{Cause, Errno, Error, Result};
+use crate::extents::Extents;
+use crate::job::Place;
+use crate::large::salvage::{Failed, is_of_medium, read_around};
+use crate::ring::syscalls::Kernel;
+use crate::ring::{FixedBuffers, Handle, Side};
+use crate::transfer::{Ending, source_error};
+
+use super::Lane;
+use super::buffers::Buffer;
+use super::disk::LaneFile;
+
+/// Bytes that are read around at a time.
+const STEP_BYTES: u64 = 1 << 20;
+
+/// What could not be read, and what the kernel said of it last.
+pub(super) type Missing = Option<(Errno, Extents)>;
+
+impl Lane {
+    /// Reads `len` bytes of the source into an empty buffer; fewer only at its end. Where a device cannot be read there
+    /// are zeros, if that is asked for, and what is missing is told.
+    pub(super) async fn read_source(
+        &self,
+        place: &Place,
+        file: &LaneFile,
+        buffer: &mut Buffer,
+        (at, len): (u64, usize),
+    ) -> Result<Missing> {
+        let Err(errno) = self.read(file, buffer, at, len).await else { return Ok(None) };
+        let job = self.job();
+        let failed = |errno| source_error(job, place, "read", errno);
+        let device = job.device(Side::Source).filter(|_| is_of_medium(errno)).ok_or_else(|| failed(errno))?;
+        let (medium, grain) = (device.direct.clone(), u64::from(device.block_bytes()));
+        buffer.clear();
+        let (mut missing, mut offset, end) = (Extents::default(), at, at + len as u64);
+        // Ends: every turn reads a step.
+        while offset < end {
+            let step = (offset, STEP_BYTES.min(end - offset));
+            let medium = medium.clone();
+            let (bytes, bad) = on_thread(move || salvage(&medium, grain, step)).await.map_err(failed)?;
+            buffer.append(&bytes);
+            missing.extend(&bad);
+            offset += step.1;
+        }
+        match job.config.devices.bad_sectors {
+            _ if missing.is_empty() => Ok(None),
+            BadSectors::Skip => {
+                job.unreadable.lock().extend(&missing);
+                Ok(Some((errno, missing)))
+            }
+            BadSectors::Fail => {
+                let object = place.path(job, Side::Source);
+                Err(Error { verb: "read", object, cause: Cause::BadSectors(errno, missing) })
+            }
+        }
+    }
+
+    /// How an object ends that has zeros where the source could not be read: what there is stays, and it has failed.
+    pub(super) fn stored_in_part(&self, place: &Place, missing: Missing) -> Option<Ending> {
+        let (errno, extents) = missing?;
+        let object = place.path(self.job(), Side::Source);
+        Some(Ending::Failed(Error { verb: "read", object, cause: Cause::Unreadable(errno, extents) }))
+    }
+}
+
+/// `len` bytes from `at` on with zeros where a device cannot be read, and what lies there.
+fn salvage(medium: &Handle, grain: u64, (at, len): (u64, u64)) -> std::result::Result<(Vec<u8>, Extents), Errno> {
+    // Past the page cache only whole blocks are read.
+    let (start, end) = (at / grain * grain, (at + len).next_multiple_of(grain));
+    let bytes = (end - start) as usize;
+    let mut buffers = FixedBuffers::new(1, bytes, bytes).map_err(|_| Errno::NOMEM)?;
+    let caller = Kernel::new(buffers.arena().clone());
+    let lease = buffers.acquire(bytes).ok_or(Errno::NOMEM)?;
+    let failed = Failed { file: medium, block: start, part: 0..bytes, wanted: bytes, grain: grain as usize };
+    let (lease, read) = read_around(&caller, buffers.arena(), lease, &failed);
+    let first = (at - start) as usize;
+    let found = read.map(|missing| (buffers.arena().bytes(&lease)[first..first + len as usize].to_vec(), missing));
+    buffers.release(lease);
+    found
+}
+
+/// A disk that fails takes its time: the lane goes on meanwhile.
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}
+
+/// Adds what is missing of a part to what is missing of the whole.
+pub(super) fn add_missing(all: &mut Missing, part: Missing) {
+    if let Some((errno, extents)) = part {
+        let (last, known) = all.get_or_insert_with(|| (errno, Extents::default()));
+        *last = errno;
+        known.extend(&extents);
+    }
+}
