@@ -5,7 +5,12 @@
 
 use std::os::fd::AsFd;
 
+use rustix::fs::{AtFlags, StatxFlags};
+
 use crate::error::{Error, Result};
+
+/// What a file system that keeps whole seconds tells times apart by, in nanoseconds.
+const SECOND: u32 = 1_000_000_000;
 
 /// A kind of file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,8 +116,26 @@ impl FileSystem {
         self != FileSystem::Fuse
     }
 
+    /// Nanoseconds that times are told apart by at worst on the file system of `dir`, as far as it tells without a try:
+    /// what local file systems keep exactly, others by the second. An ext4 whose inodes have 128 bytes has no room for
+    /// more than seconds, and none for the time of creation, by which it is known.
+    pub fn granularity_nanos(self, dir: impl AsFd) -> u32 {
+        match self {
+            FileSystem::Fuse | FileSystem::Other | FileSystem::Cluster => SECOND,
+            FileSystem::Ext | FileSystem::Overlay if !has_birth(&dir) => SECOND,
+            FileSystem::Smb => 100,
+            _ => 1,
+        }
+    }
+
     /// Whether syncfs reports every write error since the fd was opened (I1; kernel 5.17 and later).
     pub fn trusts_syncfs(self) -> bool {
         matches!(self, FileSystem::Ext | FileSystem::Xfs | FileSystem::Btrfs | FileSystem::Tmpfs)
     }
+}
+
+/// Whether an open file has a time of creation.
+fn has_birth(file: impl AsFd) -> bool {
+    let statx = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME);
+    statx.is_ok_and(|statx| statx.stx_mask & StatxFlags::BTIME.bits() != 0)
 }

@@ -231,7 +231,7 @@ impl Sealer {
         }
         // A prefix without an object of its own has no times.
         if stamp.ino != 0 {
-            let set = metadata::keep_times(&self.dest(), &handle, (stamp.atime, stamp.mtime), job.dest_reach());
+            let set = metadata::keep_times(&self.dest(), &handle, (stamp.atime, stamp.mtime), job.clock());
             set.map_err(|errno| failed("set times of", errno))?.into_iter().for_each(|loss| losses.add(loss));
         }
         losses.iter().try_for_each(|loss| self.lose_dir(dir, loss))?;

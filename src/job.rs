@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -173,8 +173,8 @@ pub struct Job {
     pub state_dir: (u64, u64),
     /// Whether each file is made durable by itself: asked for, or the file system's syncfs cannot be trusted (I1).
     pub sync_each: AtomicBool,
-    /// Nanoseconds the destination's times are told apart by at worst, as its kind tells.
-    pub granularity_nanos: u32,
+    /// Nanoseconds the destination's times are told apart by at worst, as its file systems tell.
+    pub granularity_nanos: AtomicU32,
     /// Those of a mount, once they were tried.
     pub measured_nanos: OnceLock<u32>,
     /// What the destination root lives on.
@@ -484,6 +484,7 @@ impl Job {
             self.sync_each.store(true, Ordering::Release);
         }
         self.is_dest_remote.fetch_or(file_system.is_remote(), Ordering::Release);
+        self.granularity_nanos.fetch_max(file_system.granularity_nanos(dir), Ordering::Relaxed);
         self.superblocks.lock().entry(dev).or_insert_with(|| dir.clone());
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::filesystem::Reach;
 use crate::job::{Job, Past, Sealed};
 use crate::links::{LinkKey, LinkName};
+use crate::provider::metadata::Clock;
 use crate::ring::Stat;
 use crate::walk::{DestDir, DirNode};
 
@@ -111,5 +112,11 @@ impl Job {
     /// Whether what the destination says it has changed is taken for done, or looked at again.
     pub fn dest_reach(&self) -> Reach {
         if self.is_dest_remote.load(Ordering::Acquire) { Reach::Remote } else { Reach::Local }
+    }
+
+    /// What is known of how the destination keeps times.
+    pub fn clock(&self) -> Clock {
+        let granularity_nanos = self.granularity_nanos.load(Ordering::Relaxed);
+        Clock { reach: self.dest_reach(), granularity_nanos }
     }
 }

@@ -146,7 +146,7 @@ impl Sealer {
         if !copied.is_in(&self.job, &before) {
             return Err(Errno::STALE);
         }
-        let lost = match metadata::keep_times_at(&dest, (at, written), times, self.job.dest_reach()) {
+        let lost = match metadata::keep_times_at(&dest, (at, written), times, self.job.clock()) {
             // Another user's file with the source's content and mtime: only its atime would be new.
             Err(Errno::PERM | Errno::ACCESS) if copied.is_held() => None,
             kept => kept?,

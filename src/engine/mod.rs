@@ -20,7 +20,7 @@ mod watch;
 use std::collections::HashMap;
 use std::io::PipeWriter;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
@@ -44,7 +44,6 @@ use crate::config::{
 use crate::control::{self, Desk, Facts};
 use crate::crew::{self, Crew, Pass};
 use crate::error::{Error, Result};
-use crate::filesystem::FileSystem;
 use crate::filter::Choice;
 use crate::gate::Gate;
 use crate::job::{Job, JobRoot, Past, Reflink, read_choice};
@@ -268,7 +267,7 @@ pub(crate) fn make_job(
         job_id: header.job_id,
         state_dir: catalog.state_dev_ino(),
         sync_each: AtomicBool::new(syncs_each),
-        granularity_nanos: granularity_nanos(roots.dest.file_system),
+        granularity_nanos: AtomicU32::new(roots.dest.granularity_nanos()),
         measured_nanos: OnceLock::new(),
         dest_file_system: roots.dest.file_system,
         is_dest_remote: AtomicBool::new(roots.dest.file_system.is_remote()),
@@ -298,16 +297,6 @@ pub(crate) fn make_job(
         config: config.clone(),
         catalog,
     })
-}
-
-/// How finely a destination tells times apart, in nanoseconds: what local file systems keep exactly, others by the
-/// second.
-pub(crate) fn granularity_nanos(file_system: FileSystem) -> u32 {
-    match file_system {
-        FileSystem::Fuse | FileSystem::Other | FileSystem::Cluster => 1_000_000_000,
-        FileSystem::Smb => 100,
-        _ => 1,
-    }
 }
 
 /// Clears the way at the destination's root, which is nobody's child, and tells what is known of it.

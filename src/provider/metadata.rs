@@ -98,14 +98,34 @@ pub fn lost_time(source: Time, now: Time) -> Option<Loss> {
     }
 }
 
+/// What is known of how a destination keeps times.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// Whether what it says it has set is taken for set.
+    pub reach: Reach,
+    /// Nanoseconds it tells times apart by at worst.
+    pub granularity_nanos: u32,
+}
+
+impl Clock {
+    /// Whether a time is surely kept as it is, so that nobody has to look again: a local file system that keeps
+    /// nanoseconds does so from 1901 to 2038 at least. Beyond that the kernel sets the nearest time that the file
+    /// system can hold, and says nothing (`timestamp_truncate` in Linux's fs/inode.c): 2038 is the end for xfs without
+    /// bigtime and ext4 with inodes of 128 bytes, 2446 for other ext4, 2486 for other xfs.
+    fn is_sure_of(self, time: Time) -> bool {
+        let is_in_range = (i64::from(i32::MIN) + 1..i64::from(i32::MAX)).contains(&time.secs);
+        self.reach == Reach::Local && self.granularity_nanos == 1 && is_in_range
+    }
+}
+
 /// Sets times of an open object. Returns what could not be kept.
-pub fn keep_times(posix: &Posix, file: &Handle, (atime, mtime): (Time, Time), reach: Reach) -> Verb<Option<Loss>> {
-    match (posix.set_times(file, atime, mtime), reach) {
-        (Ok(()), Reach::Local) => Ok(None),
-        (Ok(()), Reach::Remote) => Ok(lost_time(mtime, posix.stat_handle(file)?.mtime)),
-        (Err(Errno::OPNOTSUPP | Errno::NOSYS), _) => Ok(Some(Loss::Times)),
-        (Err(Errno::PERM | Errno::ACCESS | Errno::INVAL), Reach::Remote) => Ok(Some(Loss::Times)),
-        (Err(errno), _) => Err(errno),
+pub fn keep_times(posix: &Posix, file: &Handle, (atime, mtime): (Time, Time), clock: Clock) -> Verb<Option<Loss>> {
+    match posix.set_times(file, atime, mtime) {
+        Ok(()) if clock.is_sure_of(mtime) => Ok(None),
+        Ok(()) => Ok(lost_time(mtime, posix.stat_handle(file)?.mtime)),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Some(Loss::Times)),
+        Err(Errno::PERM | Errno::ACCESS | Errno::INVAL) if clock.reach == Reach::Remote => Ok(Some(Loss::Times)),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -114,13 +134,13 @@ pub fn keep_times_at(
     posix: &Posix,
     (at, name): (&Handle, &Name),
     (atime, mtime): (Time, Time),
-    reach: Reach,
+    clock: Clock,
 ) -> Verb<Option<Loss>> {
-    match (posix.set_times_at(at, name, atime, mtime), reach) {
-        (Ok(()), Reach::Local) => Ok(None),
-        (Ok(()), Reach::Remote) => Ok(lost_time(mtime, posix.stat(at, name)?.mtime)),
-        (Err(Errno::OPNOTSUPP | Errno::NOSYS), _) => Ok(Some(Loss::Times)),
-        (Err(errno), _) => Err(errno),
+    match posix.set_times_at(at, name, atime, mtime) {
+        Ok(()) if clock.is_sure_of(mtime) => Ok(None),
+        Ok(()) => Ok(lost_time(mtime, posix.stat(at, name)?.mtime)),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Some(Loss::Times)),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -210,6 +230,17 @@ mod tests {
         assert_eq!([seen(123_456_789), seen(123_456_700), seen(123_000_000)], [Some(1), Some(100), Some(1_000_000)]);
         assert_eq!([seen(0), seen(5)], [Some(1_000_000_000), None]);
         assert_eq!(granularity_of(Time { secs: ODD.secs - 1, nanos: 0 }), None);
+    }
+
+    #[test]
+    fn only_what_may_not_be_kept_is_looked_at_again() {
+        let clock = |granularity_nanos| Clock { reach: Reach::Local, granularity_nanos };
+        let at = |secs| Time { secs, nanos: 1 };
+        let [now, late, early] = [1_700_000_000, i64::from(i32::MAX), i64::from(i32::MIN)].map(at);
+        assert_eq!([now, late, early].map(|time| clock(1).is_sure_of(time)), [true, false, false]);
+        assert!(clock(1).is_sure_of(at(late.secs - 1)) && clock(1).is_sure_of(at(early.secs + 1)));
+        assert!(!clock(1_000_000_000).is_sure_of(now));
+        assert!(!Clock { reach: Reach::Remote, ..clock(1) }.is_sure_of(now));
     }
 
     #[test]

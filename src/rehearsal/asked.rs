@@ -22,7 +22,7 @@ use crate::lane::listing::{Item, Refused, Sieve, items};
 use crate::lane::relay::{is_relayed, turned};
 use crate::lane::upload::{attributes_of, is_stored};
 use crate::listing::{BUFFER_BYTES, parse};
-use crate::plan::{Plan, Progress, Reason, Skip, decide, is_sealed_copy};
+use crate::plan::{Plan, Progress, Reason, Skip, decide, is_sealed_copy, same_time};
 use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
 use crate::provider::s3::{Client, From, Key, Object, Page, attributes};
@@ -216,7 +216,7 @@ impl Asked {
         (stat, now): (&Stat, &Stat),
     ) -> Result<bool> {
         let is_owned = self.metadata == Metadata::TimesOnly || (stat.uid, stat.gid) == (now.uid, now.gid);
-        if now.kind() != Kind::Symlink || !is_owned || stat.mtime != now.mtime {
+        if now.kind() != Kind::Symlink || !is_owned || !same_time(stat.mtime, now.mtime, self.granularity_nanos) {
             return Ok(false);
         }
         Ok(source.read_link(dir, name)? == dest.read_link(dir, dest_name)?)

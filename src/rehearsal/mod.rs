@@ -25,7 +25,7 @@ use crate::catalog::{Catalog, DirId, DirStamp, JobStatus, Record, boot_id};
 use crate::config::{Config, CtimePolicy, Mounts};
 use crate::delete::each;
 use crate::engine::ends::{Ends, look};
-use crate::engine::{granularity_nanos, raise_descriptor_limit};
+use crate::engine::raise_descriptor_limit;
 use crate::error::{Cause, Class, Error, Result, escape};
 use crate::filesystem::Inodes;
 use crate::filter::{Choice, Sort};
@@ -81,7 +81,7 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
         return Err(Error::refused(names.0, "--dry-run tells of files: a block device is always copied"));
     }
     let catalog = Catalog::find(&config.state_dir, &names.0, &names.1)?;
-    let granularity_nanos = granularity_nanos(roots.dest.file_system);
+    let granularity_nanos = roots.dest.granularity_nanos();
     let end = |bucket: Option<crate::job::BucketRoot>, root, side| match bucket {
         Some(root) => Client::new(root.bucket.clone()).map(|client| End::Bucket(root, client)),
         None => End::files(root, side),

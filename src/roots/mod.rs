@@ -378,6 +378,11 @@ impl Found {
         let path = rustix::fs::readlink(link, Vec::new()).map_err(refused)?.into_bytes();
         if !path.starts_with(b"/") {
             return Err(Error::refused(typed, "has no path from the root directory any more: was it unmounted?"));
+    /// Nanoseconds that its times are told apart by at worst.
+    pub fn granularity_nanos(&self) -> u32 {
+        self.file_system.granularity_nanos(&self.handle)
+    }
+
         }
         Ok(Found { fd, path, stat })
     }

@@ -5,6 +5,9 @@
 
 mod support;
 
+#[path = "mounts/local.rs"]
+mod local;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs;

@@ -23,7 +23,7 @@ impl Work<'_> {
         }
         let is_of_source = |record: &&FileRecord| record.stamp == self.stamp && !record.losses.has_object();
         let Some(record) = record.filter(is_of_source) else { return Ok(None) };
-        let granularity = self.job.granularity_nanos;
+        let granularity = self.job.clock().granularity_nanos;
         let is_durable = |dest: &Stat| match record.status {
             Status::Done => record.batch > self.job.progress.completed_batch,
             Status::InProgress => self.job.syncs() && plan::is_sealed_copy(self.stat, dest, granularity),
@@ -94,11 +94,13 @@ impl Work<'_> {
             Kind::Symlink if dest.kind() == Kind::Symlink => {
                 let same = self.source_target()? == self.dest().read_link(self.dest_dir(), name).unwrap_or_default();
                 let owned = (dest.uid, dest.gid) == (self.stat.uid, self.stat.gid) || !self.keeps_metadata();
-                if !same || !owned || dest.mtime != self.stat.mtime {
+                if !same || !owned || !plan::same_time(dest.mtime, self.stat.mtime, self.granularity()) {
                     return Ok(None);
                 }
                 let kept = Kept { permissions: dest.permissions(), trust: Trust::Full };
                 self.keep_attributes_at(name, kept, Made::Before)?;
+                let lost = metadata::lost_time(self.stat.mtime, dest.mtime);
+                lost.map_or(Ok(()), |loss| self.job.lose(self.place, loss))?;
                 Ok(Some(self.copied(&dest, Seal::None, 0, Count::Adopted)))
             }
             _ => Ok(None),
@@ -108,12 +110,12 @@ impl Work<'_> {
     /// How finely the destination keeps times: tried once where its kind does not tell.
     fn granularity(&self) -> u32 {
         match self.job.dest_reach() {
-            Reach::Local => self.job.granularity_nanos,
+            Reach::Local => self.job.clock().granularity_nanos,
             Reach::Remote => *self.job.measured_nanos.get_or_init(|| {
                 // One probe at a time: they have one name.
                 let _turn = self.job.link_changes.lock();
                 let measured = metadata::measure_granularity(&self.dest(), self.dest_dir(), &self.job.probe_name());
-                measured.ok().flatten().unwrap_or(self.job.granularity_nanos)
+                measured.ok().flatten().unwrap_or(self.job.clock().granularity_nanos)
             }),
         }
     }
@@ -154,7 +156,7 @@ impl Work<'_> {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(self.error("stat", errno)),
         };
-        let is_sealed = plan::is_sealed_copy(self.stat, &dest, self.job.granularity_nanos);
+        let is_sealed = plan::is_sealed_copy(self.stat, &dest, self.job.clock().granularity_nanos);
         let is_same = self.job.dest_id(&dest) == record.dest_ino || !self.job.dest.inodes.is_lasting();
         if !is_same || !is_sealed {
             return Ok(None);

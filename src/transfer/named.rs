@@ -130,7 +130,7 @@ impl Work<'_> {
         };
         self.keep_attributes_at(name, kept, Made::New)?;
         let times = (self.stat.atime, self.stat.mtime);
-        let lost = metadata::keep_times_at(&dest, (at, name), times, self.job.dest_reach());
+        let lost = metadata::keep_times_at(&dest, (at, name), times, self.job.clock());
         let lost = lost.map_err(|errno| self.error("set times of", errno))?;
         lost.map_or(Ok(()), |loss| self.job.lose(self.place, loss))?;
         Ok(made)

@@ -28,7 +28,7 @@ use super::{Request, Verdict, conclude};
 use crate::catalog::{Catalog, DirId, Record};
 use crate::config::{DIR_CACHE_PER_SHARD, Metadata, Output};
 use crate::engine::ends::{find_copy_to_read, find_to_read};
-use crate::engine::{descriptor_limit, granularity_nanos, raise_descriptor_limit};
+use crate::engine::{descriptor_limit, raise_descriptor_limit};
 use crate::error::{Error, Result};
 use crate::filter::{Choice, Sort};
 use crate::job::{KeyNames, fnv1a, read_choice};
@@ -199,7 +199,7 @@ async fn open_dest(
     match &request.dest {
         Location::Posix(_) => {
             let (root, name) = open_files(&request.dest)?;
-            let (path, granularity) = (root.path.clone(), granularity_nanos(root.file_system));
+            let (path, granularity) = (root.path.clone(), root.granularity_nanos());
             Ok((files(request, root, Side::Dest)?, path, granularity, name))
         }
         Location::S3 { bucket, prefix } => {

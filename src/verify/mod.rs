@@ -42,7 +42,7 @@ use crate::config::{
     S3Options,
 };
 use crate::crew::{self, Crew, Engine, Pass};
-use crate::engine::{descriptor_limit, granularity_nanos, raise_descriptor_limit};
+use crate::engine::{descriptor_limit, raise_descriptor_limit};
 use crate::error::{Cause, Error, Result};
 use crate::filter::{Choice, Filter};
 use crate::job::{JobRoot, read_choice};
@@ -247,7 +247,7 @@ fn make_audit(
         measure: Measure {
             has_owner_and_mode: request.metadata == Metadata::Keep && is_recorded,
             attributes: request.attributes,
-            granularity_nanos: granularity_nanos(ends.dest.file_system),
+            granularity_nanos: ends.dest.granularity_nanos(),
         },
         sample: request.sample.map(|percent| Sample::new(percent, seed)),
         has_holes: request.has_holes,

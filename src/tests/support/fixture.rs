@@ -16,8 +16,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub enum Kind {
     /// ext4 with 256-byte inodes: nanoseconds and dates until 2446.
     Ext4,
+    /// ext4 with 128-byte inodes: seconds until 2038.
+    OldExt4,
     /// XFS with reflinks.
     Xfs,
+    /// XFS without bigtime: nanoseconds until 2038.
+    OldXfs,
     /// Btrfs.
     Btrfs,
     /// tmpfs.
@@ -163,7 +167,9 @@ impl Mount {
         File::create(image).unwrap().set_len(mib << 20).unwrap();
         let args: &[&str] = match self.kind {
             Kind::Ext4 => &["mkfs.ext4", "-q", "-F", "-I", "256", "-i", "8192", "-m", "0"],
+            Kind::OldExt4 => &["mkfs.ext4", "-q", "-F", "-I", "128", "-m", "0"],
             Kind::Xfs => &["mkfs.xfs", "-q", "-f"],
+            Kind::OldXfs => &["mkfs.xfs", "-q", "-f", "-m", "bigtime=0"],
             Kind::Btrfs => &["mkfs.btrfs", "-q", "-f"],
             Kind::Tmpfs => unreachable!("tmpfs has no image"),
         };
