@@ -195,7 +195,7 @@ pub struct Job {
     /// Where notes go.
     pub console: Arc<Console>,
     /// What its threads are busy with.
-    pub crowd: Crowd,
+    pub crowd: Arc<Crowd>,
     /// Failures, said as they happen.
     pub failures: Failures,
     /// Losses, said once each.

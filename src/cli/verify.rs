@@ -148,6 +148,7 @@ impl Arguments {
             },
             form,
             is_quiet: self.quiet,
+            stall_time: values::stall_time(),
         })
     }
 }

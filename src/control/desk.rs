@@ -14,7 +14,7 @@ use crate::error::{self, escape};
 use crate::job::Job;
 use crate::limits::Verdict;
 use crate::nudges::Heard;
-use crate::report::{self, Count, Counters, Pace, SideLatency, Stall, Storage, Told, Walk, Weight, bytes, name_of};
+use crate::report::{self, Count, Counters, Pace, SideLatency, Vigil, Walk, Weight, bytes, name_of};
 use crate::stop::Stop;
 
 /// What does not change while a job runs.
@@ -47,16 +47,16 @@ pub(crate) struct Desk {
     /// What limits it.
     limit: Mutex<Option<Verdict>>,
     /// Whether its storages answer.
-    stalls: Mutex<[(Storage, Stall); 2]>,
+    vigil: Vigil,
 }
 
 impl Desk {
     /// The desk of `job`.
     pub(crate) fn new(job: Arc<Job>, counters: Vec<Arc<Counters>>, stop: Stop, facts: Facts) -> Desk {
         let pace = Mutex::new(Pace::new(facts.former_entries, &report::Totals::at_once(&counters), facts.started));
-        let stall = Stall::new(job.config.stall_time);
-        let stalls = Mutex::new([(Storage::Source, stall.clone()), (Storage::Dest, stall)]);
-        Desk { job, counters, stop, facts, pace, limit: Mutex::default(), stalls }
+        let names = (&facts.source[..], &facts.dest[..]);
+        let vigil = Vigil::new(job.console.clone(), job.crowd.clone(), job.config.stall_time, names);
+        Desk { job, counters, stop, facts, pace, limit: Mutex::default(), vigil }
     }
 
     /// Does what signals ask for.
@@ -131,34 +131,12 @@ impl Desk {
 
     /// Says so when a storage has stopped answering, and when it answers again.
     pub(crate) fn watch(&self, now: Instant) {
-        for (storage, stall) in self.stalls.lock().iter_mut() {
-            let told = stall.look(now, self.job.crowd.answers(*storage));
-            let root = self.root(*storage);
-            match told {
-                None => {}
-                Some(Told::Silent(silent)) => {
-                    self.job.console.note(&format!("gfast: no progress on {root} for {} s", silent.as_secs()));
-                }
-                Some(Told::Answers(silent)) => {
-                    self.job.console.note(&format!("gfast: {root} answers again, after {} s", silent.as_secs()));
-                }
-            }
-        }
-    }
-
-    fn root(&self, storage: Storage) -> String {
-        escape(match storage {
-            Storage::Source => &self.facts.source,
-            Storage::Dest => &self.facts.dest,
-        })
+        self.vigil.look(now);
     }
 
     fn stalled(&self, now: Instant) -> Vec<Stalled> {
-        let stalls = self.stalls.lock();
-        let silences = stalls.iter().filter_map(|(storage, stall)| Some((storage, stall.silence(now)?)));
-        silences
-            .map(|(storage, silent)| Stalled { path: self.root(*storage), silent_s: silent.as_secs_f64() })
-            .collect()
+        let silences = self.vigil.silences(now).into_iter();
+        silences.map(|(path, silent)| Stalled { path, silent_s: silent.as_secs_f64() }).collect()
     }
 
     /// Notes what limits the job.

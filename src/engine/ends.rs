@@ -13,6 +13,7 @@ use crate::filesystem::{FileSystem, Inodes};
 use crate::job::{BucketRoot, KeyNames};
 use crate::location::Location;
 use crate::provider::s3::{Bucket, Client, From, Key, Page, keys};
+use crate::report::{Activity, Busy};
 use crate::ring::{Handle, Side, Stat, Time};
 use crate::roots::{self, DestOrigin, Root, Roots, SingleFile};
 
@@ -41,18 +42,24 @@ struct BucketEnd {
 }
 
 /// Opens both ends. Refused (exit 2) before anything is touched: what cannot be reached, and what would copy a tree
-/// into itself.
-pub(super) fn open(config: &Config) -> Result<Ends> {
+/// into itself. `busy` is told which end is waited for.
+pub(super) fn open(config: &Config, busy: &Busy) -> Result<Ends> {
+    let opened = try_open(config, busy);
+    busy.set(Activity::Computing);
+    opened
+}
+
+fn try_open(config: &Config, busy: &Busy) -> Result<Ends> {
     refuse_options_of_devices(config)?;
     match (&config.source, &config.dest) {
         (Location::Posix(_), Location::Posix(_)) => {
-            let examined = roots::examine(config)?;
+            let examined = roots::examine(config, busy)?;
             let names = (examined.source_path(), examined.dest_path());
-            Ok(Ends { roots: examined.open()?, names, source: None, dest: None })
+            Ok(Ends { roots: examined.open(busy)?, names, source: None, dest: None })
         }
-        (Location::Posix(_), Location::S3 { bucket, prefix }) => open_up(config, bucket, prefix),
+        (Location::Posix(_), Location::S3 { bucket, prefix }) => open_up(config, (bucket, prefix), busy),
         (Location::S3 { bucket, prefix }, Location::Posix(_)) => {
-            open_down(config, (bucket, prefix), roots::open_dest_alone)
+            open_down(config, (bucket, prefix), roots::open_dest_alone, busy)
         }
         (Location::S3 { bucket, prefix }, Location::S3 { bucket: to, prefix: to_prefix }) => {
             open_across(config, (bucket, prefix), (to, to_prefix))
@@ -61,22 +68,27 @@ pub(super) fn open(config: &Config) -> Result<Ends> {
 }
 
 /// Opens both ends to look at them, refusing what [`open`] refuses. Nothing is made: what stands for a destination that
-/// is not there holds no names.
-pub(crate) fn look(config: &Config) -> Result<Ends> {
+/// is not there holds no names. `busy` is told which end is waited for.
+pub(crate) fn look(config: &Config, busy: &Busy) -> Result<Ends> {
+    let looked = try_look(config, busy);
+    busy.set(Activity::Computing);
+    looked
+}
+
+fn try_look(config: &Config, busy: &Busy) -> Result<Ends> {
     refuse_options_of_devices(config)?;
     match (&config.source, &config.dest) {
         (Location::Posix(_), Location::Posix(_)) => {
-            let examined = roots::examine(config)?;
+            let examined = roots::examine(config, busy)?;
             let names = (examined.source_path(), examined.dest_path());
-            let roots = examined.look(place_holder)?;
+            let roots = examined.look(place_holder, busy)?;
             Ok(Ends { roots, names, source: None, dest: None })
         }
         (Location::S3 { bucket, prefix }, Location::Posix(_)) => {
-            open_down(config, (bucket, prefix), |config, single| {
-                roots::look_at_dest_alone(config, single, place_holder)
-            })
+            let look = |config: &Config, single| roots::look_at_dest_alone(config, single, place_holder);
+            open_down(config, (bucket, prefix), look, busy)
         }
-        _ => open(config),
+        _ => try_open(config, busy),
     }
 }
 
@@ -96,11 +108,13 @@ fn refuse_options_of_devices(config: &Config) -> Result<()> {
 /// Opens a destination: its root, its path, whether it was there, and the name of the one file that a job is about.
 type OpenDest = fn(&Config, Option<(CString, u64)>) -> Result<(Root, Vec<u8>, DestOrigin, Option<CString>)>;
 
-fn open_up(config: &Config, bucket: &str, prefix: &[u8]) -> Result<Ends> {
+fn open_up(config: &Config, (bucket, prefix): (&str, &[u8]), busy: &Busy) -> Result<Ends> {
+    busy.set(Activity::SourceNames);
     let (source, source_path, file) = roots::open_source_alone(config)?;
     if config.devices.bad_sectors == BadSectors::Skip && source.device.is_none() {
         return Err(Error::refused(source_path, "is no block device: --skip-bad-sectors is for those"));
     }
+    busy.set(Activity::Requests);
     let mut dest = block_on(open_bucket(bucket, prefix, &config.dest_s3, Side::Dest, KeyNames::Posix))?;
     let single = file.map(|source_name| {
         // A name without a slash at its end is the object's own.
@@ -113,13 +127,15 @@ fn open_up(config: &Config, bucket: &str, prefix: &[u8]) -> Result<Ends> {
     Ok(Ends { roots, names, source: None, dest: Some(dest.root) })
 }
 
-fn open_down(config: &Config, (bucket, prefix): (&str, &[u8]), open_dest: OpenDest) -> Result<Ends> {
+fn open_down(config: &Config, (bucket, prefix): (&str, &[u8]), open_dest: OpenDest, busy: &Busy) -> Result<Ends> {
+    busy.set(Activity::Requests);
     let source = block_on(async {
         let mut end = open_bucket(bucket, prefix, &config.source_s3, Side::Source, KeyNames::Posix).await?;
         find_source(&mut end, prefix).await?;
         Ok(end)
     })?;
     let single = source.single.clone().map(|name| (name, source.bytes));
+    busy.set(Activity::DestNames);
     let (dest, dest_path, dest_origin, dest_name) = open_dest(config, single)?;
     let single = source.single.zip(dest_name).map(|(source_name, dest_name)| SingleFile { source_name, dest_name });
     let names = (source.name, dest_path);

@@ -58,7 +58,7 @@ use crate::provider::posix::Posix;
 use crate::readback;
 use crate::report::{
     Activity, Console, Counters, Crowd, Durability, End, EngineUsed, ExitCode, Failures, Keeper, Latency, Limited,
-    Losses, Moment, Notes, Progress, Run, Summary, Totals, Walk, forecast, shell_command,
+    Lookout, Losses, Moment, Notes, Progress, Run, Summary, Totals, Vigil, Walk, forecast, shell_command,
 };
 use crate::resume;
 use crate::ring::syscalls::Kernel;
@@ -86,10 +86,8 @@ pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
         refuse_first_run(config)?;
     }
     Catalog::check_place(&config.state_dir)?;
-    let Ends { mut roots, names, source, dest } = ends::open(config)?;
-    if dest.is_none() {
-        make_root_durable(&roots)?;
-    }
+    let (crowd, lookout) = watched(config, &console);
+    let Ends { mut roots, names, source, dest } = open_ends(config, &crowd)?;
     let recorded = renamed::recorded_names(config, &mut roots, &names, &console);
     overwriting::refuse(config, &roots, source.as_ref(), &recorded)?;
     let identity = identity_of(config, &choice, &recorded, &roots);
@@ -108,7 +106,7 @@ pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
     let (walker, workers) = Walker::new(crew.slots, bell.clone());
     let mut job = make_job(config, &roots, catalog, kind, (walker, &crew), console)?;
     job.choice = choice;
-    (job.source.bucket, job.dest.bucket) = (source, dest);
+    (job.source.bucket, job.dest.bucket, job.crowd) = (source, dest, crowd);
     if job.dest.bucket.is_some() || job.dest.device.is_some() {
         job.superblocks.get_mut().clear();
     }
@@ -124,8 +122,27 @@ pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
         started,
     };
     let setup = Setup { job, bell, crew, roots, listener, started };
-    let outcome = setup.run(kind, facts, workers, asks)?;
+    let outcome = setup.run(kind, facts, (workers, lookout), asks)?;
     Ok(setup.summary(kind, &names, outcome))
+}
+
+/// Watches both ends from the first question on, until the threads of the job are watched by its ticker.
+fn watched(config: &Config, console: &Arc<Console>) -> (Arc<Crowd>, Lookout) {
+    let crowd: Arc<Crowd> = Arc::default();
+    let names = (&config.source.display()[..], &config.dest.display()[..]);
+    let vigil = Vigil::new(console.clone(), crowd.clone(), config.stall_time, names);
+    (crowd, Lookout::start(vigil))
+}
+
+/// Opens both ends, and makes durable what was made for it.
+fn open_ends(config: &Config, crowd: &Crowd) -> Result<Ends> {
+    let busy = crowd.enlist();
+    let ends = ends::open(config, &busy)?;
+    if ends.dest.is_none() {
+        busy.set(Activity::DestNames);
+        make_root_durable(&ends.roots)?;
+    }
+    Ok(ends)
 }
 
 /// What may be asked of a run while it runs.
@@ -285,7 +302,7 @@ pub(crate) fn make_job(
         clashes: Mutex::default(),
         is_cleared: AtomicBool::new(false),
         console,
-        crowd: Crowd::default(),
+        crowd: Arc::default(),
         file_depth: crew.file_depth(config),
         reach: crew.reach,
         cached_dirs: crew.cached_dirs(descriptor_limit()),
@@ -351,7 +368,13 @@ struct Outcome {
 }
 
 impl Setup {
-    fn run(&self, kind: resume::Kind, facts: Facts, workers: Vec<Worker<Work>>, asks: &Asks) -> Result<Outcome> {
+    fn run(
+        &self,
+        kind: resume::Kind,
+        facts: Facts,
+        (workers, lookout): (Vec<Worker<Work>>, Lookout),
+        asks: &Asks,
+    ) -> Result<Outcome> {
         let job = &self.job;
         let slots = self.crew.slots;
         let counters: Vec<Arc<Counters>> = (0..=slots).map(|_| Arc::new(Counters::default())).collect();
@@ -374,6 +397,7 @@ impl Setup {
         team.adjust()?;
         let progress = Progress::new(job.console.clone(), counters.clone(), former_entries, Instant::now());
         let is_over = AtomicBool::new(false);
+        drop(lookout);
         let (end, figures, limit) = std::thread::scope(|scope| {
             let ticker = scope.spawn(|| self.tick(progress, asks, (&desk, &team), &is_over));
             let served = self.serve(scope, &desk);

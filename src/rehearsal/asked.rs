@@ -26,6 +26,7 @@ use crate::plan::{Plan, Progress, Reason, Skip, decide, is_sealed_copy, same_tim
 use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
 use crate::provider::s3::{Client, From, Key, Object, Page, attributes};
+use crate::report::Crowd;
 use crate::ring::syscalls::Kernel;
 use crate::ring::{FixedBuffers, Handle, Kind, Name, Side, Stat};
 use crate::roots::Root;
@@ -250,8 +251,8 @@ impl Asked {
 
 impl End {
     /// A directory tree.
-    pub(super) fn files(root: Root, side: Side) -> Result<End> {
-        let caller = Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone());
+    pub(super) fn files(root: Root, side: Side, crowd: &Crowd) -> Result<End> {
+        let caller = Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone()).telling(crowd.enlist());
         let free = descriptor_limit().saturating_sub(64 + 2 * PUBLISH_DEPTH as u64) / 4;
         let open = RefCell::new(DirCache::new(root.handle, (free as usize).clamp(4, DIR_CACHE_PER_SHARD)));
         Ok(End::Files(Files { path: root.path, stat: root.stat, side, caller, open }))

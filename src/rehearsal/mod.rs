@@ -35,7 +35,7 @@ use crate::lane::listing::stamp_of;
 use crate::listing::leave_out;
 use crate::plan::Progress;
 use crate::provider::s3::Client;
-use crate::report::ExitCode;
+use crate::report::{Console, Crowd, ExitCode, Lookout, Vigil};
 use crate::ring::{Kind, Name, Side};
 use crate::roots::DestOrigin;
 use crate::stop::Stop;
@@ -76,7 +76,11 @@ struct Level {
 pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode> {
     let choice = read_choice(&config.filter, config.files_from.as_deref())?;
     raise_descriptor_limit();
-    let Ends { roots, names, source, dest } = look(config)?;
+    let crowd: Arc<Crowd> = Arc::default();
+    let names = (&config.source.display()[..], &config.dest.display()[..]);
+    let console = Arc::new(Console::stderr(config.output));
+    let _lookout = Lookout::start(Vigil::new(console, crowd.clone(), config.stall_time, names));
+    let Ends { roots, names, source, dest } = look(config, &crowd.enlist())?;
     if roots.has_device() {
         return Err(Error::refused(names.0, "--dry-run tells of files: a block device is always copied"));
     }
@@ -84,7 +88,7 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
     let granularity_nanos = roots.dest.granularity_nanos();
     let end = |bucket: Option<crate::job::BucketRoot>, root, side| match bucket {
         Some(root) => Client::new(root.bucket.clone()).map(|client| End::Bucket(root, client)),
-        None => End::files(root, side),
+        None => End::files(root, side, &crowd),
     };
     let is_there = roots.dest_origin == DestOrigin::Found;
     let inodes = roots.source.inodes;

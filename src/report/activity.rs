@@ -97,6 +97,12 @@ impl Busy {
         self.now.store(activity as u8, Ordering::Relaxed);
     }
 
+    /// Says what the thread does from now on, though nothing has answered: it begins to wait, or the time is over that
+    /// it waits at once.
+    pub fn note(&self, activity: Activity) {
+        self.now.store(activity as u8, Ordering::Relaxed);
+    }
+
     /// What the thread does. One that waits for requests has tasks, which may wait for something else: what most of
     /// them wait for is what it waits for.
     pub fn now(&self) -> Activity {
@@ -243,6 +249,18 @@ mod tests {
         helpers.set(Activity::Computing);
         assert_eq!(crowd.answers(Storage::Dest), Answers { count: 1, waiting: 1 });
         assert_eq!((crowd.answers(Storage::Source), crowd.look()), (Answers::default(), vec![Activity::WriteDest]));
+    }
+
+    #[test]
+    fn time_is_no_answer() {
+        let crowd = Crowd::default();
+        let thread = crowd.enlist();
+        for _ in 0..3 {
+            thread.note(Activity::WriteDest);
+            assert_eq!(crowd.answers(Storage::Dest), Answers { count: 0, waiting: 1 });
+        }
+        thread.note(Activity::Computing);
+        assert_eq!(crowd.answers(Storage::Dest), Answers::default());
     }
 
     #[test]

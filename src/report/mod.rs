@@ -26,6 +26,7 @@ mod pace;
 mod progress;
 mod stall;
 mod summary;
+mod vigil;
 mod waits;
 
 pub use activity::{Activity, Afloat, Answers, Busy, Crowd, Storage};
@@ -45,4 +46,5 @@ pub use pace::{Pace, Rates, Walk};
 pub use progress::{Moment, Progress};
 pub use stall::{Stall, Told};
 pub use summary::{Durability, End, EngineUsed, Keeper, Run, SCHEMA, Summary};
+pub use vigil::{Lookout, Vigil};
 pub use waits::{Limited, Waits};

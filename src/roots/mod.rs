@@ -34,6 +34,7 @@ use crate::error::{Cause, Errno, Error, Result, join};
 use crate::filesystem::{FileSystem, Inodes};
 use crate::location::Location;
 use crate::provider::block::Device;
+use crate::report::{Activity, Busy};
 use crate::ring::{Handle, Kind, Side, Stat, Time};
 use target::Target;
 
@@ -129,18 +130,21 @@ struct Found {
 /// What no job can be about.
 const NO_DATA: &str = "only files, directories and block devices can be copied";
 
-/// Looks at both ends and refuses what must not be copied. Touches nothing. Every error is [`Cause::Refused`].
-pub fn examine(config: &Config) -> Result<Examined> {
+/// Looks at both ends and refuses what must not be copied. Touches nothing. Every error is [`Cause::Refused`]. `busy`
+/// is told which end is waited for.
+pub fn examine(config: &Config, busy: &Busy) -> Result<Examined> {
+    busy.set(Activity::SourceNames);
     let source_path = posix(&config.source)?;
     let source = Found::at(source_path)?
         .ok_or_else(|| Error::refused(source_path.as_os_str().as_bytes(), "there is no such source"))?;
     refuse_kernel_files(&source)?;
+    busy.set(Activity::DestNames);
     let dest = Target::find(posix(&config.dest)?)?;
     refuse_kernel_files(&dest.found)?;
     match source.stat.kind() {
-        Kind::Dir => examine_tree(source, dest, config),
-        Kind::File => examine_file(source, source_path, dest, config),
-        Kind::Special if source.is_block_device() => examine_file(source, source_path, dest, config),
+        Kind::Dir => examine_tree(source, dest, config, busy),
+        Kind::File => examine_file(source, (source_path, dest), config, busy),
+        Kind::Special if source.is_block_device() => examine_file(source, (source_path, dest), config, busy),
         Kind::Symlink | Kind::Special => Err(Error::refused(source.path, NO_DATA)),
     }
 }
@@ -238,21 +242,23 @@ fn dest_alone(config: &Config, single: Option<(CString, u64)>) -> Result<DestAlo
     Ok((target, path, name, device))
 }
 
-fn examine_tree(source: Found, dest: Target, config: &Config) -> Result<Examined> {
+fn examine_tree(source: Found, dest: Target, config: &Config, busy: &Busy) -> Result<Examined> {
     if dest.found.stat.kind() != Kind::Dir {
         return Err(Error::refused(dest.found.path, "is not a directory, but the source is"));
     }
-    overlap::refuse(&source, &dest, config.mounts)?;
+    overlap::refuse(&source, &dest, config.mounts, busy)?;
     Ok(Examined { source, dest, single: None, devices: [None, None], umask: config.umask })
 }
 
-fn examine_file(file: Found, typed: &Path, dest: Target, config: &Config) -> Result<Examined> {
+fn examine_file(file: Found, (typed, dest): (&Path, Target), config: &Config, busy: &Busy) -> Result<Examined> {
     let typed_name = match typed.file_name() {
         Some(name) => c_string(name.as_bytes())?,
         None => file.parent()?.1,
     };
     let devices = devices::examine(&file, &dest, &typed_name, config)?;
+    busy.set(Activity::SourceNames);
     let (source, source_name) = file.parent()?;
+    busy.set(Activity::DestNames);
     let (dest, dest_name) = dest.for_file(typed_name)?;
     if dest.is_there() {
         refuse_same_file(&file, &dest.found, &dest_name)?;
@@ -311,20 +317,23 @@ impl Examined {
     }
 
     /// Opens the source, and the destination if it is there; else `place_holder` stands for it. Makes nothing.
-    pub fn look(self, place_holder: fn(&[u8]) -> Result<Root>) -> Result<Roots> {
+    pub fn look(self, place_holder: fn(&[u8]) -> Result<Root>, busy: &Busy) -> Result<Roots> {
         let [source_device, dest_device] = self.devices;
+        busy.set(Activity::SourceNames);
         let source = match &self.single {
             Some(_) => Root::describe(self.source.fd, self.source.path)?,
             None => Root::describe(open_source(&self.source)?, self.source.path)?,
         };
+        busy.set(Activity::DestNames);
         let (dest, dest_origin) = self.dest.look(place_holder)?;
         let (source, dest) = (Root { device: source_device, ..source }, Root { device: dest_device, ..dest });
         Ok(Roots { source, dest, dest_origin, single: self.single })
     }
 
     /// Opens the source, then makes what is missing of the destination and opens it.
-    pub fn open(self) -> Result<Roots> {
+    pub fn open(self, busy: &Busy) -> Result<Roots> {
         let [source_device, dest_device] = self.devices;
+        busy.set(Activity::SourceNames);
         let source = match &self.single {
             Some(_) => Root::describe(self.source.fd, self.source.path)?,
             None => Root::describe(open_source(&self.source)?, self.source.path)?,
@@ -333,6 +342,7 @@ impl Examined {
         let parents_mode = 0o777 & !self.umask;
         // A directory that will get the source's mode is closed to others until then (I9).
         let last_mode = if self.single.is_some() { parents_mode } else { 0o700 };
+        busy.set(Activity::DestNames);
         let (dest_fd, dest_path) = self.dest.open(parents_mode, last_mode)?;
         let dest = Root { device: dest_device, ..Root::describe(dest_fd, dest_path)? };
         let source = Root { device: source_device, ..source };

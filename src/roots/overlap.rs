@@ -13,6 +13,7 @@ use super::target::Target;
 use super::{Found, describe_at, refused_by};
 use crate::config::Mounts;
 use crate::error::{Errno, Error, Result, escape};
+use crate::report::{Activity, Busy};
 
 /// How one tree lies to the other, seen from the destination.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +27,8 @@ enum Relation {
 }
 
 /// Refuses a destination that is the source, lies inside it or contains it.
-pub(super) fn refuse(source: &Found, dest: &Target, mounts: Mounts) -> Result<()> {
-    match by_ancestors(source, dest)? {
+pub(super) fn refuse(source: &Found, dest: &Target, mounts: Mounts, busy: &Busy) -> Result<()> {
+    match by_ancestors(source, dest, busy)? {
         Some(relation) => Err(refusal(source, dest, relation, "")),
         None => by_mounts(source, dest, mounts),
     }
@@ -42,13 +43,15 @@ fn refusal(source: &Found, dest: &Target, relation: Relation, through: &str) -> 
     Error::refused(dest.path(), format!("the destination {how}{through}: {}", escape(&source.path)))
 }
 
-fn by_ancestors(source: &Found, dest: &Target) -> Result<Option<Relation>> {
+fn by_ancestors(source: &Found, dest: &Target, busy: &Busy) -> Result<Option<Relation>> {
     if dest.is_there() && source.is(&dest.found.stat) {
         return Ok(Some(Relation::Same));
     }
+    busy.set(Activity::DestNames);
     if has_ancestor(&dest.found, source)? {
         return Ok(Some(Relation::Inside));
     }
+    busy.set(Activity::SourceNames);
     // What does not exist contains nothing.
     if dest.is_there() && has_ancestor(source, &dest.found)? {
         return Ok(Some(Relation::Contains));

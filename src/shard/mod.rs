@@ -209,7 +209,7 @@ impl<I: Interpreter> Shard<I> {
     /// Waits for work, or for leave to go on: what waits for a checkpoint waits for the destination.
     fn rest(&self) {
         let is_full = self.errands.intake.is_full();
-        self.busy.set(match () {
+        self.busy.note(match () {
             () if self.held.is_some() => Activity::Limit,
             () if is_full => Activity::WriteDest,
             () => Activity::NoWork,
@@ -218,7 +218,7 @@ impl<I: Interpreter> Shard<I> {
             true => std::thread::sleep(self.pause()),
             false => self.errands.job.walker.sleep(IDLE),
         }
-        self.busy.set(Activity::Computing);
+        self.busy.note(Activity::Computing);
     }
 
     /// Whether this thread is to end: there are more than there should be, and nothing is in flight here. What is in
@@ -497,12 +497,15 @@ impl<I: Interpreter> Shard<I> {
             let want = if has_large { 1 } else { (in_flight / 2).max(1) };
             let is_writing = self.writes * 2 > in_flight;
             self.tell_depth();
-            self.busy.set(if is_writing { Activity::WriteDest } else { Activity::ReadSource });
+            self.busy.note(if is_writing { Activity::WriteDest } else { Activity::ReadSource });
             self.interpreter.wait(want, REAP, &mut self.completions);
         } else {
             self.interpreter.wait(0, Duration::ZERO, &mut self.completions);
         }
-        self.busy.set(Activity::Computing);
+        // Time is no answer: what has not come back is waited for again.
+        if !self.completions.is_empty() {
+            self.busy.set(Activity::Computing);
+        }
         loop {
             for completion in std::mem::take(&mut self.completions) {
                 self.complete(completion);

@@ -4,6 +4,8 @@ mod support;
 
 #[path = "remote/probe.rs"]
 mod probe;
+#[path = "remote/silent.rs"]
+mod silent;
 #[path = "remote/stale.rs"]
 mod stale;
 

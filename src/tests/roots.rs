@@ -9,6 +9,7 @@ use std::process::Command;
 use gfast::cli::{Parsed, parse};
 use gfast::config::Config;
 use gfast::error::{Cause, escape};
+use gfast::report::Busy;
 use gfast::roots::{DestOrigin, Examined, Roots, examine};
 
 /// A directory of its own, gone at the end with all that is mounted in it.
@@ -58,18 +59,18 @@ fn config(source: &Path, dest: &Path, more: &[&str]) -> Config {
 }
 
 fn examined(source: &Path, dest: &Path) -> Examined {
-    examine(&config(source, dest, &[])).unwrap()
+    examine(&config(source, dest, &[]), &Busy::default()).unwrap()
 }
 
 fn opened(source: &Path, dest: &Path) -> Roots {
     let config = Config { umask: 0o022, ..config(source, dest, &[]) };
-    examine(&config).unwrap().open().unwrap()
+    examine(&config, &Busy::default()).unwrap().open(&Busy::default()).unwrap()
 }
 
 /// The refusal's text, which names the reason.
 #[track_caller]
 fn refused(source: &Path, dest: &Path, more: &[&str], reason: &str) {
-    let error = examine(&config(source, dest, more)).expect_err("must be refused");
+    let error = examine(&config(source, dest, more), &Busy::default()).expect_err("must be refused");
     assert!(matches!(error.cause, Cause::Refused(_)), "{error:?}");
     let text = error.to_string();
     assert!(text.contains(reason) && !text.contains('\n'), "{text}");
@@ -270,13 +271,13 @@ fn overlaps_through_mounts() {
     refused(&source, &shared, &[], "mounted below");
     refused(&source, &volume, &[], "mounted below");
     refused(&shared, &source, &[], "mounted below");
-    assert!(examine(&config(&source, &shared, &["-one-file-system"])).is_ok());
+    assert!(examine(&config(&source, &shared, &["-one-file-system"]), &Busy::default()).is_ok());
     bind(&inner, "other/writes into the source");
     refused(&source, &other, &["-one-file-system"], "mounted below");
     // proc is mounted everywhere and never walked into.
     mount(&["-t", "proc"], Path::new("none"), &scratch.dir("source/proc"));
     let chroot = scratch.dir("chroot");
     mount(&["-t", "proc"], Path::new("none"), &scratch.dir("chroot/proc"));
-    assert!(examine(&config(&source, &chroot, &[])).is_ok());
-    assert!(examine(&config(&source, &scratch.path("new"), &[])).is_ok());
+    assert!(examine(&config(&source, &chroot, &[]), &Busy::default()).is_ok());
+    assert!(examine(&config(&source, &scratch.path("new"), &[]), &Busy::default()).is_ok());
 }

@@ -46,7 +46,7 @@ use crate::crew;
 use crate::error::{Error, Result, escape};
 use crate::filesystem::FileSystem;
 use crate::location::Location;
-use crate::report::{Console, shell_command};
+use crate::report::{Busy, Console, shell_command};
 use crate::roots::{self, Root, open_to_read};
 use crate::stop::Stop;
 
@@ -202,7 +202,7 @@ fn examine(request: &Request, base: &Config) -> Result<Source> {
         }
         (Location::Posix(_), dest) => {
             if matches!(dest, Location::Posix(_)) {
-                roots::examine(base)?;
+                roots::examine(base, &Busy::default())?;
             }
             let (root, name) = open_to_read(&request.source)?;
             let Some(name) = name else { return Ok(Source::Posix(root, None)) };

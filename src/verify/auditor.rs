@@ -16,6 +16,7 @@ use super::content::{Content, Reading, Unit, without_direct};
 use super::names::{Names, Next};
 use crate::config::{FILE_DEPTH, SMALL_BYTES_MAX};
 use crate::error::Errno;
+use crate::report::{Activity, Busy};
 use crate::ring::{Access, Answer, Asked, Caller, Completion, FixedBuffers, Interpreter, Op, Side};
 use crate::walk::{DirCache, DirPair, Work};
 
@@ -38,6 +39,10 @@ pub(super) struct Auditor<I> {
     pub names: Vec<Names>,
     /// Answers reads.
     interpreter: I,
+    /// Told what this thread waits for.
+    busy: Arc<Busy>,
+    /// Reads that are not back, by [`Side`].
+    asked: [usize; 2],
     /// Its memory.
     buffers: FixedBuffers,
     /// Units in flight, by half of their token.
@@ -69,7 +74,7 @@ impl<I: Interpreter> Auditor<I> {
         audit: Arc<Audit>,
         caller: Arc<dyn Caller>,
         worker: Worker<Work>,
-        buffers: FixedBuffers,
+        (buffers, busy): (FixedBuffers, Arc<Busy>),
         interpreter: I,
     ) -> Auditor<I> {
         let root = DirPair { source: audit.source.handle.clone(), dest: audit.dest.handle.clone() };
@@ -80,6 +85,8 @@ impl<I: Interpreter> Auditor<I> {
             worker,
             names: Vec::new(),
             interpreter,
+            busy,
+            asked: [0, 0],
             buffers,
             units: Vec::new(),
             free_units: Vec::new(),
@@ -235,6 +242,7 @@ impl<I: Interpreter> Auditor<I> {
 
     fn ask(&mut self, index: usize, side: Side, op: Op) {
         let token = (index * 2 + side as usize) as u32;
+        self.asked[side as usize] += 1;
         if let Asked::Answered(completion) = self.interpreter.ask(token, side, op) {
             self.completions.push(completion);
         }
@@ -246,9 +254,15 @@ impl<I: Interpreter> Auditor<I> {
         if self.completions.is_empty() {
             let has_large = self.readings.iter().any(Option::is_some);
             let want = if has_large { 1 } else { (self.interpreter.in_flight() / 2).max(1) };
+            let [source, dest] = self.asked;
+            self.busy.note(if dest > source { Activity::WriteDest } else { Activity::ReadSource });
             self.interpreter.wait(want, REAP, &mut self.completions);
         } else {
             self.interpreter.wait(0, Duration::ZERO, &mut self.completions);
+        }
+        // Time is no answer: what has not come back is waited for again.
+        if !self.completions.is_empty() {
+            self.busy.set(Activity::Computing);
         }
         for completion in std::mem::take(&mut self.completions) {
             self.complete(completion);
@@ -258,6 +272,7 @@ impl<I: Interpreter> Auditor<I> {
     fn complete(&mut self, completion: Completion) {
         let index = completion.token as usize / 2;
         let side = if completion.token.is_multiple_of(2) { Side::Source } else { Side::Dest };
+        self.asked[side as usize] -= 1;
         let Completion { op, result, .. } = completion;
         let unit = self.units[index].as_mut().expect("I3: a unit stays until its operations are back");
         let (lease, filled) = match result {

@@ -26,16 +26,16 @@ use super::reading::BLOCK_BYTES;
 use super::sample::Sample;
 use super::{Request, Verdict, conclude};
 use crate::catalog::{Catalog, DirId, Record};
-use crate::config::{DIR_CACHE_PER_SHARD, Metadata, Output};
+use crate::config::{DIR_CACHE_PER_SHARD, Metadata};
+use crate::engine::descriptor_limit;
 use crate::engine::ends::{find_copy_to_read, find_to_read};
-use crate::engine::{descriptor_limit, raise_descriptor_limit};
 use crate::error::{Error, Result};
 use crate::filter::{Choice, Sort};
 use crate::job::{KeyNames, fnv1a, read_choice};
 use crate::links::LinkKey;
 use crate::location::Location;
 use crate::provider::s3::{ByteRange, Client};
-use crate::report::Console;
+use crate::report::{Activity, Console, Crowd};
 use crate::ring::syscalls::Kernel;
 use crate::ring::{FixedBuffers, Kind, Name, Side};
 use crate::roots::{Root, open_to_read as open_files};
@@ -84,16 +84,20 @@ struct SourceEnd {
 }
 
 /// Compares as `request` asks, until it is done or `stop` is raised.
-pub(super) fn run(request: &Request, stop: &Stop, started: Instant) -> Result<Verdict> {
+pub(super) fn run(
+    request: &Request,
+    stop: &Stop,
+    started: Instant,
+    (console, crowd): (Arc<Console>, &Arc<Crowd>),
+) -> Result<Verdict> {
     if request.has_holes {
         return Err(Error::usage("--holes is for file systems: the objects of a bucket have no holes"));
     }
-    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::refused("s3", format!("no runtime can be started: {error}")))?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
-        let (comparison, path) = open(request).await?;
+        let (comparison, path) = open(request, (console, crowd)).await?;
         let comparison = Rc::new(comparison);
         let is_whole = comparison.clone().walk(request.streams, stop).await?;
         let told = (&comparison.findings, &comparison.tally);
@@ -102,7 +106,7 @@ pub(super) fn run(request: &Request, stop: &Stop, started: Instant) -> Result<Ve
 }
 
 /// Opens both sides: the comparison, and the destination's path.
-async fn open(request: &Request) -> Result<(Comparison, Vec<u8>)> {
+async fn open(request: &Request, (console, crowd): (Arc<Console>, &Arc<Crowd>)) -> Result<(Comparison, Vec<u8>)> {
     let is_bucket = |location: &Location| matches!(location, Location::S3 { .. });
     let recorded = match (&request.source, &request.dest) {
         (None, Location::S3 { bucket, prefix }) => Some(open_recorded(request, bucket, prefix)?),
@@ -116,18 +120,17 @@ async fn open(request: &Request) -> Result<(Comparison, Vec<u8>)> {
     let names = if is_across { KeyNames::Pieces } else { KeyNames::Posix };
     let objects = if is_across && recorded.is_some() { Objects::Plain } else { Objects::Files };
     let source = match (&request.source, recorded) {
-        (Some(source), _) => open_source(request, source, (names, objects)).await?,
+        (Some(source), _) => open_source(request, source, (names, objects), crowd).await?,
         (None, Some((source, _))) => source(objects),
         (None, None) => return Err(Error::usage("--source is missing")),
     };
     let (dest, path, granularity_nanos, dest_name) =
-        open_dest(request, (names, objects), source.single.as_ref()).await?;
+        open_dest(request, (names, objects), source.single.as_ref(), crowd).await?;
     let single = match (source.single, dest_name) {
         (None, None) => None,
         (Some(name), dest_name) => Some((name.clone(), dest_name.unwrap_or(name))),
         (None, Some(_)) => return Err(Error::refused(path, "is one object, but the source is a directory")),
     };
-    let console = Arc::new(Console::stderr(if request.is_quiet { Output::Quiet } else { Output::Text }));
     let stdout = std::io::BufWriter::with_capacity(64 << 10, std::io::stdout());
     let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0u8);
     let comparison = Comparison {
@@ -175,11 +178,14 @@ async fn open_source(
     request: &Request,
     location: &Location,
     (names, objects): (KeyNames, Objects),
+    crowd: &Arc<Crowd>,
 ) -> Result<SourceEnd> {
     let (end, single) = match location {
         Location::Posix(_) => {
+            let busy = crowd.enlist();
+            busy.set(Activity::SourceNames);
             let (root, name) = open_files(location)?;
-            (files(request, root, Side::Source)?, name)
+            (files(request, root, Side::Source, crowd)?, name)
         }
         Location::S3 { bucket, prefix } => {
             let found = find_to_read((bucket, prefix), &request.source_s3, Side::Source, names);
@@ -195,12 +201,15 @@ async fn open_dest(
     request: &Request,
     (names, objects): (KeyNames, Objects),
     single: Option<&Name>,
+    crowd: &Arc<Crowd>,
 ) -> Result<(End, Vec<u8>, u32, Option<Name>)> {
     match &request.dest {
         Location::Posix(_) => {
+            let busy = crowd.enlist();
+            busy.set(Activity::DestNames);
             let (root, name) = open_files(&request.dest)?;
             let (path, granularity) = (root.path.clone(), root.granularity_nanos());
-            Ok((files(request, root, Side::Dest)?, path, granularity, name))
+            Ok((files(request, root, Side::Dest, crowd)?, path, granularity, name))
         }
         Location::S3 { bucket, prefix } => {
             let place = (bucket.as_str(), &prefix[..]);
@@ -216,14 +225,14 @@ async fn open_dest(
     }
 }
 
-fn files(request: &Request, root: Root, side: Side) -> Result<End> {
-    let caller = Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone());
+fn files(request: &Request, root: Root, side: Side, crowd: &Arc<Crowd>) -> Result<End> {
+    let caller = Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone()).telling(crowd.enlist());
     let state_dir = std::fs::metadata(&request.state_dir).ok().map(|dir| (dir.dev(), dir.ino()));
     // Beside them each stream may hold two files and a connection.
     let free = descriptor_limit().saturating_sub(64 + 3 * u64::from(request.streams)) / 4;
     let open = RefCell::new(DirCache::new(root.handle, (free as usize).clamp(4, DIR_CACHE_PER_SHARD)));
     let (device, attributes) = (root.device, request.attributes);
-    Ok(End::Files { path: root.path, caller, side, open, state_dir, device, attributes })
+    Ok(End::Files { path: root.path, caller, crowd: crowd.clone(), side, open, state_dir, device, attributes })
 }
 
 impl Comparison {

@@ -22,7 +22,7 @@ use crate::provider::block::Device;
 use crate::provider::posix::{Posix, Verb};
 use crate::provider::s3::{ByteRange, Client, Download, From, Key, Object, attributes, extended, keys};
 use crate::provider::xattrs::{self, Thing, Told, Trust};
-use crate::report::Loss;
+use crate::report::{Crowd, Loss};
 use crate::ring::syscalls::Kernel;
 use crate::ring::{Handle, Kind, Name, Side, Stat, Time};
 use crate::walk::{DirCache, DirNode, Entry, path_steps};
@@ -40,6 +40,8 @@ pub(super) enum End {
         path: Vec<u8>,
         /// Answers what is asked of it.
         caller: Kernel,
+        /// Who waits for it.
+        crowd: Arc<Crowd>,
         /// Which side it is.
         side: Side,
         /// Its open directories.
@@ -298,13 +300,13 @@ impl End {
 
     /// Reads a file, or a part of it: its CRC64 and its length.
     async fn read(&self, dir: &Dir, name: &Name, range: Option<ByteRange>) -> Result<(u64, u64)> {
-        let End::Files { side, device, .. } = self else { return Ok((0, 0)) };
-        let side = *side;
+        let End::Files { side, device, crowd, .. } = self else { return Ok((0, 0)) };
+        let (side, crowd) = (*side, crowd.clone());
         let place = match device {
             Some(device) => Place::Device(device.clone()),
             None => Place::File(dir.handle(side)?.clone(), name.clone()),
         };
-        let read = tokio::task::spawn_blocking(move || reading::read(side, &place, range));
+        let read = tokio::task::spawn_blocking(move || reading::read(side, &place, range, &crowd));
         let read = read.await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))?;
         read.map_err(|errno| self.error("read", &dir.node, Some(name), errno))
     }

@@ -47,7 +47,7 @@ use crate::error::{Cause, Error, Result};
 use crate::filter::{Choice, Filter};
 use crate::job::{JobRoot, read_choice};
 use crate::location::Location;
-use crate::report::Console;
+use crate::report::{Activity, Busy, Console, Crowd, Lookout, Vigil};
 use crate::ring::syscalls::Kernel;
 use crate::ring::uring::Ring;
 use crate::ring::{Caller, FixedBuffers, Name};
@@ -105,6 +105,8 @@ pub struct Request {
     pub form: Form,
     /// Whether nothing but errors goes to stderr.
     pub is_quiet: bool,
+    /// Longest time a storage may be silent before that is told.
+    pub stall_time: Duration,
 }
 
 /// What a comparison came to. Errors that end it early are trouble, too.
@@ -141,17 +143,18 @@ impl Verdict {
 pub fn run(request: &Request, stop: &Stop) -> Result<Verdict> {
     let started = Instant::now();
     let is_bucket = |location: &Location| matches!(location, Location::S3 { .. });
-    if is_bucket(&request.dest) || request.source.as_ref().is_some_and(is_bucket) {
-        return bucket::run(request, stop, started);
-    }
-    let refused = crew::ring_refused(request.engine)?;
     raise_descriptor_limit();
     let console = Arc::new(Console::stderr(if request.is_quiet { Output::Quiet } else { Output::Text }));
+    let (crowd, _lookout) = watched(request, &console);
+    if is_bucket(&request.dest) || request.source.as_ref().is_some_and(is_bucket) {
+        return bucket::run(request, stop, started, (console, &crowd));
+    }
+    let refused = crew::ring_refused(request.engine)?;
     if let Some(reason) = &refused {
         console.note(&format!("gfast: io_uring is not available, plain system calls are used: {reason}"));
     }
     let choice = read_choice(&request.filter, request.files_from.as_deref())?;
-    let ends = Ends::open(request)?;
+    let ends = Ends::open(request, &crowd.enlist())?;
     let bell = Arc::new(Bell::default());
     let crew = Crew::choose(request.engine, refused, ends.slower(), (request.streams, Pass::Whole));
     let (walker, workers) = Walker::new(crew.shards, bell.clone());
@@ -161,12 +164,22 @@ pub fn run(request: &Request, stop: &Stop) -> Result<Verdict> {
         Some((name, _)) => audit.walker.inject(Work::File(root, name.clone())),
         None => {
             let buffers = FixedBuffers::new(1, 4096, 4096)?;
-            audit.compare_roots(&Kernel::new(buffers.arena().clone()));
+            audit.compare_roots(&Kernel::new(buffers.arena().clone()).telling(crowd.enlist()));
             audit.walker.inject(Work::List(root));
         }
     }
-    let is_interrupted = compare_all(crew.engine, &audit, workers, &bell, stop)?;
+    let is_interrupted = compare_all((crew.engine, &crowd), &audit, workers, &bell, stop)?;
     Ok(conclude(request, (&audit.findings, &audit.tally), &audit.dest.path, started, is_interrupted))
+}
+
+/// Watches both ends, as long as what comes back is held.
+fn watched(request: &Request, console: &Arc<Console>) -> (Arc<Crowd>, Lookout) {
+    let crowd: Arc<Crowd> = Arc::default();
+    let dest = request.dest.display();
+    let source = request.source.as_ref().map_or_else(|| dest.clone(), Location::display);
+    let names = (&source[..], &dest[..]);
+    let vigil = Vigil::new(console.clone(), crowd.clone(), request.stall_time, names);
+    (crowd, Lookout::start(vigil))
 }
 
 /// Both ends, open.
@@ -183,10 +196,13 @@ impl Ends {
         [self.source.as_ref(), Some(&self.dest)].into_iter().flatten().find(|root| root.file_system.is_remote())
     }
 
-    fn open(request: &Request) -> Result<Ends> {
+    /// Opens both; `busy` is told which is waited for.
+    fn open(request: &Request, busy: &Busy) -> Result<Ends> {
+        busy.set(Activity::DestNames);
         let (dest, dest_name) = open_to_read(&request.dest)?;
         match &request.source {
             Some(source) => {
+                busy.set(Activity::SourceNames);
                 let (source, name) = open_to_read(source)?;
                 let single = match (name, dest_name) {
                     (None, None) => None,
@@ -275,7 +291,7 @@ fn fitting_block(asked: usize, shards: usize) -> usize {
 
 /// Runs the threads. True if they were stopped before their time.
 fn compare_all(
-    engine: Engine,
+    (engine, crowd): (Engine, &Crowd),
     audit: &Arc<Audit>,
     workers: Vec<Worker<Work>>,
     bell: &Bell,
@@ -288,9 +304,9 @@ fn compare_all(
         for (index, worker) in workers.into_iter().enumerate() {
             let buffers = FixedBuffers::new(blocks, block, SMALL_LEASE_BYTES.min(block));
             let buffers = buffers.inspect_err(|_| audit.walker.stop())?;
-            let shared = audit.clone();
+            let (shared, busy) = (audit.clone(), crowd.enlist());
             let thread = std::thread::Builder::new().name(format!("verify-{index}"));
-            let spawned = thread.spawn_scoped(scope, move || audit_with(engine, shared, worker, buffers));
+            let spawned = thread.spawn_scoped(scope, move || audit_with(engine, shared, worker, (buffers, busy)));
             match spawned {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
@@ -314,14 +330,14 @@ fn compare_all(
 }
 
 /// One thread, with the interpreter that its engine means.
-fn audit_with(engine: Engine, audit: Arc<Audit>, worker: Worker<Work>, buffers: FixedBuffers) {
-    let kernel = Kernel::new(buffers.arena().clone());
+fn audit_with(engine: Engine, audit: Arc<Audit>, worker: Worker<Work>, (buffers, busy): (FixedBuffers, Arc<Busy>)) {
+    let kernel = Kernel::new(buffers.arena().clone()).telling(busy.clone());
     let caller: Arc<dyn Caller> = Arc::new(kernel.clone());
     let depth = (4 * audit.depth.max(FILE_DEPTH)).clamp(64, 1024);
     match engine {
-        Engine::Sync => Auditor::new(audit, caller, worker, buffers, kernel).run(),
+        Engine::Sync => Auditor::new(audit, caller, worker, (buffers, busy), kernel).run(),
         Engine::Uring => match Ring::new(depth, kernel.arena().clone(), BufferChoice::Registered) {
-            Ok(ring) => Auditor::new(audit, caller, worker, buffers, ring).run(),
+            Ok(ring) => Auditor::new(audit, caller, worker, (buffers, busy), ring).run(),
             Err(errno) => {
                 audit.findings.trouble(&Error::os("set up", "io_uring", errno));
                 audit.walker.stop();

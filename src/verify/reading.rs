@@ -5,6 +5,7 @@ use crate::error::{Errno, Result};
 use crate::provider::block::Device;
 use crate::provider::posix::{Posix, Verb};
 use crate::provider::s3::ByteRange;
+use crate::report::Crowd;
 use crate::ring::syscalls::Kernel;
 use crate::ring::{Access, FixedBuffers, Handle, LEASE_ALIGN, Name, Side};
 
@@ -21,9 +22,9 @@ pub(super) enum Place {
 
 /// Reads all there is, or a range that begins with a block: the CRC64 and the bytes read. At the destination, and from
 /// a device, past the page cache.
-pub(super) fn read(side: Side, place: &Place, range: Option<ByteRange>) -> Result<Verb<(u64, u64)>> {
+pub(super) fn read(side: Side, place: &Place, range: Option<ByteRange>, crowd: &Crowd) -> Result<Verb<(u64, u64)>> {
     let mut buffers = FixedBuffers::new(1, BLOCK_BYTES, BLOCK_BYTES)?;
-    let kernel = Kernel::new(buffers.arena().clone());
+    let kernel = Kernel::new(buffers.arena().clone()).telling(crowd.enlist());
     let posix = Posix::new(&kernel, side);
     let Some(mut lease) = buffers.acquire(BLOCK_BYTES) else { return Ok(Err(Errno::NOMEM)) };
     let (file, align) = match open(posix, side, place) {
