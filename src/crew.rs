@@ -4,11 +4,14 @@
 //! both sides local     a ring on each core: many operations in flight on one thread
 //! no ring allowed      plain system calls on four threads a core
 //! one side remote      plain system calls on a thread for every stream, each waiting for its own answers
+//! remote mount below   the same
 //! ```
 //!
 //! Over a network or through a user-space daemon every operation takes milliseconds, and nearly all of a copy
 //! (creating, describing, closing, setting times) are operations that a ring would only hand to kernel worker threads.
-//! So there the streams themselves are threads. What they keep in memory and open is bounded over all of them (I4).
+//! So there the streams themselves are threads; also where only a part of a local tree is such a mount: 1,024 small
+//! files at 5 ms an operation and 64 streams take 2.9 s, and 20.3 s by the rings of two cores, while 20,000 local ones
+//! take no longer (2.1 s against 2.2 s). What they keep in memory and open is bounded over all of them (I4).
 
 use crate::config::{
     ARENA_BYTES_MAX, BLOCK_BYTES_RANGE, Config, DIR_CACHE_PER_SHARD, DIR_CACHE_TOTAL, EngineChoice, SMALL_BYTES_MAX,
@@ -17,7 +20,6 @@ use crate::error::{Error, Result, escape};
 use crate::filesystem::Reach;
 use crate::ring::FixedBuffers;
 use crate::ring::uring::Ring;
-use crate::roots::Root;
 
 /// Threads of plain system calls for each core, where answers come from this machine.
 const THREADS_PER_CORE: usize = 4;
@@ -77,16 +79,16 @@ pub(crate) enum Pass {
 }
 
 impl Crew {
-    /// Who works on `streams` streams; `refused` is why there can be no ring, `slow` a side where every operation takes
+    /// Who works on `streams` streams; `refused` is why there can be no ring, `slow` a path where every operation takes
     /// milliseconds. A bucket is none: its lanes keep many requests in flight on one thread.
     pub(crate) fn choose(
         choice: EngineChoice,
         refused: Option<String>,
-        slow: Option<&Root>,
+        slow: Option<&[u8]>,
         (streams, pass): (u32, Pass),
     ) -> Crew {
         let reach = if slow.is_some() { Reach::Remote } else { Reach::Local };
-        let why_slow = slow.map(|side| format!("{} is a network or FUSE mount", escape(&side.path)));
+        let why_slow = slow.map(|side| format!("{} is a network or FUSE mount", escape(side)));
         let (engine, reason) = match choice {
             EngineChoice::Uring => (Engine::Uring, None),
             EngineChoice::Sync => (Engine::Sync, None),

@@ -97,10 +97,10 @@ pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
 
     let streams = affordable_streams(config, &console);
     let is_remote = source.is_some() || dest.is_some();
-    let slow = if is_remote { None } else { roots.slower() };
+    let slow = if is_remote { None } else { roots.slower(config.mounts) };
     let is_walk = !is_remote && !roots.has_device();
     let pass = if kind == resume::Kind::NextPass && is_walk { Pass::Repeat } else { Pass::Whole };
-    let crew = Crew::choose(config.engine, refused, slow, (streams, pass)).growing(streams_max());
+    let crew = Crew::choose(config.engine, refused, slow.as_deref(), (streams, pass)).growing(streams_max());
     let config = &crew.fit(&Config { streams, ..config.clone() });
     let bell = Arc::new(Bell::default());
     let (walker, workers) = Walker::new(crew.slots, bell.clone());

@@ -21,7 +21,7 @@ mod mounts;
 mod overlap;
 mod target;
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -29,13 +29,14 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
-use crate::config::Config;
+use crate::config::{Config, Mounts};
 use crate::error::{Cause, Errno, Error, Result, join};
 use crate::filesystem::{FileSystem, Inodes};
 use crate::location::Location;
 use crate::provider::block::Device;
 use crate::report::{Activity, Busy};
 use crate::ring::{Handle, Kind, Side, Stat, Time};
+use mounts::MountTable;
 use target::Target;
 
 /// One end of the job, open.
@@ -90,9 +91,12 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// The side, if one is, where every operation goes over a network or through a user-space daemon.
-    pub fn slower(&self) -> Option<&Root> {
-        [&self.source, &self.dest].into_iter().find(|side| side.file_system.is_remote())
+    /// The path, if there is one, where every operation goes over a network or through a user-space daemon: a side, or
+    /// what is mounted below one and walked into.
+    pub fn slower(&self, mounts: Mounts) -> Option<Vec<u8>> {
+        let side = [&self.source, &self.dest].into_iter().find(|side| side.file_system.is_remote());
+        let below = || if self.single.is_some() { None } else { slow_below(&self.source, &self.dest, mounts) };
+        side.map(|side| side.path.clone()).or_else(below)
     }
 
     /// Whether either side is a block device.
@@ -350,6 +354,19 @@ impl Examined {
     }
 }
 
+/// A slow mount below either root that a walk of the source comes to. Nothing of it is asked but the mount table.
+pub fn slow_below(source: &Root, dest: &Root, mounts: Mounts) -> Option<Vec<u8>> {
+    let table = MountTable::read().ok()?;
+    let is_walked = |point: &&[u8]| {
+        let below = point.get(dest.path.len()..).unwrap_or_default();
+        let below = OsStr::from_bytes(below.strip_prefix(b"/").unwrap_or(below));
+        rustix::fs::statat(&source.handle, below, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    };
+    let of_source = table.slow_points_below(&source.path).next().filter(|_| mounts == Mounts::Cross);
+    let found = of_source.or_else(|| table.slow_points_below(&dest.path).find(is_walked));
+    found.map(<[u8]>::to_vec)
+}
+
 /// Opens the very directory that was examined, for listing; O_NOATIME is only the owner's and root's to ask for.
 fn open_source(source: &Found) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -361,6 +378,11 @@ fn open_source(source: &Found) -> Result<OwnedFd> {
 }
 
 impl Root {
+    /// Nanoseconds that its times are told apart by at worst.
+    pub fn granularity_nanos(&self) -> u32 {
+        self.file_system.granularity_nanos(&self.handle)
+    }
+
     fn describe(fd: OwnedFd, path: Vec<u8>) -> Result<Root> {
         let described = describe_at(&fd, c"", AtFlags::EMPTY_PATH);
         let (stat, birth) = described.map_err(|errno| refused_by(&path, "described", errno))?;
@@ -388,11 +410,6 @@ impl Found {
         let path = rustix::fs::readlink(link, Vec::new()).map_err(refused)?.into_bytes();
         if !path.starts_with(b"/") {
             return Err(Error::refused(typed, "has no path from the root directory any more: was it unmounted?"));
-    /// Nanoseconds that its times are told apart by at worst.
-    pub fn granularity_nanos(&self) -> u32 {
-        self.file_system.granularity_nanos(&self.handle)
-    }
-
         }
         Ok(Found { fd, path, stat })
     }

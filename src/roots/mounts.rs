@@ -51,6 +51,15 @@ enum Content {
 /// Types of file systems without data, as the table names them.
 const KERNEL_TYPES: [&[u8]; 7] = [b"proc", b"sysfs", b"cgroup", b"cgroup2", b"debugfs", b"tracefs", b"bpf"];
 
+/// Types of file systems that are reached over a network or a user-space daemon. Of FUSE there are more, as
+/// `fuse.NAME`.
+const REMOTE_TYPES: [&[u8]; 13] = [
+    b"nfs", b"nfs4", b"cifs", b"smb3", b"ceph", b"lustre", b"9p", b"afs", b"gpfs", b"ocfs2", b"gfs2", b"fuse",
+    b"fuseblk",
+];
+/// Those that many machines have somewhere, and that hold next to nothing.
+const TRIFLES: [&[u8]; 4] = [b"fuse.lxcfs", b"fuse.gvfsd-fuse", b"fuse.portal", b"fuse.snapfuse"];
+
 /// Where something really lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -119,6 +128,18 @@ impl MountTable {
         let mounts = with_data.filter(move |mount| is_at_or_below(&mount.point, path));
         mounts.map(|mount| Place { dev: mount.dev, path: mount.root.clone() })
     }
+
+    /// Mount points below `path`, itself not among them, where every operation takes milliseconds.
+    pub fn slow_points_below<'t>(&'t self, path: &'t [u8]) -> impl Iterator<Item = &'t [u8]> {
+        let below = move |mount: &&Mount| mount.point != path && is_at_or_below(&mount.point, path);
+        self.mounts.iter().filter(|mount| is_remote(&mount.origin)).filter(below).map(|mount| &mount.point[..])
+    }
+}
+
+/// Whether an origin is that of a file system reached over a network or a user-space daemon.
+fn is_remote(origin: &[u8]) -> bool {
+    let name = origin.split(|&b| b == b' ').next().unwrap_or_default();
+    REMOTE_TYPES.contains(&name) || (name.starts_with(b"fuse.") && !TRIFLES.contains(&name))
 }
 
 fn parse_line(line: &[u8]) -> Option<Mount> {
@@ -233,6 +254,17 @@ garbage
         assert!(place(1, "/a").holds(&place(1, "/a")) && place(1, "/a").holds(&place(1, "/a/b")));
         assert!(place(1, "/").holds(&place(1, "/a")));
         assert!(!place(1, "/a").holds(&place(1, "/ab")) && !place(1, "/a").holds(&place(2, "/a")));
+    }
+
+    #[test]
+    fn slow_mounts_below_a_path_are_found() {
+        let table = MountTable::parse(
+            b"40 27 0:50 / /srv/nas rw - nfs4 nas:/export rw\n41 27 0:51 / /srv/far rw - fuse.sshfs far: rw\n\
+              42 27 0:52 / /srv/lxcfs rw - fuse.lxcfs lxcfs rw\n43 27 0:53 / /srv/fusectl rw - fusectl fusectl rw\n",
+        );
+        let points = |path: &'static [u8]| table.slow_points_below(path).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        assert_eq!(points(b"/srv"), [b"/srv/nas".to_vec(), b"/srv/far".to_vec()]);
+        assert!(points(b"/srv/nas").is_empty() && points(b"/srv/n").is_empty());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use support::fixture::{has, skip, traced};
+use support::fixture::{can_mount, has, skip, traced};
 use support::slow::can_mount_fuse;
 use support::{Comparison, Engine, Job, Outcome, Rng, Scratch, SlowMount, seed, tree};
 
@@ -89,6 +89,61 @@ fn streams_hide_a_slow_destination() {
         outcome
     });
     assert_hidden(&alone, &together);
+}
+
+/// Mounts `slow` in a folder below a local tree; its own thread for every stream hides it there, too.
+#[test]
+fn streams_hide_a_slow_mount_below_a_local_root() {
+    let test = "streams_hide_a_slow_mount_below_a_local_root";
+    if !can_mount(test) || !can_mount_fuse(test) {
+        return;
+    }
+    let (slow, other) = (SlowMount::new(DELAY), Scratch::new());
+    let (tree, copy) = (other.path().join("tree"), other.path().join("copy"));
+    for dir in [tree.join("local"), tree.join("far"), copy.join("far")] {
+        fs::create_dir_all(dir).unwrap();
+    }
+    grow(&tree.join("local"), seed(test, 75));
+    grow(slow.folder(), seed(test, 76));
+    let job = |streams: &str, more: &[&str]| {
+        let state = other.path().join(format!("state-{streams}-{}", more.len()));
+        let job = Job::new(&tree, other.path().join(format!("copy-{streams}-{}", more.len())), state, Engine::Auto);
+        job.args(&["--streams", streams]).args(more).run().expect(0)
+    };
+    let bound = BindMount::new(slow.path(), &tree.join("far"));
+    let [alone, together] = ["1", "32"].map(|streams| job(streams, &[]));
+    assert_hidden(&alone, &together);
+    assert!(together.says("tree/far is a network or FUSE mount"), "{together}");
+    assert_eq!((together.number("copied"), together.number("threads")), (2 * DIRS * FILES, 32), "{together}");
+    let staying = job("32", &["--one-file-system"]);
+    assert!(!staying.says("is a network or FUSE mount"), "what is not walked into counts for nothing: {staying}");
+    drop(bound);
+    let _bound = BindMount::new(slow.path(), &copy.join("far"));
+    let onto = |state: &str| Job::new(&tree, &copy, other.path().join(state), Engine::Auto);
+    let outward = onto("state-onto").run().expect(0);
+    assert!(outward.says("copy/far is a network or FUSE mount"), "{outward}");
+    fs::remove_dir(tree.join("far")).unwrap();
+    let elsewhere = onto("state-elsewhere").run().expect(0);
+    assert!(!elsewhere.says("is a network or FUSE mount"), "the source has no such folder: {elsewhere}");
+}
+
+/// A bind mount, ended when dropped.
+struct BindMount(std::path::PathBuf);
+
+impl BindMount {
+    fn new(from: &Path, to: &Path) -> BindMount {
+        support::fixture::must(std::process::Command::new("mount").arg("--bind").arg(from).arg(to));
+        BindMount(to.to_owned())
+    }
+}
+
+impl Drop for BindMount {
+    fn drop(&mut self) {
+        let ended = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+        if !matches!(ended, Ok(status) if status.success()) {
+            eprintln!("left mounted: {}", self.0.display());
+        }
+    }
 }
 
 /// A file of many blocks, one directory that all threads share, symlinks and hard links: all of it arrives through any

@@ -51,7 +51,7 @@ use crate::report::{Activity, Busy, Console, Crowd, Lookout, Vigil};
 use crate::ring::syscalls::Kernel;
 use crate::ring::uring::Ring;
 use crate::ring::{Caller, FixedBuffers, Name};
-use crate::roots::{Root, open_to_read};
+use crate::roots::{Root, open_to_read, slow_below};
 use crate::stop::Stop;
 use crate::walk::{DirNode, Walker, Work};
 use audit::{Audit, Tally};
@@ -156,7 +156,8 @@ pub fn run(request: &Request, stop: &Stop) -> Result<Verdict> {
     let choice = read_choice(&request.filter, request.files_from.as_deref())?;
     let ends = Ends::open(request, &crowd.enlist())?;
     let bell = Arc::new(Bell::default());
-    let crew = Crew::choose(request.engine, refused, ends.slower(), (request.streams, Pass::Whole));
+    let slow = ends.slower(request.mounts);
+    let crew = Crew::choose(request.engine, refused, slow.as_deref(), (request.streams, Pass::Whole));
     let (walker, workers) = Walker::new(crew.shards, bell.clone());
     let audit = Arc::new(make_audit(request, ends, choice, (walker, &crew), console));
     let root = DirNode::root();
@@ -191,9 +192,12 @@ struct Ends {
 }
 
 impl Ends {
-    /// A side where every operation takes milliseconds.
-    fn slower(&self) -> Option<&Root> {
-        [self.source.as_ref(), Some(&self.dest)].into_iter().flatten().find(|root| root.file_system.is_remote())
+    /// Where every operation takes milliseconds: a side, or what is mounted below one.
+    fn slower(&self, mounts: Mounts) -> Option<Vec<u8>> {
+        let mut sides = [self.source.as_ref(), Some(&self.dest)].into_iter().flatten();
+        let side = sides.find(|root| root.file_system.is_remote()).map(|root| root.path.clone());
+        let source = self.source.as_ref().unwrap_or(&self.dest);
+        side.or_else(|| if self.single.is_some() { None } else { slow_below(source, &self.dest, mounts) })
     }
 
     /// Opens both; `busy` is told which is waited for.
