@@ -51,6 +51,10 @@ pub enum Cause {
     Loss(&'static str),
     /// The destination takes its name for that of this other object, by a path there.
     Clash(Vec<u8>),
+    /// The destination holds no such name: so the kernel refused it.
+    Name(Errno),
+    /// A bucket holds no such key, for this reason.
+    Key(&'static str),
     /// An S3 server answered with an error.
     Remote {
         /// The HTTP status.
@@ -104,6 +108,11 @@ impl Error {
         Error { verb: "copy", object: object.as_ref().to_vec(), cause: Cause::Protected(why) }
     }
 
+    /// An object whose key a bucket cannot hold.
+    pub fn refused_key(object: impl AsRef<[u8]>, why: &'static str) -> Error {
+        Error { verb: "copy", object: object.as_ref().to_vec(), cause: Cause::Key(why) }
+    }
+
     /// A catalog that is damaged or cannot be written.
     pub fn catalog(object: impl AsRef<[u8]>, why: impl Into<String>) -> Error {
         Error { verb: "catalog", object: object.as_ref().to_vec(), cause: Cause::Catalog(why.into()) }
@@ -112,6 +121,11 @@ impl Error {
     /// What this failure means for the work that met it.
     pub fn class(&self) -> Class {
         self.cause.class()
+    }
+
+    /// Whether it is the object's name that the destination cannot hold.
+    pub fn is_of_name(&self) -> bool {
+        matches!(self.cause, Cause::Name(_) | Cause::Key(_) | Cause::Clash(_))
     }
 
     /// Whether the object may be found again by its path, on whichever side it is.
@@ -127,7 +141,8 @@ impl Cause {
             Cause::Os(errno) => class_of(*errno),
             Cause::Usage(_) | Cause::Refused(_) | Cause::Catalog(_) | Cause::BadSectors(..) => Class::Fatal,
             Cause::Unstable { .. } | Cause::Vanished | Cause::Loss(_) | Cause::Protected(_) => Class::Object,
-            Cause::Stale | Cause::Unreadable(..) | Cause::Clash(_) => Class::Object,
+            Cause::Stale | Cause::Unreadable(..) => Class::Object,
+            Cause::Name(_) | Cause::Key(_) | Cause::Clash(_) => Class::Object,
             Cause::Remote { code, .. } => class_of_code(code),
             // The whole budget of retries met no server: no other object will fare better now.
             Cause::Network(_) => Class::Fatal,
@@ -187,7 +202,8 @@ impl fmt::Display for Cause {
             }
             Cause::Vanished => f.write_str("it vanished while the job ran"),
             Cause::Stale => f.write_str(&describe(Errno::STALE)),
-            Cause::Protected(why) => f.write_str(why),
+            Cause::Protected(why) | Cause::Key(why) => f.write_str(why),
+            Cause::Name(errno) => write!(f, "the destination cannot hold such a name ({})", describe(*errno)),
             Cause::Loss(what) => write!(f, "the destination cannot keep its {what} (--strict)"),
             Cause::Clash(other) => {
                 write!(f, "the destination takes its name for that of {}, which is another file", escape(other))

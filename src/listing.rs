@@ -431,7 +431,7 @@ pub(crate) fn make_dest(
             }
             found.is_none() && replace_by_dir(dest, at, name, mode).map_err(|(verb, errno)| failed(verb, errno))?
         }
-        Err(errno) => return Err(failed("create", errno)),
+        Err(errno) => return Err(names::unmade(job, caller, (at, name), failed("create", errno))),
     };
     let handle = found.map_or_else(|| dest.open_dir(at, name), Ok).map_err(|errno| failed("open", errno))?;
     if is_new {

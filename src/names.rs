@@ -17,6 +17,7 @@ use unicase::UniCase;
 
 use crate::error::{Cause, Errno, Error, Result, join};
 use crate::job::{Job, Seen, fnv1a, temp_name};
+use crate::provider::metadata;
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
 use crate::walk::{DirNode, DirPair, Folding};
@@ -132,6 +133,31 @@ fn may_fold(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::R
     let is_plain = bytes.is_ascii() && !bytes.contains(&b'~') && !bytes.ends_with(b".") && !bytes.ends_with(b" ");
     let is_local = job.dest_file_system.trusts_syncfs();
     Ok(!is_plain && (!is_local || claim.dir.folding() == Folding::Unknown))
+}
+
+/// Why something could not be made under a name: for the name itself, if the destination holds no such names.
+pub(crate) fn unmade(job: &Job, caller: &dyn Caller, (at, name): (&Handle, &Name), error: Error) -> Error {
+    let Cause::Os(errno) = error.cause else { return error };
+    let dest = Posix::new(caller, Side::Dest);
+    let is_of_name = match errno {
+        // A symlink's target may be too long, too.
+        Errno::NAMETOOLONG => matches!(dest.stat(at, name), Err(Errno::NAMETOOLONG)),
+        // exfat-fuse answers ENOENT. Whatever it is, it is of no other name there.
+        Errno::INVAL | Errno::ILSEQ | Errno::NOENT | Errno::ACCESS => takes_names(job, &dest, at),
+        _ => false,
+    };
+    if is_of_name { Error { cause: Cause::Name(errno), ..error } } else { error }
+}
+
+/// Whether a file of an innocent name can be made in a directory. One at a time: they have one name.
+fn takes_names(job: &Job, dest: &Posix, at: &Handle) -> bool {
+    let _turn = job.link_changes.lock();
+    let probe = job.probe_name();
+    let made = metadata::make_probe(dest, at, &probe, || dest.create(at, &probe, 0o600));
+    made.is_ok_and(|file| {
+        drop(file);
+        dest.unlink(at, &probe).is_ok()
+    })
 }
 
 /// The name with all its ASCII letters in the other case; `None` without any.

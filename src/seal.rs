@@ -134,7 +134,11 @@ impl Sealer {
         let lost = self.set_times(&at, temp.unwrap_or(dest_name), copied, (atime, mtime)).map_err(failed)?;
         lost.iter().try_for_each(|loss| job.lose_of(dir, name, loss))?;
         match temp {
-            Some(temp) => self.dest().rename(&at, temp, dest_name).map_err(failed),
+            Some(temp) => self.dest().rename(&at, temp, dest_name).map_err(|errno| match errno {
+                // What was written may have been removed by somebody.
+                Errno::NOENT if self.dest().stat(&at, temp).is_err() => failed(errno),
+                errno => names::unmade(&job, &*self.caller, (&at, dest_name), failed(errno)),
+            }),
             None => Ok(()),
         }
     }

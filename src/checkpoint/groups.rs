@@ -211,7 +211,7 @@ impl Checkpointer {
         match dest.link(&first_at, &first.1, &at, name) {
             Ok(()) => return Ok(job.dest_id(&there)),
             Err(Errno::EXIST) => self.own_name(dir, name, &at)?,
-            Err(errno) => return Err(failed("link", errno)),
+            Err(errno) => return Err(names::unmade(&job, &*caller, (&at, name), failed("link", errno))),
         }
         let taken = dest.stat(&at, name).map_err(|errno| failed("stat", errno))?;
         if (taken.dev, taken.ino) == (there.dev, there.ino) {

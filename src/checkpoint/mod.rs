@@ -30,7 +30,7 @@ use crate::links::LinkKey;
 use crate::outcome::{Intake, Outcome, What};
 use crate::provider::posix::Posix;
 use crate::readback::Readback;
-use crate::report::{Count, Counters, LossSet};
+use crate::report::{Count, Counters, Loss, LossSet};
 use crate::ring::{Caller, FixedBuffers, Handle, Name, Side};
 use crate::seal::{Sealer, on_all};
 use crate::transfer::Copied;
@@ -410,11 +410,15 @@ impl Checkpointer {
             self.counters.add(if is_unstable { Count::Unstable } else { Count::Failed }, 1);
         }
         let errno = match error.cause {
-            Cause::Os(errno) => errno.raw_os_error() as u16,
+            Cause::Os(errno) | Cause::Name(errno) => errno.raw_os_error() as u16,
             _ => 0,
         };
         let failure = Failure { errno, verb: error.verb.into(), cause: error.cause.to_string(), attempts };
         let (stamp, owner) = self.job.held(dir.id, &name)?;
+        let mut losses = self.job.take_lost(dir.id, &name);
+        if error.is_of_name() {
+            losses.add(Loss::Name);
+        }
         let record = FileRecord {
             status: Status::Failed,
             batch: draft.number,
@@ -423,7 +427,7 @@ impl Checkpointer {
             large_id: 0,
             failure: Some(failure),
             checksum: None,
-            losses: self.job.take_lost(dir.id, &name),
+            losses,
             owner,
         };
         draft.orphans.extend(group);

@@ -108,7 +108,7 @@ impl Publisher {
 /// The object of a further name of a file: it says which object holds the content.
 pub(crate) fn link(job: &Job, first: (&DirNode, &Name), dir: &DirNode, name: &Name) -> Result<Publication> {
     let root = job.dest.bucket.as_ref().expect("I8: only a bucket's checkpoints publish");
-    let refused = |why| Error::refused_object(crate::error::join(&job.path(Side::Dest, dir), name), why);
+    let refused = |why| Error::refused_key(crate::error::join(&job.path(Side::Dest, dir), name), why);
     let first = root.key(first.0, first.1).map_err(refused)?;
     let key = root.key(dir, name).map_err(refused)?;
     let mut attributes = vec![attributes::link_pair(first.as_str())];
@@ -132,7 +132,7 @@ pub(crate) fn marker(
     if key.is_empty() {
         return Ok(None);
     }
-    let key = Key::new(key).map_err(|why| Error::refused_object(job.path(Side::Dest, dir), why))?;
+    let key = Key::new(key).map_err(|why| Error::refused_key(job.path(Side::Dest, dir), why))?;
     let DirStamp { mode, uid, gid, atime, mtime, .. } = *stamp;
     let stat = Stat { mode, uid, gid, atime, mtime, ..Stat::default() };
     let is_escaped = crate::provider::s3::keys::encode_name(dir.name.as_bytes()).1;

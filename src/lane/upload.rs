@@ -116,7 +116,7 @@ impl Lane {
     pub(super) fn dest_key(&self, place: &Place) -> Result<Key> {
         let root = self.job().dest.bucket.as_ref().expect("I8: the way says that the destination is a bucket");
         let key = root.key(&place.dir, &place.dest_name);
-        key.map_err(|why| Error::refused_object(place.path(self.job(), Side::Dest), why))
+        key.map_err(|why| Error::refused_key(place.path(self.job(), Side::Dest), why))
     }
 
     /// Extended attributes and ACLs, as far as they are asked for and there is room for them. That they are still those

@@ -18,6 +18,12 @@ pub struct Posix<'a> {
 /// The result of one verb.
 pub type Verb<T> = Result<T, Errno>;
 
+/// Whether an errno of a look-up says that there is nothing of this name; a file system has nothing either of a name
+/// that it cannot hold.
+pub fn is_missing(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::INVAL | Errno::ILSEQ | Errno::NAMETOOLONG)
+}
+
 impl<'a> Posix<'a> {
     /// The side `side`, answered by `caller`.
     pub fn new(caller: &'a dyn Caller, side: Side) -> Posix<'a> {

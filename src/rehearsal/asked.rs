@@ -24,7 +24,7 @@ use crate::lane::upload::{attributes_of, is_stored};
 use crate::listing::{BUFFER_BYTES, parse};
 use crate::plan::{Plan, Progress, Reason, Skip, decide, is_sealed_copy, same_time};
 use crate::provider::metadata::Identity;
-use crate::provider::posix::Posix;
+use crate::provider::posix::{Posix, is_missing};
 use crate::provider::s3::{Client, From, Key, Object, Page, attributes};
 use crate::report::Crowd;
 use crate::ring::syscalls::Kernel;
@@ -363,7 +363,7 @@ impl Files {
     pub(super) fn stat(&self, dir: &Arc<DirNode>, name: &Name) -> Result<Option<Stat>> {
         match self.open(dir).and_then(|at| self.posix().stat(&at, name)) {
             Ok(stat) => Ok(Some(stat)),
-            Err(Errno::NOENT) => Ok(None),
+            Err(errno) if is_missing(errno) => Ok(None),
             Err(errno) => Err(self.error("stat", &dir.path_of(name), errno)),
         }
     }

@@ -71,6 +71,7 @@ pub fn name_of(cause: &Cause) -> String {
         Cause::Vanished => "vanished",
         Cause::Loss(_) => "loss",
         Cause::Clash(_) => "clash",
+        Cause::Name(_) | Cause::Key(_) => "name",
         Cause::Network(_) | Cause::Silence(_) => "network",
         Cause::Transfer(_) | Cause::Cut(_) => "transfer",
     };

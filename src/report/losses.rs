@@ -32,10 +32,12 @@ pub enum Loss {
     Capabilities,
     /// What a time has beyond the second, or whatever the file system counts in.
     TimePrecision,
+    /// The name, and with it the object, which failed: it is counted there, and listed as this, too.
+    Name,
 }
 
 /// Number of [`Loss`] kinds.
-const LOSSES: usize = Loss::TimePrecision as usize + 1;
+const LOSSES: usize = Loss::Name as usize + 1;
 
 impl Loss {
     /// All of them, in the order of their indexes.
@@ -52,6 +54,7 @@ impl Loss {
         Loss::Acl,
         Loss::Capabilities,
         Loss::TimePrecision,
+        Loss::Name,
     ];
 
     /// For people, and for [`crate::error::Cause::Loss`].
@@ -69,6 +72,7 @@ impl Loss {
             Loss::Acl => "ACL",
             Loss::Capabilities => "capabilities",
             Loss::TimePrecision => "fraction of its time",
+            Loss::Name => "name",
         }
     }
 
@@ -87,6 +91,7 @@ impl Loss {
             Loss::Acl => "acl",
             Loss::Capabilities => "capabilities",
             Loss::TimePrecision => "time_precision",
+            Loss::Name => "names",
         }
     }
 
@@ -100,6 +105,7 @@ impl Loss {
             Loss::Acl => "this destination cannot hold it: nobody gets in whom it would have kept out",
             Loss::Capabilities => "run as root to keep them, with owner and mode; from S3 with --special-bits",
             Loss::TimePrecision => "this destination keeps whole seconds, or not all digits",
+            Loss::Name => "this destination cannot hold it: give it another name",
             Loss::FifoOrSocket | Loss::Symlink => "this destination cannot hold one",
             Loss::HardLink => "this destination cannot hold one: each name becomes a file of its own",
         }

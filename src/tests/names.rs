@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use gfast::error::escape;
+use support::fixture::must;
 use support::slow::can_mount_fuse;
 use support::{Comparison, Engine, Job, Outcome, Scratch, SlowMount};
 
@@ -166,5 +167,47 @@ fn names_that_are_told_apart_all_arrive() {
         let adopting = Job::new(&tree, job.dest(), scratch.path().join("other-state"), engine).run().expect(0);
         assert_eq!(adopting.number("failed"), 0);
         Comparison::new(&tree, job.dest()).assert_same();
+    }
+}
+
+/// A name that a destination cannot hold fails its object, which is listed among the losses as well: counted once.
+#[test]
+fn a_name_that_cannot_be_held_is_listed_among_the_losses() {
+    let test = "a_name_that_cannot_be_held_is_listed_among_the_losses";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    let (slow, other) = (SlowMount::refusing_names(), Scratch::new());
+    let tree = other.path().join("tree");
+    fs::create_dir_all(tree.join("dir:one")).unwrap();
+    let refused = ["a:b", "why?", "link:", "linked:", "dir:one"];
+    for name in ["a:b", "why?", "plain", "dir:one/below"] {
+        fs::write(tree.join(name), name).unwrap();
+    }
+    std::os::unix::fs::symlink("plain", tree.join("link:")).unwrap();
+    fs::hard_link(tree.join("plain"), tree.join("linked:")).unwrap();
+    for engine in [Engine::all(), vec![Engine::Auto]].concat() {
+        for extra in [&[][..], &["--atomic"]] {
+            let name = format!("{engine:?}-{}", extra.len());
+            let (copy, state) = (slow.path().join(&name), other.path().join(format!("state-{name}")));
+            let job = Job::new(&tree, &copy, &state, engine).args(extra);
+            for _ in 0..2 {
+                let outcome = job.run().expect(23);
+                assert_eq!(outcome.number("failed"), refused.len() as u64, "{outcome}");
+                assert!(outcome.says("cannot hold such a name") && !outcome.says("\"names\""), "{outcome}");
+                let mut report = std::process::Command::new(env!("CARGO_BIN_EXE_gfast"));
+                report.args(["report", "-losses", "-format", "ndjson", "-state-dir"]).arg(&state);
+                let text = must(&mut report);
+                let mut told: Vec<&str> = text.lines().filter(|line| line.contains("\"losses\":[\"names\"]")).collect();
+                told.retain(|line| line.contains("\"outcome\":\"failed\""));
+                let is_told = |path: &str| told.iter().any(|line| line.starts_with(&format!("{{\"path\":\"{path}\"")));
+                assert!(refused.into_iter().all(is_told) && told.len() == refused.len(), "{text}");
+                assert!(text.contains(&format!("\"lost_names\":{}", refused.len())), "{text}");
+            }
+            let mut there: Vec<_> =
+                fs::read_dir(slow.folder().join(&name)).unwrap().map(|e| e.unwrap().file_name()).collect();
+            there.sort();
+            assert_eq!(there, ["plain"], "what was tried is left");
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::filesystem::Reach;
 use crate::job::LinkChanges;
 use crate::plan;
 use crate::provider::metadata;
+use crate::provider::posix::is_missing;
 use crate::provider::xattrs::{Made, Trust};
 use crate::report::Count;
 use crate::ring::{Access, Handle, Kind, Side, Stat};
@@ -60,7 +61,8 @@ impl Work<'_> {
                     }
                     return Ok(Some(copied));
                 }
-                Ok(_) | Err(Errno::NOENT) => {}
+                Ok(_) => {}
+                Err(errno) if is_missing(errno) => {}
                 Err(errno) => return Err(self.error("stat", errno)),
             }
         }
@@ -80,7 +82,7 @@ impl Work<'_> {
         let name = &self.place.dest_name;
         let dest = match self.dest().stat(self.dest_dir(), name) {
             Ok(dest) => dest,
-            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) if is_missing(errno) => return Ok(None),
             Err(errno) => return Err(self.error("stat", errno)),
         };
         self.own_name()?;
@@ -97,10 +99,10 @@ impl Work<'_> {
                 if !same || !owned || !plan::same_time(dest.mtime, self.stat.mtime, self.granularity()) {
                     return Ok(None);
                 }
-                let kept = Kept { permissions: dest.permissions(), trust: Trust::Full };
-                self.keep_attributes_at(name, kept, Made::Before)?;
                 let lost = metadata::lost_time(self.stat.mtime, dest.mtime);
                 lost.map_or(Ok(()), |loss| self.job.lose(self.place, loss))?;
+                let kept = Kept { permissions: dest.permissions(), trust: Trust::Full };
+                self.keep_attributes_at(name, kept, Made::Before)?;
                 Ok(Some(self.copied(&dest, Seal::None, 0, Count::Adopted)))
             }
             _ => Ok(None),
@@ -153,7 +155,7 @@ impl Work<'_> {
     pub(crate) fn refresh(&self, record: &FileRecord) -> Result<Option<Copied>> {
         let dest = match self.dest().stat(self.dest_dir(), &self.place.dest_name) {
             Ok(dest) => dest,
-            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) if is_missing(errno) => return Ok(None),
             Err(errno) => return Err(self.error("stat", errno)),
         };
         let is_sealed = plan::is_sealed_copy(self.stat, &dest, self.job.clock().granularity_nanos);

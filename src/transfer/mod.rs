@@ -371,8 +371,13 @@ impl<'a> Work<'a> {
                 true => self.create_in_place(mode),
                 false => Ok(None),
             },
-            Err(errno) => Err(self.error("create", errno)),
+            Err(errno) => Err(self.unmade(self.error("create", errno))),
         }
+    }
+
+    /// An error of making something under the object's own name.
+    fn unmade(&self, error: Error) -> Error {
+        names::unmade(self.job, self.caller, (self.dest_dir(), &self.place.dest_name), error)
     }
 
     fn is_taken(&self) -> bool {

@@ -29,7 +29,7 @@ impl Work<'_> {
                 self.job.lose(self.place, Loss::Symlink)?;
                 Ok(None)
             }
-            Err(error) => Err(error),
+            Err(error) => Err(self.unmade(error)),
         }
     }
 
@@ -70,7 +70,7 @@ impl Work<'_> {
                 self.job.lose(self.place, loss)?;
                 Ok(None)
             }
-            Err(error) => Err(error),
+            Err(error) => Err(self.unmade(error)),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::links::LinkKey;
 use crate::listing::{BUFFER_BYTES, parse};
 use crate::plan::same_time;
 use crate::provider::block::Device;
-use crate::provider::posix::{Posix, Verb};
+use crate::provider::posix::{Posix, Verb, is_missing};
 use crate::provider::s3::{ByteRange, Client, Download, From, Key, Object, attributes, extended, keys};
 use crate::provider::xattrs::{self, Thing, Told, Trust};
 use crate::report::{Crowd, Loss};
@@ -236,7 +236,7 @@ impl End {
                             .map_err(|errno| failed("read the attributes of", errno))?;
                         Ok(Some(seen))
                     }
-                    Err(Errno::NOENT) => Ok(None),
+                    Err(errno) if is_missing(errno) => Ok(None),
                     Err(errno) => Err(failed("stat", errno)),
                 }
             }

@@ -24,7 +24,7 @@ use crate::error::Errno;
 use crate::filesystem::FileSystem;
 use crate::filter::Sort;
 use crate::listing::{BUFFER_BYTES, parse};
-use crate::provider::posix::Posix;
+use crate::provider::posix::{Posix, is_missing};
 use crate::ring::{Handle, Interpreter, Kind, Name, Side, Stat, Time};
 use crate::walk::{DirNode, DirPair, Entry, Work, path_steps};
 
@@ -308,7 +308,7 @@ impl<I: Interpreter> Auditor<I> {
                 record.map(|record| record.is_some())
             }
             None => match Posix::new(&*self.caller, Side::Source).stat(&open.source, &entry.name) {
-                Err(Errno::NOENT) => Ok(false),
+                Err(errno) if is_missing(errno) => Ok(false),
                 _ => Ok(true),
             },
         };
@@ -350,8 +350,8 @@ impl<I: Interpreter> Auditor<I> {
         let dest = match audit.stat(&*caller, Side::Dest, &open.dest, dest_name) {
             Ok(dest) => source.as_ref().map_or(dest, |source| audit.as_far_as(source, dest)),
             // What the destination could not hold was told as a loss.
-            Err(Errno::NOENT) if entry.record.as_ref().is_some_and(is_not_made) => return (false, None),
-            Err(Errno::NOENT) => {
+            Err(errno) if is_missing(errno) && entry.record.as_ref().is_some_and(is_not_made) => return (false, None),
+            Err(errno) if is_missing(errno) => {
                 audit.findings.differ(&path, Aspects::only(Aspect::Missing), None);
                 return (false, None);
             }

@@ -21,6 +21,8 @@ pub enum Habit {
     GoesStale,
     /// See [`UNKEPT`](super::passthrough::UNKEPT).
     LosesWrites,
+    /// Names with a colon cannot be made (EINVAL), nor can those with a question mark (ENOENT, as exfat-fuse has it).
+    RefusesNames,
 }
 
 impl Habit {

@@ -10,6 +10,7 @@ pub mod compare;
 pub mod fault;
 pub mod fixture;
 pub mod habit;
+pub mod halt;
 pub mod mutate;
 pub mod network;
 pub mod passthrough;

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
@@ -22,6 +22,7 @@ use fuser::{
 
 pub use super::habit::Habit;
 use super::habit::folded;
+use super::halt::Halt;
 
 /// Where a file has these bytes it is read with one bit wrong, as from a device that does not keep what it is given.
 pub const ROT: &[u8] = b"this rots";
@@ -54,26 +55,6 @@ pub const UNKEPT: &str = "unkept-";
 pub const STALE: &str = "stale-";
 /// Begins the names of files on which the operation answers ESTALE every time.
 pub const LOST: &str = "lost-";
-
-/// Stops a file system from answering.
-#[derive(Debug, Default)]
-pub struct Halt {
-    is_halted: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Halt {
-    /// From now on nothing is answered, or everything again.
-    pub fn set(&self, is_halted: bool) {
-        *self.is_halted.lock().unwrap() = is_halted;
-        self.changed.notify_all();
-    }
-
-    fn wait(&self) {
-        let is_halted = self.is_halted.lock().unwrap();
-        drop(self.changed.wait_while(is_halted, |is_halted| *is_halted).unwrap());
-    }
-}
 
 /// The file system itself.
 struct Passthrough {
@@ -139,6 +120,11 @@ impl Passthrough {
 
     fn child(&self, parent: INodeNo, name: &OsStr) -> io::Result<PathBuf> {
         let dir = self.path(parent)?;
+        if self.habit == Habit::RefusesNames {
+            let refused = [(b':', libc::EINVAL), (b'?', libc::ENOENT)];
+            let errno = refused.into_iter().find(|(byte, _)| name.as_bytes().contains(byte));
+            errno.map_or(Ok(()), |(_, errno)| Err(io::Error::from_raw_os_error(errno)))?;
+        }
         if self.habit.folds_names() {
             let wanted = folded(name);
             let names = fs::read_dir(&dir)?.collect::<io::Result<Vec<_>>>()?;

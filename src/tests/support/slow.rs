@@ -10,7 +10,8 @@ use fuser::BackgroundSession;
 
 use super::Scratch;
 use super::fixture::{has, skip};
-use super::passthrough::{self, Habit, Halt};
+use super::halt::Halt;
+use super::passthrough::{self, Habit};
 pub use super::passthrough::{BAD, LOST, ROT, STALE, UNKEPT};
 
 /// Operations answered at a time.
@@ -77,6 +78,11 @@ impl SlowMount {
     /// An empty folder that does not keep what is written to files which say so by their names, without delay.
     pub fn losing_writes() -> SlowMount {
         SlowMount::try_new(Duration::ZERO, Habit::LosesWrites).unwrap()
+    }
+
+    /// An empty folder that cannot hold all names, without delay: see [`Habit::RefusesNames`].
+    pub fn refusing_names() -> SlowMount {
+        SlowMount::try_new(Duration::ZERO, Habit::RefusesNames).unwrap()
     }
 
     fn try_new(delay: Duration, habit: Habit) -> io::Result<SlowMount> {
