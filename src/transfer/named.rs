@@ -61,7 +61,7 @@ impl Work<'_> {
             Metadata::Keep => self.stat.mode,
             Metadata::TimesOnly => self.stat.mode & !self.job.identity.umask,
         };
-        let made = self.make_named(|name| self.dest().make_node(self.dest_dir(), name, mode & !0o6000, self.stat.rdev));
+        let made = self.make_named(|name| self.make_node(name, mode & !0o6000));
         let is_device = matches!(self.stat.mode & libc::S_IFMT, libc::S_IFBLK | libc::S_IFCHR);
         match made {
             Ok(made) => self.settle_by_name(made, Count::Specials, LinkChanges::Own).map(Some),
@@ -71,6 +71,22 @@ impl Work<'_> {
                 Ok(None)
             }
             Err(error) => Err(self.unmade(error)),
+        }
+    }
+
+    /// exfat-fuse makes an empty file of whatever it is asked for, and the kernel says EIO, for it is another thing.
+    fn make_node(&self, name: &Name, mode: u32) -> std::result::Result<(), Errno> {
+        let (dest, at) = (self.dest(), self.dest_dir());
+        let made = dest.make_node(at, name, mode, self.stat.rdev);
+        if made != Err(Errno::IO) || self.job.dest_reach() == Reach::Local {
+            return made;
+        }
+        match dest.stat(at, name) {
+            Ok(there) if there.kind() == Kind::File && there.size == 0 => {
+                dest.unlink(at, name)?;
+                Err(Errno::OPNOTSUPP)
+            }
+            _ => made,
         }
     }
 
