@@ -57,6 +57,8 @@ pub enum What {
     Uploading(u64, Upload),
     /// The ranges of an earlier attempt at a large object, and its upload, are of no use any more.
     Abandoned(u64),
+    /// The file that these ranges were written to is removed: whatever was told of it before counts no more.
+    Removed(u64),
     /// A range of a large file is written.
     Written(u64, Range),
     /// It failed, after this many attempts.
@@ -226,7 +228,7 @@ impl What {
             What::Found(_) => 0,
             What::Begun(_) | What::Uploading(..) | What::Abandoned(_) => 1,
             What::Written(..) | What::ListedTo(_) => 2,
-            What::Listed => 3,
+            What::Listed | What::Removed(_) => 3,
             What::Copied(_) | What::NotMade { .. } | What::Further(..) | What::Failed { .. } => 4,
             What::Vanished(_) | What::Left(_) | What::Reopened => 4,
         }

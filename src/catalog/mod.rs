@@ -275,17 +275,30 @@ impl Catalog {
             return Err(Error::catalog(bytes_of(self.path()), objection));
         }
         let mut header = self.header.lock();
+        self.commit_held(batch)?;
+        header.clone_from(&batch.header);
+        Ok(())
+    }
+
+    /// Forgets the ranges of a large file, durably and at once, whatever batch is being made: before another file is
+    /// made that might be taken for the one they are of. The thread that asks may hold no [`Reader`].
+    pub fn forget_ranges(&self, large_id: u64) -> Result<()> {
+        let header = self.header.lock();
+        let reseal_dirs = self.reader()?.reseal_dirs()?;
+        self.commit_held(&Batch { rows: vec![Row::DropRanges { large_id }], header: header.clone(), reseal_dirs })
+    }
+
+    /// Commits a batch while the header is held.
+    fn commit_held(&self, batch: &Batch) -> Result<()> {
         let changes = Changes::of(batch);
         // Ends: every turn doubles the map, which has a limit.
         loop {
             match changes.commit(&self.store) {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(heed::Error::Mdb(heed::MdbError::MapFull)) if self.store.grow() => {}
                 Err(error) => return Err(trouble(self.path(), &error)),
             }
         }
-        header.clone_from(&batch.header);
-        Ok(())
     }
 
     /// A snapshot to read from.

@@ -2,6 +2,7 @@
 
 use super::bytes::{Damage, Decoded, Put, Take};
 use super::record::{VERSION, take_text, take_version};
+use crate::ring::op::Time;
 
 /// A finished range of a large file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,20 @@ pub struct Range {
     pub crc64: Option<u64>,
     /// Hash of the ETag of a part of an upload.
     pub etag: Option<u64>,
+}
+
+impl Range {
+    /// When the file was made that a large file's ranges are of, kept as one of them. It has no bytes, so a program of
+    /// before it was kept finds nothing in it.
+    pub fn birth(time: Time) -> Range {
+        let crc64 = Some((time.secs as u64) << 30 | u64::from(time.nanos));
+        Range { offset: BIRTH_OFFSET, len: 0, crc64, etag: None }
+    }
+
+    /// Whether it is that.
+    pub fn is_birth(&self) -> bool {
+        self.offset == BIRTH_OFFSET
+    }
 }
 
 /// A multipart upload under way, or about to be begun.
@@ -36,6 +51,8 @@ const TAG_UPLOAD_OF_KEY: u8 = 5;
 
 /// Key of an upload among the ranges of its file: no range begins there.
 pub(super) const UPLOAD_OFFSET: u64 = u64::MAX;
+/// Key of its file's birth: none begins there either.
+const BIRTH_OFFSET: u64 = u64::MAX - 1;
 
 /// Appends a range without its offset, which is in the key.
 pub fn encode_range(range: &Range, body: &mut Vec<u8>) {

@@ -276,7 +276,7 @@ impl Checkpointer {
                 draft.rows.push(Row::PutEntry { dir: dir.id, name, record });
             }
             What::Uploading(large_id, upload) => draft.rows.push(Row::PutUpload { large_id, upload }),
-            What::Abandoned(large_id) => draft.rows.push(Row::DropRanges { large_id }),
+            What::Abandoned(large_id) | What::Removed(large_id) => draft.rows.push(Row::DropRanges { large_id }),
             What::Written(large_id, _) if self.job.unsyncable.lock().contains_key(&large_id) => {}
             What::Written(large_id, range) => draft.rows.push(Row::PutRange { large_id, range }),
             What::Failed { error, attempts, group } => self.failed(draft, &dir, name, &error, attempts, group)?,

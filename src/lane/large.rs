@@ -17,7 +17,7 @@ use crate::catalog::{self, FileRecord, Range, Stamp, Status};
 use crate::config::{PART_BYTES_LARGE, PART_BYTES_MIN, PARTS_MAX};
 use crate::errand::{Errand, file_record};
 use crate::error::{Cause, Class, Errno, Error, Result};
-use crate::large::find_leftover;
+use crate::large::{birth_of, find_leftover, forget_ranges};
 use crate::outcome::What;
 use crate::provider::posix::Posix;
 use crate::provider::s3::{Description, Key, Part, Stored};
@@ -328,13 +328,20 @@ impl Lane {
         let bytes = part_bytes(object.size, job.config.part_bytes).min(PART_BYTES_LARGE);
         let (file, large_id, ranges) = match find_leftover(&work, download.errand.record.as_ref())? {
             Some(leftover) => (leftover.file, leftover.id, leftover.ranges),
-            None => (work.create()?, job.new_id(), Vec::new()),
+            None => {
+                forget_ranges(&work, download.errand.record.as_ref(), download.errand.attempt)?;
+                (work.create()?, job.new_id(), Vec::new())
+            }
         };
         if let Err(error) = self.allocate(&download, &file) {
             work.remove(file.temp.as_ref());
             return Err(error);
         }
         self.push_begun(download.errand, download.stamp, large_id, job.dest_id(&file.made));
+        let place = &download.errand.place;
+        if let Some(birth) = birth_of(&file.made).filter(|_| job.device(Side::Dest).is_none()) {
+            self.errands.push(&place.dir, place.name.clone(), What::Written(large_id, birth));
+        }
         if !self.is_device_recorded(download.errand, large_id).await? {
             return Ok(None);
         }
@@ -347,11 +354,10 @@ impl Lane {
             progress.digested += range.len;
             progress.done += 1;
         }
-        self.plan_bytes(&download.errand.place, object.size - progress.digested);
+        self.plan_bytes(place, object.size - progress.digested);
         let route = Route::Down { key: download.key.clone(), etag: object.etag.clone(), file: file.handle.clone() };
-        let place = download.errand.place.clone();
-        let parts = Parts::new(place, route, (object.size, bytes), large_id, (settled, progress));
-        self.note(&download.errand.place, |seen| seen.cut(&parts));
+        let parts = Parts::new(place.clone(), route, (object.size, bytes), large_id, (settled, progress));
+        self.note(place, |seen| seen.cut(&parts));
         self.work_on(&parts).await;
         // A full destination gets its space back; any other stop leaves the file for the resume.
         let unfinished = match self.unfinished(&parts) {
@@ -359,8 +365,9 @@ impl Lane {
             unfinished => unfinished,
         };
         if let Some(ending) = unfinished {
-            if ending.is_some() {
+            if ending.is_some() && job.device(Side::Dest).is_none() {
                 work.remove(file.temp.as_ref());
+                self.errands.push(&place.dir, place.name.clone(), What::Removed(large_id));
             }
             return Ok(ending);
         }

@@ -19,6 +19,7 @@
 //! ([`LargeFile::reread`]), and if they make the recorded one, its copy gets new metadata and nothing else.
 
 mod device;
+mod leftover;
 pub(crate) mod salvage;
 mod sparing;
 mod task;
@@ -39,6 +40,7 @@ use crate::report::{Count, LossSet};
 use crate::ring::{Access, Caller, Handle, Side, Stat, WritePath};
 use crate::transfer::{Ending, NewFile, Work, ending_of, source_error};
 use device::DevicePart;
+pub(crate) use leftover::{birth_of, find_leftover, forget_ranges};
 use sparing::Sparing;
 pub use task::{LargeTask, Reading, Turn};
 
@@ -68,6 +70,8 @@ pub struct LargeFile {
     pub id: u64,
     /// The destination's inode, for the record of the file in progress.
     pub dest_ino: u64,
+    /// When that was made, for the catalog, where it is known.
+    pub birth: Option<Range>,
     /// The source, opened for reading: direct where `source_align` is not 1.
     source: Handle,
     /// The source for descriptions and holes: never direct.
@@ -138,16 +142,6 @@ struct Source {
     align: u64,
 }
 
-/// What a resume found of an earlier attempt.
-pub(crate) struct Leftover {
-    /// Open for writing, as it was left.
-    pub file: NewFile,
-    /// Key of its ranges.
-    pub id: u64,
-    /// Its durable ranges.
-    pub ranges: Vec<Range>,
-}
-
 impl LargeFile {
     /// Opens both sides of a large file, continuing an earlier attempt where the record allows.
     pub fn open(work: &Work, record: Option<&FileRecord>, ticket: Ticket, attempt: u32) -> Result<LargeFile> {
@@ -155,7 +149,10 @@ impl LargeFile {
         let source = open_source(work, attempt)?;
         let (file, id, durable) = match find_leftover(work, record)? {
             Some(leftover) => (leftover.file, leftover.id, leftover.ranges),
-            None => (work.create()?, job.new_id(), Vec::new()),
+            None => {
+                forget_ranges(work, record, attempt)?;
+                (work.create()?, job.new_id(), Vec::new())
+            }
         };
         let dest_align = direct_align(job, &file.made, work.stat.size, &place.path(job, Side::Dest));
         let dest_align = dest_align.inspect_err(|_| work.remove(file.temp.as_ref()))?;
@@ -163,6 +160,7 @@ impl LargeFile {
         let mut large = LargeFile {
             id,
             dest_ino: job.dest_id(&file.made),
+            birth: birth_of(&file.made),
             write_path: if dest_align == 1 { WritePath::Buffered } else { WritePath::Direct },
             align: source.align.max(dest_align),
             durable,
@@ -210,6 +208,7 @@ impl LargeFile {
             attempt,
             id: 0,
             dest_ino: 0,
+            birth: None,
             source: source.direct,
             source_plain: source.plain,
             dest: Mutex::new(None),
@@ -385,11 +384,18 @@ impl LargeFile {
                 Err(error) => ending_of(error),
             },
         };
-        // A resume may be told to skip bad sectors.
-        if !matches!(&ending, Ending::Failed(Error { cause: Cause::BadSectors(..), .. })) {
+        if self.is_removed_after(job, &ending) {
             work.remove(file.temp.as_ref());
         }
         Some(ending)
+    }
+
+    /// Whether what there is of the copy does not stay behind such an end, and its ranges are worth nothing. A resume
+    /// may be told to skip bad sectors; a device stays.
+    pub fn is_removed_after(&self, job: &Job, ending: &Ending) -> bool {
+        let is_kept = matches!(ending, Ending::Failed(Error { cause: Cause::BadSectors(..), .. }));
+        let is_ended = matches!(ending, Ending::Failed(_) | Ending::Changed | Ending::Vanished);
+        self.goal == Goal::Copy && is_ended && !is_kept && job.device(Side::Dest).is_none()
     }
 
     fn try_finish(&self, work: &Work, file: &NewFile) -> Result<()> {
@@ -464,30 +470,6 @@ fn open_source(work: &Work, attempt: u32) -> Result<Source> {
         _ => opened(Access::ReadDirect).map_err(|errno| source_error(job, place, "open direct", errno))?,
     };
     Ok(Source { direct, plain, align })
-}
-
-/// The destination file of an interrupted attempt, if source and destination are still what they were.
-pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<Option<Leftover>> {
-    let (job, place) = (work.job, work.place);
-    if let Some(device) = job.device(Side::Dest) {
-        let found = work.find_on_device(device, record)?;
-        return Ok(found.map(|(file, id, ranges)| Leftover { file, id, ranges }));
-    }
-    let is_of_source = |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0 && r.stamp == work.stamp;
-    let Some(record) = record.filter(is_of_source) else { return Ok(None) };
-    let dest = Posix::new(work.caller, Side::Dest);
-    let temp = place.temp_name(job);
-    for (name, temp) in [(&place.dest_name, None), (&temp, Some(temp.clone()))] {
-        let Ok(handle) = dest.open(&place.open.dest, name, Access::Write) else { continue };
-        let made = dest.stat_handle(&handle).map_err(|errno| place.error(job, Side::Dest, "stat", errno))?;
-        if job.dest_id(&made) == record.dest_ino {
-            work.clear_acls(&handle)?;
-            work.remove_leftover(temp.as_ref());
-            let ranges = job.catalog.reader()?.ranges(record.large_id)?;
-            return Ok(Some(Leftover { file: NewFile { handle, temp, made }, id: record.large_id, ranges }));
-        }
-    }
-    Ok(None)
 }
 
 /// The alignment direct I/O needs on one side; 1 for the page cache.

@@ -71,6 +71,8 @@ pub struct Stat {
     /// Alignment of offset and length for O_DIRECT in bytes; 0 where there is no O_DIRECT. Only from
     /// [`Op::StatHandle`] and [`Op::StatNew`].
     pub direct_align: u32,
+    /// When the object was made; 1970 where the file system does not tell. From the same two only.
+    pub birth: Time,
 }
 
 /// The file type bits of `st_mode`.
@@ -139,7 +141,7 @@ pub enum Op {
     MakeDir { at: Handle, name: Name, mode: u32 },
     /// Describes a name.
     Stat { at: Handle, name: Name },
-    /// Describes an open file, `direct_align` included.
+    /// Describes an open file, `direct_align` and `birth` included.
     StatHandle { file: Handle },
     /// Describes a file that was just created, like [`Op::StatHandle`] but for its times, which are not asked for: on
     /// a file system with multigrain timestamps (Linux 6.13), asking makes the next write log them once more.

@@ -28,7 +28,7 @@ const STAT_NAME: AtFlags = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::NO_AUTOMOUNT
 /// What is asked of a name.
 const STAT_MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID);
 /// What is asked of an open file.
-const STAT_HANDLE_MASK: StatxFlags = STAT_MASK.union(StatxFlags::DIOALIGN);
+const STAT_HANDLE_MASK: StatxFlags = STAT_MASK.union(StatxFlags::DIOALIGN).union(StatxFlags::BTIME);
 /// What is asked of a file that was just created.
 const STAT_NEW_MASK: StatxFlags =
     STAT_HANDLE_MASK.difference(StatxFlags::ATIME.union(StatxFlags::MTIME).union(StatxFlags::CTIME));
@@ -301,6 +301,7 @@ fn stat(at: &Handle, name: &CStr, flags: AtFlags, mask: StatxFlags) -> Result<St
         ctime: time(statx.stx_ctime),
         mount_id: statx.stx_mnt_id,
         direct_align: statx.stx_dio_offset_align.max(statx.stx_dio_mem_align),
+        birth: if statx.stx_mask & StatxFlags::BTIME.bits() == 0 { Time::default() } else { time(statx.stx_btime) },
     })
 }
 

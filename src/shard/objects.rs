@@ -122,7 +122,11 @@ impl<I: Interpreter> Shard<I> {
         self.errands.counters.add(Count::BytesPlanned, file.stat.size - file.durable_bytes());
         if file.goal() == Goal::Copy {
             errand.place.dir.touch();
-            self.errands.push(&errand.place.dir, errand.place.name.clone(), What::Begun(file.record(0)));
+            let name = &errand.place.name;
+            self.errands.push(&errand.place.dir, name.clone(), What::Begun(file.record(0)));
+            if let Some(birth) = file.birth {
+                self.errands.push(&errand.place.dir, name.clone(), What::Written(file.id, birth));
+            }
             if file.is_recorded_early() {
                 self.errands.intake.hurry();
             }
@@ -202,6 +206,9 @@ impl<I: Interpreter> Shard<I> {
 
     pub(super) fn finish_large(&mut self, file: &LargeFile) -> Started {
         let Some(ending) = file.finish(&self.errands.job, &*self.errands.caller) else { return Started::Ended };
+        if file.is_removed_after(&self.errands.job, &ending) {
+            self.errands.push(&file.place.dir, file.place.name.clone(), What::Removed(file.id));
+        }
         let (ticket, attempt) = (file.ticket, file.attempt);
         let (place, record) = (file.place.clone(), file.former().cloned());
         let (claimed, listed, page, unmet, meter) = (None, None, None, None, None);

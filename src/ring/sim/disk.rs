@@ -535,7 +535,7 @@ impl Disk {
         };
         let Attrs { mode, uid, gid, rdev, size, atime, mtime, ctime, .. } = attrs.clone();
         let (dev, mount_id, nlink) = (self.dev, self.dev, *nlink);
-        Stat { dev, ino, mode, nlink, uid, gid, rdev, size, blocks, atime, mtime, ctime, mount_id, direct_align: 0 }
+        Stat { dev, ino, mode, nlink, uid, gid, rdev, size, blocks, atime, mtime, ctime, mount_id, ..Stat::default() }
     }
 
     /// Whether blocks are left.

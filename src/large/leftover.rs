@@ -1,0 +1,100 @@
+//! What an interrupted attempt at a large file left at the destination, and what of it may be believed.
+//!
+//! ```text
+//! record    InProgress, of this state of the source: inode of the copy, key of its ranges
+//! ranges    durable in the file that was made then (its birth is recorded with them)
+//! ```
+//! An inode number is given away again as soon as its file is gone, mostly to the very next file. So ranges are
+//! forgotten before a file is made in place of theirs, and never believed of a file that was born at another time or
+//! is too short for them.
+
+use crate::catalog::{FileRecord, Range, Record, Status};
+use crate::error::Result;
+use crate::provider::posix::Posix;
+use crate::ring::{Access, Side, Stat};
+use crate::transfer::{NewFile, Work};
+
+/// What a resume found of an earlier attempt.
+pub(crate) struct Leftover {
+    /// Open for writing, as it was left.
+    pub file: NewFile,
+    /// Key of its ranges.
+    pub id: u64,
+    /// Its durable ranges.
+    pub ranges: Vec<Range>,
+}
+
+/// The destination file of an interrupted attempt, if source and destination are still what they were.
+pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<Option<Leftover>> {
+    let (job, place) = (work.job, work.place);
+    if let Some(device) = job.device(Side::Dest) {
+        let found = work.find_on_device(device, record)?;
+        return Ok(found.map(|(file, id, ranges)| Leftover { file, id, ranges }));
+    }
+    let is_of_source = |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0 && r.stamp == work.stamp;
+    let Some(record) = record.filter(is_of_source) else { return Ok(None) };
+    let dest = Posix::new(work.caller, Side::Dest);
+    let temp = place.temp_name(job);
+    for (name, temp) in [(&place.dest_name, None), (&temp, Some(temp.clone()))] {
+        let Ok(handle) = dest.open(&place.open.dest, name, Access::Write) else { continue };
+        let made = dest.stat_handle(&handle).map_err(|errno| place.error(job, Side::Dest, "stat", errno))?;
+        if job.dest_id(&made) != record.dest_ino {
+            continue;
+        }
+        let recorded = job.catalog.reader()?.ranges(record.large_id)?;
+        if let Some(ranges) = ranges_in(&made, recorded) {
+            work.clear_acls(&handle)?;
+            work.remove_leftover(temp.as_ref());
+            return Ok(Some(Leftover { file: NewFile { handle, temp, made }, id: record.large_id, ranges }));
+        }
+    }
+    Ok(None)
+}
+
+/// The ranges that are recorded of a file, without its birth; `None` if they cannot be of this one.
+fn ranges_in(made: &Stat, mut ranges: Vec<Range>) -> Option<Vec<Range>> {
+    let birth = Range::birth(made.birth);
+    let is_born_then = ranges.iter().filter(|range| range.is_birth()).all(|range| *range == birth);
+    ranges.retain(|range| !range.is_birth());
+    let is_long_enough = ranges.iter().all(|range| range.offset + range.len <= made.size);
+    (is_born_then && is_long_enough).then_some(ranges)
+}
+
+/// Forgets the ranges of an earlier attempt that there is nothing left of, durably: to be called before a file is made
+/// in its place. It costs a commit where there are any.
+pub(crate) fn forget_ranges(work: &Work, record: Option<&FileRecord>, attempt: u32) -> Result<()> {
+    let (job, place) = (work.job, work.place);
+    if job.device(Side::Dest).is_some() || (record.is_none() && attempt == 1) {
+        return Ok(());
+    }
+    // What is recorded by now: an attempt before this one may have been of this run.
+    let recorded = job.catalog.reader()?.entry(place.dir.id, &place.name)?;
+    let Some(Record::File(FileRecord { status: Status::InProgress, large_id, .. })) = recorded else { return Ok(()) };
+    if job.catalog.reader()?.ranges(large_id)?.is_empty() {
+        return Ok(());
+    }
+    job.catalog.forget_ranges(large_id)
+}
+
+/// A file's birth, as it is recorded with its ranges, where the file system tells it.
+pub(crate) fn birth_of(made: &Stat) -> Option<Range> {
+    (made.birth != Default::default()).then(|| Range::birth(made.birth))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::Time;
+
+    #[test]
+    fn ranges_are_believed_of_the_file_that_they_are_of() {
+        let time = |nanos| Time { secs: 1_700_000_000, nanos };
+        let range = Range { offset: 4096, len: 4096, crc64: Some(1), etag: None };
+        let made = Stat { size: 8192, birth: time(5), ..Stat::default() };
+        assert_eq!(ranges_in(&made, vec![range]), Some(vec![range]), "none of before births were kept");
+        assert_eq!(ranges_in(&made, vec![range, Range::birth(time(5))]), Some(vec![range]));
+        assert_eq!(ranges_in(&made, vec![range, Range::birth(time(6))]), None, "of another file");
+        assert_eq!(ranges_in(&Stat { size: 8191, ..made }, vec![range]), None, "of a longer file");
+        assert_eq!((birth_of(&made), birth_of(&Stat::default())), (Some(Range::birth(time(5))), None));
+    }
+}

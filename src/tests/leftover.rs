@@ -1,0 +1,149 @@
+//! What an interruption leaves of a large file: taken up only as far as it is known to be durable, and removed once
+//! nothing needs it any more.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gfast::catalog::Catalog;
+use support::fixture::can_mount;
+use support::{Comparison, Engine, Job, Kind, Mount, Rng, Scratch, tree};
+
+/// Bytes of the large file: below those whose record does not wait for a checkpoint.
+const BYTES: u64 = 32 << 20;
+/// Slow enough that there is time to kill it: 32 MiB take 5 s.
+const SLOW: [&str; 2] = ["--bwlimit", "6M"];
+
+/// A source with one large file, and a destination.
+struct Scene {
+    /// Holds the source.
+    _source: Mount,
+    /// The source.
+    tree: PathBuf,
+    /// Holds the copy.
+    dest: Mount,
+    /// Holds the catalog.
+    state: Scratch,
+    /// What answers.
+    engine: Engine,
+}
+
+impl Scene {
+    fn new(engine: Engine, mib: u64) -> Scene {
+        let source = Mount::new(Kind::Ext4, 256);
+        let tree = source.dir("tree");
+        tree::regular(&mut Rng::new(41), &tree::open_dir(&tree), c"large", BYTES);
+        Scene { _source: source, tree, dest: Mount::new(Kind::Ext4, mib), state: Scratch::new(), engine }
+    }
+
+    fn job(&self, arguments: &[&str]) -> Job {
+        Job::new(&self.tree, self.dest.join("copy"), self.state.path().join("state"), self.engine).args(arguments)
+    }
+
+    fn partial(&self) -> PathBuf {
+        self.dest.join("copy/large")
+    }
+
+    /// Files of which ranges are recorded.
+    fn ranged(&self) -> usize {
+        let (catalog, _) = Catalog::open_recorded(&self.state.path().join("state"), None).unwrap();
+        catalog.reader().unwrap().ranged(usize::MAX).unwrap().len()
+    }
+
+    /// Copies a part of the file, of which ranges are recorded, and kills the job; the inode number of what it left.
+    fn copy_in_part(&self) -> u64 {
+        let running = self.job(&SLOW).args(&["--checkpoint-interval", "1"]).start();
+        let alive = running.run_for(Duration::from_millis(3500));
+        let outcome = running.kill();
+        assert!(alive, "it ended too early: {outcome}");
+        assert_eq!(self.ranged(), 1, "nothing was recorded: {outcome}");
+        fs::metadata(self.partial()).unwrap().ino()
+    }
+
+    /// Runs until the file is there in its whole length, and kills it before anything of that is recorded.
+    fn begin_again(&self, ino: u64) {
+        let running = self.job(&SLOW).args(&["--checkpoint-interval", "60"]).start();
+        let is_there = || fs::metadata(self.partial()).is_ok_and(|now| now.len() >= BYTES);
+        let begun = running.run_until(|_| is_there());
+        let outcome = running.kill();
+        assert!(begun, "it ended too early: {outcome}");
+        assert_eq!(fs::metadata(self.partial()).unwrap().ino(), ino, "the inode number was not given again");
+    }
+
+    fn finish(&self) {
+        self.job(&[]).run().expect(0);
+        Comparison::new(&self.tree, &self.dest.join("copy")).assert_same();
+    }
+}
+
+/// An inode number is given again as soon as it is free, and ranges of the file that had it before are none of the new
+/// one's: a run that begins it anew forgets them before there is anything that could be taken for it.
+#[test]
+fn ranges_of_a_removed_file_are_not_those_of_its_successor() {
+    if !can_mount("ranges_of_a_removed_file_are_not_those_of_its_successor") {
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new(engine, 256);
+        let ino = scene.copy_in_part();
+        fs::remove_file(scene.partial()).unwrap();
+        scene.begin_again(ino);
+        scene.finish();
+    }
+}
+
+/// Likewise where somebody else has put a file there that has the length and the inode number.
+#[test]
+fn ranges_are_not_those_of_a_file_that_was_born_later() {
+    if !can_mount("ranges_are_not_those_of_a_file_that_was_born_later") {
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new(engine, 256);
+        let ino = scene.copy_in_part();
+        fs::remove_file(scene.partial()).unwrap();
+        tree::regular(&mut Rng::new(42), &tree::open_dir(&scene.dest.join("copy")), c"large", BYTES);
+        assert_eq!(fs::metadata(scene.partial()).unwrap().ino(), ino, "the inode number was not given again");
+        scene.finish();
+    }
+}
+
+/// A full destination gets the space of a file under way back, and its ranges are forgotten with it.
+#[test]
+fn what_a_full_destination_cost_is_not_recorded_any_more() {
+    if !can_mount("what_a_full_destination_cost_is_not_recorded_any_more") {
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new(engine, 128);
+        // Its space is not allocated before it is written.
+        let extents = [(0, 12 << 20), (40 << 20, 12 << 20)];
+        tree::sparse(&mut Rng::new(43), &tree::open_dir(&scene.tree), c"sparse", &extents, 64 << 20);
+        let running = scene.job(&["--bwlimit", "8M", "--checkpoint-interval", "1"]).start();
+        assert!(running.run_for(Duration::from_millis(3500)), "it ended too early: {}", running.said());
+        let ino = fs::metadata(scene.partial()).unwrap().ino();
+        fill(&scene.dest.join("filler"));
+        let outcome = running.wait().expect(11);
+        assert!(!scene.partial().exists(), "it stays: {outcome}");
+        assert_eq!(scene.ranged(), 0, "{outcome}");
+        fs::remove_file(scene.dest.join("filler")).unwrap();
+        fs::remove_file(scene.tree.join("sparse")).unwrap();
+        scene.begin_again(ino);
+        scene.finish();
+    }
+}
+
+/// Takes all the room there is.
+fn fill(path: &Path) {
+    let (file, bytes) = (fs::File::create(path).unwrap(), vec![0; 1 << 20]);
+    let mut offset = 0;
+    for len in [1 << 20, 4096] {
+        while file.write_at(&bytes[..len], offset).is_ok_and(|written| written == len) {
+            offset += len as u64;
+        }
+    }
+    let _ = file.sync_all();
+}
