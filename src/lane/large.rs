@@ -17,7 +17,7 @@ use crate::catalog::{self, FileRecord, Range, Stamp, Status};
 use crate::config::{PART_BYTES_LARGE, PART_BYTES_MIN, PARTS_MAX};
 use crate::errand::{Errand, file_record};
 use crate::error::{Cause, Class, Errno, Error, Result};
-use crate::large::{birth_of, find_leftover, forget_ranges};
+use crate::large::{birth_of, find_leftover, forget_ranges, settle_size};
 use crate::outcome::What;
 use crate::provider::posix::Posix;
 use crate::provider::s3::{Description, Key, Part, Stored};
@@ -378,6 +378,10 @@ impl Lane {
             work.remove(file.temp.as_ref());
             self.abandon(download.errand, large_id);
             return Err(corrupt(&download.key));
+        }
+        if let Err(error) = settle_size(&work, &file) {
+            work.remove(file.temp.as_ref());
+            return Err(error);
         }
         let mut copied = work.finish(file, 0, Count::FilesCopied)?;
         copied.large_id = large_id;

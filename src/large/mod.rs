@@ -20,6 +20,7 @@
 
 mod device;
 mod leftover;
+mod room;
 pub(crate) mod salvage;
 mod sparing;
 mod task;
@@ -41,6 +42,7 @@ use crate::ring::{Access, Caller, Handle, Side, Stat, WritePath};
 use crate::transfer::{Ending, NewFile, Work, ending_of, source_error};
 use device::DevicePart;
 pub(crate) use leftover::{birth_of, find_leftover, forget_ranges};
+pub(crate) use room::settle_size;
 use sparing::Sparing;
 pub use task::{LargeTask, Reading, Turn};
 
@@ -378,7 +380,7 @@ impl LargeFile {
             Some(ending) => ending,
             // A full destination gets its space back; any other stop leaves the file for the resume.
             None if !is_complete => Ending::Failed(job.fatal.lock().clone()?),
-            None => match self.try_finish(&work, &file) {
+            None => match settle_size(&work, &file) {
                 Ok(()) if self.missing().is_some() => return Some(self.finish_in_part(&work, file)),
                 Ok(()) => return Some(self.seal_ready(&work, file)),
                 Err(error) => ending_of(error),
@@ -396,17 +398,6 @@ impl LargeFile {
         let is_kept = matches!(ending, Ending::Failed(Error { cause: Cause::BadSectors(..), .. }));
         let is_ended = matches!(ending, Ending::Failed(_) | Ending::Changed | Ending::Vanished);
         self.goal == Goal::Copy && is_ended && !is_kept && job.device(Side::Dest).is_none()
-    }
-
-    fn try_finish(&self, work: &Work, file: &NewFile) -> Result<()> {
-        let (job, place) = (work.job, work.place);
-        let is_padded = self.align > 1 || self.is_sparse;
-        if is_padded && job.device(Side::Dest).is_none() {
-            let dest = Posix::new(work.caller, Side::Dest);
-            let cut = dest.truncate(&file.handle, self.stat.size);
-            cut.map_err(|errno| place.error(job, Side::Dest, "set size of", errno))?;
-        }
-        Ok(())
     }
 
     fn is_unchanged(&self, work: &Work) -> bool {
