@@ -56,7 +56,7 @@
 //! large/mod.rs         the life of a large file
 //! large/task.rs        one shard's part in it
 //! large/leftover.rs    what an interrupted attempt left of it
-//! large/room.rs        the size of its copy
+//! large/room.rs        the size and the space of its copy
 //! large/device.rs      where an end of it is a block device
 //! large/sparing.rs     which parts of a block are written
 //! large/salvage.rs     bad sectors: what can be read around them

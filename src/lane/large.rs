@@ -16,14 +16,13 @@ use super::{Carried, Lane, hash};
 use crate::catalog::{self, FileRecord, Range, Stamp, Status};
 use crate::config::{PART_BYTES_LARGE, PART_BYTES_MIN, PARTS_MAX};
 use crate::errand::{Errand, file_record};
-use crate::error::{Cause, Class, Errno, Error, Result};
-use crate::large::{birth_of, find_leftover, forget_ranges, settle_size};
+use crate::error::{Cause, Class, Error, Result};
+use crate::large::{Room, birth_of, find_leftover, forget_ranges, settle_size, take_room};
 use crate::outcome::What;
-use crate::provider::posix::Posix;
 use crate::provider::s3::{Description, Key, Part, Stored};
 use crate::report::{Count, LossSet, Weight};
 use crate::ring::Side;
-use crate::transfer::{Ending, NewFile, open_source, stat_source};
+use crate::transfer::{Ending, open_source, stat_source};
 
 /// Time between two looks for an early record.
 const RECORD_LOOK: Duration = Duration::from_millis(1);
@@ -333,7 +332,9 @@ impl Lane {
                 (work.create()?, job.new_id(), Vec::new())
             }
         };
-        if let Err(error) = self.allocate(&download, &file) {
+        if job.device(Side::Dest).is_none()
+            && let Err(error) = take_room(&work, &file, Room::Allocated)
+        {
             work.remove(file.temp.as_ref());
             return Err(error);
         }
@@ -387,20 +388,6 @@ impl Lane {
         copied.large_id = large_id;
         copied.checksum = Some(download.checksum(crc64));
         Ok(Some(Ending::Copied(Box::new(copied))))
-    }
-
-    /// Gives a new file its size, and its space where the file system can.
-    fn allocate(&self, download: &Download<'_>, file: &NewFile) -> Result<()> {
-        let dest = Posix::new(&*self.errands.caller, Side::Dest);
-        let size = download.object.size;
-        if file.made.size == size {
-            return Ok(());
-        }
-        match dest.allocate(&file.handle, size) {
-            Ok(()) => Ok(()),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            Err(errno) => Err(download.errand.place.error(self.job(), Side::Dest, "allocate", errno)),
-        }
     }
 }
 

@@ -44,6 +44,7 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
         let recorded = job.catalog.reader()?.ranges(record.large_id)?;
         if let Some(ranges) = ranges_in(&made, recorded) {
             work.clear_acls(&handle)?;
+            work.unseal(&handle, &made)?;
             work.remove_leftover(temp.as_ref());
             return Ok(Some(Leftover { file: NewFile { handle, temp, made }, id: record.large_id, ranges }));
         }

@@ -42,7 +42,7 @@ use crate::ring::{Access, Caller, Handle, Side, Stat, WritePath};
 use crate::transfer::{Ending, NewFile, Work, ending_of, source_error};
 use device::DevicePart;
 pub(crate) use leftover::{birth_of, find_leftover, forget_ranges};
-pub(crate) use room::settle_size;
+pub(crate) use room::{Room, settle_size, take_room};
 use sparing::Sparing;
 pub use task::{LargeTask, Reading, Turn};
 
@@ -261,18 +261,9 @@ impl LargeFile {
             }
         };
         let handles = Dest { blocks, plain: file.handle.clone() };
-        if self.is_sparse || self.sparing.leaves_holes() {
-            dest.truncate(&file.handle, self.stat.size).map_err(|errno| failed("set size of", errno))?;
-            return Ok(handles);
-        }
-        if file.made.size == self.stat.size {
-            // Left by an earlier run, and allocated by it: XFS wants the whole space free to allocate it a second time.
-            return Ok(handles);
-        }
-        match dest.allocate(&file.handle, self.stat.size) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(handles),
-            Err(errno) => Err(failed("allocate", errno)),
-        }
+        let is_sparse = self.is_sparse || self.sparing.leaves_holes();
+        take_room(work, file, if is_sparse { Room::Sparse } else { Room::Allocated })?;
+        Ok(handles)
     }
 
     /// Chunks of the file.

@@ -220,6 +220,12 @@ pub fn is_young(mtime: Time, now: Time) -> bool {
     (mtime.secs - now.secs).abs() <= 2
 }
 
+/// Whether what is written from `now` on could get a source's mtime by itself: it was changed within the last 2 s, or
+/// is said to be changed yet (I2).
+pub fn may_be_met(mtime: Time, now: Time) -> bool {
+    mtime.secs >= now.secs - 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

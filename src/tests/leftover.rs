@@ -6,11 +6,12 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use gfast::catalog::Catalog;
 use support::fixture::can_mount;
-use support::{Comparison, Engine, Job, Kind, Mount, Rng, Scratch, tree};
+use support::slow::can_mount_fuse;
+use support::{Comparison, Engine, Job, Kind, Mount, Rng, Scratch, SlowMount, tree};
 
 /// Bytes of the large file: below those whose record does not wait for a checkpoint.
 const BYTES: u64 = 32 << 20;
@@ -150,6 +151,44 @@ fn a_copy_is_as_long_as_its_source_whatever_was_left() {
         let outcome = scene.job(&["--direct", "never"]).run().expect(0);
         assert!(outcome.number("bytes") < BYTES, "it was not taken up: {outcome}");
         Comparison::new(&scene.tree, &scene.dest.join("copy")).assert_same();
+    }
+}
+
+/// A destination that keeps times by the second, or may: a copy that is killed in the second its source was changed in
+/// has its source's mtime by then, and is not whole for all that.
+#[test]
+fn a_half_written_copy_of_a_young_source_is_not_taken_for_sealed() {
+    if !can_mount_fuse("a_half_written_copy_of_a_young_source_is_not_taken_for_sealed") {
+        return;
+    }
+    for (engine, is_sparse) in Engine::all().into_iter().flat_map(|engine| [(engine, false), (engine, true)]) {
+        let (at, slow) = (Scratch::new(), SlowMount::new(Duration::ZERO));
+        let (root, copy) = (at.path().join("tree"), slow.path().join("copy"));
+        fs::create_dir(&root).unwrap();
+        let (dir, mut rng) = (tree::open_dir(&root), Rng::new(44));
+        match is_sparse {
+            true => tree::sparse(&mut rng, &dir, c"large", &[(0, 24 << 20)], BYTES),
+            false => tree::regular(&mut rng, &dir, c"large", BYTES),
+        }
+        // Yet to come, so that the moment can be waited for.
+        let mtime = SystemTime::now() + Duration::from_secs(3);
+        fs::File::options().write(true).open(root.join("large")).unwrap().set_modified(mtime).unwrap();
+        let job = Job::new(&root, &copy, at.path().join("state"), engine);
+        let running = job.clone().args(&SLOW).args(&["--checkpoint-interval", "0.5"]).start();
+        let second = fs::metadata(root.join("large")).unwrap().mtime();
+        let is_there = || fs::metadata(slow.folder().join("copy/large")).is_ok_and(|now| now.mtime() == second);
+        let alive = running.run_until(|_| is_there());
+        let outcome = running.kill();
+        assert!(alive, "it ended too early: {outcome}");
+        let left = slow.folder().join("copy/large");
+        let len = fs::metadata(&left).unwrap().len();
+        assert!(len > BYTES, "{len} bytes may look like a whole copy: {outcome}");
+        // As if another clock had timed it.
+        let left = fs::File::options().write(true).open(&left).unwrap();
+        left.set_len(BYTES).unwrap();
+        left.set_modified(mtime).unwrap();
+        job.run().expect(0);
+        Comparison::new(&root, &copy).assert_same();
     }
 }
 

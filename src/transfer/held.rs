@@ -7,7 +7,7 @@ use crate::error::{Errno, Result};
 use crate::filesystem::Reach;
 use crate::job::LinkChanges;
 use crate::plan;
-use crate::provider::metadata;
+use crate::provider::metadata::{self, UNSEALED};
 use crate::provider::posix::is_missing;
 use crate::provider::xattrs::{Made, Trust};
 use crate::report::Count;
@@ -16,8 +16,7 @@ use crate::ring::{Access, Handle, Kind, Side, Stat};
 impl Work<'_> {
     /// A record whose data is durable but whose seal may not be (an interruption between the two), or a large file
     /// whose seal is there but not the record of it: seal it again without copying, if the destination still holds the
-    /// inode that was written (I1). A sealed file must not be written to again: a power cut could leave its seal on
-    /// what is half overwritten (I2).
+    /// inode that was written (I1). Of a large file all ranges must be recorded as well.
     pub(crate) fn reseal(&self, record: Option<&FileRecord>) -> Result<Option<Copied>> {
         if let Some(device) = self.job.device(Side::Dest) {
             return self.device_before(device, record);
@@ -25,9 +24,10 @@ impl Work<'_> {
         let is_of_source = |record: &&FileRecord| record.stamp == self.stamp && !record.losses.has_object();
         let Some(record) = record.filter(is_of_source) else { return Ok(None) };
         let granularity = self.job.clock().granularity_nanos;
+        let is_whole = record.status == Status::InProgress && self.job.syncs() && self.has_all_ranges(record)?;
         let is_durable = |dest: &Stat| match record.status {
             Status::Done => record.batch > self.job.progress.completed_batch,
-            Status::InProgress => self.job.syncs() && plan::is_sealed_copy(self.stat, dest, granularity),
+            Status::InProgress => is_whole && plan::is_sealed_copy(self.stat, dest, granularity),
             _ => false,
         };
         if !matches!(record.status, Status::Done | Status::InProgress) {
@@ -67,6 +67,29 @@ impl Work<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether every byte of a large file under way is recorded as durable: size and mtime alone may be a half-written
+    /// copy's where times are coarse.
+    fn has_all_ranges(&self, record: &FileRecord) -> Result<bool> {
+        let ranges = self.job.catalog.reader()?.ranges(record.large_id)?;
+        let end = ranges.iter().fold(0, |end, range| match range.offset <= end {
+            true => end.max(range.offset + range.len),
+            false => end,
+        });
+        Ok(end >= self.stat.size)
+    }
+
+    /// Takes the seal off a large file that is about to be written to: a power cut could leave it on what is half
+    /// overwritten, by another state of the source (I2). It is rare: a run was killed between the seals of a batch and
+    /// its commit.
+    pub(crate) fn unseal(&self, file: &Handle, made: &Stat) -> Result<()> {
+        if !self.job.syncs() || !plan::is_sealed_copy(self.stat, made, self.job.granularity_nanos) {
+            return Ok(());
+        }
+        let dest = self.dest();
+        dest.set_times(file, self.stat.atime, UNSEALED).map_err(|errno| self.error("set times of", errno))?;
+        dest.sync_file(file).map_err(|errno| self.error("sync", errno))
     }
 
     /// Whether it is a symlink whose times are none of ours to set.

@@ -541,7 +541,8 @@ pub fn is_fatal(error: &Error) -> bool {
     error.class() == Class::Fatal
 }
 
-fn now() -> Time {
+/// This moment, as files get it.
+pub(crate) fn now() -> Time {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
     Time { secs: now.tv_sec, nanos: now.tv_nsec as u32 }
 }
