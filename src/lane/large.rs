@@ -329,7 +329,7 @@ impl Lane {
             Some(leftover) => (leftover.file, leftover.id, leftover.ranges),
             None => {
                 forget_ranges(&work, download.errand.record.as_ref(), download.errand.attempt)?;
-                (work.create()?, job.new_id(), Vec::new())
+                (work.create_large()?, job.new_id(), Vec::new())
             }
         };
         if job.device(Side::Dest).is_none()

@@ -9,9 +9,10 @@
 //! is too short for them.
 
 use crate::catalog::{FileRecord, Range, Record, Status};
-use crate::error::Result;
+use crate::error::{Errno, Result};
+use crate::provider::metadata;
 use crate::provider::posix::Posix;
-use crate::ring::{Access, Side, Stat};
+use crate::ring::{Access, Handle, Name, Side, Stat};
 use crate::transfer::{NewFile, Work};
 
 /// What a resume found of an earlier attempt.
@@ -36,7 +37,7 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
     let dest = Posix::new(work.caller, Side::Dest);
     let temp = place.temp_name(job);
     for (name, temp) in [(&place.dest_name, None), (&temp, Some(temp.clone()))] {
-        let Ok(handle) = dest.open(&place.open.dest, name, Access::Write) else { continue };
+        let Some(handle) = reopen(work, name, record) else { continue };
         let made = dest.stat_handle(&handle).map_err(|errno| place.error(job, Side::Dest, "stat", errno))?;
         if job.dest_id(&made) != record.dest_ino {
             continue;
@@ -50,6 +51,19 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
         }
     }
     Ok(None)
+}
+
+/// Opens what may be a leftover. It may have its source's mode already, which lets not even its owner write to it.
+fn reopen(work: &Work, name: &Name, record: &FileRecord) -> Option<Handle> {
+    let (dest, at) = (Posix::new(work.caller, Side::Dest), &work.place.open.dest);
+    match dest.open(at, name, Access::Write) {
+        Err(Errno::ACCESS) => {
+            dest.stat(at, name).ok().filter(|there| work.job.dest_id(there) == record.dest_ino)?;
+            dest.set_mode_at(at, name, metadata::UNDER_WAY).ok()?;
+            dest.open(at, name, Access::Write).ok()
+        }
+        opened => opened.ok(),
+    }
 }
 
 /// The ranges that are recorded of a file, without its birth; `None` if they cannot be of this one.

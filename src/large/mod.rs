@@ -153,7 +153,7 @@ impl LargeFile {
             Some(leftover) => (leftover.file, leftover.id, leftover.ranges),
             None => {
                 forget_ranges(work, record, attempt)?;
-                (work.create()?, job.new_id(), Vec::new())
+                (work.create_large()?, job.new_id(), Vec::new())
             }
         };
         let dest_align = direct_align(job, &file.made, work.stat.size, &place.path(job, Side::Dest));

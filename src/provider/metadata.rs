@@ -40,6 +40,15 @@ pub fn creation_mode(source: &Stat, keep: Metadata, identity: &Identity) -> u32 
     }
 }
 
+/// What its owner needs of a file that is opened again by its name to be written to, and all that anybody has of one
+/// whose own mode would not let even the owner, until it is whole.
+pub const UNDER_WAY: u32 = 0o600;
+
+/// The mode a large file is created with instead of `mode`: it is opened again, past the page cache and by a resume.
+pub fn mode_under_way(mode: u32) -> u32 {
+    if mode & UNDER_WAY == UNDER_WAY { mode } else { UNDER_WAY }
+}
+
 /// Puts owner and mode right on an open object that `now` describes. Returns what could not be kept. What a server or a
 /// user-space daemon says it has done is looked at again: some do nothing and say nothing.
 pub fn keep_owner_and_mode(posix: &Posix, file: &Handle, source: &Stat, now: &Stat, reach: Reach) -> Verb<LossSet> {
@@ -229,6 +238,12 @@ pub fn may_be_met(mtime: Time, now: Time) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_under_way_can_be_opened_again_by_nobody_but_its_owner() {
+        let modes = [0o644, 0o600, 0o444, 0o466, 0o200, 0].map(mode_under_way);
+        assert_eq!(modes, [0o644, 0o600, 0o600, 0o600, 0o600, 0o600]);
+    }
 
     #[test]
     fn a_granularity_is_what_leaves_the_digits_that_are_seen() {

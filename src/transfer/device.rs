@@ -97,6 +97,7 @@ impl Work<'_> {
             return Ok(());
         }
         let dest = self.dest();
+        self.end_way(&handle, &made)?;
         self.keep_metadata(&handle, &made)?;
         dest.sync_file(&handle).map_err(|errno| self.error("sync", errno))?;
         dest.close(handle).map_err(|errno| self.error("close", errno))?;

@@ -319,10 +319,22 @@ impl<'a> Work<'a> {
 
     /// Creates the destination file: under its own name if that is free, else under the temporary one (I2).
     pub fn create(&self) -> Result<NewFile> {
+        self.create_as(self.creation_mode())
+    }
+
+    /// Likewise for a file that is opened again before it is whole.
+    pub fn create_large(&self) -> Result<NewFile> {
+        self.create_as(metadata::mode_under_way(self.creation_mode()))
+    }
+
+    fn creation_mode(&self) -> u32 {
+        metadata::creation_mode(self.stat, self.job.config.metadata, &self.job.identity)
+    }
+
+    fn create_as(&self, mode: u32) -> Result<NewFile> {
         if let Some(device) = self.job.device(Side::Dest) {
             return Ok(self.open_device(device));
         }
-        let mode = metadata::creation_mode(self.stat, self.job.config.metadata, &self.job.identity);
         let (handle, temp) = match self.job.config.naming {
             Naming::InPlace => match self.create_in_place(mode)? {
                 Some(handle) => (handle, None),
@@ -461,6 +473,7 @@ impl<'a> Work<'a> {
     }
 
     fn try_finish(&self, handle: Handle, made: &Stat) -> Result<()> {
+        self.end_way(&handle, made)?;
         let kept = self.keep_metadata(&handle, made)?;
         self.keep_attributes_of(&handle, kept, Made::New)?;
         let dest = self.dest();
@@ -472,6 +485,15 @@ impl<'a> Work<'a> {
             self.job.forget_unsynced(&handle);
         }
         dest.close(handle).map_err(|errno| self.error("close", errno))
+    }
+
+    /// A file that was created with another mode than it is to have, and keeps no metadata, gets it now.
+    fn end_way(&self, handle: &Handle, made: &Stat) -> Result<()> {
+        let mode = self.creation_mode();
+        if self.keeps_metadata() || made.permissions() == mode || metadata::mode_under_way(mode) == mode {
+            return Ok(());
+        }
+        self.dest().set_mode(handle, mode).map_err(|errno| self.error("set mode of", errno))
     }
 
     /// Shares the source's extents where one file system holds both sides and can. `None`: copy the bytes.

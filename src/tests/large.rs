@@ -1,0 +1,83 @@
+//! Large files of an unusual kind: those that their owner may not write to.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use support::compare::What;
+use support::fixture::{can_mount, set_mode};
+use support::{Comparison, Engine, Job, Kind, Mount, Rng, tree};
+
+/// An ordinary user.
+const UID: u32 = 12_345;
+
+/// A source of a user's, with a large file of each of `modes`, on a file system with room for its copy.
+fn of_user(modes: &[u32], bytes: u64) -> (Mount, PathBuf) {
+    let mount = Mount::new(Kind::Ext4, 512);
+    let tree = mount.dir("tree");
+    let at = tree::open_dir(&tree);
+    for (seed, mode) in modes.iter().enumerate() {
+        let name = format!("mode-{mode:o}");
+        tree::regular(&mut Rng::new(seed as u64), &at, &std::ffi::CString::new(name.clone()).unwrap(), bytes);
+        chown(tree.join(&name), Some(UID), Some(UID)).unwrap();
+        set_mode(&tree.join(&name), *mode);
+    }
+    for path in [mount.path(), &tree] {
+        chown(path, Some(UID), Some(UID)).unwrap();
+    }
+    (mount, tree)
+}
+
+fn mode_of(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+/// Such a file is opened again, past the page cache, after it was made: its owner may always write to it until it is
+/// whole, and nobody else may then.
+#[test]
+fn an_ordinary_user_copies_large_files_that_nobody_may_write_to() {
+    if !can_mount("an_ordinary_user_copies_large_files_that_nobody_may_write_to") {
+        return;
+    }
+    let modes = [0o444, 0o400, 0o555, 0o644];
+    for engine in Engine::all() {
+        for arguments in [&[][..], &["--no-metadata", "--atomic"]] {
+            let (mount, tree) = of_user(&modes, 3 << 20);
+            let job = Job::new(&tree, mount.join("copy"), mount.join("state"), engine).args(arguments).user(UID);
+            job.run().expect(0);
+            let found = Comparison::new(&tree, job.dest()).run();
+            // Without metadata the directory is the system's; the files get their modes all the same.
+            assert!(found.iter().all(|found| found.what == What::Mode && found.path.is_empty()), "{found:?}");
+            for mode in modes {
+                assert_eq!(mode_of(&mount.join(format!("copy/mode-{mode:o}"))), mode);
+            }
+        }
+    }
+}
+
+/// What an interruption left of it is taken up, with whatever mode it has by then.
+#[test]
+fn a_large_file_that_nobody_may_write_to_is_resumed() {
+    if !can_mount("a_large_file_that_nobody_may_write_to_is_resumed") {
+        return;
+    }
+    const BYTES: u64 = 32 << 20;
+    for (engine, mode) in Engine::all().into_iter().flat_map(|engine| [(engine, 0o600), (engine, 0o444)]) {
+        let (mount, tree) = of_user(&[0o444], BYTES);
+        let job = Job::new(&tree, mount.join("copy"), mount.join("state"), engine).user(UID);
+        let running = job.clone().args(&["--bwlimit", "6M", "--checkpoint-interval", "1"]).start();
+        let alive = running.run_for(Duration::from_millis(3500));
+        let outcome = running.kill();
+        assert!(alive, "it ended too early: {outcome}");
+        let left = mount.join("copy/mode-444");
+        assert_eq!(mode_of(&left), 0o600, "{outcome}");
+        // As it is between its metadata and its record.
+        set_mode(&left, mode);
+        let outcome = job.run().expect(0);
+        assert!(outcome.number("bytes") < BYTES, "all of it was copied again: {outcome}");
+        Comparison::new(&tree, job.dest()).assert_same();
+    }
+}
