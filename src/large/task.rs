@@ -490,7 +490,9 @@ fn seek_data(file: &LargeFile, job: &Job, caller: &dyn Caller, chunk: &mut Chunk
     match found.map_err(|errno| source_error(job, &file.place, "find data in", errno))? {
         Some((start, end)) if start < chunk.end => {
             chunk.cursor = (start / file.align * file.align).max(chunk.cursor);
-            chunk.data_end = end.min(chunk.end);
+            // Where the source's blocks are smaller than the destination's, data ends off the alignment: what follows
+            // up to it is read with it, as zeros.
+            chunk.data_end = end.next_multiple_of(file.align).min(chunk.end);
         }
         _ => (chunk.cursor, chunk.data_end) = (chunk.end, chunk.end),
     }

@@ -1,15 +1,17 @@
-//! Large files of an unusual kind: those that their owner may not write to.
+//! Large files of an unusual kind: those that their owner may not write to, and those whose blocks do not fit.
 
 mod support;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
+use support::block::Loop;
 use support::compare::What;
-use support::fixture::{can_mount, set_mode};
-use support::{Comparison, Engine, Job, Kind, Mount, Rng, tree};
+use support::fixture::{can_mount, must, set_mode};
+use support::{Comparison, Engine, Job, Kind, Mount, Rng, Scratch, tree};
 
 /// An ordinary user.
 const UID: u32 = 12_345;
@@ -79,5 +81,60 @@ fn a_large_file_that_nobody_may_write_to_is_resumed() {
         let outcome = job.run().expect(0);
         assert!(outcome.number("bytes") < BYTES, "all of it was copied again: {outcome}");
         Comparison::new(&tree, job.dest()).assert_same();
+    }
+}
+
+/// A device with a file system on it, mounted; unmounted before the device goes.
+struct LoopMount {
+    /// Where it is mounted.
+    point: Scratch,
+    /// The device.
+    _device: Loop,
+}
+
+impl LoopMount {
+    fn new(device: Loop, make: &[&str]) -> LoopMount {
+        must(Command::new(make[0]).args(&make[1..]).arg(device.path()));
+        let point = Scratch::new();
+        must(Command::new("mount").arg(device.path()).arg(point.path()));
+        LoopMount { point, _device: device }
+    }
+}
+
+impl Drop for LoopMount {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.point.path()).status();
+        if !matches!(unmounted, Ok(status) if status.success()) {
+            let _ = Command::new("umount").arg("-l").arg(self.point.path()).status();
+        }
+    }
+}
+
+/// Data of a source with blocks of 1 KiB begins and ends off the alignment of a destination with sectors of 4 KiB.
+#[test]
+fn data_that_ends_off_the_destinations_alignment_is_copied() {
+    if !can_mount("data_that_ends_off_the_destinations_alignment_is_copied") {
+        return;
+    }
+    let source = LoopMount::new(Loop::new(64 << 20), &["mkfs.ext4", "-q", "-F", "-b", "1024"]);
+    let root = source.point.path().join("tree");
+    fs::create_dir(&root).unwrap();
+    // Runs of data that begin and end in every way, some of them in one block of the destination.
+    let kib = |from: u64, count: u64| (from << 10, count << 10);
+    let extents = [kib(0, 1027), kib(1029, 1), kib(1031, 2), kib(2049, 5), kib(4095, 4), kib(5001, 1), kib(8190, 1)];
+    let at = tree::open_dir(&root);
+    tree::sparse(&mut Rng::new(51), &at, c"ends-in-data", &extents, (8191 << 10) - 100);
+    tree::sparse(&mut Rng::new(52), &at, c"ends-in-a-hole", &extents, (12 << 20) + 1234);
+    let images = Scratch::new();
+    let image = images.path().join("image");
+    fs::File::create(&image).unwrap().set_len(400 << 20).unwrap();
+    let device = Loop::over(&image, &["--sector-size", "4096"]);
+    let dest = LoopMount::new(device, &["mkfs.xfs", "-q", "-f", "-s", "size=4096"]);
+    for engine in Engine::all() {
+        let name = format!("{engine:?}");
+        let copy = dest.point.path().join(&name);
+        let job = Job::new(&root, copy, images.path().join(format!("state-{name}")), engine);
+        job.args(&["--direct", "always"]).run().expect(0);
+        Comparison::new(&root, &dest.point.path().join(&name)).assert_same();
     }
 }
