@@ -36,6 +36,7 @@ impl Checkpointer {
         if !self.job.catalog.reader()?.open_dirs_below(None, Some(DirState::Unlisted), 1)?.is_empty() {
             return Err(Error::catalog("", "directories that were not listed are left at the end of a pass"));
         }
+        self.remove_unmet()?;
         let mut below = None;
         // Ends: each page lies strictly below the one before.
         loop {
@@ -64,8 +65,8 @@ impl Checkpointer {
         }
     }
 
-    /// At the end of a pass no file is in progress: ranges that are still recorded are of attempts that a changed
-    /// source or an error ended. What exceeds one look at them waits for the end of the next pass.
+    /// At the end of a pass no file is in progress any more: ranges that are still recorded are of attempts that a
+    /// changed source or an error ended. What exceeds one look at them waits for the end of the next pass.
     fn abandoned_ranges(&self) -> Result<Vec<Row>> {
         let ids = self.job.catalog.reader()?.ranged(ABANDONED_MAX)?;
         Ok(ids.into_iter().map(|large_id| Row::DropRanges { large_id }).collect())

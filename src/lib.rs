@@ -65,6 +65,7 @@
 //! readback.rs          what a durable batch left at the destination, read past the page cache
 //! checkpoint/mod.rs    a batch: durable, sealed, recorded
 //! checkpoint/groups.rs  hard links at a checkpoint
+//! checkpoint/partials.rs  what was begun and is not gone on with
 //! delete/*.rs          what the source no longer has goes from the destination
 //! finish.rs            the end of a pass: directories, last commit
 //! resume.rs            where a run begins

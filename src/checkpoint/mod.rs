@@ -12,6 +12,7 @@
 //! set only on the very inode that was written (seal.rs).
 
 mod groups;
+mod partials;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -273,14 +274,19 @@ impl Checkpointer {
             What::Begun(record) => {
                 draft.rows.extend(self.replaced_ranges(&dir, &name, record.large_id)?);
                 let record = Record::File(FileRecord { batch: draft.number, ..record });
+                draft.rows.push(Row::OpenFile { dir: dir.id, name: name.clone() });
                 draft.rows.push(Row::PutEntry { dir: dir.id, name, record });
             }
             What::Uploading(large_id, upload) => draft.rows.push(Row::PutUpload { large_id, upload }),
             What::Abandoned(large_id) | What::Removed(large_id) => draft.rows.push(Row::DropRanges { large_id }),
             What::Written(large_id, _) if self.job.unsyncable.lock().contains_key(&large_id) => {}
             What::Written(large_id, range) => draft.rows.push(Row::PutRange { large_id, range }),
-            What::Failed { error, attempts, group } => self.failed(draft, &dir, name, &error, attempts, group)?,
+            What::Failed { error, attempts, group } => {
+                self.end_begun(&dir, &name)?;
+                self.failed(draft, &dir, name, &error, attempts, group)?;
+            }
             What::Vanished(group) => {
+                self.end_begun(&dir, &name)?;
                 self.job.take_lost(dir.id, &name);
                 draft.orphans.extend(group);
                 draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });

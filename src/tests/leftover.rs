@@ -192,6 +192,44 @@ fn a_half_written_copy_of_a_young_source_is_not_taken_for_sealed() {
     }
 }
 
+/// A name that leaves the source before the resume is met by no run any more: what was begun of it goes all the same,
+/// from under its own name and from under its temporary one, and nothing else does.
+#[test]
+fn what_was_begun_of_a_name_that_left_the_source_does_not_stay() {
+    if !can_mount("what_was_begun_of_a_name_that_left_the_source_does_not_stay") {
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new(engine, 256);
+        scene.copy_in_part();
+        fs::rename(scene.tree.join("large"), scene.tree.join("renamed")).unwrap();
+        let outcome = scene.job(&[]).run().expect(0);
+        assert!(outcome.says("removed") && outcome.says("copy/large"), "{outcome}");
+        assert_eq!(names(&scene.dest.join("copy")), ["renamed"], "{outcome}");
+        Comparison::new(&scene.tree, &scene.dest.join("copy")).assert_same();
+        assert_eq!(scene.ranged(), 0);
+        // The copy of a name that is replaced stays until its replacement is whole, and longer where none comes.
+        let before = fs::read(scene.dest.join("copy/renamed")).unwrap();
+        tree::regular(&mut Rng::new(45), &tree::open_dir(&scene.tree), c"other", BYTES);
+        fs::rename(scene.tree.join("other"), scene.tree.join("renamed")).unwrap();
+        let running = scene.job(&SLOW).args(&["--checkpoint-interval", "1"]).start();
+        assert!(running.run_for(Duration::from_millis(3500)), "it ended too early: {}", running.said());
+        let outcome = running.kill();
+        assert_eq!(names(&scene.dest.join("copy")).len(), 2, "{outcome}");
+        fs::remove_file(scene.tree.join("renamed")).unwrap();
+        let outcome = scene.job(&[]).run().expect(0);
+        assert_eq!(names(&scene.dest.join("copy")), ["renamed"], "{outcome}");
+        assert!(fs::read(scene.dest.join("copy/renamed")).unwrap() == before, "{outcome}");
+        assert_eq!(scene.ranged(), 0);
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names.into_iter().map(|name| name.into_string().unwrap()).collect()
+}
+
 /// Takes all the room there is.
 fn fill(path: &Path) {
     let (file, bytes) = (fs::File::create(path).unwrap(), vec![0; 1 << 20]);

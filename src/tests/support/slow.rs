@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,6 +115,11 @@ impl Drop for SlowMount {
         let ended = self.session.take().map(BackgroundSession::umount_and_join);
         if let Some(Err(error)) = ended {
             eprintln!("left mounted: {}: {error}", self.point.path().display());
+        }
+        // What a killed job's ring still held a moment ago kept it mounted, with nobody to answer.
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+        if mounts.contains(&format!(" {} ", self.point.path().display())) {
+            let _ = Command::new("umount").arg("-l").arg(self.point.path()).status();
         }
     }
 }
