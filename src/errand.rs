@@ -241,7 +241,8 @@ impl Errands {
         }
         if matches!(ending, Ending::Failed(_) | Ending::Vanished) && self.job.may_have_leftovers(&dir) {
             let dest = Posix::new(&*self.caller, Side::Dest);
-            let _ = dest.unlink(&errand.place.open.dest, &errand.place.temp_name(&self.job));
+            let at = (&errand.place.open.dest, dir.id);
+            self.job.temporaries.remove_leftovers(&dest, at, &errand.place.dest_name);
         }
         let group = match (&ending, errand.ticket) {
             // A name that was promoted is its group's first before it is looked at.

@@ -3,6 +3,7 @@
 //! Everything here is either fixed for the run or an atomic; the only locks are off the common path.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::RandomState;
 use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -26,6 +27,7 @@ use crate::provider::s3::{Bucket, Key, keys};
 use crate::report::{Console, Crowd, Failure, Failures, Loss, LossSet, Losses, Notes};
 use crate::ring::{Handle, Name, Side, Stat};
 use crate::roots::Root;
+use crate::temporaries::Temporaries;
 use crate::walk::{DestDir, DirNode, DirPair, Walker};
 
 /// One root of the job.
@@ -167,8 +169,8 @@ pub struct Job {
     pub past: Past,
     /// Where decisions stand, from the header as the run began.
     pub progress: Progress,
-    /// Names this job's temporary files.
-    pub job_id: u64,
+    /// Its temporary files.
+    pub temporaries: Temporaries,
     /// The state directory, which no walk enters.
     pub state_dir: (u64, u64),
     /// Whether each file is made durable by itself: asked for, or the file system's syncfs cannot be trusted (I1).
@@ -250,13 +252,16 @@ pub enum LinkChanges {
     Never,
 }
 
-/// Names of a destination directory that folds case, as they were listed: hashes, so that they are bounded in bytes.
+/// Names of a destination directory that folds case, as they were listed: hashes, so that they are bounded in bytes,
+/// and of a secret key, so that nobody can make two of them clash.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// Which directory's.
     pub dir: Option<DirId>,
     /// Its names.
     pub names: HashSet<u64>,
+    /// What they are hashed with.
+    pub keys: RandomState,
 }
 
 /// What the catalog held when a run began.
@@ -494,12 +499,6 @@ impl Job {
         self.sync_each.load(Ordering::Acquire)
     }
 
-    /// What the destination is tried under where its kind does not tell what it does. No name has it as its temporary
-    /// one, for no name holds a slash.
-    pub fn probe_name(&self) -> Name {
-        temp_name_of(self.job_id, b"/probe")
-    }
-
     /// Whether data durability is asked for at all.
     pub fn syncs(&self) -> bool {
         self.config.sync != SyncPolicy::None
@@ -563,10 +562,9 @@ impl Place {
         error_of(side, self.path(job, side), verb, errno)
     }
 
-    /// The temporary name this job uses for this name: the same in every run of the job, so that a resume finds and
-    /// replaces what it left. Short, so that a 255-byte name has one too.
+    /// The temporary name of this name.
     pub fn temp_name(&self, job: &Job) -> Name {
-        temp_name(job.job_id, &self.dest_name)
+        job.temporaries.of(&self.dest_name)
     }
 }
 
@@ -580,16 +578,4 @@ fn error_of(side: Side, object: Vec<u8>, verb: &'static str, errno: Errno) -> Er
 /// FNV-1a, 64 bits: tells texts apart that nobody chose to look alike (Fowler, Noll, Vo, 1991).
 pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
-}
-
-/// `.gfast-JOB-HASH`: FNV-1a over the name (any stable hash would do; names stay apart within their directory by 64
-/// bits, and a clash only costs a failed create). Nothing that a crash could change goes in, such as the directory's
-/// number.
-pub fn temp_name(job_id: u64, name: &Name) -> Name {
-    temp_name_of(job_id, name.as_bytes())
-}
-
-fn temp_name_of(job_id: u64, bytes: &[u8]) -> Name {
-    let hash = fnv1a(bytes);
-    Name::new(format!(".gfast-{:08x}-{hash:016x}", job_id as u32)).expect("I8: hexadecimal digits hold no NUL")
 }

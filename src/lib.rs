@@ -38,6 +38,7 @@
 //! provider/s3/credentials/tests.rs  which source gives the keys
 //! roots/*.rs           both ends of a job: examined, refused, opened
 //! links.rs             hard links in flight
+//! temporaries.rs       names under which things are made before they get their own
 //! names.rs             names that a destination takes for one another
 //! plan.rs              the decision about one object (pure)
 //! pages.rs             how far a bucket's listing has outcomes, page by page
@@ -165,6 +166,7 @@ pub mod roots;
 pub(crate) mod seal;
 pub mod shard;
 pub mod stop;
+pub mod temporaries;
 pub mod transfer;
 pub mod tui;
 pub mod tune;

@@ -302,7 +302,9 @@ fn note_dest(job: &Job, caller: &dyn Caller, dir: &Arc<DirNode>, handle: &Handle
 pub(crate) fn remove_probe(job: &Job, caller: &dyn Caller, dest: &Handle) {
     let is_file_system = job.dest.bucket.is_none() && job.dest.device.is_none();
     if job.past == Past::Interrupted && is_file_system && job.dest_reach() == Reach::Remote {
-        metadata::remove_probe(&Posix::new(caller, Side::Dest), dest, &job.probe_name());
+        for probe in [job.temporaries.probe(), job.temporaries.former_probe()] {
+            metadata::remove_probe(&Posix::new(caller, Side::Dest), dest, &probe);
+        }
     }
 }
 

@@ -10,13 +10,13 @@
 //!                                                        it has not: what "Foo" was called before, and is renamed
 //! ```
 
-use std::collections::HashSet;
+use std::hash::BuildHasher;
 
 use icu_normalizer::DecomposingNormalizerBorrowed;
 use unicase::UniCase;
 
 use crate::error::{Cause, Errno, Error, Result, join};
-use crate::job::{Job, Seen, fnv1a, temp_name};
+use crate::job::{Job, Seen};
 use crate::provider::metadata;
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
@@ -89,7 +89,7 @@ pub(crate) fn own(job: &Job, caller: &dyn Caller, claim: Claim<'_>) -> Result<()
         Listed::Otherwise(other) => {
             // By way of a third name: to the kernel a file's names that fold to one are one, and nothing is to be done.
             let (dest, at) = (Posix::new(caller, Side::Dest), &claim.open.dest);
-            let between = temp_name(job.job_id, claim.dest_name);
+            let between = job.temporaries.between(claim.dir.id, claim.dest_name);
             *job.seen.lock() = Seen::default();
             let renamed = dest.rename(at, &other, &between).and_then(|()| dest.rename(at, &between, claim.dest_name));
             renamed.map_err(|errno| Error::os("rename to", path(job, &claim), errno))
@@ -152,7 +152,7 @@ pub(crate) fn unmade(job: &Job, caller: &dyn Caller, (at, name): (&Handle, &Name
 /// Whether a file of an innocent name can be made in a directory. One at a time: they have one name.
 fn takes_names(job: &Job, dest: &Posix, at: &Handle) -> bool {
     let _turn = job.link_changes.lock();
-    let probe = job.probe_name();
+    let probe = job.temporaries.probe();
     let made = metadata::make_probe(dest, at, &probe, || dest.create(at, &probe, 0o600));
     made.is_ok_and(|file| {
         drop(file);
@@ -172,7 +172,7 @@ fn other_case(name: &Name) -> Option<Name> {
 fn look(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Result<Listed, Errno> {
     let dest = Posix::new(caller, Side::Dest);
     let mut seen = job.seen.lock();
-    if seen.dir == Some(claim.dir.id) && seen.names.contains(&fnv1a(claim.dest_name.to_bytes())) {
+    if seen.dir == Some(claim.dir.id) && seen.names.contains(&seen.keys.hash_one(claim.dest_name.to_bytes())) {
         return Ok(Listed::Itself);
     }
     let there = match dest.stat(&claim.open.dest, claim.dest_name) {
@@ -181,7 +181,7 @@ fn look(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Resul
     };
     // A handle of its own has an offset of its own.
     let handle = dest.open_dir(&claim.open.dest, &c".".to_owned())?;
-    *seen = Seen { dir: Some(claim.dir.id), names: HashSet::new() };
+    *seen = Seen { dir: Some(claim.dir.id), ..Seen::default() };
     let (mut buffer, mut is_there, mut others) = (vec![0; BUFFER_BYTES], false, Vec::new());
     let wanted = Wanted::new(claim.dest_name.to_bytes(), there.ino);
     // Ends: the directory does.
@@ -193,7 +193,8 @@ fn look(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Resul
         for (name, ino, _) in records(&buffer[..filled]) {
             is_there |= name == claim.dest_name.to_bytes();
             if seen.names.len() < SEEN_MAX {
-                seen.names.insert(fnv1a(name));
+                let hash = seen.keys.hash_one(name);
+                seen.names.insert(hash);
             }
             if let Some(likeness) = wanted.likeness(name, ino) {
                 keep_likest(&mut others, likeness, name);

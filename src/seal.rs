@@ -81,7 +81,11 @@ impl Sealer {
     /// reason comes back.
     pub(crate) fn seal_outcome(&mut self, outcome: &Outcome) -> Option<Error> {
         let Outcome { dir, name, what: What::Copied(copied) } = outcome else { return None };
-        let error = self.seal(dir, name, copied).err()?;
+        let sealed = self.seal(dir, name, copied);
+        if let (Ok(()), Seal::Rename { temp, .. }) = (&sealed, &copied.seal) {
+            self.job.temporaries.release(dir.id, temp);
+        }
+        let error = sealed.err()?;
         // What was there before this run, whole, is not ours to remove.
         if !copied.is_held() {
             self.remove_unsealed(dir, name, copied);
@@ -198,6 +202,9 @@ impl Sealer {
     pub(crate) fn remove_unsealed(&mut self, dir: &Arc<DirNode>, name: &Name, copied: &Copied) {
         if matches!(copied.seal, Seal::None) {
             return;
+        }
+        if let Seal::Rename { temp, .. } = &copied.seal {
+            self.job.temporaries.release(dir.id, temp);
         }
         let Ok(at) = self.open(dir) else { return };
         let written = copied.written_name(self.job.dest_name(dir, name));

@@ -14,7 +14,7 @@ use super::{Checkpointer, Draft};
 use crate::catalog::{DirId, Row, Stamp};
 use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::filesystem::Reach;
-use crate::job::{Sealed, temp_name};
+use crate::job::Sealed;
 use crate::lane::publish;
 use crate::links::{LinkKey, LinkName};
 use crate::names::{self, Claim};
@@ -206,7 +206,7 @@ impl Checkpointer {
         let failed = |verb, errno| Error::os(verb, crate::error::join(&job.path(Side::Dest, dir), name), errno);
         let there = dest.stat(&first_at, &first.1).map_err(|errno| failed("link", errno))?;
         if job.may_have_leftovers(dir) {
-            let _ = dest.unlink(&at, &temp_name(job.job_id, name));
+            job.temporaries.remove_leftovers(&dest, (&at, dir.id), name);
         }
         match dest.link(&first_at, &first.1, &at, name) {
             Ok(()) => return Ok(job.dest_id(&there)),
@@ -220,9 +220,9 @@ impl Checkpointer {
         if taken.kind() == Kind::Dir {
             dest.remove_dir(&at, name).map_err(|errno| failed("replace the directory", errno))?;
         }
-        let temp = temp_name(job.job_id, name);
+        let temp = job.temporaries.of(name);
         let linked = match dest.link(&first_at, &first.1, &at, &temp) {
-            Err(Errno::EXIST) => {
+            Err(Errno::EXIST) if !job.temporaries.is_held(dir.id, &temp) => {
                 dest.unlink(&at, &temp).map_err(|errno| failed("replace the leftover of", errno))?;
                 dest.link(&first_at, &first.1, &at, &temp)
             }

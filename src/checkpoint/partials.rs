@@ -9,7 +9,6 @@ use std::sync::Arc;
 use super::Checkpointer;
 use crate::catalog::{Batch, DirId, DirState, FileRecord, Record, Row, Status};
 use crate::error::{Result, escape, join};
-use crate::job::temp_name;
 use crate::plan::same_time;
 use crate::ring::{Kind, Name, Side, Stat};
 use crate::walk::DirNode;
@@ -85,10 +84,10 @@ impl Checkpointer {
         }
         let Ok(at) = self.open(dir) else { return };
         let dest_name = job.dest_name(dir, name);
-        let _ = self.dest().unlink(&at, &temp_name(job.job_id, dest_name));
+        job.temporaries.remove_leftovers(&self.dest(), (&at, dir.id), dest_name);
         let is_partial = |now: &Stat| {
             let is_sealed =
-                now.size == record.stamp.size && same_time(record.stamp.mtime, now.mtime, self.job.granularity_nanos);
+                now.size == record.stamp.size && same_time(record.stamp.mtime, now.mtime, self.job.clock().granularity_nanos);
             now.kind() == Kind::File && self.job.dest_id(now) == record.dest_ino && !is_sealed
         };
         let now = self.dest().stat(&at, dest_name);

@@ -65,6 +65,7 @@ use crate::ring::syscalls::Kernel;
 use crate::ring::{Caller, Side, Time};
 use crate::roots::{DestOrigin, Root, Roots};
 use crate::stop::Stop;
+use crate::temporaries::Temporaries;
 use crate::transfer;
 use crate::walk::{DestDir, Walker, Work};
 
@@ -281,7 +282,7 @@ pub(crate) fn make_job(
             boot_batch: header.boot_batch,
             inodes: roots.source.inodes,
         },
-        job_id: header.job_id,
+        temporaries: Temporaries::new(header.job_id),
         state_dir: catalog.state_dev_ino(),
         sync_each: AtomicBool::new(syncs_each),
         granularity_nanos: AtomicU32::new(roots.dest.granularity_nanos()),

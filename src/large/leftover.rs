@@ -43,7 +43,9 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
             continue;
         }
         let recorded = job.catalog.reader()?.ranges(record.large_id)?;
-        if let Some(ranges) = ranges_in(&made, recorded) {
+        if let Some(ranges) = ranges_in(&made, recorded)
+            && temp.as_ref().is_none_or(|temp| work.hold(temp))
+        {
             work.clear_acls(&handle)?;
             work.unseal(&handle, &made)?;
             work.remove_leftover(temp.as_ref());

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use gfast::error::escape;
+use gfast::temporaries::Temporaries;
 use support::fixture::must;
 use support::slow::can_mount_fuse;
 use support::{Comparison, Engine, Job, Outcome, Scratch, SlowMount};
@@ -209,5 +210,65 @@ fn a_name_that_cannot_be_held_is_listed_among_the_losses() {
             there.sort();
             assert_eq!(there, ["plain"], "what was tried is left");
         }
+    }
+}
+
+/// FNV-1a of 64 bits makes one number of both: temporary names were made of it once.
+const ALIKE: [&str; 2] = ["8yn0iYCKYHlIj4-BwPqk", "GReLUrM4wMqfg9yzV3KQ"];
+
+#[test]
+fn names_that_hash_alike_keep_their_own_content() {
+    for engine in Engine::all() {
+        for extra in [&[][..], &["--atomic"]] {
+            let scratch = Scratch::new();
+            let tree = scratch.path().join("tree");
+            fs::create_dir(&tree).unwrap();
+            let job = Job::new(&tree, scratch.path().join("copy"), scratch.path().join("state"), engine).args(extra);
+            for round in 0..3 {
+                for name in ALIKE {
+                    fs::write(tree.join(name), format!("{round}: content of {name}")).unwrap();
+                }
+                job.run().expect(0);
+                Comparison::new(&tree, job.dest()).assert_same();
+            }
+        }
+    }
+}
+
+/// The number of the only job in a state directory.
+fn job_id(state: &Path) -> u64 {
+    let folders = fs::read_dir(state).unwrap().map(|entry| entry.unwrap().path().join("job"));
+    let text = folders.filter_map(|path| fs::read_to_string(path).ok()).next().expect("a job was begun");
+    let id = text.lines().find_map(|line| line.strip_prefix("job=")).unwrap();
+    u64::from_str_radix(id, 16).unwrap()
+}
+
+#[test]
+fn what_an_interrupted_run_left_goes_whichever_version_named_it() {
+    for engine in Engine::all() {
+        let scratch = Scratch::new();
+        let (tree, state) = (scratch.path().join("tree"), scratch.path().join("state"));
+        fs::create_dir(&tree).unwrap();
+        let names: Vec<String> = (0..60).map(|number| format!("file-{number}")).collect();
+        names.iter().for_each(|name| fs::write(tree.join(name), [7; 16 << 10]).unwrap());
+        fs::hard_link(tree.join("file-0"), tree.join("linked")).unwrap();
+        std::os::unix::fs::symlink("file-1", tree.join("symlink")).unwrap();
+        let job = Job::new(&tree, scratch.path().join("copy"), &state, engine);
+        let running = job.clone().args(&["--bwlimit", "100K"]).start();
+        let is_begun = running.run_until(|_| fs::read_dir(job.dest()).is_ok_and(|mut names| names.next().is_some()));
+        assert!(is_begun, "the run was over at once");
+        running.kill();
+        let temporaries = Temporaries::new(job_id(&state));
+        for name in names.iter().map(String::as_str).chain(["linked", "symlink"]) {
+            let name = std::ffi::CString::new(name).unwrap();
+            for left in [temporaries.of(&name), temporaries.former_of(&name)] {
+                fs::write(job.dest().join(left.to_str().unwrap()), "torn").unwrap();
+            }
+        }
+        let resumed = job.run().expect(0);
+        let left: Vec<_> = fs::read_dir(job.dest()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let left: Vec<_> = left.iter().filter(|name| name.to_string_lossy().starts_with(".gfast-")).collect();
+        assert!(left.is_empty(), "{left:?} stayed: {resumed}");
+        Comparison::new(&tree, job.dest()).assert_same();
     }
 }

@@ -14,7 +14,7 @@ const RANKS: [&[&str]; 13] = [
     &["error", "extents", "location", "config", "digest", "filter", "filesystem", "stop", "bell", "nudges"],
     &["gate", "report", "tuner", "limits", "boards"],
     &["ring", "catalog"],
-    &["provider", "roots", "links"],
+    &["provider", "roots", "links", "temporaries"],
     &["pages", "plan", "walk"],
     &["job"],
     &[

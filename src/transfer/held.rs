@@ -40,7 +40,8 @@ impl Work<'_> {
                 Ok(dest)
                     if self.job.dest_id(&dest) == record.dest_ino
                         && dest.size == self.stat.size
-                        && is_durable(&dest) =>
+                        && is_durable(&dest)
+                        && temp.as_ref().is_none_or(|temp| self.hold(temp)) =>
                 {
                     self.remove_leftover(temp.as_ref());
                     let count = match self.stat.kind() {
@@ -49,7 +50,10 @@ impl Work<'_> {
                         _ => Count::FilesCopied,
                     };
                     let seal = match is_left_as_made {
-                        true if temp.is_some() => return Ok(None),
+                        true if temp.is_some() => {
+                            temp.iter().for_each(|temp| self.release(temp));
+                            return Ok(None);
+                        }
                         true => Seal::None,
                         false => self.seal(temp),
                     };
@@ -139,7 +143,8 @@ impl Work<'_> {
             Reach::Remote => *self.job.measured_nanos.get_or_init(|| {
                 // One probe at a time: they have one name.
                 let _turn = self.job.link_changes.lock();
-                let measured = metadata::measure_granularity(&self.dest(), self.dest_dir(), &self.job.probe_name());
+                let probe = self.job.temporaries.probe();
+                let measured = metadata::measure_granularity(&self.dest(), self.dest_dir(), &probe);
                 measured.ok().flatten().unwrap_or(self.job.clock().granularity_nanos)
             }),
         }

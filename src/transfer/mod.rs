@@ -406,8 +406,19 @@ impl<'a> Work<'a> {
     /// is `kept`. Best effort.
     pub fn remove_leftover(&self, kept: Option<&Name>) {
         if kept.is_none() && self.job.may_have_leftovers(&self.place.dir) {
-            let _ = self.dest().unlink(self.dest_dir(), &self.place.temp_name(self.job));
+            let Place { dir, dest_name, .. } = self.place;
+            self.job.temporaries.remove_leftovers(&self.dest(), (self.dest_dir(), dir.id), dest_name);
         }
+    }
+
+    /// Takes a temporary name; false if this run has made something there and still needs it.
+    pub(crate) fn hold(&self, temp: &Name) -> bool {
+        self.job.temporaries.hold(self.place.dir.id, temp)
+    }
+
+    /// Nothing that this run needs has the temporary name any more.
+    fn release(&self, temp: &Name) {
+        self.job.temporaries.release(self.place.dir.id, temp);
     }
 
     /// A directory cannot be renamed over: an empty one is removed, one that holds anything is left alone. True if
@@ -431,18 +442,23 @@ impl<'a> Work<'a> {
         Ok((created, Some(temp)))
     }
 
-    /// Makes something under a temporary name; one that an interrupted run left there is removed first.
+    /// Makes something under a temporary name; one that an interrupted run left there is removed first, and never what
+    /// this run has made.
     fn replacing<T>(&self, temp: &Name, make: impl Fn() -> std::result::Result<T, Errno>) -> Result<T> {
+        if !self.hold(temp) {
+            return Err(self.error("create", Errno::EXIST));
+        }
+        if self.job.may_have_leftovers(&self.place.dir) {
+            let _ = self.dest().unlink(self.dest_dir(), &self.job.temporaries.former_of(&self.place.dest_name));
+        }
         let made = match make() {
-            Err(Errno::EXIST) => {
-                self.dest()
-                    .unlink(self.dest_dir(), temp)
-                    .map_err(|errno| self.error("replace the leftover of", errno))?;
-                make()
-            }
-            made => made,
+            Err(Errno::EXIST) => match self.dest().unlink(self.dest_dir(), temp) {
+                Ok(()) => make().map_err(|errno| self.error("create", errno)),
+                Err(errno) => Err(self.error("replace the leftover of", errno)),
+            },
+            made => made.map_err(|errno| self.error("create", errno)),
         };
-        made.map_err(|errno| self.error("create", errno))
+        made.inspect_err(|_| self.release(temp))
     }
 
     /// Removes what was made, after an error (I2). Best effort: what stays has no seal.
@@ -453,6 +469,7 @@ impl<'a> Work<'a> {
         }
         let name = temp.unwrap_or(&self.place.dest_name);
         let _ = self.dest().unlink(self.dest_dir(), name);
+        temp.into_iter().for_each(|temp| self.release(temp));
     }
 
     /// Owner, mode, attributes, durability if each file has its own, close. Consumes the file; on an error it is
@@ -519,7 +536,8 @@ impl<'a> Work<'a> {
             };
         }
         self.job.set_reflink(Reflink::Works);
-        let after = source.stat_handle(&from).map_err(|errno| source_error(self.job, self.place, "stat", errno))?;
+        let after = source.stat_handle(&from).map_err(|errno| source_error(self.job, self.place, "stat", errno));
+        let after = after.inspect_err(|_| self.remove(file.temp.as_ref()))?;
         if !self.stat.is_unchanged_in(&after) {
             self.remove(file.temp.as_ref());
             return Ok(None);

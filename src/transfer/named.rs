@@ -45,7 +45,7 @@ impl Work<'_> {
         if let Some(known) = link_changes.get(&dev) {
             return Ok(*known);
         }
-        let probe = self.job.probe_name();
+        let probe = self.job.temporaries.probe();
         let made = metadata::make_probe(&dest, at, &probe, || dest.make_symlink(at, &probe, &probe));
         made.map_err(|errno| self.error("create", errno))?;
         let is_set = dest.set_times_at(at, &probe, UNSEALED, UNSEALED).is_ok();
@@ -129,6 +129,7 @@ impl Work<'_> {
         };
         if let Some(temp) = &temp {
             let renamed = self.dest().rename(self.dest_dir(), temp, &self.place.dest_name);
+            self.release(temp);
             renamed.map_err(|errno| self.error("rename to", errno))?;
         }
         Ok(self.copied(&made, Seal::None, 0, count))

@@ -6,10 +6,10 @@ use super::machine::{Machine, Ran, Style};
 use crate::catalog::{Catalog, DirId, DirState, FileRecord, Header, Record, Stamp, Status};
 use crate::config::{Attributes, Metadata};
 use crate::error::{Result, escape};
-use crate::job::temp_name;
 use crate::report::Count;
 use crate::ring::sim::{Disk, Dump, Entry, EntryKind};
 use crate::ring::{Name, Stat};
+use crate::temporaries::Temporaries;
 
 /// What is wrong, or nothing.
 pub type Verdict = std::result::Result<(), String>;
@@ -255,7 +255,7 @@ fn no_temporary_names(machine: &Machine, claims: &Claims, disk: &Disk) -> Verdic
             continue;
         }
         let name = Name::new(name).expect("a name holds no NUL");
-        let temp = join(dir, temp_name(claims.header.job_id, &name).as_bytes());
+        let temp = join(dir, Temporaries::new(claims.header.job_id).of(&name).as_bytes());
         if disk.stat_path(&temp).is_some() {
             return Err(format!("{} of {} is left", escape(&temp), escape(&path)));
         }
