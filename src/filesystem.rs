@@ -128,8 +128,21 @@ impl FileSystem {
         }
     }
 
-    /// Whether syncfs reports every write error since the fd was opened (I1; kernel 5.17 and later).
-    pub fn trusts_syncfs(self) -> bool {
+    /// Whether syncfs reports every write error since the fd was opened (I1): that of data since Linux 5.8, before
+    /// which it hardly reported any, that of what a file system does itself, its journal above all, since 5.17, before
+    /// which the kernel dropped what `sync_fs` returned. What a distribution has ported back to an older version cannot
+    /// be known.
+    pub fn trusts_syncfs(self, kernel: KernelVersion) -> bool {
+        match self {
+            // Nothing is written anywhere.
+            FileSystem::Tmpfs => true,
+            FileSystem::Ext | FileSystem::Xfs | FileSystem::Btrfs => kernel >= KernelVersion::SYNCFS_REPORTS,
+            _ => false,
+        }
+    }
+
+    /// Whether names of other bytes are other names there, unless a directory folds case.
+    pub fn tells_names_apart(self) -> bool {
         matches!(self, FileSystem::Ext | FileSystem::Xfs | FileSystem::Btrfs | FileSystem::Tmpfs)
     }
 }
@@ -138,4 +151,69 @@ impl FileSystem {
 fn has_birth(file: impl AsFd) -> bool {
     let statx = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME);
     statx.is_ok_and(|statx| statx.stx_mask & StatxFlags::BTIME.bits() != 0)
+}
+
+/// A version of Linux.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelVersion {
+    /// The first number.
+    pub major: u32,
+    /// The second one.
+    pub minor: u32,
+}
+
+impl KernelVersion {
+    /// The first whose syncfs reports all errors.
+    const SYNCFS_REPORTS: KernelVersion = KernelVersion { major: 5, minor: 17 };
+
+    /// The version that runs.
+    pub fn running() -> KernelVersion {
+        KernelVersion::parse(&rustix::system::uname().release().to_string_lossy())
+    }
+
+    /// Of a release as uname has it, such as `5.14.0-427.el9.x86_64`. What cannot be read is as old as can be.
+    fn parse(release: &str) -> KernelVersion {
+        let mut numbers = release.trim().split('.').map(|part| {
+            let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+            part[..digits].parse().unwrap_or(0)
+        });
+        KernelVersion { major: numbers.next().unwrap_or(0), minor: numbers.next().unwrap_or(0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_read_whatever_distributions_append() {
+        let parsed = |release| {
+            let KernelVersion { major, minor } = KernelVersion::parse(release);
+            (major, minor)
+        };
+        assert_eq!(parsed("5.14.0-427.el9.x86_64"), (5, 14));
+        assert_eq!(parsed("6.18.5"), (6, 18));
+        assert_eq!(parsed("6.1-rc3+"), (6, 1));
+        assert_eq!(parsed("5.17+deb"), (5, 17));
+        assert_eq!(parsed("7"), (7, 0));
+        assert_eq!(
+            [parsed(""), parsed("linux"), parsed("99999999999.1"), parsed("v6.2")],
+            [(0, 0), (0, 0), (0, 1), (0, 2)]
+        );
+    }
+
+    #[test]
+    fn syncfs_is_trusted_where_it_reports_all_errors() {
+        let trusts = |release, file_system: FileSystem| file_system.trusts_syncfs(KernelVersion::parse(release));
+        for file_system in [FileSystem::Ext, FileSystem::Xfs, FileSystem::Btrfs] {
+            for release in ["5.17.0", "5.17-rc1", "5.100.3", "6.0.0-1-amd64", "10.1"] {
+                assert!(trusts(release, file_system), "{file_system:?} on {release}");
+            }
+            for release in ["5.16.20", "5.14.0-427.el9.x86_64", "4.18.0-553.el8_10.x86_64", "3.10.0", "", "unknown"] {
+                assert!(!trusts(release, file_system), "{file_system:?} on {release}");
+            }
+        }
+        assert!(!trusts("6.18.5", FileSystem::Nfs) && !trusts("6.18.5", FileSystem::Other));
+        assert!(trusts("4.4.0", FileSystem::Tmpfs), "nothing is written anywhere");
+    }
 }

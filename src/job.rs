@@ -16,7 +16,7 @@ use crate::catalog::{Catalog, Checksum, DirId, DirState, Owner, Record, Row, Sta
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
 use crate::extents::Extents;
-use crate::filesystem::{FileSystem, Inodes, Reach};
+use crate::filesystem::{FileSystem, Inodes, KernelVersion, Reach};
 use crate::filter::{Choice, Filter, Selection, Sort};
 use crate::gate::Gate;
 use crate::links::{LinkMap, LinkName};
@@ -485,7 +485,7 @@ impl Job {
             return Ok(());
         }
         let file_system = FileSystem::of(dir)?;
-        if self.config.sync == SyncPolicy::Batch && !file_system.trusts_syncfs() {
+        if self.config.sync == SyncPolicy::Batch && !file_system.trusts_syncfs(KernelVersion::running()) {
             self.sync_each.store(true, Ordering::Release);
         }
         self.is_dest_remote.fetch_or(file_system.is_remote(), Ordering::Release);

@@ -131,7 +131,7 @@ fn may_fold(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::R
     }
     let bytes = claim.dest_name.to_bytes();
     let is_plain = bytes.is_ascii() && !bytes.contains(&b'~') && !bytes.ends_with(b".") && !bytes.ends_with(b" ");
-    let is_local = job.dest_file_system.trusts_syncfs();
+    let is_local = job.dest_file_system.tells_names_apart();
     Ok(!is_plain && (!is_local || claim.dir.folding() == Folding::Unknown))
 }
 

@@ -44,6 +44,7 @@ use crate::config::{
 use crate::control::{self, Desk, Facts};
 use crate::crew::{self, Crew, Pass};
 use crate::error::{Error, Result};
+use crate::filesystem::KernelVersion;
 use crate::filter::Choice;
 use crate::gate::Gate;
 use crate::job::{Job, JobRoot, Past, Reflink, read_choice};
@@ -252,7 +253,7 @@ pub(crate) fn make_job(
     let header = catalog.header();
     let last_note = catalog.reader()?.notes()?.last().map(|(serial, _)| *serial);
     let (source, dest) = (JobRoot::of(&roots.source), JobRoot::of(&roots.dest));
-    let is_untrusted = !roots.dest.file_system.trusts_syncfs();
+    let is_untrusted = !roots.dest.file_system.trusts_syncfs(KernelVersion::running());
     let syncs_each = config.sync == SyncPolicy::File || (config.sync == SyncPolicy::Batch && is_untrusted);
     let refused = if config.reflink == ReflinkChoice::Never { Reflink::Refused } else { Reflink::Untried };
     Ok(Job {
