@@ -194,10 +194,20 @@ impl Errands {
 
     /// A directory that was known and had to be made changes the one it is in, which may have been listed long ago.
     /// After an interruption nobody knows who made it.
-    pub(crate) fn note_made(&self, dir: &DirNode) {
+    pub(crate) fn note_made(&self, dir: &Arc<DirNode>) {
+        let is_resume = self.job.past == Past::Interrupted;
+        // Nor does anybody know then whose mode was widened, before that was recorded.
+        let may_be_widened = is_resume && self.job.identity.uid != 0 && self.job.dest.bucket.is_none();
+        if dir.is_widened() || (may_be_widened && dir.stamp().is_none_or(|stamp| stamp.mode & 0o700 != 0o700)) {
+            self.reopen(dir);
+        }
         let Some(parent) = &dir.parent else { return };
-        if dir.dest() == DestDir::Created || self.job.past == Past::Interrupted {
+        if dir.dest() == DestDir::Created || is_resume {
             self.reopen(parent);
+        }
+        if may_be_widened {
+            std::iter::successors(parent.parent.as_ref(), |above| above.parent.as_ref())
+                .for_each(|above| self.reopen(above));
         }
     }
 

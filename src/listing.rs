@@ -228,7 +228,7 @@ pub fn open_pair(job: &Job, caller: &dyn Caller, dirs: &mut OpenDirs, dir: &Arc<
     let upwards = std::iter::successors(Some(dir), |node| node.parent.as_ref());
     let unneeded: Vec<_> = upwards.take_while(|node| node.dest() == DestDir::Unneeded).collect();
     for node in unneeded.into_iter().rev() {
-        if make_child(job, caller, dirs, node)?.1 == DestDir::Created {
+        if make_child(job, caller, dirs, node)?.1 == DestDir::Created || node.is_widened() {
             dirs.made.push(node.clone());
         }
     }
@@ -308,11 +308,18 @@ pub(crate) fn remove_probe(job: &Job, caller: &dyn Caller, dest: &Handle) {
     }
 }
 
-/// A directory that was not listed by this run: whether it hands a default ACL on is not known yet (I9).
+/// A directory that was not listed by this run: whether it hands a default ACL on, or may be written to, is not known
+/// yet (I9). The root's way is clear already.
 pub fn look_at_dest(job: &Job, caller: &dyn Caller, dir: &DirNode, open: &DirPair) -> Result<()> {
     if dir.dest() == DestDir::Unknown {
+        let dest = Posix::new(caller, Side::Dest);
         remove_probe(job, caller, &open.dest);
-        let has_acl = Posix::new(caller, Side::Dest).has_default_acl(&open.dest);
+        if dir.parent.is_some() && job.identity.uid != 0 {
+            let there = dest.stat_handle(&open.dest);
+            let there = there.map_err(|errno| job.dir_error(Side::Dest, dir, "stat", errno))?;
+            widen(job, dest, dir, &open.dest, &there)?;
+        }
+        let has_acl = dest.has_default_acl(&open.dest);
         let has_acl = has_acl.map_err(|errno| job.dir_error(Side::Dest, dir, "read the ACL of", errno))?;
         dir.set_dest(if has_acl { DestDir::ExistingWithAcl } else { DestDir::Existing });
     }
@@ -473,7 +480,13 @@ fn prepare_existing(job: &Job, dest: Posix, dir: &Arc<DirNode>, handle: &Handle,
         return Err(Error::refused_object(job.path(Side::Dest, dir), why));
     }
     job.note_superblock(there.dev, handle)?;
+    widen(job, dest, dir, handle, there)
+}
+
+/// Makes a directory of an ordinary user writable, who notes that it has to get its mode back.
+fn widen(job: &Job, dest: Posix, dir: &DirNode, handle: &Handle, there: &Stat) -> Result<()> {
     if job.identity.uid == there.uid && job.identity.uid != 0 && there.permissions() & 0o700 != 0o700 {
+        dir.note_widened();
         let opened = dest.set_mode(handle, there.permissions() | 0o700);
         opened.map_err(|errno| job.dir_error(Side::Dest, dir, "set mode of", errno))?;
     }

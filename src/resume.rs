@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::links::LinkName;
 use crate::ring::Name;
-use crate::walk::{DestDir, DirNode, Work};
+use crate::walk::{DirNode, Work};
 
 /// Entries of an index that are read at a time.
 const PAGE: usize = scaled(4096, 3);
@@ -137,13 +137,16 @@ fn leftover_rows(catalog: &Catalog) -> Result<Vec<Row>> {
     Ok(late.into_iter().map(|(dev, ino, dir, name)| Row::DropLateLink { dev, ino, dir, name }).collect())
 }
 
-/// Queues what a run starts from.
-pub fn start(job: &Job, kind: Kind, dest_root: DestDir) -> Result<()> {
-    let root = DirNode::root();
-    root.set_dest(dest_root);
+/// Queues what a run starts from; `root` with what is known of the destination's.
+pub fn start(job: &Job, kind: Kind, root: Arc<DirNode>) -> Result<()> {
     if let Some((name, _)) = &job.single {
         job.walker.inject(Work::File(root, name.clone()));
         return Ok(());
+    }
+    if root.is_widened() && job.is_listed(root.id)? {
+        let rows = vec![Row::OpenDir { id: root.id, state: DirState::Unfinished }];
+        let reseal_dirs = job.catalog.reader()?.reseal_dirs()?;
+        job.catalog.commit(&Batch { rows, header: job.catalog.header(), reseal_dirs })?;
     }
     if kind == Kind::Retry {
         // Round by round, as the conductor has them brought.

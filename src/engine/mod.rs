@@ -68,7 +68,7 @@ use crate::roots::{DestOrigin, Root, Roots};
 use crate::stop::Stop;
 use crate::temporaries::Temporaries;
 use crate::transfer;
-use crate::walk::{DestDir, Walker, Work};
+use crate::walk::{DestDir, DirNode, Walker, Work};
 
 /// Time between two looks at signals and progress.
 const TICK: Duration = Duration::from_millis(100);
@@ -319,24 +319,25 @@ pub(crate) fn make_job(
 }
 
 /// Clears the way at the destination's root, which is nobody's child, and tells what is known of it.
-pub(crate) fn prepare_root(job: &Job, roots: &Roots, caller: &dyn Caller) -> Result<DestDir> {
-    let (dest, root) = (Posix::new(caller, Side::Dest), &job.dest);
+pub(crate) fn prepare_root(job: &Job, roots: &Roots, caller: &dyn Caller) -> Result<Arc<DirNode>> {
+    let (dest, root, node) = (Posix::new(caller, Side::Dest), &job.dest, DirNode::root());
     if root.bucket.is_some() {
-        return Ok(if roots.dest_origin == DestOrigin::Made { DestDir::Created } else { DestDir::Existing });
+        node.set_dest(if roots.dest_origin == DestOrigin::Made { DestDir::Created } else { DestDir::Existing });
+        return Ok(node);
     }
     let failed = |errno| Error::os("prepare", &root.path, errno);
-    if dest.has_default_acl(&root.handle).map_err(failed)? {
-        return Ok(DestDir::ExistingWithAcl);
-    }
-    if roots.dest_origin == DestOrigin::Made {
-        return Ok(DestDir::Created);
-    }
     let is_ours = job.identity.uid == root.stat.uid && root.stat.uid != 0;
     let is_kept = job.config.metadata == Metadata::Keep && roots.single.is_none();
     if is_ours && is_kept && root.stat.permissions() & 0o700 != 0o700 {
+        node.note_widened();
         dest.set_mode(&root.handle, root.stat.permissions() | 0o700).map_err(failed)?;
     }
-    Ok(DestDir::Existing)
+    node.set_dest(match dest.has_default_acl(&root.handle).map_err(failed)? {
+        true => DestDir::ExistingWithAcl,
+        false if roots.dest_origin == DestOrigin::Made => DestDir::Created,
+        false => DestDir::Existing,
+    });
+    Ok(node)
 }
 
 /// A run, made up and not yet started.
@@ -386,11 +387,11 @@ impl Setup {
         let kernel = Kernel::new(buffers.arena().clone()).telling(job.crowd.enlist_helpers());
         let caller: Arc<dyn Caller> = Arc::new(kernel);
         transfer::note_unasked(job, &*caller);
-        let dest_root = prepare_root(job, &self.roots, &*caller)?;
+        let root = prepare_root(job, &self.roots, &*caller)?;
         let main = Arc::clone(&counters[slots]);
         let checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, (sealers, buffers))?;
         let mut conductor = Conductor::new(job.clone(), checkpointer, counters.clone(), asks.stop.clone());
-        resume::start(job, kind, dest_root)?;
+        resume::start(job, kind, root)?;
         let former_entries = facts.former_entries;
         let desk = Desk::new(job.clone(), counters.clone(), asks.stop.clone(), facts);
         job.gate.set_auto(job.config.pilot == Pilot::Job);

@@ -147,11 +147,12 @@ impl<I: Interpreter> Shard<I> {
         opened
     }
 
-    /// Directories that an earlier pass had finished and that were made again are to be finished by this one, and so
-    /// are those they are in.
+    /// Directories that an earlier pass had finished and that were made again, or made writable, are to be finished by
+    /// this one, and so are those that new ones are in.
     fn tell_made(&mut self) {
         for dir in std::mem::take(&mut self.dirs.made) {
-            dir.parent.iter().chain([&dir]).for_each(|dir| self.errands.reopen(dir));
+            let above = dir.parent.iter().filter(|_| dir.dest() == DestDir::Created);
+            above.chain([&dir]).for_each(|dir| self.errands.reopen(dir));
         }
     }
 

@@ -131,6 +131,83 @@ fn an_ordinary_user_gets_what_may_be_read() {
     }
 }
 
+/// A tree of an ordinary user's that has directories it may not write to itself: the root, one with a directory that it
+/// may write to below, one that nothing ever happens in.
+fn shut_tree(tree: &Path) {
+    for dir in ["shut/deep/open", "quiet"] {
+        fs::create_dir_all(tree.join(dir)).unwrap();
+        (0..20).for_each(|number| fs::write(tree.join(dir).join(format!("{number}")), [1; 4096]).unwrap());
+    }
+    must(Command::new("chown").arg("-R").arg(format!("{NOBODY}:{NOBODY}")).arg(tree));
+    ["shut/deep", "shut", "quiet", ""].iter().for_each(|dir| set_mode(&tree.join(dir), 0o555));
+}
+
+/// New content for the files of the directory that may be written to.
+fn change_open(tree: &Path, content: u8) {
+    let open = tree.join("shut/deep/open");
+    (0..20).for_each(|number| fs::write(open.join(format!("{number}")), vec![content; 4096]).unwrap());
+}
+
+/// Whatever is done below them, and even if nothing is, directories that may not be written to have their mode after
+/// every pass, a resume's too.
+#[test]
+fn directories_that_may_not_be_written_to_keep_their_mode() {
+    let test = "directories_that_may_not_be_written_to_keep_their_mode";
+    if !has("setpriv") {
+        skip(test, "no setpriv");
+        return;
+    }
+    let Some((source, dest)) = pair(test, 320) else { return };
+    for (engine, extra) in Engine::all().into_iter().flat_map(|engine| [(engine, &[][..]), (engine, &["--delete"])]) {
+        let name = format!("{engine:?}-{}", extra.len());
+        let (tree, base) = (source.dir(&name), dest.dir(&name));
+        shut_tree(&tree);
+        chown(&base, Some(NOBODY), Some(NOBODY)).unwrap();
+        let job = Job::new(&tree, base.join("copy"), base.join("state"), engine).args(extra).user(NOBODY);
+        for pass in 0..4 {
+            let outcome = job.run().expect(0);
+            assert_eq!(outcome.number("failed"), 0, "{outcome}");
+            Comparison::new(&tree, job.dest()).assert_same();
+            if pass % 2 == 0 {
+                change_open(&tree, 10 + pass);
+            }
+        }
+        change_open(&tree, 99);
+        let shut = job.dest().join("shut");
+        let running = job.clone().args(&["--bwlimit", "4K"]).start();
+        running.run_until(|_| fs::metadata(&shut).is_ok_and(|stat| stat.mode() & 0o200 != 0));
+        running.run_for(std::time::Duration::from_millis(300));
+        running.kill();
+        job.run().expect(0);
+        Comparison::new(&tree, job.dest()).assert_same();
+    }
+}
+
+/// A file that failed is tried again by itself: its directory, which may not be written to, is opened for that alone.
+#[test]
+fn a_failed_file_of_a_read_only_directory_is_tried_again() {
+    let test = "a_failed_file_of_a_read_only_directory_is_tried_again";
+    if !has("setpriv") {
+        skip(test, "no setpriv");
+        return;
+    }
+    let Some((source, dest)) = pair(test, 320) else { return };
+    for engine in Engine::all() {
+        let (tree, base) = (source.dir(format!("{engine:?}")), dest.dir(format!("{engine:?}")));
+        shut_tree(&tree);
+        let secret = tree.join("shut/deep/secret");
+        fs::write(&secret, "secret").unwrap();
+        set_mode(&secret, 0o600);
+        chown(&base, Some(NOBODY), Some(NOBODY)).unwrap();
+        let job = Job::new(&tree, base.join("copy"), base.join("state"), engine).user(NOBODY);
+        job.run().expect(23);
+        chown(&secret, Some(NOBODY), Some(NOBODY)).unwrap();
+        let outcome = job.clone().arg("--retry-failed").run().expect(0);
+        assert_eq!(outcome.number("copied"), 1, "{outcome}");
+        Comparison::new(&tree, job.dest()).assert_same();
+    }
+}
+
 /// Files that vanish, grow, shrink and are rewritten while they are copied. Whatever the first run makes of them, it
 /// marks nothing done that is torn: a second run over the quiet source, which skips what is marked done, ends
 /// identical.

@@ -50,6 +50,8 @@ pub struct DirNode {
     dest: AtomicU8,
     /// Whether this pass changed anything in the destination's directory.
     touched: AtomicBool,
+    /// Whether this run has made the destination's directory writable for its owner.
+    widened: AtomicBool,
     /// Whether a part of its names could not be read.
     unread: AtomicBool,
     /// Whether the destination's directory tells names apart, a [`Folding`] as number.
@@ -108,6 +110,7 @@ impl DirNode {
             pending: AtomicU32::new(1),
             dest: AtomicU8::new(0),
             touched: AtomicBool::new(false),
+            widened: AtomicBool::new(false),
             unread: AtomicBool::new(false),
             folding: AtomicU8::new(0),
             told: OnceLock::new(),
@@ -172,6 +175,16 @@ impl DirNode {
     /// Whether this pass changed anything in the destination's directory.
     pub fn is_touched(&self) -> bool {
         self.touched.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the destination's directory had to be made writable for its owner: it has to get its mode back.
+    pub fn note_widened(&self) {
+        self.widened.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it had to be.
+    pub fn is_widened(&self) -> bool {
+        self.widened.load(Ordering::Relaxed)
     }
 
     /// An entry whose outcome is still to come.

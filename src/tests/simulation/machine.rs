@@ -301,13 +301,13 @@ impl Machine {
         let intake = Arc::new(Intake::new(style.shards, config.checkpoint_bytes, bell));
         let buffers = readback::buffers(&config, 1)?;
         let caller: Arc<dyn Caller> = Arc::new(sim.share(buffers.arena().clone()));
-        let dest_root = engine::prepare_root(&job, &roots, &*caller)?;
+        let root = engine::prepare_root(&job, &roots, &*caller)?;
         let main = counters[style.shards].clone();
         let mut checkpointer = Checkpointer::new(job.clone(), caller, intake.clone(), main, (1, buffers))?;
         checkpointer.skips_sync = !style.is_synced;
         let stop = Stop::new();
         let conductor = Conductor::new(job.clone(), checkpointer, counters.to_vec(), stop.clone());
-        resume::start(&job, kind, dest_root)?;
+        resume::start(&job, kind, root)?;
         let common = Arc::default();
         let mut shards = Vec::new();
         for (index, worker) in workers.into_iter().enumerate() {
