@@ -72,6 +72,7 @@ impl Listing {
                 let stat = Posix::new(caller, Side::Source).stat_handle(&open.source);
                 let stat = stat.map_err(|errno| job.dir_error(Side::Source, dir, "stat", errno))?;
                 dir.set_stamp(DirStamp::of(&stat));
+                look_at_dest(job, caller, dir, &open)?;
                 (open, stat)
             }
             Some(parent) => match open_child(job, caller, dirs, parent, dir)? {

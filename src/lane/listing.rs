@@ -360,7 +360,11 @@ impl Lane {
     fn try_open_dest(&self, dir: &Arc<DirNode>) -> Result<DirPair> {
         let Some(parent) = dir.parent.as_ref().filter(|_| self.way == Way::Down) else {
             self.inherit_dest(dir);
-            return self.open_dir(dir);
+            let open = self.open_dir(dir)?;
+            if self.way == Way::Down {
+                self.look_at_dest(dir, &open)?;
+            }
+            return Ok(open);
         };
         let at = self.open_dir(parent)?;
         self.look_at_dest(parent, &at)?;

@@ -21,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use check::{Claims, Verdict, claims_hold, outcome_is_true, seals_hold, trees_agree};
 use machine::{Machine, Order, Ran, Style};
 
-use crate::config::{DirectChoice, Naming};
+use crate::config::{Attributes, DirectChoice, Metadata, Naming};
 use crate::error::{Cause, Errno, Error};
 use crate::report::{Count, End};
 use crate::resume::Kind;
@@ -261,4 +261,34 @@ fn a_leftover_that_was_passed_by_leaves_no_temporary_file() {
         assert_eq!(lived, Ok(()), "crashes at {first} and {second}:\n{}", life.log.join("\n"));
     }
     assert!(passed_by > 0, "no leftover was ever passed by");
+}
+
+/// A destination's root hands a default ACL on: its own, or the source's, when the run that finished it was interrupted.
+/// Nothing that a resume makes in it gets that (I9).
+#[test]
+fn a_resume_hands_no_acl_of_the_root_on() {
+    let style = Style { streams: 1, shards: 1, checkpoint_bytes: 1 << 30, ..Style::draw(&mut Random::new(1)) };
+    let style = Style { metadata: Metadata::Keep, attributes: Attributes::All, naming: Naming::InPlace, ..style };
+    let mut resumed = 0;
+    for crash_at in (4..120).step_by(4) {
+        let (mut source, mut dest) = (Disk::new(1001), Disk::new(1002));
+        for number in 0..6 {
+            source.add_file(format!("file-{number}").as_bytes(), b"content");
+            source.add_symlink(format!("link-{number}").as_bytes(), b"file-1");
+        }
+        dest.add_default_acl(b"");
+        let machine = Machine::new(7000 + crash_at, source.clone(), dest, style);
+        let mut life = Life { before: source, machine, random: Random::new(crash_at), log: Vec::new() };
+        let mut live = || -> Verdict {
+            let mut order = scene::calm(crash_at);
+            order.faults.crash_at = Some(crash_at);
+            let ran = life.run(order)?;
+            life.judge(&ran)?;
+            resumed += u32::from(life.calm_run()?.kind == Kind::Resume);
+            life.end()
+        };
+        let lived = live();
+        assert_eq!(lived, Ok(()), "crash at {crash_at}:\n{}", life.log.join("\n"));
+    }
+    assert!(resumed > 0, "no run was ever resumed");
 }
