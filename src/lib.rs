@@ -24,6 +24,7 @@
 //! ring/op.rs           Op: every question to the operating system, owning its memory
 //! ring/buffers.rs      the arena and its leases
 //! ring/uring.rs        io_uring answers
+//! ring/refusal.rs      rings that the kernel refuses
 //! ring/syscalls.rs     plain system calls answer
 //! ring/xattrs.rs       those of extended attributes
 //! ring/loops.rs        what a loop device lies on

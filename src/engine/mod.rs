@@ -533,7 +533,7 @@ impl Setup {
             engine: match outcome.figures.facts {
                 None if job.is_remote() => EngineUsed::Lanes { fallback: self.crew.reason.clone() },
                 Some(facts) => EngineUsed::Uring { flags: facts.flags.to_owned() },
-                None => EngineUsed::Sync { reason: self.crew.reason.clone() },
+                None => EngineUsed::Sync { reason: self.crew.reason.clone().or(outcome.figures.refused) },
             },
             registered_bytes: outcome.figures.registered_bytes,
             arena_bytes: outcome.figures.arena_bytes,

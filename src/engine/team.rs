@@ -8,7 +8,7 @@
 //! stay within one bound over all threads (I4): the first get blocks as large as was asked for, later ones of what is
 //! left, and there is a least one for each that may still come.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use crossbeam_deque::Worker;
@@ -41,6 +41,8 @@ pub(super) struct Team {
     shards: Arc<shard::Common>,
     /// What lanes share.
     lanes: Arc<lane::Common>,
+    /// Why a thread has no ring although it should.
+    refused: Arc<OnceLock<String>>,
     /// Who is at work.
     state: Arc<Mutex<State>>,
 }
@@ -70,6 +72,8 @@ pub(super) struct Figures {
     pub threads: usize,
     /// How the rings came to be.
     pub facts: Option<RingFacts>,
+    /// Why one of them had no ring.
+    pub refused: Option<String>,
     /// Bytes registered over all rings.
     pub registered_bytes: u64,
     /// Most bytes of buffers at a time.
@@ -105,7 +109,8 @@ impl Team {
             figures: Figures::default(),
         };
         let (shards, lanes) = (Arc::default(), Arc::default());
-        Team { crew, job, intake, counters, shards, lanes, state: Arc::new(Mutex::new(state)) }
+        let (refused, state) = (Arc::default(), Arc::new(Mutex::new(state)));
+        Team { crew, job, intake, counters, shards, lanes, refused, state }
     }
 
     /// Starts the threads that the streams need now, and lets those end that they do not. An error says that there is
@@ -150,7 +155,7 @@ impl Team {
             // A thread that panics has ended the process.
             let _ = thread.join();
         }
-        self.state.lock().figures.clone()
+        Figures { refused: self.refused.get().cloned(), ..self.state.lock().figures.clone() }
     }
 
     fn start(&self, state: &mut State, index: usize, worker: Worker<Work>) -> Result<()> {
@@ -172,7 +177,7 @@ impl Team {
         let arena_bytes = buffers.arena().len();
         let busy = self.job.crowd.enlist();
         let kernel = Kernel::new(buffers.arena().clone()).telling(busy.clone());
-        let (job, engine) = (self.job.clone(), self.crew.engine);
+        let (job, engine, refused) = (self.job.clone(), self.crew.engine, self.refused.clone());
         // Objects in flight on one thread: all streams, when the others have nothing to do.
         let depth = (job.gate.max() as usize + 2 * job.config.file_depth).clamp(64, 1024);
         let cached_dirs = if is_first { job.cached_dirs } else { job.cached_dirs.min(DIR_CACHE_LEAST) };
@@ -181,24 +186,24 @@ impl Team {
         let work = move |worker| {
             let parts =
                 Parts { index, job: job.clone(), intake, caller, buffers, worker, common, counters, busy, cached_dirs };
-            match engine {
-                Engine::Sync => {
+            let ring = match engine {
+                Engine::Sync => None,
+                Engine::Uring => Ring::patient(depth, kernel.arena(), job.config.buffers)
+                    .map_err(|why| say_refused(&job, &refused, why))
+                    .ok(),
+            };
+            match ring {
+                Some(ring) => {
+                    let counters = parts.counters.clone();
+                    let (ring, report, worker) = Shard::new(parts, ring).run();
+                    counters.add(Count::Submissions, ring.usage().submissions);
+                    counters.add(Count::Enters, ring.usage().enters);
+                    Left { worker: Some(worker), latency: report.latency, facts: Some(ring.facts()) }
+                }
+                None => {
                     let (_, report, worker) = Shard::new(parts, kernel).run();
                     Left { worker: Some(worker), latency: report.latency, facts: None }
                 }
-                Engine::Uring => match Ring::new(depth, kernel.arena().clone(), job.config.buffers) {
-                    Ok(ring) => {
-                        let counters = parts.counters.clone();
-                        let (ring, report, worker) = Shard::new(parts, ring).run();
-                        counters.add(Count::Submissions, ring.usage().submissions);
-                        counters.add(Count::Enters, ring.usage().enters);
-                        Left { worker: Some(worker), latency: report.latency, facts: Some(ring.facts()) }
-                    }
-                    Err(errno) => {
-                        job.end_with(Error::os("set up", "io_uring", errno));
-                        Left { worker: Some(parts.worker), latency: Latency::default(), facts: None }
-                    }
-                },
             }
         };
         self.spawn(state, format!("shard-{index}"), (index, worker), arena_bytes, work)
@@ -269,5 +274,12 @@ impl Team {
                 Err(Error::refused("threads", format!("cannot be started: {error}")))
             }
         }
+    }
+}
+
+/// A thread that gets no ring makes plain system calls, and so may the others: said once.
+fn say_refused(job: &Job, refused: &OnceLock<String>, why: String) {
+    if refused.set(why.clone()).is_ok() {
+        job.console.note(&format!("gfast: a thread makes plain system calls: {why}"));
     }
 }

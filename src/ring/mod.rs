@@ -8,6 +8,7 @@
 pub mod buffers;
 pub(crate) mod loops;
 pub mod op;
+mod refusal;
 #[cfg(test)]
 pub mod sim;
 pub mod syscalls;

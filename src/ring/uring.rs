@@ -29,6 +29,7 @@ use std::time::Duration;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, opcode, types};
 
+use super::refusal::{climb_down, disabled, why_refused};
 use super::{Access, Answer, Arena, Asked, Completion, Interpreter, Op, Side, WritePath, syscalls};
 use crate::config::BufferChoice;
 use crate::error::Errno;
@@ -154,14 +155,25 @@ impl Ring {
         })
     }
 
+    /// The same where memory is short, which it may be for a moment: a kernel that is short of pages, or the rings of a
+    /// process that has just ended, count against RLIMIT_MEMLOCK of an ordinary user. Asked for again, then for a small
+    /// ring without registered buffers; otherwise why there is none, with the remedy.
+    pub fn patient(depth: usize, arena: &Arc<Arena>, buffers: BufferChoice) -> Result<Ring, String> {
+        let ring = climb_down(
+            (depth, buffers),
+            |(depth, buffers)| Ring::new(depth, arena.clone(), buffers),
+            |pause| {
+                std::thread::sleep(pause);
+            },
+        );
+        ring.map_err(|errno| why_refused(errno, disabled().trim()))
+    }
+
     /// Why this process cannot have a ring, with the remedy, or `None` if it can.
     pub fn probe() -> Option<String> {
         match build(4, 8) {
             Ok(_) => None,
-            Err(errno) => {
-                let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
-                Some(why_refused(errno, disabled.trim()))
-            }
+            Err(errno) => Some(why_refused(errno, disabled().trim())),
         }
     }
 
@@ -496,48 +508,4 @@ fn register(ring: &IoUring, arena: &Arena, index: u32, start: usize, len: usize)
     // SAFETY: the range lies in the arena, which outlives the ring (an `Arc` of it is held beside the ring and dropped
     // after it).
     unsafe { ring.submitter().register_buffers_update(index, &[iovec], None) }.is_ok()
-}
-
-/// Why io_uring_setup failed with `errno` where kernel.io_uring_disabled reads `disabled`, and what to do.
-fn why_refused(errno: Errno, disabled: &str) -> String {
-    match (errno, disabled) {
-        (Errno::PERM, "2") => "io_uring is switched off (remedy: sysctl kernel.io_uring_disabled=0)".into(),
-        (Errno::PERM, "1") => "io_uring is for privileged processes only (remedy: sysctl kernel.io_uring_disabled=0, \
-             or add this user to the group in kernel.io_uring_group)"
-            .into(),
-        (Errno::PERM | Errno::ACCESS, _) => {
-            "a sandbox forbids io_uring (remedy: allow io_uring_setup, io_uring_enter and \
-             io_uring_register in the container's seccomp profile)"
-                .into()
-        }
-        (Errno::NOSYS, _) => {
-            "this kernel or sandbox has no io_uring (remedy: Linux 5.15 or later, or a seccomp profile \
-             that allows it)"
-                .into()
-        }
-        (Errno::NOMEM, _) => "io_uring was refused memory (remedy: raise `ulimit -l`)".into(),
-        (errno, _) => format!("io_uring_setup failed: {}", std::io::Error::from(errno)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_refusal_names_its_cause_and_its_remedy() {
-        let cases = [
-            (Errno::PERM, "2", "switched off", "kernel.io_uring_disabled=0"),
-            (Errno::PERM, "1", "privileged processes only", "kernel.io_uring_group"),
-            (Errno::PERM, "0", "sandbox", "seccomp profile"),
-            (Errno::PERM, "", "sandbox", "seccomp profile"),
-            (Errno::NOSYS, "", "no io_uring", "Linux 5.15"),
-            (Errno::NOMEM, "0", "refused memory", "ulimit -l"),
-            (Errno::MFILE, "0", "io_uring_setup failed", "Too many open files"),
-        ];
-        for (errno, disabled, cause, remedy) in cases {
-            let why = why_refused(errno, disabled);
-            assert!(why.contains(cause) && why.contains(remedy) && !why.contains('\n'), "{errno:?} {disabled}: {why}");
-        }
-    }
 }

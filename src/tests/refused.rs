@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::fixture::{has, must, skip};
 use support::{Comparison, Engine, Job, Scratch, seed, tree};
 
@@ -91,5 +92,49 @@ fn a_job_goes_on_without_io_uring_or_refuses_to() {
         let outcome = sync.run().expect(0);
         Comparison::new(&tree, sync.dest()).assert_same();
         assert!(!outcome.stderr.contains("io_uring"), "nobody asked for it: {outcome}");
+    }
+}
+
+/// An unprivileged user.
+const NOBODY: u32 = 65_534;
+
+/// Since Linux 6.14 the memory of a ring counts against RLIMIT_MEMLOCK of an ordinary user. Threads that get none, or
+/// only a small one, do their work all the same.
+#[test]
+fn a_thread_that_gets_no_memory_for_its_ring_goes_on_without() {
+    let test = "a_thread_that_gets_no_memory_for_its_ring_goes_on_without";
+    if !has("setpriv") {
+        skip(test, "no setpriv");
+        return;
+    }
+    if Engine::all().len() == 1 {
+        return;
+    }
+    let scratch = Scratch::new();
+    let tree = scratch.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let mut rng = support::Rng::new(seed(test, 82));
+    let mut write = |name: String, len: usize| {
+        let mut bytes = vec![0; len];
+        rng.fill(&mut bytes);
+        fs::write(tree.join(name), bytes).unwrap();
+    };
+    (0..50).for_each(|number| write(format!("small-{number}"), 5000));
+    write("large".to_owned(), 9 << 20);
+    must(Command::new("chown").arg("-R").arg(format!("{NOBODY}:{NOBODY}")).arg(scratch.path()));
+    let before = getrlimit(Resource::Memlock);
+    for bytes in [8 << 10, 256 << 10] {
+        // Of this process, and so of those that it starts; root's rings do not count.
+        setrlimit(Resource::Memlock, Rlimit { current: Some(bytes), ..before }).unwrap();
+        let (copy, state) = (format!("copy-{bytes}"), format!("state-{bytes}"));
+        let job = Job::new(&tree, scratch.path().join(copy), scratch.path().join(state), Engine::Uring).user(NOBODY);
+        let outcome = job.run();
+        setrlimit(Resource::Memlock, before).unwrap();
+        let outcome = outcome.expect(0);
+        Comparison::new(&tree, job.dest()).assert_same();
+        let lines = outcome.stderr.lines().filter(|line| line.contains("io_uring")).count();
+        assert_eq!(lines, usize::from(outcome.says("plain system calls")), "said once: {outcome}");
+        assert!(lines == 0 || outcome.stderr.contains("ulimit -l"), "{outcome}");
+        assert!(lines == 1 || !outcome.says("\"engine\":\"sync\""), "nobody says why: {outcome}");
     }
 }
