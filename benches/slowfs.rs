@@ -6,6 +6,9 @@
 #[path = "../src/tests/support/halt.rs"]
 #[allow(dead_code, reason = "nobody stops this one")]
 mod halt;
+#[path = "../src/tests/support/habit.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod habit;
 #[path = "../src/tests/support/passthrough.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod passthrough;

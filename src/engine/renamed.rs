@@ -1,11 +1,11 @@
 //! A device that the kernel calls otherwise than when its job began is the same device, and the job goes on.
 //!
 //! ```text
-//! recorded   /dev/sdb -> /images/disk         by-id leads to /dev/sdc now: its serial number is the one that was recorded
-//! now        /dev/sdc -> /images/disk         so the job is asked for by the names that it was recorded with
+//! recorded   /dev/sdb -> /images/disk     by-id leads to /dev/sdc now: its serial number is the one that was recorded
+//! now        /dev/sdc -> /images/disk     so the job is asked for by the names that it was recorded with
 //! ```
-//! What is read and written is held open already; names only lead to records. A path that leads to another device by now
-//! finds no job here, and is refused when the catalog of its name is opened.
+//! What is read and written is held open already; names only lead to records. A path that leads to another device by
+//! now finds no job here, and is refused when the catalog of its name is opened.
 
 use std::ffi::CString;
 use std::sync::Arc;

@@ -18,7 +18,7 @@ use crate::ring::{Kind, Side};
 /// Source and destination as far as they are devices.
 pub(super) type Devices = [Option<Arc<Device>>; 2];
 
-/// Looks at both ends of a job about one file or device; `name` is the one it gets in a destination that is a directory.
+/// Looks at both ends of a job about one file or device; `name` is its name in a destination that is a directory.
 pub(super) fn examine(source: &Found, dest: &Target, name: &CStr, config: &Config) -> Result<Devices> {
     let is_dest = dest.is_there() && dest.found.is_block_device();
     if !is_dest && config.devices.equal_blocks == EqualBlocks::Leave {

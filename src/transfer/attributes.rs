@@ -33,8 +33,8 @@ impl Kept {
 }
 
 /// Says so if the source's root has attributes that are not asked for: nobody looks at those of what lies below it. A
-/// user-space daemon is not asked what nobody wants to know: smbnetfs 0.6.3 answers nothing for 6 s after a listxattr. Of
-/// a device the content is copied, and nothing of its node.
+/// user-space daemon is not asked what nobody wants to know: smbnetfs 0.6.3 answers nothing for 6 s after a listxattr.
+/// Of a device the content is copied, and nothing of its node.
 pub(crate) fn note_unasked(job: &Job, caller: &dyn Caller) {
     if job.source.bucket.is_some() || job.source.device.is_some() || !job.source.inodes.is_lasting() {
         return;

@@ -88,7 +88,7 @@ impl Work<'_> {
     /// overwritten, by another state of the source (I2). It is rare: a run was killed between the seals of a batch and
     /// its commit.
     pub(crate) fn unseal(&self, file: &Handle, made: &Stat) -> Result<()> {
-        if !self.job.syncs() || !plan::is_sealed_copy(self.stat, made, self.job.granularity_nanos) {
+        if !self.job.syncs() || !plan::is_sealed_copy(self.stat, made, self.job.clock().granularity_nanos) {
             return Ok(());
         }
         let dest = self.dest();

@@ -1,8 +1,8 @@
 //! What a device says of itself that no other device says: the same wherever the kernel puts it.
 //!
 //! ```text
-//! a disk           its WWID or serial number             a volume, a RAID    its UUID
-//! a partition      its disk's, and where it begins       a loop device       what it lies on, and where it begins there
+//! a disk           its WWID or serial number          a volume, a RAID    its UUID
+//! a partition      its disk's, and where it begins    a loop device       what it lies on, and where in it
 //! ```
 
 use std::fs;

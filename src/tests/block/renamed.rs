@@ -88,7 +88,7 @@ fn one_renamed_end_is_enough_with_an_image_or_a_bucket_at_the_other() {
     assert_resumed(&up(source.path()).args(&parts).run().expect(0));
     // The object has its first name.
     let key = format!("disks/{began_as}");
-    assert_eq!(server.keys("bucket"), [key.clone()]);
+    assert_eq!(server.keys("bucket"), std::slice::from_ref(&key));
     assert_same(&server.object("bucket", &key).unwrap().body, &expected);
     assert_eq!(server.uploads().len(), 0, "an upload was left");
 }
