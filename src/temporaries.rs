@@ -5,10 +5,10 @@
 //!                                                     H...      128 bits of SHA-256 over the whole id and the name
 //! .gfast-JJJJJJJJ-HHHHHHHHHHHHHHHH                    as older versions had it (FNV-1a): only ever removed
 //! ```
-//! One name is the same in every run of the job, so that a resume finds and replaces what was left. Nothing that a crash
-//! could change goes in, such as the directory's number. Two names never have one: FNV-1a, which anybody can make clash,
-//! gave one file the content of another. What a run has made itself, and not yet renamed, it never removes to make room
-//! (I2). What older versions left is not taken up either: it may be another file's.
+//! One name is the same in every run of the job, so that a resume finds and replaces what was left. Nothing that a
+//! crash could change goes in, such as the directory's number. Two names never have one: FNV-1a, which anybody can make
+//! clash, gave one file the content of another. What a run has made itself, and not yet renamed, it never removes to
+//! make room (I2). What older versions left is not taken up either: it may be another file's.
 
 use std::collections::HashSet;
 
