@@ -6,14 +6,16 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use super::Lane;
 use super::buffers::Buffer;
 use crate::config::ANSWER_BYTES;
 use crate::error::Errno;
+use crate::job::Job;
 use crate::provider::posix::Posix;
 use crate::report::Activity;
-use crate::ring::{Handle, Side};
+use crate::ring::{Handle, Side, refusal};
 
 /// Who does a lane's reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,21 @@ pub(super) enum Disk {
     Ring,
     /// tokio's pool of blocking threads.
     Threads,
+}
+
+/// What a lane with a ring of its own runs on. Nothing where the kernel refuses memory for one, which is said once.
+pub(super) fn ring_runtime(job: &Job, refused: &OnceLock<String>) -> Option<tokio_uring::Runtime> {
+    let make = || {
+        let made = tokio_uring::Runtime::new(&tokio_uring::builder());
+        made.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
+    };
+    let made = refusal::ask_for(make);
+    if let Err(why) = &made
+        && refused.set(why.clone()).is_ok()
+    {
+        job.console.note(&format!("gfast: files are read and written by plain system calls: {why}"));
+    }
+    made.ok()
 }
 
 /// An open file of one lane.

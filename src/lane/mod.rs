@@ -29,7 +29,7 @@ pub(crate) mod upload;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_deque::{Injector, Steal, Worker};
@@ -124,11 +124,13 @@ pub(crate) struct Common {
     help: Injector<Arc<Parts>>,
     /// Memory for parts: one budget, however many lanes there are (I4).
     pool: Arc<Pool>,
+    /// Why a lane has no ring although it should, once that was said.
+    refused: OnceLock<String>,
 }
 
 impl Default for Common {
     fn default() -> Common {
-        Common { help: Injector::new(), pool: Pool::new(LANE_BYTES) }
+        Common { help: Injector::new(), pool: Pool::new(LANE_BYTES), refused: OnceLock::new() }
     }
 }
 
@@ -192,12 +194,10 @@ pub(crate) struct LaneParts {
 
 /// Runs a lane on this thread until the walker is stopped and everything under way is back.
 pub(crate) fn run(parts: LaneParts) -> Result<Latency> {
-    match parts.has_ring {
-        true => {
-            let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(cannot_start)?;
-            runtime.block_on(Lane::new(parts, Disk::Ring)?.run())
-        }
-        false => {
+    let ring = if parts.has_ring { disk::ring_runtime(&parts.job, &parts.common.refused) } else { None };
+    match ring {
+        Some(runtime) => runtime.block_on(Lane::new(parts, Disk::Ring)?.run()),
+        None => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot_start)?;
             let local = tokio::task::LocalSet::new();
             runtime.block_on(local.run_until(Lane::new(parts, Disk::Threads)?.run()))

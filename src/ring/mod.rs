@@ -8,7 +8,7 @@
 pub mod buffers;
 pub(crate) mod loops;
 pub mod op;
-mod refusal;
+pub(crate) mod refusal;
 #[cfg(test)]
 pub mod sim;
 pub mod syscalls;

@@ -1,7 +1,8 @@
 //! Rings that the kernel refuses: asked for again where memory is short, else told with the remedy.
 //!
-//! Memory may be short for a moment. Since Linux 6.14 a ring's memory counts against RLIMIT_MEMLOCK of an ordinary user,
-//! and that of a ring that was just closed does for a while yet; on a busy machine the kernel does not wait for pages.
+//! Memory may be short for a moment: it is io_uring_setup that says ENOMEM. On Linux 6.18 the memory of a ring counts
+//! against RLIMIT_MEMLOCK of an ordinary user, over all processes, and that of a ring that was just closed does for a
+//! while yet; on a busy machine the kernel does not wait for pages.
 
 use std::time::Duration;
 
@@ -13,32 +14,45 @@ const PAUSES_MS: [u64; 4] = [10, 30, 90, 200];
 /// Operations in flight of a ring that hardly needs memory: 40 KiB.
 const DEPTH_SMALL: usize = 64;
 
-/// Asks for a ring of this depth, with such buffers, until it is there: again after each pause, then for a small one.
-/// What is no shortage of memory will be none later either.
+/// Asks for a ring of this depth, with such buffers, until it is there, then for a small one; otherwise why there is
+/// none, with the remedy.
 pub(super) fn climb_down<T>(
     wanted: (usize, BufferChoice),
     mut make: impl FnMut((usize, BufferChoice)) -> Result<T, Errno>,
-    mut pause: impl FnMut(Duration),
-) -> Result<T, Errno> {
-    let is_short = |made: &Result<T, Errno>| matches!(made, Err(Errno::NOMEM | Errno::AGAIN));
-    let mut made = make(wanted);
+    pause: impl FnMut(Duration),
+) -> Result<T, String> {
+    let made = match patiently(|| make(wanted), pause) {
+        Err(Errno::NOMEM | Errno::AGAIN) => make((wanted.0.min(DEPTH_SMALL), BufferChoice::Plain)),
+        made => made,
+    };
+    made.map_err(|errno| why_refused(errno, disabled().trim()))
+}
+
+/// Asks for what takes memory, again after each pause. What is no shortage of memory will be none later either.
+fn patiently<T>(mut make: impl FnMut() -> Result<T, Errno>, mut pause: impl FnMut(Duration)) -> Result<T, Errno> {
+    let mut made = make();
     for pause_ms in PAUSES_MS {
-        if !is_short(&made) {
-            return made;
+        if !matches!(made, Err(Errno::NOMEM | Errno::AGAIN)) {
+            break;
         }
         pause(Duration::from_millis(pause_ms));
-        made = make(wanted);
+        made = make();
     }
-    if is_short(&made) { make((wanted.0.min(DEPTH_SMALL), BufferChoice::Plain)) } else { made }
+    made
+}
+
+/// Asks for anything that has a ring of its own, patiently; otherwise why there is none, with the remedy.
+pub(crate) fn ask_for<T>(make: impl FnMut() -> Result<T, Errno>) -> Result<T, String> {
+    patiently(make, std::thread::sleep).map_err(|errno| why_refused(errno, disabled().trim()))
 }
 
 /// What kernel.io_uring_disabled reads.
-pub(super) fn disabled() -> String {
+fn disabled() -> String {
     std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default()
 }
 
 /// Why io_uring_setup failed with `errno` where kernel.io_uring_disabled reads `disabled`, and what to do.
-pub(super) fn why_refused(errno: Errno, disabled: &str) -> String {
+fn why_refused(errno: Errno, disabled: &str) -> String {
     match (errno, disabled) {
         (Errno::PERM, "2") => "io_uring is switched off (remedy: sysctl kernel.io_uring_disabled=0)".into(),
         (Errno::PERM, "1") => "io_uring is for privileged processes only (remedy: sysctl kernel.io_uring_disabled=0, \
@@ -79,8 +93,9 @@ mod tests {
         assert_eq!(asked(Errno::NOMEM, 2), (Ok(()), vec![wanted; 3], 2));
         let ladder = [vec![wanted; 5], vec![(DEPTH_SMALL, BufferChoice::Plain)]].concat();
         assert_eq!(asked(Errno::NOMEM, 5), (Ok(()), ladder.clone(), 4));
-        assert_eq!(asked(Errno::NOMEM, 6), (Err(Errno::NOMEM), ladder, 4));
-        assert_eq!(asked(Errno::PERM, 1), (Err(Errno::PERM), vec![wanted], 0), "no shortage");
+        let refused = |errno| Err(why_refused(errno, disabled().trim()));
+        assert_eq!(asked(Errno::NOMEM, 6), (refused(Errno::NOMEM), ladder, 4));
+        assert_eq!(asked(Errno::PERM, 1), (refused(Errno::PERM), vec![wanted], 0), "no shortage");
     }
 
     #[test]

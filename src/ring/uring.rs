@@ -29,7 +29,7 @@ use std::time::Duration;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, opcode, types};
 
-use super::refusal::{climb_down, disabled, why_refused};
+use super::refusal::{self, climb_down};
 use super::{Access, Answer, Arena, Asked, Completion, Interpreter, Op, Side, WritePath, syscalls};
 use crate::config::BufferChoice;
 use crate::error::Errno;
@@ -155,26 +155,16 @@ impl Ring {
         })
     }
 
-    /// The same where memory is short, which it may be for a moment: a kernel that is short of pages, or the rings of a
-    /// process that has just ended, count against RLIMIT_MEMLOCK of an ordinary user. Asked for again, then for a small
-    /// ring without registered buffers; otherwise why there is none, with the remedy.
+    /// The same where memory may be short: asked for again, then for a small ring without registered buffers; otherwise
+    /// why there is none, with the remedy.
     pub fn patient(depth: usize, arena: &Arc<Arena>, buffers: BufferChoice) -> Result<Ring, String> {
-        let ring = climb_down(
-            (depth, buffers),
-            |(depth, buffers)| Ring::new(depth, arena.clone(), buffers),
-            |pause| {
-                std::thread::sleep(pause);
-            },
-        );
-        ring.map_err(|errno| why_refused(errno, disabled().trim()))
+        let make = |(depth, buffers)| Ring::new(depth, arena.clone(), buffers);
+        climb_down((depth, buffers), make, std::thread::sleep)
     }
 
     /// Why this process cannot have a ring, with the remedy, or `None` if it can.
     pub fn probe() -> Option<String> {
-        match build(4, 8) {
-            Ok(_) => None,
-            Err(errno) => Some(why_refused(errno, disabled().trim())),
-        }
+        refusal::ask_for(|| build(4, 8).map(drop)).err()
     }
 
     /// How the ring came to be.

@@ -98,8 +98,8 @@ fn a_job_goes_on_without_io_uring_or_refuses_to() {
 /// An unprivileged user.
 const NOBODY: u32 = 65_534;
 
-/// Since Linux 6.14 the memory of a ring counts against RLIMIT_MEMLOCK of an ordinary user. Threads that get none, or
-/// only a small one, do their work all the same.
+/// The memory of a ring counts against RLIMIT_MEMLOCK of an ordinary user (Linux 6.18). Threads that get none, or only
+/// a small one, do their work all the same.
 #[test]
 fn a_thread_that_gets_no_memory_for_its_ring_goes_on_without() {
     let test = "a_thread_that_gets_no_memory_for_its_ring_goes_on_without";

@@ -3,9 +3,12 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::support::fault::{Fault, FaultServer, Kind, Rule};
-use super::support::fixture::{has, skip, traced};
+use super::support::fixture::{has, must, skip, traced};
 use super::support::{Engine, Job, Rng};
 use super::{PART_BYTES, Scene, fault_server, noise};
 
@@ -253,4 +256,32 @@ fn a_report_tells_the_checksums_of_both_sides() {
     // What came is what the server says of the object; what the file system holds was not read.
     let down = report("down", &[]);
     assert_eq!((value(&down, "crc64"), value(&down, "dest_crc64")), (value(&up, "crc64"), "null".into()), "{down}");
+}
+
+/// The memory of a ring counts against RLIMIT_MEMLOCK of an ordinary user (Linux 6.18). Lanes that get none have threads
+/// read their files, and one of them says so.
+#[test]
+fn lanes_without_memory_for_a_ring_go_on_with_threads() {
+    const NOBODY: u32 = 65_534;
+    let test = "lanes_without_memory_for_a_ring_go_on_with_threads";
+    if !has("setpriv") {
+        skip(test, "no setpriv");
+        return;
+    }
+    if Engine::all().len() == 1 {
+        return;
+    }
+    let server = fault_server(1);
+    let scene = Scene::new(&server, Engine::Uring);
+    noise(&scene.dir("tree").join("large"), &mut Rng::new(1), 20 << 20);
+    must(Command::new("chown").arg("-R").arg(format!("{NOBODY}:{NOBODY}")).arg(scene.scratch.path()));
+    let before = getrlimit(Resource::Memlock);
+    // Of this process, and so of those that it starts; root's rings do not count.
+    setrlimit(Resource::Memlock, Rlimit { current: Some(8 << 10), ..before }).unwrap();
+    let outcome = scene.job(scene.join("tree"), "s3://b/p", "up").user(NOBODY).run();
+    setrlimit(Resource::Memlock, before).unwrap();
+    let outcome = outcome.expect(0);
+    assert!(server.object("b", "p/large").expect("it was sent").body == fs::read(scene.join("tree/large")).unwrap());
+    let lines = outcome.stderr.lines().filter(|line| line.contains("plain system calls")).count();
+    assert!(lines <= 1, "said once: {outcome}");
 }
