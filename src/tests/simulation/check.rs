@@ -232,9 +232,12 @@ pub fn trees_agree(machine: &Machine, disk: &Disk, is_excused: impl Fn(&[u8]) ->
     }
     for (_, names) in groups.iter().filter(|(ino, _)| !torn.contains(ino)) {
         let (_, ino, nlink, wanted) = names[0];
-        // Names that the source has no more stay, and stay names of the same file.
-        let is_kept =
-            |path: &&Vec<u8>| !source.contains_key(*path) && disk.stat_path(path).is_some_and(|stat| stat.ino == ino);
+        // Names that the source has no more stay, and stay names of the same file; so does one that is another object
+        // there by now, and failed.
+        let is_kept = |path: &&Vec<u8>| {
+            let is_left = !source.contains_key(*path) || is_excused(path);
+            is_left && disk.stat_path(path).is_some_and(|stat| stat.ino == ino)
+        };
         let kept = if nlink == wanted { 0 } else { dest.keys().filter(is_kept).count() as u32 };
         if nlink != wanted + kept || names.iter().any(|name| name.1 != ino) {
             let names: Vec<String> = names.iter().map(|name| format!("{} ino {}", escape(name.0), name.1)).collect();
