@@ -97,15 +97,16 @@ impl Errands {
     /// A name handed back by a checkpoint or left by an interrupted run, in a directory that was `opened`.
     pub(crate) fn single(&self, dir: Arc<DirNode>, name: Name, opened: Result<DirPair>) -> Option<Errand> {
         let record = self.job.catalog.reader().and_then(|reader| reader.entry(dir.id, &name));
+        let group = self.job.links.take_promoted(&(dir.id, name.clone()));
         match (opened, record) {
             (Ok(open), Ok(record)) => {
                 dir.touch();
                 self.push(&dir, Name::default(), What::Reopened);
-                Some(self.errand(dir, open, name, (file_record(record), None), Ticket::Alone))
+                let errand = self.errand(dir, open, name, (file_record(record), None), Ticket::Alone);
+                Some(Errand { claimed: group, ..errand })
             }
             (Err(error), _) | (_, Err(error)) => {
                 if !self.stops(&error) {
-                    let group = self.group_of(&dir, &name);
                     self.push_failure(&dir, name, error, 1, group);
                     self.job.walker.complete();
                 }
@@ -254,11 +255,6 @@ impl Errands {
             let at = (&errand.place.open.dest, dir.id);
             self.job.temporaries.remove_leftovers(&dest, at, &errand.place.dest_name);
         }
-        let group = match (&ending, errand.ticket) {
-            // A name that was promoted is its group's first before it is looked at.
-            (Ending::Failed(_) | Ending::Vanished, Ticket::Alone) => group.or_else(|| self.group_of(&dir, &name)),
-            _ => group,
-        };
         match ending {
             // Not even from the root is it reached by its name.
             Ending::Failed(Error { cause: Cause::Stale, .. }) => self.end_vanished(&dir, name, group),
@@ -320,11 +316,6 @@ impl Errands {
     fn end_vanished(&self, dir: &Arc<DirNode>, name: Name, group: Option<LinkKey>) {
         self.counters.add(Count::Vanished, 1);
         self.push(dir, name, What::Vanished(group));
-    }
-
-    /// The group that a name is the first of, whatever is known of the name itself.
-    pub(crate) fn group_of(&self, dir: &DirNode, name: &Name) -> Option<LinkKey> {
-        self.job.links.group_of(&(dir.id, name.clone()))
     }
 
     pub(crate) fn push(&self, dir: &Arc<DirNode>, name: Name, what: What) {

@@ -2,6 +2,9 @@
 //!
 //! The first name of an inode that a shard meets is copied; every further one becomes an outcome of its own, and the
 //! checkpoint makes the link after the first name is sealed. If the first fails, a waiting name is promoted to first.
+//! A file system gives the number of a file that was removed to the next one, in the same second: names are of one group
+//! only if size and mtime are one, too. A file that is written to between two of its names is two groups until the next
+//! pass.
 //! Only groups in flight are in memory (I4): once a first is recorded, the catalog's `links` tree answers for it, and
 //! names that wait over a checkpoint wait in its `late_links` tree.
 
@@ -10,16 +13,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::catalog::DirId;
+use crate::catalog::{DirId, Stamp};
+use crate::digest::crc64;
 use crate::ring::Name;
 
-/// An inode of the source.
+/// An inode of the source, in one state of its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkKey {
     /// Device.
     pub dev: u64,
     /// Inode number.
     pub ino: u64,
+    /// A number for size and mtime; 0 where the device and number alone tell files apart.
+    pub state: u64,
 }
 
 impl LinkKey {
@@ -28,7 +34,21 @@ impl LinkKey {
 
     /// The group of the objects that link to a key with this hash.
     pub fn in_bucket(key_hash: u64) -> LinkKey {
-        LinkKey { dev: LinkKey::BUCKET_DEV, ino: key_hash }
+        LinkKey { dev: LinkKey::BUCKET_DEV, ino: key_hash, state: 0 }
+    }
+
+    /// The number for the size and mtime of `stamp`: another for any other, but for 1 in 2^64.
+    pub fn state_of(stamp: &Stamp) -> u64 {
+        let mut bytes = [0; 20];
+        bytes[..8].copy_from_slice(&stamp.size.to_le_bytes());
+        bytes[8..16].copy_from_slice(&stamp.mtime.secs.to_le_bytes());
+        bytes[16..].copy_from_slice(&stamp.mtime.nanos.to_le_bytes());
+        crc64(&bytes)
+    }
+
+    /// The device under which the group's names wait in the catalog, apart from those of another state.
+    pub fn waiting_dev(&self) -> u64 {
+        self.dev ^ self.state
     }
 
     /// Whether it is a group of a bucket's objects.
@@ -54,6 +74,8 @@ pub enum Claim {
 pub struct LinkMap {
     /// The name being copied, or copied and not yet recorded.
     firsts: Mutex<HashMap<LinkKey, LinkName>>,
+    /// The groups of names that were promoted and are not looked at again yet.
+    promoted: Mutex<HashMap<LinkName, LinkKey>>,
     /// Raised when the destination turns out to have no hard links: every further name is a file of its own.
     given_up: AtomicBool,
 }
@@ -93,13 +115,14 @@ impl LinkMap {
 
     /// Makes `name` the first of `key`, whose former first failed.
     pub fn promote(&self, key: LinkKey, name: LinkName) {
-        self.firsts.lock().insert(key, name);
+        self.firsts.lock().insert(key, name.clone());
+        self.promoted.lock().insert(name, key);
     }
 
-    /// The group whose first `name` is. Looks at all groups in flight: for names that failed before they could be
-    /// asked.
-    pub fn group_of(&self, name: &LinkName) -> Option<LinkKey> {
-        self.firsts.lock().iter().find_map(|(key, first)| (first == name).then_some(*key))
+    /// The group that a name was promoted in, told once: whoever takes the name up sees to it that the group hears of
+    /// it, whatever the name has become meanwhile.
+    pub fn take_promoted(&self, name: &LinkName) -> Option<LinkKey> {
+        self.promoted.lock().remove(name)
     }
 
     /// Forgets a group: its first is recorded, or failed with nobody waiting.
@@ -115,7 +138,7 @@ mod tests {
     #[test]
     fn one_first_a_group_until_it_is_forgotten() {
         let map = LinkMap::default();
-        let key = LinkKey { dev: 1, ino: 2 };
+        let key = LinkKey { dev: 1, ino: 2, state: 3 };
         let name = |n: &str| (DirId(1), Name::new(n).unwrap());
         let claim = |n, recorded: Option<LinkName>| map.claim(key, name(n), || Ok::<_, ()>(recorded)).unwrap();
         assert_eq!(claim("a", None), Claim::First);
@@ -123,7 +146,8 @@ mod tests {
         assert_eq!(claim("a", None), Claim::First, "the first itself, tried again");
         map.promote(key, name("b"));
         assert_eq!(claim("b", None), Claim::First);
-        assert_eq!((map.group_of(&name("b")), map.group_of(&name("a"))), (Some(key), None));
+        assert_eq!(map.take_promoted(&name("a")), None);
+        assert_eq!((map.take_promoted(&name("b")), map.take_promoted(&name("b"))), (Some(key), None));
         map.forget(key);
         assert_eq!(claim("c", Some(name("b"))), Claim::Further, "the catalog knows the first");
     }

@@ -25,7 +25,8 @@ impl Job {
     /// The group of a source object of several names. That of a mount whose numbers do not last is nobody else's: a
     /// number means another file once it is mounted anew.
     pub fn link_key(&self, stat: &Stat) -> LinkKey {
-        LinkKey { dev: self.source.inodes.salted(stat.dev), ino: stat.ino }
+        let state = LinkKey::state_of(&Stamp::of(stat));
+        LinkKey { dev: self.source.inodes.salted(stat.dev), ino: stat.ino, state }
     }
 
     /// What an object of the destination is recognised by. Where inode numbers do not last, nothing is recognised that
@@ -70,7 +71,11 @@ impl Job {
         let Some(first) = reader.link(key.dev, key.ino)? else { return Ok(None) };
         let Some(Record::File(record)) = reader.entry(first.dir, &first.name)? else { return Ok(None) };
         let is_right = match first.batch >= self.progress.pass_start_batch {
-            true => matches!(record.status, Status::Done | Status::Written),
+            true => {
+                // A further link changes its ctime, and an inode of the same number may be another file by now.
+                let is_same = key.is_in_bucket() || key.state == LinkKey::state_of(&record.stamp);
+                is_same && matches!(record.status, Status::Done | Status::Written)
+            }
             false => {
                 // The link objects of a bucket have stamps of their own; at the end of a pass all firsts are met.
                 let is_met = key.is_in_bucket() && self.is_resealed.load(Ordering::Relaxed);

@@ -80,7 +80,7 @@ impl Checkpointer {
 
     /// Names of a group that wait in the catalog.
     fn late_names(&mut self, key: LinkKey) -> Result<Vec<Further>> {
-        let late = self.job.catalog.reader()?.late_links(key.dev, key.ino, usize::MAX)?;
+        let late = self.job.catalog.reader()?.late_links(key.waiting_dev(), key.ino, usize::MAX)?;
         let mut names = Vec::with_capacity(late.len());
         for (id, name) in late {
             names.push(Further { key, dir: self.node(id)?, name, stamp: Stamp::default() });
@@ -96,7 +96,7 @@ impl Checkpointer {
             return Ok(());
         };
         self.job.links.promote(key, (next.dir.id, next.name.clone()));
-        draft.rows.extend(reopen_rows(key, next.dir.id, &next.name));
+        draft.rows.extend(reopen_rows((key.waiting_dev(), key.ino), next.dir.id, &next.name));
         self.job.walker.inject(Work::File(next.dir, next.name));
         names.for_each(|name| wait(draft, name));
         Ok(())
@@ -124,7 +124,7 @@ impl Checkpointer {
                     }
                     _ => self.job.links.give_up(),
                 }
-                draft.rows.extend(reopen_rows(*key, dir.id, name));
+                draft.rows.extend(reopen_rows((key.waiting_dev(), key.ino), dir.id, name));
                 self.job.walker.inject(Work::File(further.dir, further.name));
             }
             Err(error) => self.link_failed(draft, further, &error)?,
@@ -135,7 +135,7 @@ impl Checkpointer {
     fn linked(&self, draft: &mut Draft, first: &Sealed, further: Further, dest_ino: u64) {
         self.counters.add(Count::Linked, 1);
         let Further { key, dir, name, stamp } = further;
-        draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
+        draft.rows.push(Row::DropLateLink { dev: key.waiting_dev(), ino: key.ino, dir: dir.id, name: name.clone() });
         draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
         // A bucket's link is an object of its own; one that waited in the catalog shows its state in the next listing.
         let is_own = key.is_in_bucket() && stamp != Stamp::default();
@@ -150,7 +150,7 @@ impl Checkpointer {
 
     fn link_failed(&self, draft: &mut Draft, further: Further, error: &Error) -> Result<()> {
         let Further { key, dir, name, .. } = further;
-        draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
+        draft.rows.push(Row::DropLateLink { dev: key.waiting_dev(), ino: key.ino, dir: dir.id, name: name.clone() });
         self.failed(draft, &dir, name, error, 1, None)
     }
 
@@ -242,14 +242,14 @@ impl Checkpointer {
 }
 
 /// A name that waits no more for a first name, and has work of its own instead.
-pub(super) fn reopen_rows(key: LinkKey, dir: DirId, name: &Name) -> [Row; 2] {
-    let dropped = Row::DropLateLink { dev: key.dev, ino: key.ino, dir, name: name.clone() };
+pub(super) fn reopen_rows((dev, ino): (u64, u64), dir: DirId, name: &Name) -> [Row; 2] {
+    let dropped = Row::DropLateLink { dev, ino, dir, name: name.clone() };
     [dropped, Row::OpenFile { dir, name: name.clone() }]
 }
 
 fn late_row(further: &Further) -> Row {
     let Further { key, dir, name, .. } = further;
-    Row::PutLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() }
+    Row::PutLateLink { dev: key.waiting_dev(), ino: key.ino, dir: dir.id, name: name.clone() }
 }
 
 fn wait(draft: &mut Draft, further: Further) {

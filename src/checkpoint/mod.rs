@@ -193,7 +193,7 @@ impl Checkpointer {
     pub(crate) fn reopen(&mut self, late: &[LateLink]) -> Result<()> {
         let mut rows = Vec::with_capacity(2 * late.len());
         for (dev, ino, dir, name) in late {
-            rows.extend(reopen_rows(LinkKey { dev: *dev, ino: *ino }, *dir, name));
+            rows.extend(reopen_rows((*dev, *ino), *dir, name));
         }
         let batch = Batch { rows, header: self.header.clone(), reseal_dirs: self.reseal_dirs.clone() };
         self.job.catalog.commit(&batch)
@@ -379,7 +379,12 @@ impl Checkpointer {
         if let Some(key) = copied.group {
             let first = LinkFirst { dir: dir.id, name: name.clone(), batch: draft.number };
             draft.rows.push(Row::PutLink { dev: key.dev, ino: key.ino, first });
-            draft.rows.push(Row::DropLateLink { dev: key.dev, ino: key.ino, dir: dir.id, name: name.clone() });
+            draft.rows.push(Row::DropLateLink {
+                dev: key.waiting_dev(),
+                ino: key.ino,
+                dir: dir.id,
+                name: name.clone(),
+            });
             draft.firsts.insert(key, sealed.clone());
             draft.settled.push(key);
         }

@@ -26,7 +26,8 @@ impl<I: Interpreter> Shard<I> {
             let job = self.errands.job.clone();
             let mut group = None;
             let prepared = prepare(&job, &*self.errands.caller, &errand.place, errand.record.as_ref(), &mut group);
-            if let Some(left) = errand.claimed.take().filter(|claimed| group != Some(*claimed)) {
+            let is_asked = !matches!(prepared, Prepared::Unopened);
+            if is_asked && let Some(left) = errand.claimed.take().filter(|claimed| group != Some(*claimed)) {
                 self.errands.push(&errand.place.dir, errand.place.name.clone(), What::Left(left));
             }
             let ending = match prepared {

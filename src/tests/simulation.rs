@@ -303,3 +303,47 @@ fn a_resume_hands_no_acl_of_the_root_on() {
     }
     assert!(resumed > 0, "no run was ever resumed");
 }
+
+/// A file system gives the number of a file that was removed to a new one: names of the new one are no links to what
+/// was copied of the old one in the same pass.
+#[test]
+fn names_of_a_number_that_is_another_file_by_now_are_no_links_to_the_old_one() {
+    let style = Style { streams: 1, shards: 1, block_bytes: 4096, ..Style::draw(&mut Random::new(1)) };
+    let mut reused = 0;
+    for stop_at in 1..30 {
+        let mut source = Disk::new(1001);
+        source.add_dir(b"a");
+        source.add_dir(b"b");
+        source.add_file(b"a/x", b"old content");
+        source.add_link(b"a/x", b"a/y");
+        for count in 0..20 {
+            source.add_dir(format!("other{count}").as_bytes());
+            source.add_file(format!("other{count}/file").as_bytes(), b"content");
+        }
+        let machine = Machine::new(stop_at, source.clone(), Disk::new(1002), style);
+        let mut life = Life { before: source, machine, random: Random::new(stop_at), log: Vec::new() };
+        let mut live = || -> Verdict {
+            let ran = life.run(Order { stop_at: Some(stop_at as u32), ..scene::calm(stop_at) })?;
+            life.judge(&ran)?;
+            life.machine.keep_source();
+            let is_copied = life.machine.dest.stat_path(b"a/x").is_some();
+            let source = &mut life.machine.source;
+            source.add_link(b"a/x", b"b/p");
+            source.add_link(b"a/x", b"b/q");
+            source.remove(b"a/x");
+            source.remove(b"a/y");
+            source.overwrite(b"b/p", 0, b"new content of another file");
+            life.calm_run()?;
+            let [new, copy] = [&life.machine.source, &life.machine.dest].map(|disk| disk.read_path(b"b/q"));
+            // It may have listed b before.
+            if copy.is_some() && copy != new {
+                return Err(format!("b/q holds {copy:?}"));
+            }
+            reused += u32::from(ran.end == Some(End::Interrupted) && is_copied && copy.is_some());
+            life.end()
+        };
+        let lived = live();
+        assert_eq!(lived, Ok(()), "stopped at {stop_at}:\n{}", life.log.join("\n"));
+    }
+    assert!(reused > 0, "no run was stopped between the two");
+}

@@ -370,7 +370,7 @@ impl Seen {
             owner: Some((stat.uid, stat.gid)),
             mtime: Some(stat.mtime),
             rdev: matches!(stat.mode & libc::S_IFMT, libc::S_IFBLK | libc::S_IFCHR).then_some(stat.rdev),
-            group: (stat.nlink > 1 && kind != Kind::Dir).then_some(LinkKey { dev: stat.dev, ino: stat.ino }),
+            group: (stat.nlink > 1 && kind != Kind::Dir).then_some(LinkKey { dev: stat.dev, ino: stat.ino, state: 0 }),
             content: if kind == Kind::File { Content::File } else { Content::None },
             ..Seen::default()
         }
