@@ -111,6 +111,11 @@ impl FileSystem {
         matches!(self, FileSystem::Nfs | FileSystem::Smb | FileSystem::Fuse | FileSystem::Cluster)
     }
 
+    /// How far away it is.
+    pub fn reach(self) -> Reach {
+        if self.is_remote() { Reach::Remote } else { Reach::Local }
+    }
+
     /// Whether an inode keeps its number when the file system is mounted anew.
     pub fn keeps_inodes(self) -> bool {
         self != FileSystem::Fuse

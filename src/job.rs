@@ -25,7 +25,7 @@ use crate::provider::block::Device;
 use crate::provider::metadata::Identity;
 use crate::provider::s3::{Bucket, Key, keys};
 use crate::report::{Console, Crowd, Failure, Failures, Loss, LossSet, Losses, Notes};
-use crate::ring::{Handle, Name, Side, Stat};
+use crate::ring::{Handle, Name, Side, Stat, Time};
 use crate::roots::Root;
 use crate::temporaries::Temporaries;
 use crate::walk::{DestDir, DirNode, DirPair, Walker};
@@ -173,6 +173,10 @@ pub struct Job {
     pub temporaries: Temporaries,
     /// The state directory, which no walk enters.
     pub state_dir: (u64, u64),
+    /// When the run began.
+    pub began: Time,
+    /// How far away the source's clock is.
+    pub source_reach: Reach,
     /// Whether each file is made durable by itself: asked for, or the file system's syncfs cannot be trusted (I1).
     pub sync_each: AtomicBool,
     /// Nanoseconds the destination's times are told apart by at worst, as its file systems tell.

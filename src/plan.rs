@@ -4,6 +4,7 @@
 //! record of this pass          -> Done already                       (a resume: not even the source is looked at)
 //! record equals the source     -> Unchanged                          (the destination is not looked at)
 //! only its ctime differs       -> Reread: metadata alone if the content has the recorded checksum, else Copy
+//! it was racy when it was read -> the same: its ctime proves nothing
 //! failed, but held until then  -> Adopt, if the destination still has it
 //! record differs               -> Copy, replacing what is there
 //! no record, no dest name      -> Copy
@@ -13,8 +14,11 @@
 
 use crate::catalog::{FileRecord, Stamp, Status};
 use crate::config::CtimePolicy;
-use crate::filesystem::Inodes;
+use crate::filesystem::{Inodes, Reach};
 use crate::ring::{Kind, Stat, Time};
+
+/// How far ahead of this machine's clock a ctime may be and still be racy.
+const AHEAD_NANOS_MAX: i128 = 60_000_000_000;
 
 /// What to do with one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,10 +99,29 @@ impl Progress {
     /// Whether a source in state `now` is the one that was recorded as `then`.
     pub fn is_same(&self, then: &Stamp, now: &Stamp) -> bool {
         match self.ctime {
+            _ if then.is_racy() => false,
             CtimePolicy::Heed => then == now,
             CtimePolicy::Ignore => is_same_but_ctime(then, now),
         }
     }
+}
+
+/// Whether a file with this ctime could change from `now` on without getting another one: its clock may not have
+/// ticked yet. The kernel's ticks 100 times a second or more often; times without a fraction are of a file system that
+/// keeps seconds (ext4 with inodes of 128 bytes) or two of them (FAT), and a server's clock is not ours. What lies
+/// further ahead of `now` than a clock that is wrong by a little is none of this: it would be read again in each pass.
+pub fn is_racy(ctime: Time, now: Time, reach: Reach) -> bool {
+    let granule_nanos = match (ctime.nanos, reach) {
+        (0, _) | (_, Reach::Remote) => 2_000_000_000,
+        _ => 10_000_000,
+    };
+    let nanos = |time: Time| i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos);
+    (-AHEAD_NANOS_MAX..=granule_nanos).contains(&(nanos(now) - nanos(ctime)))
+}
+
+/// Whether [`is_racy`] may say so at any time from `began` on.
+pub fn may_be_racy(ctime: Time, began: Time) -> bool {
+    ctime.secs.saturating_add(3) >= began.secs
 }
 
 /// Whether nothing but ctime tells two states apart: attributes, names, or an edit that kept size and mtime.
@@ -224,6 +247,31 @@ mod tests {
         let ignoring = Progress { ctime: CtimePolicy::Ignore, ..PROGRESS };
         assert_eq!(plan(&changed, &known, &ignoring), Plan::Skip(Skip::Unchanged));
         assert_eq!(plan(&grown, &known, &ignoring), Plan::Copy(Reason::Changed));
+    }
+
+    #[test]
+    fn a_racy_record_is_never_unchanged() {
+        let racy = FileRecord { stamp: Stamp::of(&source()).racy(), ..record(Status::Done, 9) };
+        let checksum = Some(crate::catalog::Checksum { crc64: 7, proof: crate::catalog::Proof::Written });
+        for ctime in [CtimePolicy::Heed, CtimePolicy::Ignore] {
+            let plan = |record: &FileRecord| decide(&source(), Some(record), &Progress { ctime, ..PROGRESS }, false);
+            assert_eq!(plan(&racy), Plan::Copy(Reason::Changed));
+            assert_eq!(plan(&FileRecord { checksum, ..racy.clone() }), Plan::Reread(7));
+        }
+    }
+
+    #[test]
+    fn a_ctime_is_racy_for_one_tick_of_its_clock() {
+        let ctime = Time { secs: 100, nanos: 500_000_000 };
+        let now = |nanos| Time { secs: 100, nanos };
+        let is = |nanos| is_racy(ctime, now(nanos), Reach::Local);
+        assert_eq!([is(499_000_000), is(500_000_000), is(510_000_000), is(510_000_001)], [true, true, true, false]);
+        assert!(is_racy(ctime, now(999_999_999), Reach::Remote));
+        let whole = Time { nanos: 0, ..ctime };
+        assert!(is_racy(whole, Time { secs: 102, nanos: 0 }, Reach::Local));
+        assert!(!is_racy(whole, Time { secs: 102, nanos: 1 }, Reach::Local));
+        assert!(!is_racy(Time { secs: 161, nanos: 1 }, now(0), Reach::Local), "a clock that was wrong once");
+        assert!(may_be_racy(whole, Time { secs: 102, nanos: 1 }) && !may_be_racy(whole, Time { secs: 104, nanos: 0 }));
     }
 
     #[test]

@@ -12,14 +12,26 @@ use crate::error::Error;
 use crate::filesystem::Reach;
 use crate::job::{Job, Past, Sealed};
 use crate::links::{LinkKey, LinkName};
+use crate::plan;
 use crate::provider::metadata::Clock;
-use crate::ring::Stat;
+use crate::ring::{Stat, Time};
 use crate::walk::{DestDir, DirNode};
 
 impl Job {
     /// What is recorded of an object of the source.
     pub fn stamp(&self, stat: &Stat) -> Stamp {
         self.progress.stamp(stat)
+    }
+
+    /// What is recorded of an object of the source that is read from now on: a change within one tick of its clock
+    /// would not show. Only what is about as young as the run is costs a look at the clock.
+    pub fn stamp_to_read(&self, stat: &Stat) -> Stamp {
+        let stamp = self.stamp(stat);
+        let is_timed = self.source.bucket.is_none() && !self.has_device();
+        let is_racy = is_timed
+            && plan::may_be_racy(stat.ctime, self.began)
+            && plan::is_racy(stat.ctime, Time::now(), self.source_reach);
+        if is_racy { stamp.racy() } else { stamp }
     }
 
     /// The group of a source object of several names. That of a mount whose numbers do not last is nobody else's: a

@@ -23,6 +23,8 @@ pub(super) const VERSION: u8 = 1;
 const VERSION_OWNED: u8 = 2;
 /// Seconds of 2024-01-01: recent times take 4 bytes.
 const TIME_BASE_SECS: i64 = 1_704_067_200;
+/// The ctime of a racy state: no file has it, and the default is that of objects that have none.
+const RACY: Time = Time { secs: 0, nanos: 1 };
 /// Longest texts that a failure keeps.
 const VERB_BYTES_MAX: usize = 48;
 const CAUSE_BYTES_MAX: usize = 240;
@@ -57,6 +59,16 @@ impl Stamp {
     /// What of a description is recorded.
     pub fn of(stat: &Stat) -> Stamp {
         Stamp { size: stat.size, mtime: stat.mtime, ctime: stat.ctime, ino: stat.ino }
+    }
+
+    /// This state, of which nobody can say whether the content is still the one that was read: no ctime is known.
+    pub fn racy(self) -> Stamp {
+        Stamp { ctime: RACY, ..self }
+    }
+
+    /// Whether it is such a state.
+    pub fn is_racy(&self) -> bool {
+        self.ctime == RACY
     }
 }
 

@@ -285,6 +285,8 @@ pub(crate) fn make_job(
         },
         temporaries: Temporaries::new(header.job_id),
         state_dir: catalog.state_dev_ino(),
+        began: Time::now(),
+        source_reach: roots.source.file_system.reach(),
         sync_each: AtomicBool::new(syncs_each),
         granularity_nanos: AtomicU32::new(roots.dest.granularity_nanos()),
         measured_nanos: OnceLock::new(),

@@ -48,7 +48,7 @@ fn part_bytes(size: u64, wanted: Option<u64>) -> u64 {
 impl Lane {
     pub(super) async fn upload_parts(self: &Rc<Lane>, upload: Upload<'_>) -> Carried {
         let (job, place) = (self.job(), &upload.errand.place);
-        let stamp = job.stamp(&upload.stat);
+        let stamp = upload.stamp;
         let Some(file) = open_source(job, &*self.errands.caller, place, &upload.stat)? else {
             return Ok(Some(Ending::Changed));
         };
@@ -237,7 +237,7 @@ impl Lane {
         drop(reader);
         // One whose id was never read is told of when the pass ends.
         let Some(upload) = upload.filter(|upload| !upload.id.is_empty()) else { return Ok(None) };
-        if record.stamp != stamp {
+        if record.stamp != stamp || stamp.is_racy() {
             self.drop_upload(errand, (key, &upload.id), record.large_id).await?;
             return Ok(None);
         }

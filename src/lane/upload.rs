@@ -10,7 +10,7 @@
 
 use super::relay::COPY_BYTES_MAX;
 use super::{Carried, Lane, Way, hash};
-use crate::catalog::{Checksum, FileRecord, Owner, Proof, Status};
+use crate::catalog::{Checksum, FileRecord, Owner, Proof, Stamp, Status};
 use crate::config::{Attributes, Metadata, WHOLE_BYTES, WHOLE_BYTES_NEAR};
 use crate::digest::crc64;
 use crate::errand::Errand;
@@ -38,6 +38,8 @@ pub(super) struct Upload<'a> {
     pub errand: &'a Errand,
     /// The file's state.
     pub stat: Stat,
+    /// What is recorded of that state.
+    pub stamp: Stamp,
     /// The object.
     pub key: Key,
     /// What the object says of the file.
@@ -63,6 +65,7 @@ impl Lane {
             Plan::Skip(skip) => return Ok(Some(Ending::Skipped(skip))),
             _ => {}
         }
+        let stamp = job.stamp_to_read(&stat);
         *group = match stat.nlink {
             0 | 1 => None,
             _ => match claim_group(job, place, job.link_key(&stat), &job.stamp(&stat))? {
@@ -79,7 +82,7 @@ impl Lane {
             attributes.retain(|(name, _)| !matches!(name.as_str(), "file-atime" | "file-mtime"));
         }
         self.add_extended(place, &stat, &mut attributes)?;
-        let upload = Upload { errand, stat, key, attributes, group: *group };
+        let upload = Upload { errand, stat, stamp, key, attributes, group: *group };
         if let Some(ending) = self.stored_before(&upload, plan).await? {
             return Ok(Some(ending));
         }
@@ -266,7 +269,7 @@ impl Lane {
 
     pub(super) fn copied(&self, upload: &Upload<'_>, dest_ino: u64, bytes: u64, checksum: Option<Checksum>) -> Copied {
         Copied {
-            stamp: self.job().stamp(&upload.stat),
+            stamp: upload.stamp,
             dest_ino,
             dest_dev: 0,
             seal: Seal::None,

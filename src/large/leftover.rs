@@ -32,7 +32,8 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
         let found = work.find_on_device(device, record)?;
         return Ok(found.map(|(file, id, ranges)| Leftover { file, id, ranges }));
     }
-    let is_of_source = |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0 && r.stamp == work.stamp;
+    let now = job.stamp(work.stat);
+    let is_of_source = |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0 && r.stamp == now;
     let Some(record) = record.filter(is_of_source) else { return Ok(None) };
     let dest = Posix::new(work.caller, Side::Dest);
     let temp = place.temp_name(job);

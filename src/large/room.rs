@@ -12,7 +12,7 @@ use crate::error::{Errno, Result};
 use crate::provider::metadata;
 use crate::provider::posix::Posix;
 use crate::ring::{Side, Time};
-use crate::transfer::{NewFile, Work, now};
+use crate::transfer::{NewFile, Work};
 
 /// How a copy gets its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ fn bytes_under_way(size: u64, mtime: Time, now: Time) -> u64 {
 
 /// Gives a copy that is about to be written its size, and its space where the file system can.
 pub(crate) fn take_room(work: &Work, file: &NewFile, room: Room) -> Result<()> {
-    let size = bytes_under_way(work.stat.size, work.stat.mtime, now());
+    let size = bytes_under_way(work.stat.size, work.stat.mtime, Time::now());
     let dest = Posix::new(work.caller, Side::Dest);
     let failed = |verb, errno| work.place.error(work.job, Side::Dest, verb, errno);
     let lengthen = || dest.truncate(&file.handle, size).map_err(|errno| failed("set size of", errno));

@@ -26,7 +26,8 @@ use crate::links::LinkKey;
 use crate::listing::Listing;
 use crate::outcome::{Intake, What};
 use crate::report::{Activity, Busy, Count, Counters, Latency};
-use crate::ring::{Access, Asked, Caller, Completion, FixedBuffers, Interpreter, Op, Side, Stat};
+use crate::ring::{Access, Asked, Caller, Completion, FixedBuffers, Interpreter, Op, Side};
+use crate::transfer::Subject;
 use crate::walk::{DirPair, OpenDirs, Walker, Work};
 
 /// Longest sleep of a shard with nothing to do: it is woken when there is.
@@ -43,8 +44,8 @@ const OPEN_TOLD_MAX: usize = 256;
     reason = "most tasks are small files: a box for each would cost an allocation per file"
 )]
 enum Task {
-    /// A small file, waiting for its lease or its bytes, to be copied unless it has the CRC64 that is `known`.
-    Small { errand: Errand, stat: Stat, group: Option<LinkKey>, known: Option<u64> },
+    /// A small file, waiting for its lease or its bytes, to be copied unless it has the CRC64 that is known.
+    Small { errand: Errand, subject: Subject, group: Option<LinkKey> },
     /// This shard's part in a large file.
     Large(LargeTask, Part),
 }
@@ -53,7 +54,7 @@ impl Task {
     /// What is told of it; nothing of another shard's file, which that one tells of.
     fn seen(&self, began: Instant) -> Option<Open> {
         let (place, size, done) = match self {
-            Task::Small { errand, stat, .. } => (&errand.place, stat.size, 0),
+            Task::Small { errand, subject, .. } => (&errand.place, subject.stat.size, 0),
             Task::Large(task, Part::Opener) => (&task.file.place, task.file.stat.size, task.file.done()),
             Task::Large(_, Part::Helper) => return None,
         };
@@ -403,7 +404,7 @@ impl<I: Interpreter> Shard<I> {
         let job = self.errands.job.clone();
         loop {
             let turn = match self.tasks[index].as_mut() {
-                Some(Task::Small { errand, stat, .. }) => {
+                Some(Task::Small { errand, subject: Subject { stat, .. }, .. }) => {
                     let len = stat.size as usize;
                     let Some(lease) = self.buffers.acquire(len) else {
                         self.is_short = true;

@@ -14,8 +14,8 @@ use crate::large::{Goal, LargeFile, LargeTask};
 use crate::links::LinkKey;
 use crate::outcome::What;
 use crate::report::{Count, Weight};
-use crate::ring::{Answer, Completion, Handle, Interpreter, Lease, Op, Side, Stat};
-use crate::transfer::{Ending, Prepared, Work as Object, ending_of, prepare};
+use crate::ring::{Answer, Completion, Handle, Interpreter, Lease, Op, Side};
+use crate::transfer::{Ending, Prepared, Subject, Work as Object, ending_of, prepare};
 use crate::walk::DirPair;
 
 impl<I: Interpreter> Shard<I> {
@@ -39,14 +39,14 @@ impl<I: Interpreter> Shard<I> {
                     }
                     Err(error) => ending_of(error),
                 },
-                Prepared::Small(stat, known) if stat.size <= self.buffers.block_bytes() as u64 => {
-                    self.errands.counters.add(Count::BytesPlanned, stat.size);
-                    let index = self.insert(Task::Small { errand, stat, group, known });
+                Prepared::Small(subject) if subject.stat.size <= self.buffers.block_bytes() as u64 => {
+                    self.errands.counters.add(Count::BytesPlanned, subject.stat.size);
+                    let index = self.insert(Task::Small { errand, subject, group });
                     self.drive(index);
                     return Started::InFlight;
                 }
-                Prepared::Small(stat, known) | Prepared::Large(stat, known) => {
-                    match self.open_large(&errand, &stat, group, known) {
+                Prepared::Small(subject) | Prepared::Large(subject) => {
+                    match self.open_large(&errand, &subject, group) {
                         Ok(file) => {
                             self.begin_large(&errand, file);
                             return Started::InFlight;
@@ -105,15 +105,14 @@ impl<I: Interpreter> Shard<I> {
     pub(super) fn open_large(
         &mut self,
         errand: &Errand,
-        stat: &Stat,
+        Subject { stat, stamp, known }: &Subject,
         group: Option<LinkKey>,
-        known: Option<u64>,
     ) -> Result<LargeFile> {
         let (job, caller, place) = (&*self.errands.job, &*self.errands.caller, &errand.place);
-        let object = Object { job, caller, place, stat, stamp: job.stamp(stat), group, told: None };
+        let object = Object { job, caller, place, stat, stamp: *stamp, group, told: None };
         let (record, ticket, attempt) = (errand.record.as_ref(), errand.ticket, errand.attempt);
         match known {
-            Some(crc64) => LargeFile::reread(&object, record, ticket, attempt, crc64),
+            Some(crc64) => LargeFile::reread(&object, record, ticket, attempt, *crc64),
             None => LargeFile::open(&object, record, ticket, attempt),
         }
     }
@@ -146,9 +145,9 @@ impl<I: Interpreter> Shard<I> {
             self.ask(index, Side::Source, completion.op);
             return;
         }
-        let Some(Task::Small { errand, stat, group, known }) = self.remove(index) else { return };
+        let Some(Task::Small { errand, subject, group }) = self.remove(index) else { return };
         let Completion { op: Op::ReadWhole { lease, .. }, result, .. } = completion else { return };
-        let (lease, ending) = self.place_bytes(&errand, (&stat, known), group, lease, result);
+        let (lease, ending) = self.place_bytes(&errand, &subject, group, lease, result);
         self.buffers.release(lease);
         let again = self.end(errand, group, ending);
         let started = match again {
@@ -163,13 +162,13 @@ impl<I: Interpreter> Shard<I> {
     pub(super) fn place_bytes(
         &mut self,
         errand: &Errand,
-        (stat, known): (&Stat, Option<u64>),
+        Subject { stat, stamp, known }: &Subject,
         group: Option<LinkKey>,
         lease: Lease,
         result: std::result::Result<Answer, Errno>,
     ) -> (Lease, Ending) {
         let (job, caller, place) = (&*self.errands.job, &*self.errands.caller, &errand.place);
-        let object = Object { job, caller, place, stat, stamp: job.stamp(stat), group, told: None };
+        let (object, known) = (Object { job, caller, place, stat, stamp: *stamp, group, told: None }, *known);
         match result {
             Ok(Answer::Count(count)) => {
                 let started = Instant::now();

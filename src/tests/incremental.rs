@@ -213,3 +213,38 @@ fn directories_are_looked_at_where_something_is_new_and_made_if_they_are_gone() 
         }
     }
 }
+
+/// Where times have no fraction, as on ext4 with small inodes, an edit within the second of the copy leaves no trace:
+/// what is as young as that is read again by the next pass, and what is older is not.
+#[test]
+fn an_edit_within_the_second_of_its_copy_is_found() {
+    let test = "an_edit_within_the_second_of_its_copy_is_found";
+    if !can_mount(test) {
+        return;
+    }
+    for (engine, checksum) in Engine::all().into_iter().zip([false, true]) {
+        let (source, dest) = (Mount::new(Kind::OldExt4, 64), Mount::new(Kind::Ext4, 64));
+        let (tree, file) = (source.dir("tree"), source.join("tree/file"));
+        fs::write(tree.join("old"), "content").unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        // Ends: a run takes far less than a second, but for now and then.
+        let outcome = (0..20).find_map(|round| {
+            let job = Job::new(&tree, dest.join(format!("copy{round}")), dest.join(format!("state{round}")), engine);
+            let job = if checksum { job.arg("--checksum") } else { job };
+            fs::write(&file, "old content").unwrap();
+            let before = fs::metadata(&file).unwrap();
+            job.run().expect(0);
+            File::options().write(true).open(&file).unwrap().write_all_at(b"new", 0).unwrap();
+            let after = fs::metadata(&file).unwrap();
+            let is_within = (before.ctime(), before.ctime_nsec()) == (after.ctime(), after.ctime_nsec());
+            is_within.then(|| (job.run().expect(0), job))
+        });
+        let (outcome, job) = outcome.expect("a run within a second");
+        assert_eq!(fs::read(job.dest().join("file")).unwrap(), b"new content", "{outcome}");
+        assert_counts(&outcome, 0, 1);
+        // Old enough now: read once more if the last pass came within the second of the edit, and never again.
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        job.run().expect(0);
+        assert_counts(&job.run().expect(0), 0, 0);
+    }
+}

@@ -7,7 +7,7 @@
 //! ```
 //! A device has no time of change: what a finished pass copied from one is copied again by the next.
 
-use super::{Copied, Ending, NewFile, Prepared, Seal, Work, ending_of};
+use super::{Copied, Ending, NewFile, Prepared, Seal, Subject, Work, ending_of};
 use crate::catalog::{FileRecord, Range, Status};
 use crate::config::Overwrite;
 use crate::error::{Error, Result, escape};
@@ -21,7 +21,7 @@ impl Work<'_> {
     pub(super) fn prepare_device(&self, record: Option<&FileRecord>) -> Prepared {
         match self.decide_device(record) {
             Ok(Some(ending)) => Prepared::Ended(ending),
-            Ok(None) => Prepared::Large(*self.stat, None),
+            Ok(None) => Prepared::Large(Subject { stat: *self.stat, stamp: self.stamp, known: None }),
             Err(error) => Prepared::Ended(ending_of(error)),
         }
     }

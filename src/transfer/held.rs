@@ -21,7 +21,8 @@ impl Work<'_> {
         if let Some(device) = self.job.device(Side::Dest) {
             return self.device_before(device, record);
         }
-        let is_of_source = |record: &&FileRecord| record.stamp == self.stamp && !record.losses.has_object();
+        let now = self.job.stamp(self.stat);
+        let is_of_source = |record: &&FileRecord| record.stamp == now && !record.losses.has_object();
         let Some(record) = record.filter(is_of_source) else { return Ok(None) };
         let granularity = self.job.clock().granularity_nanos;
         let is_whole = record.status == Status::InProgress && self.job.syncs() && self.has_all_ranges(record)?;

@@ -69,10 +69,21 @@ pub enum Prepared {
     Ended(Ending),
     /// To be decided once its directory is open at the destination.
     Unopened,
-    /// To be read whole, and copied unless it has this CRC64.
-    Small(Stat, Option<u64>),
-    /// To be read in blocks: copied, or compared with this CRC64.
-    Large(Stat, Option<u64>),
+    /// To be read whole.
+    Small(Subject),
+    /// To be read in blocks.
+    Large(Subject),
+}
+
+/// A source that is about to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject {
+    /// What it was when it was decided on.
+    pub stat: Stat,
+    /// What is recorded of that state.
+    pub stamp: Stamp,
+    /// The CRC64 of the copy that is there: it is copied unless it has that.
+    pub known: Option<u64>,
 }
 
 /// Looks at one name, decides, and does all that needs no reading of data. `group` is set as soon as the name is
@@ -127,7 +138,8 @@ fn try_prepare(
         Grouping::First(key) => Some(key),
         Grouping::Further(key) => return Ok(Prepared::Ended(Ending::Further(key, job.stamp(&stat)))),
     };
-    let work = Work { job, caller, place, stat: &stat, stamp: job.stamp(&stat), group: *group, told: None };
+    let stamp = job.stamp_to_read(&stat);
+    let work = Work { job, caller, place, stat: &stat, stamp, group: *group, told: None };
     if let Some(copied) = work.reseal(record)? {
         return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));
     }
@@ -137,7 +149,8 @@ fn try_prepare(
         _ => None,
     };
     if known.is_some() && stat.size > 0 {
-        return Ok(if is_small { Prepared::Small(stat, known) } else { Prepared::Large(stat, known) });
+        let subject = Subject { stat, stamp, known };
+        return Ok(if is_small { Prepared::Small(subject) } else { Prepared::Large(subject) });
     }
     if let (Some(_), Some(record)) = (known, record)
         && let Some(copied) = work.refresh(record)?
@@ -164,8 +177,8 @@ fn try_prepare(
         }
         Kind::File => match work.try_clone()? {
             Some(copied) => Some(copied),
-            None if is_small => return Ok(Prepared::Small(stat, None)),
-            None => return Ok(Prepared::Large(stat, None)),
+            None if is_small => return Ok(Prepared::Small(Subject { stat, stamp, known: None })),
+            None => return Ok(Prepared::Large(Subject { stat, stamp, known: None })),
         },
     };
     Ok(Prepared::Ended(match copied {
@@ -304,7 +317,7 @@ impl<'a> Work<'a> {
     fn seal(&self, temp: Option<Name>) -> Seal {
         let (atime, mtime) = match self.job.device(Side::Source) {
             // A device has no times: its image is as old as it is.
-            Some(_) => (now(), now()),
+            Some(_) => (Time::now(), Time::now()),
             None => (self.stat.atime, self.stat.mtime),
         };
         match temp {
@@ -494,7 +507,7 @@ impl<'a> Work<'a> {
         let kept = self.keep_metadata(&handle, made)?;
         self.keep_attributes_of(&handle, kept, Made::New)?;
         let dest = self.dest();
-        if metadata::is_young(self.stat.mtime, now()) {
+        if metadata::is_young(self.stat.mtime, Time::now()) {
             dest.set_times(&handle, self.stat.atime, UNSEALED).map_err(|errno| self.error("set times of", errno))?;
         }
         if self.job.syncs_each() {
@@ -579,10 +592,4 @@ impl<'a> Work<'a> {
 /// Whether an error on the destination ends the whole job.
 pub fn is_fatal(error: &Error) -> bool {
     error.class() == Class::Fatal
-}
-
-/// This moment, as files get it.
-pub(crate) fn now() -> Time {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-    Time { secs: now.tv_sec, nanos: now.tv_nsec as u32 }
 }
