@@ -17,6 +17,7 @@ use crate::links::LinkName;
 use crate::report::{Count, Counters, End, Pass, Totals};
 use crate::resume;
 use crate::stop::Stop;
+use crate::unmet;
 use crate::walk::Work;
 
 /// Rounds of names left over at the end of a pass before they count as failed.
@@ -112,6 +113,7 @@ impl Conductor {
         if !std::mem::replace(&mut self.is_cleared, true) && self.clear()? {
             return Ok(Step::Checkpointed);
         }
+        unmet::tell(&self.job, &*self.checkpointer.caller, &self.checkpointer.counters)?;
         let totals = Totals::of(&self.counters);
         let totals = match self.job.config.retry {
             Retry::FailedOnly => self.job.catalog.header().totals,

@@ -160,7 +160,7 @@ impl Errands {
             entry.kind = stat.map_or(libc::DT_UNKNOWN, |stat| (stat.mode >> 12) as u8);
         }
         let sort = if entry.kind == libc::DT_DIR { Sort::Dir } else { Sort::Other };
-        self.job.takes(dir, &entry.name, sort)
+        self.job.meets(dir, &entry.name, sort)
     }
 
     /// Queues a directory found in `dir`, unless this pass has seen to it already.

@@ -1,4 +1,4 @@
-//! Which names of the source a job is about: include and exclude rules, and lists of paths. Pure.
+//! Which names of the source a job is about: include and exclude rules. Pure; lists of paths are selection.rs's.
 //!
 //! Rules mean what they mean to rsync (rsync(1), "FILTER RULES"; `src/tests/filter.rs` asks the real one): each name
 //! met is held against them in command-line order, the first rule that matches decides, and a name that none matches
@@ -14,7 +14,6 @@
 //! A path is matched in one pass with a set of places in the pattern, so that no pattern takes more than its length for
 //! each byte. Paths and patterns are bytes; paths are relative to the root, without a slash at either end.
 
-use crate::digest::crc64;
 use crate::error::escape;
 
 /// Include and exclude rules, in their order.
@@ -326,119 +325,6 @@ fn named_class(text: &[u8]) -> Class<'_> {
     Class::Known(test, &text[end + 1..])
 }
 
-/// What a job is about: all that its rules take and its list names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Choice {
-    /// The rules.
-    pub filter: Filter,
-    /// The list, where there is one.
-    pub list: Option<Selection>,
-}
-
-impl Choice {
-    /// Whether nothing is left out.
-    pub fn is_everything(&self) -> bool {
-        self.filter.is_empty() && self.list.is_none()
-    }
-
-    /// Whether the object at `path` is part of the job, given that the directory it lies in is.
-    pub fn takes(&self, path: &[u8], sort: Sort) -> bool {
-        let is_listed = self.list.as_ref().is_none_or(|list| match list.has(path) {
-            Listed::Whole => true,
-            Listed::Partly => sort == Sort::Dir,
-            Listed::No => false,
-        });
-        is_listed && self.filter.takes(path, sort)
-    }
-
-    /// The names to look at in a directory of which only a part is listed; `None` where it is to be read.
-    pub fn names_in(&self, dir: &[u8]) -> Option<Vec<&[u8]>> {
-        self.list.as_ref().filter(|list| list.has(dir) != Listed::Whole).map(|list| list.names_in(dir))
-    }
-
-    /// What tells this choice from others, as a job's options are recorded; empty if nothing is left out.
-    pub fn to_text(&self) -> String {
-        let filter = (!self.filter.is_empty()).then(|| format!(" filter={}", self.filter.to_text()));
-        let list = self.list.as_ref().map(|list| format!(" list={:016x}", list.digest()));
-        filter.into_iter().chain(list).collect()
-    }
-}
-
-/// A list of paths: these objects, and all below those that are directories.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// Sorted by names, without those that lie below another one.
-    paths: Vec<Vec<u8>>,
-}
-
-/// What a list says of a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listed {
-    /// It is listed, or lies below what is.
-    Whole,
-    /// Something below it is listed.
-    Partly,
-    /// Neither.
-    No,
-}
-
-impl Selection {
-    /// Reads paths relative to the root, with a NUL behind or between them. Slashes at the ends and `.` count for
-    /// nothing; `..` is refused, `Err` holding the path (I8).
-    pub fn parse(text: &[u8]) -> Result<Selection, Vec<u8>> {
-        let mut paths = Vec::new();
-        for line in text.split(|&byte| byte == 0).filter(|line| !line.is_empty()) {
-            let names = line.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
-            let names: Vec<&[u8]> = names.collect();
-            if names.contains(&&b".."[..]) {
-                return Err(line.to_vec());
-            }
-            paths.push(names.join(&b'/'));
-        }
-        paths.sort_unstable_by(|a, b| by_names(a, b));
-        paths.dedup_by(|path, before| is_at_or_below(path, before));
-        Ok(Selection { paths })
-    }
-
-    /// What the list says of `path`; of the root if it is empty.
-    pub fn has(&self, path: &[u8]) -> Listed {
-        let at = self.paths.partition_point(|listed| by_names(listed, path).is_lt());
-        let is_below = at > 0 && is_at_or_below(path, &self.paths[at - 1]);
-        match self.paths.get(at) {
-            Some(listed) if listed == path => Listed::Whole,
-            _ if is_below => Listed::Whole,
-            Some(listed) if is_at_or_below(listed, path) => Listed::Partly,
-            _ => Listed::No,
-        }
-    }
-
-    /// The names in the directory `dir` that are listed wholly or partly, each once.
-    pub fn names_in(&self, dir: &[u8]) -> Vec<&[u8]> {
-        let at = self.paths.partition_point(|listed| by_names(listed, dir).is_lt());
-        let below = self.paths[at..].iter().take_while(|listed| is_at_or_below(listed, dir));
-        let skip = if dir.is_empty() { 0 } else { dir.len() + 1 };
-        let heads = below.filter_map(|listed| listed.get(skip..)?.split(|&byte| byte == b'/').next());
-        let mut names: Vec<&[u8]> = heads.filter(|name| !name.is_empty()).collect();
-        names.dedup();
-        names
-    }
-
-    /// A checksum of the list.
-    fn digest(&self) -> u64 {
-        crc64(&self.paths.join(&0))
-    }
-}
-
-/// The order of paths name by name: what lies below a directory follows it at once.
-fn by_names(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
-    let rank = |byte: &u8| if *byte == b'/' { 0 } else { u16::from(*byte) + 1 };
-    a.iter().map(rank).cmp(b.iter().map(rank))
-}
-
-fn is_at_or_below(path: &[u8], dir: &[u8]) -> bool {
-    dir.is_empty() || path.strip_prefix(dir).is_some_and(|rest| rest.first().is_none_or(|&byte| byte == b'/'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -491,28 +377,5 @@ mod tests {
         assert!(filter.takes(b"a/keep.o", Sort::Other) && filter.takes(b"x", Sort::Other));
         assert!(!filter.takes(b"a/b.o", Sort::Other));
         assert_eq!(filter.to_text(), "+keep.o -*.o");
-    }
-
-    #[test]
-    fn a_list_takes_what_it_names_and_what_lies_below() {
-        let list = Selection::parse(b"./a/b/\0a/b/c\0a-x\0/d\0\0").unwrap();
-        let expected: [&[u8]; 3] = [b"a/b", b"a-x", b"d"];
-        assert_eq!(list.paths, expected);
-        for (path, listed) in [
-            ("", Listed::Partly),
-            ("a", Listed::Partly),
-            ("a/b", Listed::Whole),
-            ("a/b/z", Listed::Whole),
-            ("a/c", Listed::No),
-            ("a-x", Listed::Whole),
-            ("d/e", Listed::Whole),
-            ("e", Listed::No),
-        ] {
-            assert_eq!(list.has(path.as_bytes()), listed, "{path}");
-        }
-        let names: [&[u8]; 3] = [b"a", b"a-x", b"d"];
-        assert_eq!((list.names_in(b""), list.names_in(b"a")), (names.to_vec(), vec![&b"b"[..]]));
-        assert_eq!(Selection::parse(b"a\0b/../c\0"), Err(b"b/../c".to_vec()));
-        assert_eq!(Selection::parse(b".\0x").map(|list| list.has(b"y")), Ok(Listed::Whole));
     }
 }

@@ -4,8 +4,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::RandomState;
-use std::io::Read;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -17,7 +15,7 @@ use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
 use crate::extents::Extents;
 use crate::filesystem::{FileSystem, Inodes, KernelVersion, Reach};
-use crate::filter::{Choice, Filter, Selection, Sort};
+use crate::filter::Sort;
 use crate::gate::Gate;
 use crate::links::{LinkMap, LinkName};
 use crate::plan::Progress;
@@ -27,6 +25,7 @@ use crate::provider::s3::{Bucket, Key, keys};
 use crate::report::{Console, Crowd, Failure, Failures, Loss, LossSet, Losses, Notes};
 use crate::ring::{Handle, Name, Side, Stat, Time};
 use crate::roots::Root;
+use crate::selection::Choice;
 use crate::temporaries::Temporaries;
 use crate::walk::{DestDir, DirNode, DirPair, Walker};
 
@@ -130,21 +129,6 @@ impl BucketRoot {
             KeyNames::Pieces => key.push_str(&String::from_utf8_lossy(name.as_bytes())),
         }
     }
-}
-
-/// Reads what a job is about: its rules, and its list if it has one.
-pub fn read_choice(filter: &Filter, files_from: Option<&Path>) -> Result<Choice, Error> {
-    let filter = filter.clone();
-    let Some(path) = files_from else { return Ok(Choice { filter, list: None }) };
-    let name = path.as_os_str().as_encoded_bytes();
-    let mut text = Vec::new();
-    let read = match name {
-        b"-" => std::io::stdin().lock().read_to_end(&mut text).map(drop),
-        _ => std::fs::read(path).map(|bytes| text = bytes),
-    };
-    read.map_err(|error| Error::refused(name, format!("the list of files cannot be read: {error}")))?;
-    let list = Selection::parse(&text).map_err(|line| Error::refused(line, "a list of files may not hold `..`"))?;
-    Ok(Choice { filter, list: Some(list) })
 }
 
 /// Shared by all shards and the checkpoints of one run.
@@ -393,15 +377,17 @@ impl Job {
 
     /// Whether a name of `dir` is part of the job.
     pub fn takes(&self, dir: &DirNode, name: &Name, sort: Sort) -> bool {
-        if self.choice.is_everything() {
-            return true;
-        }
-        let mut path = dir.path_of(name);
-        // A prefix between two buckets has its slash, which rules and lists know nothing of; an empty component is one.
-        if sort == Sort::Dir && name.count_bytes() > 1 && path.ends_with(b"/") {
-            path.pop();
-        }
-        self.choice.takes(&path, sort)
+        self.choice.is_everything() || self.choice.takes(&chosen_path(dir, name, sort), sort)
+    }
+
+    /// Likewise of a name that the source has.
+    pub fn meets(&self, dir: &DirNode, name: &Name, sort: Sort) -> bool {
+        self.choice.is_everything() || self.choice.meets(&chosen_path(dir, name, sort), sort)
+    }
+
+    /// Whether a name of `dir` that the source lacks may go from the destination.
+    pub fn clears(&self, dir: &DirNode, name: &Name, sort: Sort) -> bool {
+        self.choice.is_everything() || self.choice.clears(&chosen_path(dir, name, sort), sort)
     }
 
     /// Notes that a range of a large file is written, before anybody is told: it may be recorded only after a sync of
@@ -525,6 +511,16 @@ impl Job {
     pub fn dir_error(&self, side: Side, dir: &DirNode, verb: &'static str, errno: Errno) -> Error {
         error_of(side, self.path(side, dir), verb, errno)
     }
+}
+
+/// A path as rules and lists know it: they know nothing of the slash that a prefix between two buckets has, and an empty
+/// component is one.
+fn chosen_path(dir: &DirNode, name: &Name, sort: Sort) -> Vec<u8> {
+    let mut path = dir.path_of(name);
+    if sort == Sort::Dir && name.count_bytes() > 1 && path.ends_with(b"/") {
+        path.pop();
+    }
+    path
 }
 
 /// What has to be told when an object has its outcome.

@@ -7,7 +7,8 @@
 //! cli/*.rs             arguments -> Config
 //! config.rs            what was asked for, resolved; every limit in one place
 //! location.rs          one side of a job, as named on the command line
-//! filter.rs            which names a job is about: include and exclude rules, lists of paths (pure)
+//! filter.rs            which names a job is about: include and exclude rules (pure)
+//! selection.rs         those and lists of paths, and what of a list was met
 //! extents.rs           parts of an object: where a device cannot be read
 //! error.rs             Error {verb, object, cause} and what it means for the job
 //! digest.rs            CRC64/NVME, and putting the values of parts together
@@ -77,6 +78,7 @@
 //! shard/mod.rs         one thread's event loop
 //! shard/names.rs       where its objects come from
 //! shard/objects.rs     what becomes of them
+//! unmet.rs             listed paths that no listing brought up
 //! conduct.rs           the decisions of a run, apart from the waiting
 //! verify/*.rs          both sides compared on the same walker and rings; verify/bucket.rs where one is a bucket
 //! rehearsal/mod.rs     what a run would do, and why: nothing is changed
@@ -165,6 +167,7 @@ pub mod resume;
 pub mod ring;
 pub mod roots;
 pub(crate) mod seal;
+pub mod selection;
 pub mod shard;
 pub mod stop;
 pub mod temporaries;
@@ -172,6 +175,7 @@ pub mod transfer;
 pub mod tui;
 pub mod tune;
 pub mod tuner;
+pub(crate) mod unmet;
 pub mod verify;
 pub mod walk;
 

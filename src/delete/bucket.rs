@@ -257,6 +257,7 @@ impl Clearing {
                     found.looks.push(Look { dir, from: From::Start, after: None });
                 }
                 (Answer::Here | Answer::Unknown, _) => {}
+                (Answer::Gone, _) if !self.job.clears(&look.dir, &name, sort(&item)) => {}
                 (answer, record) => {
                     let is_replaced = answer == Answer::Replaced;
                     found.doomed.push(Doomed { dir: look.dir.clone(), name, item, record, is_replaced });

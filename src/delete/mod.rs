@@ -328,10 +328,8 @@ impl<'d> Remover<'d> {
         if (dest.dev, dest.ino) == job.state_dir || !job.takes(dir, name, sort) {
             return None;
         }
-        match known.contains(name) {
-            true => Some((dest, false)),
-            false => self.look_for(dir, open, name).map(|found| (dest, found.is_none())),
-        }
+        let is_there = known.contains(name) || self.look_for(dir, open, name)?.is_some();
+        (is_there || job.clears(dir, name, sort)).then_some((dest, !is_there))
     }
 
     /// Whether the source has a name, and whether that is a directory. `None`: what cannot be asked for is not known to

@@ -30,6 +30,7 @@ use crate::report::Crowd;
 use crate::ring::syscalls::Kernel;
 use crate::ring::{FixedBuffers, Handle, Kind, Name, Side, Stat};
 use crate::roots::Root;
+use crate::unmet::Finder;
 use crate::walk::{DirCache, DirNode, Entry, path_steps};
 
 /// One end.
@@ -48,6 +49,7 @@ pub(super) struct Files {
     pub stat: Stat,
     /// Which side it is.
     pub side: Side,
+    root: Handle,
     caller: Kernel,
     open: RefCell<DirCache<Handle>>,
 }
@@ -254,8 +256,8 @@ impl End {
     pub(super) fn files(root: Root, side: Side, crowd: &Crowd) -> Result<End> {
         let caller = Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone()).telling(crowd.enlist());
         let free = descriptor_limit().saturating_sub(64 + 2 * PUBLISH_DEPTH as u64) / 4;
-        let open = RefCell::new(DirCache::new(root.handle, (free as usize).clamp(4, DIR_CACHE_PER_SHARD)));
-        Ok(End::Files(Files { path: root.path, stat: root.stat, side, caller, open }))
+        let open = RefCell::new(DirCache::new(root.handle.clone(), (free as usize).clamp(4, DIR_CACHE_PER_SHARD)));
+        Ok(End::Files(Files { path: root.path, stat: root.stat, side, root: root.handle, caller, open }))
     }
 
     /// The bucket, if it is one.
@@ -337,6 +339,11 @@ pub(super) fn listed(stamp: Stamp) -> Stat {
 impl Files {
     fn posix(&self) -> Posix<'_> {
         Posix::new(&self.caller, self.side)
+    }
+
+    /// Looks for paths below its root.
+    pub(super) fn finder(&self) -> Finder<'_> {
+        Finder::new(&self.caller, self.root.clone())
     }
 
     /// A directory, opened from the nearest open ancestor.

@@ -97,7 +97,7 @@ impl Rehearsal<'_> {
                 Ok(found) => found,
                 Err(error) => return self.fail(error),
             };
-            found.retain(|extra| self.takes(dir, extra));
+            found.retain(|extra| self.clears(dir, extra));
             let extras = match missing(&asked, dir, found, after.as_deref()).await {
                 Ok(extras) => extras,
                 Err(error) => return self.fail(error),
@@ -114,6 +114,11 @@ impl Rehearsal<'_> {
     fn takes(&self, dir: &DirNode, extra: &Extra) -> bool {
         let sort = if extra.is_dir { Sort::Dir } else { Sort::Other };
         self.choice.is_everything() || self.choice.takes(&dir.path_of(&extra.name), sort)
+    }
+
+    fn clears(&self, dir: &DirNode, extra: &Extra) -> bool {
+        let sort = if extra.is_dir { Sort::Dir } else { Sort::Other };
+        self.choice.is_everything() || self.choice.clears(&dir.path_of(&extra.name), sort)
     }
 
     /// Names of a file system, less the state directory.

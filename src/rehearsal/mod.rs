@@ -28,8 +28,8 @@ use crate::engine::ends::{Ends, look};
 use crate::engine::raise_descriptor_limit;
 use crate::error::{Cause, Class, Error, Result, escape};
 use crate::filesystem::Inodes;
-use crate::filter::{Choice, Sort};
-use crate::job::{KeyNames, read_choice};
+use crate::filter::Sort;
+use crate::job::KeyNames;
 use crate::lane::cannot_start;
 use crate::lane::listing::stamp_of;
 use crate::listing::leave_out;
@@ -38,7 +38,9 @@ use crate::provider::s3::Client;
 use crate::report::{Console, Crowd, ExitCode, Lookout, Vigil};
 use crate::ring::{Kind, Name, Side};
 use crate::roots::DestOrigin;
+use crate::selection::{Choice, read_choice};
 use crate::stop::Stop;
+use crate::unmet::{Found, objection};
 use crate::walk::{DirNode, Entry, Pending};
 
 /// What is said of a name: what would be done, and why.
@@ -57,6 +59,7 @@ struct Rehearsal<'r> {
     next_id: u64,
     deletes: u64,
     failed: u64,
+    vanished: u64,
     /// Directories that could not be listed.
     unlisted: u64,
     /// Whether nothing would be deleted, whatever there is to delete.
@@ -108,6 +111,7 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
         next_id,
         deletes: 0,
         failed: 0,
+        vanished: 0,
         unlisted: 0,
         is_withheld: false,
     };
@@ -150,6 +154,9 @@ impl Rehearsal<'_> {
             Some((name, _)) => self.single(name, is_there).await?,
             None => self.walk(is_there).await?,
         }
+        if self.asked.single.is_none() && !self.stop.is_requested() {
+            self.tell_unmet()?;
+        }
         if self.deletes > 0 && self.unlisted > 0 && !self.is_delete_forced() {
             tell("nothing would be deleted: some directories cannot be listed (--force-delete deletes all the same)");
         }
@@ -162,8 +169,27 @@ impl Rehearsal<'_> {
             (self.stop.is_requested(), ExitCode::Interrupted),
             (is_over || self.is_withheld, ExitCode::DeleteCap),
             (self.failed > 0, ExitCode::Failed),
+            (self.vanished > 0, ExitCode::Vanished),
         ];
         ends.into_iter().find(|(is_so, _)| *is_so).map_or(ExitCode::Done, |(_, code)| code)
+    }
+
+    /// Says which listed paths the source has not.
+    fn tell_unmet(&mut self) -> Result<()> {
+        let (asked, choice) = (self.asked.clone(), self.choice.clone());
+        let mut finder = match &asked.source {
+            End::Files(files) => Some(files.finder()),
+            End::Bucket(..) => None,
+        };
+        for path in choice.unmet().filter(|path| !choice.rules_out(path)) {
+            let found = finder.as_mut().map_or(Ok(Found::Nothing), |finder| finder.find(path));
+            let Some(error) = objection(path.to_vec(), found) else { continue };
+            if error.cause == Cause::Vanished {
+                tell(&format!("listed, but not there: {}", escape(path)));
+            }
+            self.fail(error)?;
+        }
+        Ok(())
     }
 
     fn is_delete_forced(&self) -> bool {
@@ -180,9 +206,12 @@ impl Rehearsal<'_> {
         if error.class() == Class::Fatal {
             return Err(error);
         }
-        if error.cause != Cause::Vanished {
-            self.failed += 1;
-            tell(&error.to_string());
+        match error.cause {
+            Cause::Vanished => self.vanished += 1,
+            _ => {
+                self.failed += 1;
+                tell(&error.to_string());
+            }
         }
         Ok(())
     }
@@ -368,7 +397,7 @@ impl Rehearsal<'_> {
         };
         let stat = stat.filter(|stat| stat.kind() != Kind::Dir);
         let sort = if stat.is_none() { Sort::Dir } else { Sort::Other };
-        if !self.choice.is_everything() && !self.choice.takes(&dir.path_of(&entry.name), sort) {
+        if !self.choice.is_everything() && !self.choice.meets(&dir.path_of(&entry.name), sort) {
             return Ok(None);
         }
         match stat {

@@ -207,3 +207,70 @@ fn a_list_of_files_takes_what_it_names() {
         assert!(job("four").run().expect(2).says("..") && !dir.join("four").exists());
     }
 }
+
+#[test]
+fn every_listed_path_is_copied_or_told_of() {
+    let scratch = Scratch::new();
+    let source = scratch.path().join("source");
+    fs::create_dir_all(source.join("d")).unwrap();
+    for name in ["d/f", "reg"] {
+        fs::write(source.join(name), name).unwrap();
+    }
+    std::os::unix::fs::symlink("d", source.join("ln")).unwrap();
+    let list = scratch.path().join("list");
+    let cases: [(&str, i32, &str, u64); 8] = [
+        ("d/f", 0, "", 0),
+        ("d\0d/f", 0, "", 0),
+        ("d/f\0nodir/a\0nodir/b", 24, "nodir/b", 2),
+        ("d\0d/gone", 24, "d/gone", 1),
+        ("d/f\0ln/f", 23, "ln/f", 0),
+        ("d/f\0reg/zz", 23, "no directory of the source", 0),
+        ("d/f\0reg\0reg/zz", 23, "reg/zz", 0),
+        ("/etc/passwd", 24, "etc/passwd", 1),
+    ];
+    for engine in Engine::all() {
+        for (nth, (text, code, said, vanished)) in cases.iter().enumerate() {
+            fs::write(&list, text).unwrap();
+            let dir = scratch.path().join(format!("{engine:?}-{nth}"));
+            let job = Job::new(&source, dir.join("dest"), dir.join("state"), engine).arg("-files-from").arg(&list);
+            let rehearsed = job.clone().arg("-dry-run").run().expect(*code);
+            assert!(rehearsed.says(said), "{text}: {rehearsed}");
+            let outcome = job.run().expect(*code);
+            assert!(outcome.says(said) && outcome.says(&format!("\"vanished\":{vanished},")), "{text}: {outcome}");
+            // And again: a further pass says no less.
+            job.run().expect(*code);
+            let mut verify = Command::new(env!("CARGO_BIN_EXE_gfast"));
+            verify.arg("verify").arg("-source").arg(&source).arg("-dest").arg(job.dest());
+            let output = verify.arg("-files-from").arg(&list).arg("-quiet").output().unwrap();
+            let text = format!("{text}: {output:?}");
+            assert_eq!(output.status.code(), Some(if *code == 0 { 0 } else { 2 }), "{text}");
+            assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{text}");
+        }
+        fs::write(&list, "d/f\nreg\n").unwrap();
+        let job = Job::new(&source, scratch.path().join("none"), scratch.path().join("state"), engine);
+        assert!(job.arg("-files-from").arg(&list).run().expect(2).says(r"tr '\n' '\0'"));
+    }
+}
+
+#[test]
+fn a_listed_name_that_the_source_lacks_is_not_deleted() {
+    let scratch = Scratch::new();
+    let (source, list) = (scratch.path().join("source"), scratch.path().join("list"));
+    fs::create_dir_all(source.join("d")).unwrap();
+    fs::write(source.join("d/keep"), "").unwrap();
+    fs::write(&list, "d\0gone\0away/x\0").unwrap();
+    for engine in Engine::all() {
+        let dir = scratch.path().join(format!("{engine:?}"));
+        let job = Job::new(&source, dir.join("dest"), dir.join("state"), engine);
+        for name in ["d/extra", "gone/x", "away/x", "away/y"] {
+            fs::create_dir_all(job.dest().join(name).parent().unwrap()).unwrap();
+            fs::write(job.dest().join(name), name).unwrap();
+        }
+        let job = job.args(&["-delete", "-files-from"]).arg(&list);
+        let told = job.clone().arg("-dry-run").run().expect(24);
+        assert_eq!(told.stdout.lines().filter(|line| line.starts_with("delete")).count(), 1, "{told}");
+        job.run().expect(24);
+        let left = ["away/", "away/x", "away/y", "d/", "d/keep", "gone/", "gone/x"];
+        assert_eq!(copied(&job), left.map(str::to_owned).into());
+    }
+}

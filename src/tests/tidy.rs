@@ -11,7 +11,19 @@ use std::path::Path;
 /// Modules below the crate's root by rank. A file uses modules of its own rank and of the ranks before it, and no two
 /// modules use each other, not even through a third.
 const RANKS: [&[&str]; 13] = [
-    &["error", "extents", "location", "config", "digest", "filter", "filesystem", "stop", "bell", "nudges"],
+    &[
+        "error",
+        "extents",
+        "location",
+        "config",
+        "digest",
+        "filter",
+        "selection",
+        "filesystem",
+        "stop",
+        "bell",
+        "nudges",
+    ],
     &["gate", "report", "tuner", "limits", "boards"],
     &["ring", "catalog"],
     &["provider", "roots", "links", "temporaries"],
@@ -32,6 +44,7 @@ const RANKS: [&[&str]; 13] = [
         "checkpoint",
         "delete",
         "finish",
+        "unmet",
         "conduct",
     ],
     &["shard"],

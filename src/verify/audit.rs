@@ -14,12 +14,14 @@ use super::links::Groups;
 use super::sample::Sample;
 use crate::catalog::{Catalog, DirId, DirRecord, DirStamp};
 use crate::config::Mounts;
-use crate::error::{Errno, Error, join};
-use crate::filter::Choice;
+use crate::error::{Cause, Errno, Error, Result, join};
 use crate::job::JobRoot;
 use crate::provider::block::Device;
 use crate::provider::posix::Posix;
-use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
+use crate::ring::syscalls::Kernel;
+use crate::ring::{Caller, FixedBuffers, Handle, Kind, Name, Side, Stat};
+use crate::selection::Choice;
+use crate::unmet::{Finder, objection};
 use crate::walk::{DirNode, DirPair, Walker};
 
 /// One comparison.
@@ -91,6 +93,15 @@ pub(super) struct Tally {
     pub cached: AtomicU64,
 }
 
+/// A listed path that the source has not, as a comparison sees it.
+pub(super) fn not_compared(error: Error) -> Error {
+    let cause = match error.cause {
+        Cause::Vanished => Cause::Protected("it is listed, and the source has nothing there"),
+        cause => cause,
+    };
+    Error { verb: "compare", cause, ..error }
+}
+
 /// Adds to a counter that nothing waits for.
 pub(super) fn add(counter: &AtomicU64, value: u64) {
     counter.fetch_add(value, Ordering::Relaxed);
@@ -118,6 +129,21 @@ impl Audit {
         }
     }
 
+    /// Says which listed paths the source has not: they could not be compared.
+    pub fn tell_unmet(&self) -> Result<()> {
+        if self.single.is_some() || self.catalog.is_some() {
+            return Ok(());
+        }
+        let buffers = FixedBuffers::new(1, 4096, 4096)?;
+        let kernel = Kernel::new(buffers.arena().clone());
+        let mut finder = Finder::new(&kernel, self.source.handle.clone());
+        for path in self.choice.unmet().filter(|path| !self.choice.rules_out(path)) {
+            let objection = objection([&self.source.path, &b"/"[..], path].concat(), finder.find(path));
+            objection.into_iter().for_each(|error| self.findings.trouble(&not_compared(error)));
+        }
+        Ok(())
+    }
+
     /// The block device on one side, if that is what is compared.
     pub fn device(&self, side: Side) -> Option<&Device> {
         match side {
@@ -132,7 +158,7 @@ impl Audit {
     }
 
     /// Describes a name; a device as a file of its size.
-    pub fn stat(&self, caller: &dyn Caller, side: Side, at: &Handle, name: &Name) -> Result<Stat, Errno> {
+    pub fn stat(&self, caller: &dyn Caller, side: Side, at: &Handle, name: &Name) -> std::result::Result<Stat, Errno> {
         match self.device(side) {
             Some(device) => device.stat(),
             None => Posix::new(caller, side).stat(at, name),

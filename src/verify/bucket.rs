@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use tokio::sync::Semaphore;
 
-use super::audit::{Tally, add};
+use super::audit::{Tally, add, not_compared};
 use super::compare::{Aspect, Aspects, Measure};
 use super::ends::{Dir, End, Hint, Objects, Seen, compare};
 use super::findings::Findings;
@@ -29,9 +29,9 @@ use crate::catalog::{Catalog, DirId, Record};
 use crate::config::{DIR_CACHE_PER_SHARD, Metadata};
 use crate::engine::descriptor_limit;
 use crate::engine::ends::{find_copy_to_read, find_to_read};
-use crate::error::{Error, Result};
-use crate::filter::{Choice, Sort};
-use crate::job::{KeyNames, fnv1a, read_choice};
+use crate::error::{Cause, Error, Result};
+use crate::filter::Sort;
+use crate::job::{KeyNames, fnv1a};
 use crate::links::LinkKey;
 use crate::location::Location;
 use crate::provider::s3::{ByteRange, Client};
@@ -39,6 +39,7 @@ use crate::report::{Activity, Console, Crowd};
 use crate::ring::syscalls::Kernel;
 use crate::ring::{FixedBuffers, Kind, Name, Side};
 use crate::roots::{Root, open_to_read as open_files};
+use crate::selection::{Choice, read_choice};
 use crate::stop::Stop;
 use crate::walk::{DirCache, DirNode, Pending};
 
@@ -273,8 +274,12 @@ impl Comparison {
         }
         // All slots are back when all objects are compared.
         let is_whole = slots.acquire_many(streams).await.is_ok();
+        let is_whole = is_whole && !stop.is_requested();
+        if is_whole {
+            self.tell_unmet();
+        }
         self.findings.flush();
-        Ok(is_whole && !stop.is_requested())
+        Ok(is_whole)
     }
 
     /// A directory, open on the sides that are file systems.
@@ -317,7 +322,7 @@ impl Comparison {
                 if stop.is_requested() {
                     return Ok(());
                 }
-                if !self.takes(&dir.node, &name, hint) {
+                if !self.takes(&dir.node, &name, hint, side) {
                     continue;
                 }
                 match (side, hint) {
@@ -336,16 +341,29 @@ impl Comparison {
         level.pending.begin();
         // Ends: the listing does.
         while let Some((name, hint)) = self.source.next(&mut names, &dir).await? {
-            if hint == Hint::Dir && self.takes(&dir.node, &name, hint) {
+            if hint == Hint::Dir && self.takes(&dir.node, &name, hint, Side::Source) {
                 level.pending.meet(name);
             }
         }
         Ok(())
     }
 
-    fn takes(&self, dir: &DirNode, name: &Name, hint: Hint) -> bool {
+    fn takes(&self, dir: &DirNode, name: &Name, hint: Hint, side: Side) -> bool {
         let sort = if hint == Hint::Dir { Sort::Dir } else { Sort::Other };
-        self.choice.is_everything() || self.choice.takes(&dir.path_of(name), sort)
+        let path = || dir.path_of(name);
+        self.choice.is_everything()
+            || match side {
+                Side::Source => self.choice.meets(&path(), sort),
+                Side::Dest => self.choice.takes(&path(), sort),
+            }
+    }
+
+    /// Says which listed paths the source has not: they could not be compared.
+    fn tell_unmet(&self) {
+        for path in self.choice.unmet().filter(|path| self.single.is_none() && !self.choice.rules_out(path)) {
+            let error = Error { verb: "compare", object: path.to_vec(), cause: Cause::Vanished };
+            self.findings.trouble(&not_compared(error));
+        }
     }
 
     /// Has a name compared beside others, once there is a slot for it.

@@ -44,14 +44,15 @@ use crate::config::{
 use crate::crew::{self, Crew, Engine, Pass};
 use crate::engine::{descriptor_limit, raise_descriptor_limit};
 use crate::error::{Cause, Error, Result};
-use crate::filter::{Choice, Filter};
-use crate::job::{JobRoot, read_choice};
+use crate::filter::Filter;
+use crate::job::JobRoot;
 use crate::location::Location;
 use crate::report::{Activity, Busy, Console, Crowd, Lookout, Vigil};
 use crate::ring::syscalls::Kernel;
 use crate::ring::uring::Ring;
 use crate::ring::{Caller, FixedBuffers, Name};
 use crate::roots::{Root, open_to_read, slow_below};
+use crate::selection::{Choice, read_choice};
 use crate::stop::Stop;
 use crate::walk::{DirNode, Walker, Work};
 use audit::{Audit, Tally};
@@ -170,6 +171,9 @@ pub fn run(request: &Request, stop: &Stop) -> Result<Verdict> {
         }
     }
     let is_interrupted = compare_all((crew.engine, &crowd), &audit, workers, &bell, stop)?;
+    if !is_interrupted {
+        audit.tell_unmet()?;
+    }
     Ok(conclude(request, (&audit.findings, &audit.tally), &audit.dest.path, started, is_interrupted))
 }
 

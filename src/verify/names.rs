@@ -342,7 +342,7 @@ impl<I: Interpreter> Auditor<I> {
         };
         let sort = if is_dir { Sort::Dir } else { Sort::Other };
         let path = dir.path_of(&entry.name);
-        if !audit.choice.is_everything() && !audit.choice.takes(&path, sort) {
+        if !audit.choice.is_everything() && !audit.choice.meets(&path, sort) {
             return (false, None);
         }
         add(&audit.tally.objects, 1);
