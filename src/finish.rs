@@ -132,8 +132,8 @@ impl Checkpointer {
             let settled = on_all(&mut self.sealers, level, |sealer, (dir, record)| sealer.finish_dir(dir, record));
             for ((dir, record), settled) in level.iter().zip(settled) {
                 match settled {
-                    Ok(losses) => {
-                        self.counters.add(Count::Dirs, 1);
+                    Ok((losses, count)) => {
+                        self.counters.add(count, 1);
                         rows.push(Row::CloseDir { id: dir.id });
                         if losses != record.losses {
                             let record = DirRecord { losses, ..record.clone() };
@@ -200,9 +200,9 @@ impl Checkpointer {
 }
 
 impl Sealer {
-    /// Owner, mode, attributes and times of a directory; what was lost of them. Once more, from the root, where it has
-    /// become stale.
-    fn finish_dir(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<LossSet> {
+    /// Owner, mode, attributes and times of a directory; what was lost of them, and what to count it as. Once more, from
+    /// the root, where it has become stale.
+    fn finish_dir(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<(LossSet, Count)> {
         match self.settle_dir(dir, record) {
             Err(error) if error.is_stale() => {
                 self.forget(dir);
@@ -212,9 +212,14 @@ impl Sealer {
         }
     }
 
-    fn settle_dir(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<LossSet> {
-        let Some(stamp) = record.stamp else { return Ok(LossSet::default()) };
+    fn settle_dir(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<(LossSet, Count)> {
+        let Some(stamp) = record.stamp else { return Ok((LossSet::default(), Count::Dirs)) };
         let job = self.job.clone();
+        let is_asked = job.config.attributes != Attributes::None && job.source.bucket.is_none();
+        let found = if is_asked { self.find_source(dir, record)? } else { None };
+        let is_gone = is_asked && found.is_none();
+        // I9: what the mode shows of the group may be the mask of an ACL that nobody can read any more.
+        let hidden = if is_gone && job.config.attributes.has_acls() { 0o070 } else { 0 };
         let handle = self.open(dir)?;
         let dest = self.dest();
         let mut losses = LossSet::default();
@@ -222,13 +227,13 @@ impl Sealer {
         let now = dest.stat_handle(&handle).map_err(|errno| failed("stat", errno))?;
         let mut wanted = Stat { uid: now.uid, gid: now.gid, mode: now.mode, ..now };
         if job.config.metadata == Metadata::Keep {
-            wanted = Stat { mode: stamp.mode, uid: stamp.uid, gid: stamp.gid, ..now };
+            wanted = Stat { mode: stamp.mode & !hidden, uid: stamp.uid, gid: stamp.gid, ..now };
             let lost = metadata::keep_owner_and_mode(&dest, &handle, &wanted, &now, job.dest_reach());
             losses = lost.map_err(|errno| failed("set owner and mode of", errno))?;
         }
-        if job.config.attributes != Attributes::None {
+        if job.config.attributes != Attributes::None && !is_gone {
             let trust = if losses.has(Loss::Owner) { Trust::NoCapabilities } else { Trust::Full };
-            losses.extend(self.keep_dir_attributes(dir, record, &handle, (wanted.permissions(), trust))?);
+            losses.extend(self.keep_dir_attributes(dir, (record, found), &handle, (wanted.permissions(), trust))?);
         }
         // A prefix without an object of its own has no times.
         if stamp.ino != 0 {
@@ -236,26 +241,23 @@ impl Sealer {
             set.map_err(|errno| failed("set times of", errno))?.into_iter().for_each(|loss| losses.add(loss));
         }
         losses.iter().try_for_each(|loss| self.lose_dir(dir, loss))?;
-        Ok(losses)
+        Ok((losses, if is_gone { Count::Vanished } else { Count::Dirs }))
     }
 
-    /// The source is asked for them by the directory's name: it may be one that nobody may list. One that has gone, or
-    /// is another by now, keeps what it has: the next pass finds it changed.
+    /// The source is asked for them by the directory's name: it may be one that nobody may list.
     fn keep_dir_attributes(
         &mut self,
         dir: &Arc<DirNode>,
-        record: &DirRecord,
+        (record, found): (&DirRecord, Option<(Handle, Name)>),
         handle: &Handle,
         (permissions, trust): (u32, Trust),
     ) -> Result<LossSet> {
         let (job, none) = (self.job.clone(), Name::default());
         let is_told = job.source.bucket.is_some();
-        let found = if is_told { None } else { self.find_source(dir, record)? };
         let told = extended::decode(&record.told);
         let origin = match &found {
             Some((at, name)) => Origin::Object(Thing::named(self.source(), at, name)),
-            None if is_told => Origin::Told(&told),
-            None => return Ok(LossSet::default()),
+            None => Origin::Told(&told),
         };
         let is_trusted = !is_told || job.config.special_bits == SpecialBits::Restore;
         let trust = if is_trusted { trust } else { Trust::UserOnly };
@@ -284,7 +286,8 @@ impl Sealer {
         Ok(Some((publication, losses)))
     }
 
-    /// The source's directory as a name in an open one, if it still is the one that was listed.
+    /// The source's directory as a name in an open one; nothing if it has gone. One that is another than the one that
+    /// was listed fails: the next pass lists it.
     pub(crate) fn find_source(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<Option<(Handle, Name)>> {
         let Some(parent) = &dir.parent else { return Ok(Some((self.job.source.handle.clone(), Name::default()))) };
         let at = match self.open_source(parent) {
@@ -297,6 +300,10 @@ impl Sealer {
         let is_it = |now: Stat| record.stamp.is_some_and(|stamp| self.job.is_same_dir(&stamp, &now));
         match self.source().stat(&at, &dir.name) {
             Ok(now) if is_it(now) => Ok(Some((at, dir.name.clone()))),
+            Ok(now) if now.kind() == Kind::Dir => {
+                let why = "it is another directory now than the one that was listed";
+                Err(Error::refused_object(self.job.path(Side::Source, dir), why))
+            }
             Ok(_) | Err(Errno::NOENT | Errno::STALE) => Ok(None),
             Err(errno) => Err(self.job.dir_error(Side::Source, dir, "stat", errno)),
         }

@@ -157,6 +157,8 @@ pub struct Job {
     pub temporaries: Temporaries,
     /// The state directory, which no walk enters.
     pub state_dir: (u64, u64),
+    /// The device of the source's root as the catalog has it.
+    pub source_dev: u64,
     /// When the run began.
     pub began: Time,
     /// How far away the source's clock is.

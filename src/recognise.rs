@@ -3,6 +3,10 @@
 //! By inode number where numbers last. A user-space daemon makes them up when a name is looked up, and begins anew when
 //! it is mounted again ([`crate::filesystem::Inodes`]): there the source is known by size and times alone, names of one
 //! file are found within one mount only, and nothing at the destination is taken for what an earlier mount was given.
+//!
+//! Device numbers do not last: a reboot or another loop device gives the source's root a new one. In the catalog it
+//! keeps the one that it had when the job began. A file system mounted below it whose number is another than it was is
+//! taken for another one: its directories are finished again.
 
 use std::sync::atomic::Ordering;
 
@@ -34,11 +38,27 @@ impl Job {
         if is_racy { stamp.racy() } else { stamp }
     }
 
+    /// The number in the catalog of a device of the source. The two numbers of its root change places, so that no file
+    /// system below it gets that of the root.
+    pub fn recorded_dev(&self, dev: u64) -> u64 {
+        match (self.source.stat.dev, self.source_dev) {
+            _ if self.source.bucket.is_some() || self.has_device() => dev,
+            (now, then) if dev == now => then,
+            (now, then) if dev == then => now,
+            _ => dev,
+        }
+    }
+
+    /// What is recorded of a directory of the source.
+    pub fn recorded_dir(&self, stamp: DirStamp) -> DirStamp {
+        DirStamp { dev: self.recorded_dev(stamp.dev), ..stamp }
+    }
+
     /// The group of a source object of several names. That of a mount whose numbers do not last is nobody else's: a
     /// number means another file once it is mounted anew.
     pub fn link_key(&self, stat: &Stat) -> LinkKey {
         let state = LinkKey::state_of(&Stamp::of(stat));
-        LinkKey { dev: self.source.inodes.salted(stat.dev), ino: stat.ino, state }
+        LinkKey { dev: self.source.inodes.salted(self.recorded_dev(stat.dev)), ino: stat.ino, state }
     }
 
     /// What an object of the destination is recognised by. Where inode numbers do not last, nothing is recognised that
@@ -105,7 +125,7 @@ impl Job {
 
     /// Whether a source directory is the one that was recorded, as far as its numbers tell.
     pub fn is_same_dir(&self, recorded: &DirStamp, now: &Stat) -> bool {
-        !self.source.inodes.is_lasting() || (recorded.dev, recorded.ino) == (now.dev, now.ino)
+        !self.source.inodes.is_lasting() || (recorded.dev, recorded.ino) == (self.recorded_dev(now.dev), now.ino)
     }
 
     /// Whether a directory's own metadata, as it is `now`, is what the last pass gave its copy; its atime counts for
@@ -116,7 +136,7 @@ impl Job {
         }
         let reader = self.catalog.reader()?;
         let recorded = reader.dir(dir.id)?.and_then(|record| record.stamp);
-        let (Some(recorded), Some(now)) = (recorded, now) else { return Ok(false) };
+        let (Some(recorded), Some(now)) = (recorded, now.map(|now| self.recorded_dir(now))) else { return Ok(false) };
         let is_finished = !reader.is_open_dir(dir.id, DirState::Unfinished)?;
         let ctime = if self.config.ctime == CtimePolicy::Ignore { now.ctime } else { recorded.ctime };
         let (dev, ino) = match self.source.inodes.is_lasting() {

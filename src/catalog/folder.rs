@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::header::boot_id;
+use super::identity::RootId;
 use super::identity::{self, Difference, JobIdentity, KnownBy};
 use crate::error::{Errno, Error, Result};
 use crate::filesystem::FileSystem;
@@ -195,13 +196,21 @@ impl Folder {
         self.path.parent().map_or(Ok(()), sync_dir)
     }
 
+    /// The device of the source's root as the job was recorded; nothing if the job file does not tell.
+    pub fn source_dev(&self) -> Result<Option<u64>> {
+        Ok(job_in(&self.path)?.map(|job| job.source_root.dev))
+    }
+
     /// Raises the format that the job file tells to this program's, durably and by one rename, before anything of it is
     /// recorded: so an older gfast refuses the job, and does not take what it cannot read for damage.
     pub fn raise_format(&self, identity: &JobIdentity, job_id: u64) -> Result<()> {
         if !identity::is_older(&read_job_file(&self.path)?) {
             return Ok(());
         }
-        self.write_job("job.new", identity, job_id)?;
+        // What is recorded was recorded by the device of then.
+        let source_root =
+            RootId { dev: self.source_dev()?.unwrap_or(identity.source_root.dev), ..identity.source_root };
+        self.write_job("job.new", &JobIdentity { source_root, ..identity.clone() }, job_id)?;
         let file = self.path.join("job");
         let renamed = fs::rename(self.path.join("job.new"), &file);
         renamed.map_err(|error| Error::os("replace", bytes_of(&file), errno_of(&error)))?;

@@ -306,6 +306,11 @@ impl Catalog {
         Reader::new(self)
     }
 
+    /// The device that the source's root had when the job began; nothing if the job file does not tell.
+    pub fn source_dev(&self) -> Result<Option<u64>> {
+        self.folder.source_dev()
+    }
+
     /// Device and inode of the state directory, so that a walk that meets it skips it.
     pub fn state_dev_ino(&self) -> (u64, u64) {
         self.folder.state_dev_ino

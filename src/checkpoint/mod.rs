@@ -338,7 +338,7 @@ impl Checkpointer {
         let record = DirRecord {
             parent: dir.parent.as_ref().map_or(DirId::ROOT, |parent| parent.id),
             name: dir.name.clone(),
-            stamp: dir.stamp(),
+            stamp: dir.stamp().map(|stamp| self.job.recorded_dir(stamp)),
             listed_batch: draft.number,
             // One that is not finished again stays as it was finished.
             losses: if dir.is_touched() { LossSet::default() } else { self.recorded_losses(dir.id)? },

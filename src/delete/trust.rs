@@ -58,7 +58,7 @@ pub(super) fn is_to_be_trusted(job: &Job, dir: DirId) -> Result<bool> {
     let stamp = reader.dir(dir)?.and_then(|record| record.stamp);
     let is_read = match job.config.mounts {
         _ if job.source.bucket.is_some() => true,
-        Mounts::Stay => stamp.is_some_and(|stamp| stamp.dev == job.source.stat.dev),
+        Mounts::Stay => stamp.is_some_and(|stamp| stamp.dev == job.recorded_dev(job.source.stat.dev)),
         _ => stamp.is_some(),
     };
     Ok(is_read

@@ -285,6 +285,7 @@ pub(crate) fn make_job(
         },
         temporaries: Temporaries::new(header.job_id),
         state_dir: catalog.state_dev_ino(),
+        source_dev: catalog.source_dev()?.unwrap_or(roots.source.stat.dev),
         began: Time::now(),
         source_reach: roots.source.file_system.reach(),
         sync_each: AtomicBool::new(syncs_each),

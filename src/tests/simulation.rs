@@ -347,3 +347,40 @@ fn names_of_a_number_that_is_another_file_by_now_are_no_links_to_the_old_one() {
     }
     assert!(reused > 0, "no run was stopped between the two");
 }
+
+/// A reboot or another loop device gives the source's file system another number: names of a file are still names of
+/// one file, and directories that were listed before still get their attributes.
+#[test]
+fn a_source_of_another_device_number_is_the_same_source() {
+    let style = Style { streams: 1, shards: 1, block_bytes: 4096, ..Style::draw(&mut Random::new(1)) };
+    let style = Style { attributes: Attributes::All, metadata: Metadata::Keep, ..style };
+    let mut changed = 0;
+    for stop_at in 1..30 {
+        let mut source = Disk::new(1001);
+        for dir in 0..20 {
+            let path = |name: &str| format!("dir{dir}{name}").into_bytes();
+            source.add_dir(&path(""));
+            source.add_xattr(&path(""), b"user.a", b"value");
+            match dir {
+                0 => source.add_file(&path("/file"), b"content"),
+                _ => source.add_link(b"dir0/file", &path("/file")),
+            }
+        }
+        let machine = Machine::new(stop_at, source.clone(), Disk::new(1002), style);
+        let mut life = Life { before: source, machine, random: Random::new(stop_at), log: Vec::new() };
+        let mut live = || -> Verdict {
+            let ran = life.run(Order { stop_at: Some(stop_at as u32), ..scene::calm(stop_at) })?;
+            life.judge(&ran)?;
+            let files = life.machine.dest.dump().keys().filter(|path| path.ends_with(b"file")).count();
+            changed += u32::from(ran.end == Some(End::Interrupted) && (1..20).contains(&files));
+            life.machine.keep_source();
+            life.machine.source.dev = 1003;
+            life.calm_run()?;
+            trees_agree(&life.machine, &life.machine.dest, |_| false)?;
+            life.end()
+        };
+        let lived = live();
+        assert_eq!(lived, Ok(()), "stopped at {stop_at}:\n{}", life.log.join("\n"));
+    }
+    assert!(changed > 0, "no run was stopped between the two");
+}
