@@ -36,8 +36,19 @@ pub(super) struct Folder {
     pub path: PathBuf,
     /// Device and inode of the state directory.
     pub state_dev_ino: (u64, u64),
+    /// What it is held for.
+    pub access: Access,
     /// The lock; freed by a crash too, when the last copy of the descriptor is closed.
     owner: File,
+}
+
+/// What a folder is held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// To run the job: nobody else has it.
+    Write,
+    /// To read it: others may read it too, and nothing in it is changed.
+    Read,
 }
 
 /// What was found where the job's folder should be.
@@ -64,14 +75,14 @@ impl Folder {
         let path = state_dir.join(identity.folder_name());
         match fs::symlink_metadata(&path) {
             Ok(_) => {
-                let folder = Folder::lock(path, state_dev_ino)?;
+                let folder = Folder::lock(path, state_dev_ino, Access::Write)?;
                 let job_id = folder.check_job(identity)?;
                 Ok(Found::Job(folder, job_id))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let path = state_dir.join(identity.folder_name().replace("job-", "new-"));
                 make_dir(&path)?;
-                let folder = Folder::lock(path, state_dev_ino)?;
+                let folder = Folder::lock(path, state_dev_ino, Access::Write)?;
                 folder.clear()?;
                 Ok(Found::New(folder))
             }
@@ -79,43 +90,61 @@ impl Folder {
         }
     }
 
-    /// Finds and locks the folder of the job between these paths, if there is one. Makes nothing.
+    /// Finds the folder of the job between these paths, if there is one, to read it. Makes nothing.
     pub fn find_existing(state_dir: &Path, source: &[u8], dest: &[u8]) -> Result<Option<(Folder, u64)>> {
-        let path = state_dir.join(identity::folder_name(source, dest));
+        let Some(folder) = Folder::find_named(state_dir, &identity::folder_name(source, dest))? else {
+            return Ok(None);
+        };
+        let parsed = JobIdentity::parse(&read_job_file(&folder.path)?);
+        let (job_id, _) = parsed.map_err(|damage| folder.damaged(damage.0))?;
+        Ok(Some((folder, job_id)))
+    }
+
+    /// Likewise of this very job; another one in its place is refused.
+    pub fn find_job(state_dir: &Path, identity: &JobIdentity) -> Result<Option<(Folder, u64)>> {
+        let Some(folder) = Folder::find_named(state_dir, &identity.folder_name())? else { return Ok(None) };
+        let job_id = folder.check_job(identity)?;
+        Ok(Some((folder, job_id)))
+    }
+
+    fn find_named(state_dir: &Path, name: &str) -> Result<Option<Folder>> {
+        let path = state_dir.join(name);
         match fs::symlink_metadata(&path) {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::os("stat", bytes_of(&path), errno_of(&error))),
         }
         let metadata = check_is_ours(&open_dir(state_dir)?, state_dir)?;
-        let folder = Folder::lock(path, (metadata.dev(), metadata.ino()))?;
-        let parsed = JobIdentity::parse(&read_job_file(&folder.path)?);
-        let (job_id, _) = parsed.map_err(|damage| folder.damaged(damage.0))?;
-        Ok(Some((folder, job_id)))
+        Folder::lock(path, (metadata.dev(), metadata.ino()), Access::Read).map(Some)
     }
 
-    /// Finds and locks the folder of a job that ran before: the one with this destination, or the only one. Makes
+    /// Finds the folder of a job that ran before, to read it: the one with this destination, or the only one. Makes
     /// nothing.
     pub fn find_recorded(state_dir: &Path, dest: Option<&[u8]>) -> Result<(Folder, u64, JobIdentity)> {
         let (path, identity, state_dev_ino) = Folder::recorded(state_dir, dest)?;
-        let folder = Folder::lock(path, state_dev_ino)?;
+        let folder = Folder::lock(path, state_dev_ino, Access::Read)?;
         let job_id = folder.check_job(&identity)?;
         Ok((folder, job_id, identity))
     }
 
-    /// Where such a job's folder is, what the job is, and the state directory's device and inode. Locks nothing.
+    /// Where such a job's folder is, what the job is, and the state directory's device and inode. Locks nothing. A
+    /// folder that tells no job is in nobody's way who asks for another one.
     pub fn recorded(state_dir: &Path, dest: Option<&[u8]>) -> Result<(PathBuf, JobIdentity, (u64, u64))> {
         let dir = open_dir(state_dir)?;
         let metadata = check_is_ours(&dir, state_dir)?;
-        let mut jobs = Vec::new();
+        let (mut jobs, mut damage) = (Vec::new(), None);
         for path in folders_in(state_dir)? {
-            jobs.extend(job_in(&path)?.map(|identity| (path, identity)));
+            match job_in(&path) {
+                Ok(found) => jobs.extend(found.map(|identity| (path, identity))),
+                Err(error) => damage = Some(error),
+            }
         }
         jobs.sort_by(|(a, _), (b, _)| a.cmp(b));
         let known: Vec<String> = jobs.iter().map(|(_, identity)| identity.to_line()).collect();
         jobs.retain(|(_, identity)| dest.is_none_or(|dest| identity.dest == dest));
         match (jobs.len(), jobs.pop()) {
             (1, Some((path, identity))) => Ok((path, identity, (metadata.dev(), metadata.ino()))),
+            (0, _) if let Some(error) = damage => Err(error),
             (0, _) if known.is_empty() => Err(Error::refused(bytes_of(state_dir), "no job is recorded there")),
             (0, _) => Err(Error::refused(
                 bytes_of(state_dir),
@@ -138,14 +167,21 @@ impl Folder {
         found.map(|(job, _)| job)
     }
 
-    fn lock(path: PathBuf, state_dev_ino: (u64, u64)) -> Result<Folder> {
+    fn lock(path: PathBuf, state_dev_ino: (u64, u64), access: Access) -> Result<Folder> {
         let dir = open_dir(&path)?;
         let metadata = check_is_ours(&dir, &path)?;
         let file = path.join("owner");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let (flags, lock) = match access {
+            Access::Write => (OFlags::RDWR | OFlags::CREATE, FlockOperation::NonBlockingLockExclusive),
+            Access::Read => (OFlags::RDONLY, FlockOperation::NonBlockingLockShared),
+        };
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let owner = rustix::fs::openat(&dir, "owner", flags, Mode::RUSR | Mode::WUSR);
-        let mut owner = owner.map(File::from).map_err(|errno| Error::os("open", bytes_of(&file), errno))?;
-        match rustix::fs::flock(&owner, FlockOperation::NonBlockingLockExclusive) {
+        let mut owner = owner.map(File::from).map_err(|errno| match (errno, access) {
+            (Errno::NOENT, Access::Read) => Error::refused(bytes_of(&file), "is missing; a run of the job makes it"),
+            _ => Error::os("open", bytes_of(&file), errno),
+        })?;
+        match rustix::fs::flock(&owner, lock) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(in_use(&path, &mut owner)),
             Err(errno) => return Err(Error::os("lock", bytes_of(&file), errno)),
@@ -154,12 +190,11 @@ impl Folder {
         if !fs::symlink_metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == (metadata.dev(), metadata.ino())) {
             return Err(Error::refused(bytes_of(&path), SAME_MOMENT));
         }
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let boot = u128::from_be_bytes(boot_id());
-        let record = format!("pid={}\nhost={host}\nboot={boot:032x}\n", std::process::id());
-        let written = owner.set_len(0).and_then(|()| owner.write_all_at(record.as_bytes(), 0));
-        written.map_err(|error| Error::os("write", bytes_of(&file), errno_of(&error)))?;
-        Ok(Folder { path, state_dev_ino, owner })
+        if access == Access::Write {
+            let written = note_owner(&owner);
+            written.map_err(|error| Error::os("write", bytes_of(&file), errno_of(&error)))?;
+        }
+        Ok(Folder { path, state_dev_ino, access, owner })
     }
 
     /// Compares the job file with the job that was asked for.
@@ -348,7 +383,20 @@ fn check_is_ours(dir: &File, path: &Path) -> Result<fs::Metadata> {
     Ok(metadata)
 }
 
+/// Says in the lock's file who has it.
+fn note_owner(owner: &File) -> std::io::Result<()> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let boot = u128::from_be_bytes(boot_id());
+    let record = format!("pid={}\nhost={host}\nboot={boot:032x}\n", std::process::id());
+    owner.set_len(0)?;
+    owner.write_all_at(record.as_bytes(), 0)
+}
+
 fn in_use(path: &Path, owner: &mut File) -> Error {
+    // Only who reads lets others read; it leaves no name.
+    if rustix::fs::flock(&*owner, FlockOperation::NonBlockingLockShared).is_ok() {
+        return Error::refused(bytes_of(path), "in use: a report, a comparison or a dry run reads it");
+    }
     let mut record = String::new();
     // A record that cannot be read leaves the message without names; the refusal stands.
     let _ = owner.take(4096).read_to_string(&mut record);

@@ -55,7 +55,7 @@ use crate::report::Note;
 use crate::ring::op::Name;
 use check::Fault;
 use commit::Changes;
-use folder::{Folder, Found, bytes_of};
+use folder::{Access, Folder, Found, bytes_of};
 use store::{Store, trouble};
 
 /// Read transactions at a time; far above the number of threads.
@@ -244,6 +244,13 @@ impl Catalog {
         Folder::recorded(state_dir, dest).map(|(path, ..)| path)
     }
 
+    /// Opens the catalog of this very job, if it ran before, to read it: refuses as [`Catalog::open`] does, and makes
+    /// nothing.
+    pub fn find_job(state_dir: &Path, identity: &JobIdentity) -> Result<Option<Catalog>> {
+        let Some((folder, job_id)) = Folder::find_job(state_dir, identity)? else { return Ok(None) };
+        Catalog::open_in(folder, job_id).map(Some)
+    }
+
     /// Opens the catalog of the job between these paths, if there is one, to read it. Makes nothing.
     pub fn find(state_dir: &Path, source: &[u8], dest: &[u8]) -> Result<Option<Catalog>> {
         let Some((folder, job_id)) = Folder::find_existing(state_dir, source, dest)? else { return Ok(None) };
@@ -252,8 +259,10 @@ impl Catalog {
 
     fn open_in(folder: Folder, job_id: u64) -> Result<Catalog> {
         check_data(&folder)?;
-        folder.fill_lock_file()?;
-        let store = Store::open(&folder.path)?;
+        if folder.access == Access::Write {
+            folder.fill_lock_file()?;
+        }
+        let store = Store::open(&folder.path, folder.access)?;
         let header = {
             let txn = store.read().map_err(|error| trouble(&folder.path, &error))?;
             store.header(&txn, &folder.path)?.header
@@ -337,7 +346,7 @@ fn create(mut folder: Folder, identity: &JobIdentity) -> Result<(Folder, u64)> {
     let job_id = random_id();
     let batch = Batch { rows: Vec::new(), header: Header::first(job_id), reseal_dirs: Vec::new() };
     folder.fill_lock_file()?;
-    let store = Store::open(&folder.path)?;
+    let store = Store::open(&folder.path, folder.access)?;
     Changes::of(&batch).commit(&store).map_err(|error| trouble(&folder.path, &error))?;
     // Closed before the rename: LMDB keeps no path of an environment that is open under another.
     drop(store);

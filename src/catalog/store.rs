@@ -7,11 +7,11 @@ use std::fs::File;
 use std::path::Path;
 
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Env, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
+use heed::{CommitOrAbort, Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 use parking_lot::RecursiveRwLock;
 
 use super::bytes;
-use super::folder::{WAY_OUT, bytes_of};
+use super::folder::{Access, WAY_OUT, bytes_of};
 use super::header::{self, StoredHeader};
 use crate::error::{Error, Result};
 
@@ -62,16 +62,16 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens the environment in `folder`; makes the trees that are missing.
-    pub fn open(folder: &Path) -> Result<Store> {
-        Store::open_sized(folder, &MAP_BYTES)
+    /// Opens the environment in `folder`; makes the trees that are missing, if it is held for writing.
+    pub fn open(folder: &Path, access: Access) -> Result<Store> {
+        Store::open_sized(folder, access, &MAP_BYTES)
     }
 
     /// Opens it with the first of these sizes of the map that there are addresses for.
-    fn open_sized(folder: &Path, sizes: &[usize]) -> Result<Store> {
+    fn open_sized(folder: &Path, access: Access, sizes: &[usize]) -> Result<Store> {
         let mut opened = Err(Error::catalog(bytes_of(folder), "no size of the map was tried"));
         for map_bytes in sizes {
-            match open_env(folder, *map_bytes) {
+            match open_env(folder, access, *map_bytes) {
                 Err(heed::Error::Io(error)) if error.raw_os_error() == Some(libc::ENOMEM) => {
                     opened = Err(Error::catalog(bytes_of(folder), "no address space for its map (ulimit -v)"));
                 }
@@ -122,13 +122,19 @@ impl Store {
 }
 
 #[expect(unsafe_code, reason = "LMDB maps the data file into memory")]
-fn open_env(folder: &Path, map_bytes: usize) -> heed::Result<Env<WithoutTls>> {
+fn open_env(folder: &Path, access: Access, map_bytes: usize) -> heed::Result<Env<WithoutTls>> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(map_bytes).max_readers(super::READERS_MAX).max_dbs(TREE_NAMES.len() as u32);
     // SAFETY: the mapped file is changed by nobody else: its folder is 0700 and ours, and this process holds the
-    // folder's flock until the environment is closed. Its size and pages were checked before (check.rs), so that the
-    // map holds what LMDB reads.
-    unsafe { options.open(folder) }
+    // folder's flock until the environment is closed; a shared one keeps all writers out, so that a reader needs no
+    // place in LMDB's own lock file. Its size and pages were checked before (check.rs), so that the map holds what
+    // LMDB reads.
+    unsafe {
+        if access == Access::Read {
+            options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK);
+        }
+        options.open(folder)
+    }
 }
 
 #[expect(unsafe_code, reason = "LMDB moves its map")]
@@ -211,7 +217,7 @@ mod tests {
     fn a_full_map_grows() {
         let folder = std::env::temp_dir().join(format!("gfast-store-{}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
-        let store = Store::open_sized(&folder, &[1 << 17]).unwrap();
+        let store = Store::open_sized(&folder, Access::Write, &[1 << 17]).unwrap();
         let mut turns = 0;
         let full = loop {
             let _no_resize = store.resize.read();

@@ -219,7 +219,8 @@ fn make_root_durable(roots: &Roots) -> Result<()> {
     rustix::fs::fsync(&roots.dest.handle).and_then(|()| rustix::fs::fsync(parent)).map_err(failed)
 }
 
-fn identity_of(config: &Config, choice: &Choice, names: &(Vec<u8>, Vec<u8>), roots: &Roots) -> JobIdentity {
+/// Whose catalog a run of these ends and options takes for its own.
+pub(crate) fn identity_of(config: &Config, choice: &Choice, names: &(Vec<u8>, Vec<u8>), roots: &Roots) -> JobIdentity {
     let root_id = |root: &Root| match &root.device {
         Some(device) => RootId { ino: device.identity(), birth: Time::default(), dev: device.number() },
         None => {

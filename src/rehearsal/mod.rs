@@ -25,7 +25,7 @@ use crate::catalog::{Catalog, DirId, DirStamp, JobStatus, Record, boot_id};
 use crate::config::{Config, CtimePolicy, Mounts};
 use crate::delete::each;
 use crate::engine::ends::{Ends, look};
-use crate::engine::raise_descriptor_limit;
+use crate::engine::{identity_of, raise_descriptor_limit};
 use crate::error::{Cause, Class, Error, Result, escape};
 use crate::filesystem::Inodes;
 use crate::filter::Sort;
@@ -79,6 +79,7 @@ struct Level {
 pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode> {
     let choice = read_choice(&config.filter, config.files_from.as_deref())?;
     raise_descriptor_limit();
+    Catalog::check_place(&config.state_dir)?;
     let crowd: Arc<Crowd> = Arc::default();
     let names = (&config.source.display()[..], &config.dest.display()[..]);
     let console = Arc::new(Console::stderr(config.output));
@@ -87,7 +88,8 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
     if roots.has_device() {
         return Err(Error::refused(names.0, "--dry-run tells of files: a block device is always copied"));
     }
-    let catalog = Catalog::find(&config.state_dir, &names.0, &names.1)?;
+    let identity = identity_of(config, &choice, &names, &roots);
+    let catalog = Catalog::find_job(&config.state_dir, &identity)?;
     let granularity_nanos = roots.dest.granularity_nanos();
     let end = |bucket: Option<crate::job::BucketRoot>, root, side| match bucket {
         Some(root) => Client::new(root.bucket.clone()).map(|client| End::Bucket(root, client)),

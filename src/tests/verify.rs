@@ -191,7 +191,9 @@ fn checksums_recorded_while_copying_are_those_of_the_files() {
 
 /// Puts the source's checksums into the catalog.
 fn record_checksums(tree: &Path, state: &Path, copy: &Path) {
-    let (catalog, _) = Catalog::open_recorded(state, Some(copy.as_os_str().as_bytes())).unwrap();
+    let (reader, identity) = Catalog::open_recorded(state, Some(copy.as_os_str().as_bytes())).unwrap();
+    drop(reader);
+    let catalog = Catalog::open(state, &identity, false).unwrap();
     let mut rows = Vec::new();
     for (name, record) in catalog.reader().unwrap().entries(DirId::ROOT, None, 1000).unwrap() {
         let Record::File(mut record) = record else { continue };
