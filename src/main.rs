@@ -137,8 +137,15 @@ fn sweep() -> ExitCode {
     if gfast::tune::serve() { ExitCode::Done } else { ExitCode::Fatal }
 }
 
-/// Writes or checks a report.
+/// Writes or checks a report. It changes nothing, so the first signal ends it at once, also while a reader lets it wait.
 fn report(request: &gfast::ledger::Request) -> ExitCode {
+    for signal in [SIGINT, SIGTERM] {
+        let code = ExitCode::Interrupted.code().into();
+        let always = Arc::new(AtomicBool::new(true));
+        if let Err(error) = signal_hook::flag::register_conditional_shutdown(signal, code, always) {
+            return fail(&Error::refused("signals", format!("cannot be handled: {error}")));
+        }
+    }
     let mut stdout = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
     let written = gfast::ledger::run(request, &mut stdout);
     let flushed = stdout.flush().map_err(|error| Error::refused("stdout", format!("cannot be written: {error}")));

@@ -185,7 +185,7 @@ impl Line {
         let losses: Vec<&str> = self.losses.iter().map(Loss::key).collect();
         let [source_crc64, dest_crc64] = self.crc64s();
         let values = [
-            quote(&self.shown_path()),
+            quote_text(&self.shown_path()),
             self.kind().to_owned(),
             self.outcome.name().to_owned(),
             self.size.to_string(),
@@ -198,15 +198,28 @@ impl Line {
             self.level().to_owned(),
             self.attempts.to_string(),
             losses.join(" "),
-            quote(&escape(self.error.as_deref().unwrap_or_default().as_bytes())),
+            quote_text(&escape(self.error.as_deref().unwrap_or_default().as_bytes())),
         ];
         values.join(",")
     }
 }
 
-/// Seconds since 1970, exactly.
-fn time(time: Time) -> String {
-    format!("{}.{:09}", time.secs, time.nanos)
+/// Seconds since 1970, exactly. The system counts nanoseconds upwards from the second before, also where that is less
+/// than 0.
+fn time(Time { secs, nanos }: Time) -> String {
+    match secs < 0 && nanos > 0 {
+        true => format!("-{}.{:09}", secs.unsigned_abs() - 1, 1_000_000_000 - nanos),
+        false => format!("{secs}.{nanos:09}"),
+    }
+}
+
+/// A text that a spreadsheet would take for a formula has an apostrophe before it, and so has one that begins with an
+/// apostrophe: taking one away gives back what it was.
+fn quote_text(text: &str) -> String {
+    match text.starts_with(['=', '+', '-', '@', '\'']) {
+        true => quote(&format!("'{text}")),
+        false => quote(text),
+    }
 }
 
 /// A value in quotes where it needs them (RFC 4180). One that begins with `#` would pass as a comment.
@@ -220,7 +233,8 @@ fn quote(text: &str) -> String {
 /// A directory whose records are being read.
 struct Level {
     id: DirId,
-    path: Vec<u8>,
+    /// Bytes of its path, which is the beginning of the paths of those below it.
+    path_bytes: usize,
     page: VecDeque<(Name, Record)>,
     after: Option<Name>,
 }
@@ -232,7 +246,9 @@ pub(super) fn each_line(
     take: &mut dyn FnMut(Line) -> Result<()>,
 ) -> Result<()> {
     let header = catalog.header();
-    let mut levels = vec![Level { id: DirId::ROOT, path: Vec::new(), page: VecDeque::new(), after: None }];
+    let mut levels = vec![Level { id: DirId::ROOT, path_bytes: 0, page: VecDeque::new(), after: None }];
+    // One path for all levels: a copy for each would grow with the square of the depth.
+    let mut dir_path = Vec::new();
     take(dir_line(catalog, DirId::ROOT, Vec::new())?)?;
     // Ends: every turn takes a record, or leaves a directory.
     while let Some(level) = levels.last_mut() {
@@ -245,13 +261,15 @@ pub(super) fn each_line(
             levels.pop();
             continue;
         };
+        dir_path.truncate(level.path_bytes);
         // The directory itself, where it could not be read, has an empty name.
-        let path = if name.is_empty() { level.path.clone() } else { join(&level.path, &name) };
+        let path = if name.is_empty() { dir_path.clone() } else { join(&dir_path, &name) };
         match record {
             Record::File(record) => take(Line::of_file(path, record, &header, identity))?,
             Record::Dir(id) => {
                 take(dir_line(catalog, id, path.clone())?)?;
-                levels.push(Level { id, path, page: VecDeque::new(), after: None });
+                levels.push(Level { id, path_bytes: path.len(), page: VecDeque::new(), after: None });
+                dir_path = path;
             }
         }
     }
@@ -292,10 +310,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn times_before_1970_are_what_they_are() {
+        let text = |secs, nanos| time(Time { secs, nanos });
+        assert_eq!([text(-1, 500_000_000), text(-2, 250_000_000)], ["-0.500000000", "-1.750000000"]);
+        assert_eq!(
+            [text(-1, 0), text(0, 1), text(i64::MIN, 0)],
+            ["-1.000000000", "0.000000001", "-9223372036854775808.000000000"]
+        );
+    }
+
+    #[test]
     fn values_that_would_break_a_line_are_quoted() {
         assert_eq!(quote("plain text"), "plain text");
         assert_eq!(quote("a,\"b\""), "\"a,\"\"b\"\"\"");
         assert_eq!(quote("# end: 3"), "\"# end: 3\"");
+        assert_eq!(quote_text("=1+\"1\""), "\"'=1+\"\"1\"\"\"");
+        let texts = ["-a", "+a", "@a", "'a", "=a", "a=", "\\x09"].map(quote_text);
+        assert_eq!(texts, ["'-a", "'+a", "'@a", "''a", "'=a", "a=", "\\x09"]);
         assert!(Outcome::ALL.iter().enumerate().all(|(index, outcome)| index == *outcome as usize));
     }
 }
