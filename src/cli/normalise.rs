@@ -29,10 +29,11 @@ pub(super) enum Normalised {
 /// Normalises the words after the program name.
 pub(super) fn normalise(words: Vec<String>, command: &CommandInfoWithArgs) -> Result<Normalised> {
     let mut normalised = Vec::with_capacity(words.len());
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut end) = (BTreeSet::new(), None);
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
         if word == "--" {
+            end = Some(normalised.len());
             normalised.push(word);
             normalised.extend(words.by_ref());
             break;
@@ -70,7 +71,8 @@ pub(super) fn normalise(words: Vec<String>, command: &CommandInfoWithArgs) -> Re
             }
         }
     }
-    refuse_strays_after_end(&normalised, command)?;
+    let strays = end.map_or(&[][..], |end| &normalised[end + 1..]);
+    strays.iter().try_for_each(|word| refuse_stray(word, command))?;
     Ok(Normalised::Words(normalised))
 }
 
@@ -120,11 +122,6 @@ fn refuse_stray(word: &str, command: &CommandInfoWithArgs) -> Result<()> {
         true => Err(Error::usage(format!("unexpected word {}: see gfast --help", shown(word)))),
         false => Ok(()),
     }
-}
-
-fn refuse_strays_after_end(words: &[String], command: &CommandInfoWithArgs) -> Result<()> {
-    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
-    words.iter().skip(end + 1).try_for_each(|word| refuse_stray(word, command))
 }
 
 /// An encoded word as the user typed it, on one line.
@@ -198,6 +195,9 @@ mod tests {
     fn rules_become_one_list_in_their_order() {
         let expected = ["--rule", "-*.o", "--rule", "+-x", "--rule", "-="];
         assert_eq!(run("-exclude *.o --include -x -exclude==").unwrap(), expected);
+        // A value that looks like the end of all options is none, whatever follows it.
+        assert_eq!(run("--exclude - -level 1").unwrap(), ["--rule", "--", "--level", "1"]);
+        assert_eq!(run("-level -- -fast").unwrap(), ["--level", "--", "--fast"]);
         assert_eq!(run("--exclude=").unwrap_err(), "--exclude is empty");
     }
 
