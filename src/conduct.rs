@@ -67,7 +67,7 @@ impl Conductor {
     pub fn new(job: Arc<Job>, checkpointer: Checkpointer, counters: Vec<Arc<Counters>>, stop: Stop) -> Conductor {
         let retried = match job.config.retry {
             Retry::FailedOnly => Retried::Until(None),
-            Retry::WithAll => Retried::All,
+            Retry::WithAll | Retry::All => Retried::All,
         };
         let (rounds, is_cleared, started) = (0, false, Instant::now());
         Conductor { job, checkpointer, counters, stop, rounds, is_cleared, retried, started }
@@ -117,7 +117,7 @@ impl Conductor {
         let totals = Totals::of(&self.counters);
         let totals = match self.job.config.retry {
             Retry::FailedOnly => self.job.catalog.header().totals,
-            Retry::WithAll => {
+            Retry::WithAll | Retry::All => {
                 let (entries, bytes) = (totals.get(Count::EntriesWalked), totals.get(Count::BytesPlanned));
                 catalog::Totals { entries, bytes }
             }

@@ -309,6 +309,8 @@ pub enum Retry {
     WithAll,
     /// By itself; nothing else is looked at.
     FailedOnly,
+    /// With the rest, which is copied again, too, whatever is there or recorded.
+    All,
 }
 
 /// How much may be deleted.

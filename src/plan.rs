@@ -5,6 +5,8 @@
 //! record equals the source     -> Unchanged                          (the destination is not looked at)
 //! only its ctime differs       -> Reread: metadata alone if the content has the recorded checksum, else Copy
 //! it was racy when it was read -> the same: its ctime proves nothing
+//! equal, but it lost something -> Renew: metadata alone              (--strict, --retry-failed)
+//! whatever                     -> Copy, replacing what is there      (--recopy)
 //! failed, but held until then  -> Adopt, if the destination still has it
 //! record differs               -> Copy, replacing what is there
 //! no record, no dest name      -> Copy
@@ -13,8 +15,9 @@
 //! ```
 
 use crate::catalog::{FileRecord, Stamp, Status};
-use crate::config::CtimePolicy;
+use crate::config::{Config, CtimePolicy, LossPolicy, Retry};
 use crate::filesystem::{Inodes, Reach};
+use crate::report::{Loss, LossSet};
 use crate::ring::{Kind, Stat, Time};
 
 /// How far ahead of this machine's clock a ctime may be and still be racy.
@@ -31,6 +34,37 @@ pub enum Plan {
     Compare,
     /// Nothing but its ctime is new: copy it unless its content still has this CRC64.
     Reread(u64),
+    /// It has lost something: give it its metadata once more, or copy it where that cannot be done by itself.
+    Renew,
+}
+
+impl Plan {
+    /// Whether it is done although the destination holds the object as it is recorded.
+    pub fn is_again(self) -> bool {
+        matches!(self, Plan::Renew | Plan::Copy(Reason::Asked))
+    }
+}
+
+/// What is done again although the catalog calls it done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// Nothing.
+    Nothing,
+    /// What has lost something that may be kept by now.
+    Losses,
+    /// All of it.
+    All,
+}
+
+impl Again {
+    /// As it is asked for.
+    pub fn of(config: &Config) -> Again {
+        match (config.retry, config.losses) {
+            (Retry::All, _) => Again::All,
+            (Retry::FailedOnly, _) | (_, LossPolicy::Fail) => Again::Losses,
+            (Retry::WithAll, LossPolicy::Count) => Again::Nothing,
+        }
+    }
 }
 
 /// Why nothing is to be done.
@@ -53,6 +87,8 @@ pub enum Reason {
     Failed,
     /// An earlier attempt was interrupted.
     Interrupted,
+    /// Everything is to be copied again.
+    Asked,
 }
 
 /// Where a job stands, as far as decisions need it: from the catalog's header.
@@ -68,6 +104,8 @@ pub struct Progress {
     pub ctime: CtimePolicy,
     /// How long the source's inode numbers last: those that do not are not recorded.
     pub inodes: Inodes,
+    /// What is done again.
+    pub again: Again,
 }
 
 impl Progress {
@@ -82,7 +120,17 @@ impl Progress {
 
     /// Whether the current pass has handled the object, so that not even the source need be looked at.
     pub fn is_handled(&self, record: &FileRecord) -> bool {
-        record.batch >= self.pass_start_batch && self.holds(record)
+        record.batch >= self.pass_start_batch && self.holds(record) && !self.is_renewed(record)
+    }
+
+    /// Whether an object that lost something is to get it once more.
+    pub fn is_renewed(&self, record: &FileRecord) -> bool {
+        matches!(record.status, Status::Done | Status::Written) && self.renews(record.losses)
+    }
+
+    /// Whether these losses are reason to try again. That a name is no hard link is no matter of metadata.
+    pub fn renews(&self, losses: LossSet) -> bool {
+        self.again == Again::Losses && !losses.without(Loss::HardLink).is_empty()
     }
 
     /// Whether a file in state `now` is read again before it is decided about.
@@ -132,10 +180,17 @@ fn is_same_but_ctime(then: &Stamp, now: &Stamp) -> bool {
 /// Decides from source and record. `dest_is_new` says that the destination directory was created by this run.
 pub fn decide(source: &Stat, record: Option<&FileRecord>, progress: &Progress, dest_is_new: bool) -> Plan {
     let Some(record) = record else {
-        return if dest_is_new { Plan::Copy(Reason::New) } else { Plan::Compare };
+        return match (dest_is_new, progress.again) {
+            (true, _) => Plan::Copy(Reason::New),
+            (false, Again::All) => Plan::Copy(Reason::Asked),
+            (false, _) => Plan::Compare,
+        };
     };
     if progress.is_handled(record) {
         return Plan::Skip(Skip::Done);
+    }
+    if progress.again == Again::All {
+        return Plan::Copy(Reason::Asked);
     }
     let now = progress.stamp(source);
     match record.status {
@@ -146,7 +201,10 @@ pub fn decide(source: &Stat, record: Option<&FileRecord>, progress: &Progress, d
         Status::Done | Status::Written if !progress.holds(record) => Plan::Copy(Reason::Interrupted),
         // What could not be made is tried again: by another user, or where another version of it is mounted.
         Status::Done | Status::Written if record.losses.has_object() => Plan::Copy(Reason::Failed),
-        Status::Done | Status::Written if progress.is_same(&record.stamp, &now) => Plan::Skip(Skip::Unchanged),
+        Status::Done | Status::Written if progress.is_same(&record.stamp, &now) => match progress.is_renewed(record) {
+            true => Plan::Renew,
+            false => Plan::Skip(Skip::Unchanged),
+        },
         Status::Done | Status::Written => match known_content(record, &now) {
             Some(crc64) if source.kind() == Kind::File => Plan::Reread(crc64),
             _ => Plan::Copy(Reason::Changed),
@@ -185,6 +243,7 @@ mod tests {
         boot_batch: 12,
         ctime: CtimePolicy::Heed,
         inodes: Inodes::Lasting,
+        again: Again::Nothing,
     };
 
     fn source() -> Stat {
@@ -212,6 +271,24 @@ mod tests {
         assert_eq!(plan(11), Plan::Skip(Skip::Done));
         assert_eq!(plan(9), Plan::Skip(Skip::Unchanged));
         assert_eq!(plan(13), Plan::Copy(Reason::Interrupted), "durable data without a durable seal is not done");
+    }
+
+    #[test]
+    fn what_is_done_is_done_again_if_that_is_asked_for() {
+        let plan = |record: Option<FileRecord>, again| {
+            decide(&source(), record.as_ref(), &Progress { again, ..PROGRESS }, false)
+        };
+        let mut losses = LossSet::default();
+        losses.add(Loss::HardLink);
+        let done = |batch, losses| Some(FileRecord { losses, ..record(Status::Done, batch) });
+        assert_eq!(plan(done(9, losses), Again::Losses), Plan::Skip(Skip::Unchanged), "links are no metadata");
+        losses.add(Loss::Owner);
+        assert_eq!(plan(done(9, losses), Again::Losses), Plan::Renew);
+        assert_eq!(plan(done(11, losses), Again::Losses), Plan::Renew, "a retry is of the pass that it retries");
+        assert_eq!(plan(done(9, losses), Again::Nothing), Plan::Skip(Skip::Unchanged));
+        assert_eq!(plan(done(9, LossSet::default()), Again::All), Plan::Copy(Reason::Asked));
+        assert_eq!(plan(None, Again::All), Plan::Copy(Reason::Asked));
+        assert_eq!(plan(done(11, LossSet::default()), Again::All), Plan::Skip(Skip::Done));
     }
 
     #[test]

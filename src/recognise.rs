@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::filesystem::Reach;
 use crate::job::{Job, Past, Sealed};
 use crate::links::{LinkKey, LinkName};
-use crate::plan;
+use crate::plan::{self, Again};
 use crate::provider::metadata::Clock;
 use crate::ring::{Stat, Time};
 use crate::walk::{DestDir, DirNode};
@@ -80,7 +80,7 @@ impl Job {
         let reader = self.catalog.reader()?;
         let Some(first) = reader.link(key.dev, key.ino)? else { return Ok(None) };
         let is_reread = match reader.entry(first.dir, &first.name)? {
-            Some(Record::File(record)) => self.progress.is_reread(&record, stamp),
+            Some(Record::File(record)) => self.progress.is_reread(&record, stamp) || self.progress.is_renewed(&record),
             _ => false,
         };
         Ok(is_reread.then_some((first.dir, first.name)))
@@ -102,7 +102,11 @@ impl Job {
         let reader = self.catalog.reader()?;
         let Some(first) = reader.link(key.dev, key.ino)? else { return Ok(None) };
         let Some(Record::File(record)) = reader.entry(first.dir, &first.name)? else { return Ok(None) };
+        let is_resealed = self.is_resealed.load(Ordering::Relaxed);
         let is_right = match first.batch >= self.progress.pass_start_batch {
+            // What is copied again is no link to what was there; what gets its metadata again waits for the first's.
+            false if self.progress.again == Again::All => false,
+            _ if self.progress.is_renewed(&record) && !is_resealed => false,
             true => {
                 // A further link changes its ctime, and an inode of the same number may be another file by now.
                 let is_same = key.is_in_bucket() || key.state == LinkKey::state_of(&record.stamp);
@@ -110,7 +114,7 @@ impl Job {
             }
             false => {
                 // The link objects of a bucket have stamps of their own; at the end of a pass all firsts are met.
-                let is_met = key.is_in_bucket() && self.is_resealed.load(Ordering::Relaxed);
+                let is_met = key.is_in_bucket() && is_resealed;
                 // An object that others are links to is stored again with all of them, whatever a new ctime means.
                 let is_same = match self.dest.bucket {
                     Some(_) => record.stamp == *stamp,
@@ -119,7 +123,7 @@ impl Job {
                 record.status == Status::Done && (is_same || is_met)
             }
         };
-        let is_lost = record.batch == BATCH_UNSEALED && self.is_resealed.load(Ordering::Relaxed);
+        let is_lost = record.batch == BATCH_UNSEALED && is_resealed;
         Ok((is_right && !is_lost).then_some(((first.dir, first.name), record)))
     }
 
@@ -135,7 +139,8 @@ impl Job {
             return Ok(false);
         }
         let reader = self.catalog.reader()?;
-        let recorded = reader.dir(dir.id)?.and_then(|record| record.stamp);
+        let record = reader.dir(dir.id)?.filter(|record| !self.progress.renews(record.losses));
+        let recorded = record.and_then(|record| record.stamp).filter(|_| self.progress.again != Again::All);
         let (Some(recorded), Some(now)) = (recorded, now.map(|now| self.recorded_dir(now))) else { return Ok(false) };
         let is_finished = !reader.is_open_dir(dir.id, DirState::Unfinished)?;
         let ctime = if self.config.ctime == CtimePolicy::Ignore { now.ctime } else { recorded.ctime };

@@ -47,9 +47,14 @@ pub fn kind(catalog: &Catalog, what: Retry) -> Result<Kind> {
             };
             Err(Error::refused(catalog.path().as_os_str().as_encoded_bytes(), why))
         }
-        (_, Retry::WithAll) if is_finished => Ok(Kind::NextPass),
+        (_, Retry::WithAll | Retry::All) if is_finished => Ok(Kind::NextPass),
         (Some(_), Retry::WithAll) => Ok(Kind::Resume),
-        (None, Retry::WithAll) => Ok(Kind::First),
+        // What the interrupted pass has listed would not come up again.
+        (Some(_), Retry::All) => {
+            let why = "the last run of this job was interrupted: run it without --recopy first";
+            Err(Error::refused(catalog.path().as_os_str().as_encoded_bytes(), why))
+        }
+        (None, Retry::WithAll | Retry::All) => Ok(Kind::First),
     }
 }
 

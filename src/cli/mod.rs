@@ -183,6 +183,9 @@ struct Arguments {
     /// try only what failed in the last pass
     #[argh(switch)]
     retry_failed: bool,
+    /// copy what is selected again, whatever is there or recorded
+    #[argh(switch)]
+    recopy: bool,
     /// remove what the source no longer has, at the end
     #[argh(switch)]
     delete: bool,
@@ -353,6 +356,9 @@ impl Arguments {
         if self.retry_failed && (self.delete || self.force_delete) {
             return Err(Error::usage("--retry-failed looks at nothing else, so it cannot --delete"));
         }
+        if self.retry_failed && self.recopy {
+            return Err(Error::usage("--retry-failed and --recopy exclude each other"));
+        }
         if self.dry_run && self.retry_failed {
             return Err(Error::usage("--dry-run tells of whole passes only"));
         }
@@ -395,7 +401,11 @@ impl Arguments {
             checkpoint_bytes: self.checkpoint_bytes,
             mounts: if self.one_file_system { Mounts::Stay } else { Mounts::Cross },
             ctime: if self.ignore_ctime { CtimePolicy::Ignore } else { CtimePolicy::Heed },
-            retry: if self.retry_failed { Retry::FailedOnly } else { Retry::WithAll },
+            retry: match (self.retry_failed, self.recopy) {
+                (true, _) => Retry::FailedOnly,
+                (false, true) => Retry::All,
+                (false, false) => Retry::WithAll,
+            },
             delete: (self.delete || self.force_delete)
                 .then_some(Deletes { max: self.max_delete, is_forced: self.force_delete }),
             filter: Filter::new(self.rule),

@@ -52,7 +52,7 @@ use crate::links::LinkMap;
 use crate::location::Location;
 use crate::nudges::Nudges;
 use crate::outcome::Intake;
-use crate::plan::Progress as Standing;
+use crate::plan::{Again, Progress as Standing};
 use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
 use crate::readback;
@@ -283,6 +283,7 @@ pub(crate) fn make_job(
             completed_batch: header.completed_batch,
             boot_batch: header.boot_batch,
             inodes: roots.source.inodes,
+            again: Again::of(config),
         },
         temporaries: Temporaries::new(header.job_id),
         state_dir: catalog.state_dev_ino(),

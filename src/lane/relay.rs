@@ -112,7 +112,7 @@ impl Lane {
 
     /// An object that is there already: as an interrupted run recorded it, or with the same checksum and metadata.
     async fn relayed_before(&self, relay: &Relay<'_>, stamp: Stamp, plan: Plan) -> Result<Option<Ending>> {
-        let record = relay.errand.record.as_ref();
+        let record = relay.errand.record.as_ref().filter(|_| !plan.is_again());
         if let Some(record) = record.filter(|record| record.status == Status::Done && record.stamp == stamp) {
             let copied = copied(
                 (stamp, &relay.object),

@@ -144,7 +144,8 @@ impl Lane {
         // A device does not tell whether it has changed: what an earlier pass has stored is no part of this one.
         let is_of_now = |r: &&FileRecord| !job.has_device() || r.batch > job.progress.completed_batch;
         let is_stored_as = |r: &&FileRecord| r.status == Status::Done && r.stamp == stamp;
-        if let Some(record) = upload.errand.record.as_ref().filter(is_stored_as).filter(is_of_now) {
+        let record = upload.errand.record.as_ref().filter(|_| !plan.is_again());
+        if let Some(record) = record.filter(is_stored_as).filter(is_of_now) {
             let mut copied = self.copied(upload, record.dest_ino, 0, record.checksum);
             copied.large_id = record.large_id;
             return Ok(Some(Ending::Copied(Box::new(copied))));

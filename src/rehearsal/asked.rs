@@ -163,6 +163,8 @@ impl Asked {
                 Some(There::Other) => ("copy", "differs"),
             },
             Plan::Reread(_) => ("reread", "only ctime is new"),
+            Plan::Renew => ("renew", "metadata was lost"),
+            Plan::Copy(Reason::Asked) => ("copy", "asked for"),
             Plan::Copy(Reason::New) => ("copy", "new"),
             Plan::Copy(Reason::Changed) => ("copy", "changed"),
             Plan::Copy(Reason::Failed) => ("copy", "failed before"),

@@ -1,8 +1,9 @@
 //! --dry-run: what a run would do with every name, and why. Nothing is changed, the catalog included.
 //!
 //! ```text
-//! copy     new | changed | differs | failed before | interrupted before        dir/name
+//! copy     new | changed | differs | asked for | failed or interrupted before  dir/name
 //! adopt    same size and time                                                  dir/name
+//! renew    metadata that was lost                                              dir/name
 //! reread   ctime alone is new: metadata if the content is as recorded, or copy dir/name
 //! skip     unchanged | done                                                    dir/name
 //! make     new directory                                                       dir
@@ -22,7 +23,7 @@ use std::sync::Arc;
 
 use self::asked::{Asked, End, Met, listed};
 use crate::catalog::{Catalog, DirId, DirStamp, JobStatus, Record, boot_id};
-use crate::config::{Config, CtimePolicy, Mounts};
+use crate::config::{Config, Mounts};
 use crate::delete::each;
 use crate::engine::ends::{Ends, look};
 use crate::engine::{identity_of, raise_descriptor_limit};
@@ -33,9 +34,10 @@ use crate::job::KeyNames;
 use crate::lane::cannot_start;
 use crate::lane::listing::stamp_of;
 use crate::listing::leave_out;
-use crate::plan::Progress;
+use crate::plan::{Again, Progress};
 use crate::provider::s3::Client;
 use crate::report::{Console, Crowd, ExitCode, Lookout, Vigil};
+use crate::resume;
 use crate::ring::{Kind, Name, Side};
 use crate::roots::DestOrigin;
 use crate::selection::{Choice, read_choice};
@@ -90,6 +92,9 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
     }
     let identity = identity_of(config, &choice, &names, &roots);
     let catalog = Catalog::find_job(&config.state_dir, &identity)?;
+    if let Some(catalog) = &catalog {
+        resume::kind(catalog, config.retry)?;
+    }
     let granularity_nanos = roots.dest.granularity_nanos();
     let end = |bucket: Option<crate::job::BucketRoot>, root, side| match bucket {
         Some(root) => Client::new(root.bucket.clone()).map(|client| End::Bucket(root, client)),
@@ -99,7 +104,7 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
     let inodes = roots.source.inodes;
     let ends = (end(source, roots.source, Side::Source)?, end(dest, roots.dest, Side::Dest)?);
     let next_id = catalog.as_ref().map_or(DirId::ROOT.0 + 1, |catalog| catalog.header().next_id);
-    let progress = progress(catalog.as_ref(), config.ctime, inodes);
+    let progress = progress(catalog.as_ref(), config, inodes);
     let single = roots.single.map(|single| (single.source_name, single.dest_name));
     let state_dir = std::fs::metadata(&config.state_dir).ok();
     let mut rehearsal = Rehearsal {
@@ -124,9 +129,10 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
 }
 
 /// Where a run of now would stand: in a pass of its own after a finished one.
-fn progress(catalog: Option<&Catalog>, ctime: CtimePolicy, inodes: Inodes) -> Progress {
+fn progress(catalog: Option<&Catalog>, config: &Config, inodes: Inodes) -> Progress {
+    let (ctime, again) = (config.ctime, Again::of(config));
     let Some(header) = catalog.map(Catalog::header) else {
-        return Progress { pass_start_batch: 0, completed_batch: 0, boot_batch: u64::MAX, ctime, inodes };
+        return Progress { pass_start_batch: 0, completed_batch: 0, boot_batch: u64::MAX, ctime, inodes, again };
     };
     let is_same_boot = header.boot_id != [0; 16] && header.boot_id == boot_id();
     Progress {
@@ -138,6 +144,7 @@ fn progress(catalog: Option<&Catalog>, ctime: CtimePolicy, inodes: Inodes) -> Pr
         boot_batch: if is_same_boot { header.boot_batch } else { u64::MAX },
         ctime,
         inodes,
+        again,
     }
 }
 

@@ -38,7 +38,7 @@ impl Work<'_> {
                 self.job.console.note(&format!("gfast: {path} is copied again: {why}"));
             }
             Plan::Skip(skip) => return Ok(Some(Ending::Skipped(skip))),
-            Plan::Copy(_) | Plan::Compare | Plan::Reread(_) => {}
+            Plan::Copy(_) | Plan::Compare | Plan::Reread(_) | Plan::Renew => {}
         }
         Ok(self.reseal(record)?.map(|copied| Ending::Copied(Box::new(copied))))
     }

@@ -140,7 +140,9 @@ fn try_prepare(
     };
     let stamp = job.stamp_to_read(&stat);
     let work = Work { job, caller, place, stat: &stat, stamp, group: *group, told: None };
-    if let Some(copied) = work.reseal(record)? {
+    if !plan.is_again()
+        && let Some(copied) = work.reseal(record)?
+    {
         return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));
     }
     let is_small = stat.size <= SMALL_BYTES_MAX.min(job.config.block_bytes) as u64;
@@ -152,7 +154,8 @@ fn try_prepare(
         let subject = Subject { stat, stamp, known };
         return Ok(if is_small { Prepared::Small(subject) } else { Prepared::Large(subject) });
     }
-    if let (Some(_), Some(record)) = (known, record)
+    let is_renewed = plan == Plan::Renew && stat.kind() == Kind::File;
+    if let (true, Some(record)) = (known.is_some() || is_renewed, record)
         && let Some(copied) = work.refresh(record)?
     {
         return Ok(Prepared::Ended(Ending::Copied(Box::new(copied))));

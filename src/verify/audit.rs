@@ -125,7 +125,7 @@ impl Audit {
         let open = DirPair { source: self.source.handle.clone(), dest: self.dest.handle.clone() };
         aspects.extend(self.compare_attributes(caller, (&DirNode::root(), &open), &Name::default(), Kind::Dir));
         if !aspects.is_empty() {
-            self.findings.differ(b"", aspects, None);
+            self.findings.differ_dir(b"", aspects);
         }
     }
 

@@ -293,7 +293,7 @@ impl Comparison {
         let (source, dest) = (self.source.describe_root(root).await?, self.dest.describe_root(root).await?);
         let aspects = source.zip(dest).map(|(a, b)| compare(&a, &b, &self.measure, self.has_special_bits));
         if let Some(aspects) = aspects.filter(|aspects| !aspects.is_empty()) {
-            self.findings.differ(b"", aspects, None);
+            self.findings.differ_dir(b"", aspects);
         }
         Ok(())
     }
@@ -409,7 +409,7 @@ impl Comparison {
         };
         let aspects = compare(&source, &dest, &self.measure, self.has_special_bits);
         if !aspects.is_empty() {
-            self.findings.differ(&path, aspects, None);
+            self.findings.differ_dir(&path, aspects);
         }
         if aspects.has(Aspect::Type) {
             return Ok(None);

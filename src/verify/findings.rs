@@ -40,6 +40,8 @@ pub struct Findings {
     counts: [AtomicU64; Aspect::ALL.len()],
     /// Objects that differ.
     different: AtomicU64,
+    /// Of them, directories that a list of paths leaves out.
+    unlisted: AtomicU64,
     /// Objects that could not be compared.
     troubles: AtomicU64,
     /// Says what could not be compared.
@@ -58,6 +60,7 @@ impl Findings {
             is_lost: AtomicBool::new(false),
             counts: Default::default(),
             different: AtomicU64::new(0),
+            unlisted: AtomicU64::new(0),
             troubles: AtomicU64::new(0),
             console,
         }
@@ -66,10 +69,7 @@ impl Findings {
     /// Says that an object differs; `offset` is where its bytes begin to, as far as that is known.
     pub fn differ(&self, path: &[u8], aspects: Aspects, offset: Option<u64>) {
         let path = if path.is_empty() { b"." } else { path };
-        self.different.fetch_add(1, Ordering::Relaxed);
-        for aspect in aspects.iter() {
-            self.counts[aspect as usize].fetch_add(1, Ordering::Relaxed);
-        }
+        self.count(aspects);
         let names: Vec<&str> = aspects.iter().map(Aspect::name).collect();
         let line = match self.form {
             Form::Text => format!("{}: {}\n", names.join(", "), escape(path)).into_bytes(),
@@ -85,6 +85,23 @@ impl Findings {
             Form::Paths => [path, b"\0"].concat(),
         };
         self.write(&line);
+    }
+
+    /// Says that a directory's own metadata differs. As a path of a list it would stand for all that lies below it: in
+    /// one it is counted only.
+    pub fn differ_dir(&self, path: &[u8], aspects: Aspects) {
+        if self.form != Form::Paths || aspects.has(Aspect::Type) {
+            return self.differ(path, aspects, None);
+        }
+        self.unlisted.fetch_add(1, Ordering::Relaxed);
+        self.count(aspects);
+    }
+
+    fn count(&self, aspects: Aspects) {
+        self.different.fetch_add(1, Ordering::Relaxed);
+        for aspect in aspects.iter() {
+            self.counts[aspect as usize].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Says that an object could not be compared.
@@ -152,6 +169,10 @@ impl Findings {
             .collect();
         if !counts.is_empty() {
             lines.push(format!("  different: {} ({})", count(self.different()), counts.join(", ")));
+        }
+        let unlisted = self.unlisted.load(Ordering::Relaxed);
+        if unlisted > 0 {
+            lines.push(format!("  directories whose own metadata differs, left out of the list: {}", count(unlisted)));
         }
         if self.troubles() > 0 {
             lines.push(format!("  not compared: {}", count(self.troubles())));

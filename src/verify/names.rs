@@ -410,8 +410,11 @@ impl<I: Interpreter> Auditor<I> {
         if is_read {
             return self.draw(content);
         }
-        if !aspects.is_empty() {
-            audit.findings.differ(&dir.path_of(&content.name), aspects, None);
+        let path = dir.path_of(&content.name);
+        match source.kind() {
+            _ if aspects.is_empty() => {}
+            Kind::Dir => audit.findings.differ_dir(&path, aspects),
+            _ => audit.findings.differ(&path, aspects, None),
         }
         None
     }
@@ -498,8 +501,10 @@ impl<I: Interpreter> Auditor<I> {
             Some(Err(error)) => return audit.findings.trouble(&error),
             _ => Aspects::only(Aspect::Unfinished),
         };
-        if !aspects.is_empty() {
-            audit.findings.differ(&dir.path_of(&name), aspects, None);
+        match aspects.has(Aspect::Unfinished) {
+            _ if aspects.is_empty() => {}
+            true => audit.findings.differ(&dir.path_of(&name), aspects, None),
+            false => audit.findings.differ_dir(&dir.path_of(&name), aspects),
         }
         self.queue(dir, id, name);
     }

@@ -1,0 +1,122 @@
+//! What is wrong at the destination is put right by the run that is asked for it.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use support::fixture::must;
+use support::{Comparison, Engine, Job, Scratch};
+
+mod support;
+
+fn verify(source: &Path, dest: &Path, words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gfast"));
+    command.arg("verify").arg("-source").arg(source).arg("-dest").arg(dest).args(words).output().unwrap()
+}
+
+/// Other bytes in the middle of a file that keeps its size and times.
+fn corrupt(path: &Path) {
+    let times = fs::metadata(path).unwrap().modified().unwrap();
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(b"rot", 1).unwrap();
+    file.set_modified(times).unwrap();
+}
+
+/// A tree of small, large, linked and empty files, and a symlink.
+fn make_tree(source: &Path) {
+    fs::create_dir_all(source.join("d")).unwrap();
+    for name in ["f1", "f2", "d/f3", "d/f4"] {
+        fs::write(source.join(name), name.repeat(9)).unwrap();
+    }
+    fs::write(source.join("large"), vec![7; 3 << 20]).unwrap();
+    fs::write(source.join("none"), "").unwrap();
+    ["d/h2", "h3"].iter().for_each(|name| fs::hard_link(source.join("f2"), source.join(name)).unwrap());
+    symlink("f1", source.join("link")).unwrap();
+}
+
+#[test]
+fn what_verify_finds_is_repaired() {
+    let scratch = Scratch::new();
+    let source = scratch.path().join("source");
+    make_tree(&source);
+    for engine in Engine::all() {
+        let dir = scratch.path().join(format!("{engine:?}"));
+        let job = Job::new(&source, dir.join("dest"), dir.join("state"), engine);
+        job.run().expect(0);
+        let dest = job.dest();
+        let inode = |name: &str| fs::symlink_metadata(dest.join(name)).unwrap().ino();
+        ["d/f3", "large"].iter().for_each(|name| corrupt(&dest.join(name)));
+        // Their own times differ, which does not make a list of all that lies in them.
+        must(Command::new("touch").args(["-d", "2001-01-01"]).args([dest.join("d"), dest.to_owned()]));
+        let found = verify(&source, dest, &["-0"]);
+        assert_eq!(found.status.code(), Some(1));
+        let mut paths: Vec<&[u8]> = found.stdout.split(|&byte| byte == 0).filter(|path| !path.is_empty()).collect();
+        paths.sort();
+        assert_eq!(paths, [&b"d/f3"[..], b"large"], "{found:?}");
+        assert!(String::from_utf8_lossy(&found.stderr).contains("left out of the list: 2"), "{found:?}");
+        let list = dir.join("list");
+        fs::write(&list, &found.stdout).unwrap();
+        let before = ["d/f3", "large", "f1", "f2"].map(inode);
+        let repair = |state: &str| Job::new(&source, dest, dir.join(state), engine).arg("-files-from").arg(&list);
+        let adopting = repair("adopting").run().expect(0);
+        assert_eq!((adopting.number("copied"), verify(&source, dest, &[]).status.code()), (0, Some(1)), "{adopting}");
+        let told = repair("fresh").args(&["-recopy", "-dry-run"]).run().expect(0);
+        assert_eq!(told.stdout.matches("copy     asked for").count(), 2, "{told}");
+        let repaired = repair("fresh").arg("-recopy").run().expect(0);
+        assert_eq!((repaired.number("copied"), repaired.number("adopted")), (2, 0), "{repaired}");
+        let same = verify(&source, dest, &["-quiet"]);
+        assert_eq!(same.status.code(), Some(0), "{same:?}");
+        let after = ["d/f3", "large", "f1", "f2"].map(inode);
+        assert!(before[0] != after[0] && before[1] != after[1], "replaced, not written over");
+        assert_eq!(before[2..], after[2..], "what is not listed stays");
+        // All of it, with the job's own state: links stay links.
+        corrupt(&dest.join("h3"));
+        corrupt(&dest.join("f1"));
+        job.run().expect(0);
+        assert_eq!(verify(&source, dest, &[]).status.code(), Some(1));
+        let repaired = job.clone().arg("-recopy").run().expect(0);
+        assert_eq!((repaired.number("copied"), repaired.number("unchanged")), (6, 0), "{repaired}");
+        Comparison::new(&source, dest).assert_same();
+        assert_eq!(verify(&source, dest, &[]).status.code(), Some(0));
+        let unchanged = job.run().expect(0);
+        assert_eq!(unchanged.number("copied"), 0, "{unchanged}");
+    }
+}
+
+#[test]
+fn verify_and_repair_are_one_pipe() {
+    let scratch = Scratch::new();
+    let (source, dest) = (scratch.path().join("source"), scratch.path().join("dest"));
+    make_tree(&source);
+    let job = Job::new(&source, &dest, scratch.path().join("state"), Engine::Auto);
+    job.run().expect(0);
+    corrupt(&dest.join("d/f4"));
+    let mut found = Command::new(env!("CARGO_BIN_EXE_gfast"));
+    found.arg("verify").arg("-source").arg(&source).arg("-dest").arg(&dest).args(["-0", "-quiet"]);
+    let mut found = found.stdout(Stdio::piped()).spawn().unwrap();
+    let mut repair = Command::new(env!("CARGO_BIN_EXE_gfast"));
+    repair.arg("-source").arg(&source).arg("-dest").arg(&dest).args(["-files-from", "-", "-recopy", "-state-dir"]);
+    let output = repair.arg(scratch.path().join("repair")).stdin(found.stdout.take().unwrap()).output().unwrap();
+    assert_eq!((found.wait().unwrap().code(), output.status.code()), (Some(1), Some(0)), "{output:?}");
+    assert_eq!(verify(&source, &dest, &[]).status.code(), Some(0));
+}
+
+#[test]
+fn an_interrupted_run_is_ended_before_all_is_copied_again() {
+    let scratch = Scratch::new();
+    let source = scratch.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("large"), vec![7; 8 << 20]).unwrap();
+    let job = Job::new(&source, scratch.path().join("dest"), scratch.path().join("state"), Engine::Sync);
+    let running = job.clone().arg("-bwlimit=1M").start();
+    assert!(running.run_for(Duration::from_millis(1_500)));
+    running.kill();
+    assert!(job.clone().arg("-recopy").run().expect(2).says("without --recopy"));
+    assert!(job.clone().args(&["-recopy", "-dry-run"]).run().expect(2).says("without --recopy"));
+    job.run().expect(0);
+    let again = job.clone().arg("-recopy").run().expect(0);
+    assert_eq!(again.number("copied"), 1, "{again}");
+    Comparison::new(&source, job.dest()).assert_same();
+}
