@@ -47,6 +47,8 @@ pub struct Conductor {
 enum Retried {
     /// Up to this one.
     Until(Option<LinkName>),
+    /// All of them, and those that lost something up to this one.
+    Losses(Option<LinkName>),
     /// All of them, or the run is of another kind.
     All,
 }
@@ -103,11 +105,7 @@ impl Conductor {
         if !self.job.walker.is_done() || self.checkpointer.has_outcomes() || self.bring_back()? {
             return Ok(Step::Checkpointed);
         }
-        if let Retried::Until(after) = &mut self.retried {
-            self.retried = match resume::retry_failed(&self.job, after.take())? {
-                Some(last) => Retried::Until(Some(last)),
-                None => Retried::All,
-            };
+        if self.queue_retries()? {
             return Ok(Step::Checkpointed);
         }
         if !std::mem::replace(&mut self.is_cleared, true) && self.clear()? {
@@ -124,6 +122,23 @@ impl Conductor {
         };
         self.checkpointer.finish_pass(totals, self.cost())?;
         Ok(Step::Ended(End::Finished))
+    }
+
+    /// Queues the next of what a run that only tries again tries; false if there is no more.
+    fn queue_retries(&mut self) -> Result<bool> {
+        self.retried = match &mut self.retried {
+            Retried::Until(after) => match resume::retry_failed(&self.job, after.take())? {
+                Some(last) => Retried::Until(Some(last)),
+                None => Retried::Losses(None),
+            },
+            Retried::Losses(after) => {
+                let (last, dirs) = resume::retry_losses(&self.job, after.take())?;
+                self.checkpointer.finish_again(&dirs)?;
+                last.map_or(Retried::All, |last| Retried::Losses(Some(last)))
+            }
+            Retried::All => return Ok(false),
+        };
+        Ok(true)
     }
 
     /// What this run came to, if it was a whole pass.

@@ -18,7 +18,7 @@ use crate::outcome::{Intake, Outcome, What};
 use crate::pages::Page;
 use crate::plan::Skip;
 use crate::provider::posix::Posix;
-use crate::report::{Count, Counters, Meter, Weight};
+use crate::report::{Count, Counters, LossSet, Meter, Weight};
 use crate::ring::{Caller, Name, Side};
 use crate::transfer::{Ending, is_fatal};
 use crate::walk::{DestDir, DirNode, DirPair, Entry, Queued, Unmet, Work};
@@ -141,8 +141,9 @@ impl Errands {
             return Ok(None);
         }
         let record = file_record(entry.record);
-        if record.as_ref().is_some_and(|record| self.job.progress.is_handled(record)) {
+        if let Some(record) = record.as_ref().filter(|record| self.job.progress.is_handled(record)) {
             self.counters.add(Count::Unchanged, 1);
+            self.job.stand((dir, &entry.name), record.losses, &self.counters);
             return Ok(None);
         }
         dir.hold();
@@ -283,7 +284,11 @@ impl Errands {
                 self.counters.add(Count::Unchanged, 1);
                 self.push(&dir, name, What::NotMade { stamp, owner, group });
             }
-            Ending::Skipped(Skip::Done | Skip::Unchanged) => self.counters.add(Count::Unchanged, 1),
+            Ending::Skipped(Skip::Done | Skip::Unchanged) => {
+                self.counters.add(Count::Unchanged, 1);
+                let losses = errand.record.as_ref().map_or_else(LossSet::default, |record| record.losses);
+                self.job.stand((&dir, &name), losses, &self.counters);
+            }
             Ending::Further(key, stamp) => self.push(&dir, name, What::Further(key, stamp)),
             Ending::IsDir if !self.job.takes(&dir, &name, Sort::Dir) => {}
             Ending::IsDir => {

@@ -515,7 +515,7 @@ impl Job {
     }
 }
 
-/// A path as rules and lists know it: they know nothing of the slash that a prefix between two buckets has, and an empty
+/// A path as rules and lists know it. They know nothing of the slash that a prefix between two buckets has; an empty
 /// component is one.
 fn chosen_path(dir: &DirNode, name: &Name, sort: Sort) -> Vec<u8> {
     let mut path = dir.path_of(name);

@@ -137,7 +137,7 @@ fn sweep() -> ExitCode {
     if gfast::tune::serve() { ExitCode::Done } else { ExitCode::Fatal }
 }
 
-/// Writes or checks a report. It changes nothing, so the first signal ends it at once, also while a reader lets it wait.
+/// Writes or checks a report. It changes nothing: the first signal ends it at once, also while a reader lets it wait.
 fn report(request: &gfast::ledger::Request) -> ExitCode {
     for signal in [SIGINT, SIGTERM] {
         let code = ExitCode::Interrupted.code().into();

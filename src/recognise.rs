@@ -11,14 +11,15 @@
 use std::sync::atomic::Ordering;
 
 use crate::catalog::{BATCH_UNSEALED, DirStamp, DirState, FileRecord, Record, Stamp, Status};
-use crate::config::CtimePolicy;
-use crate::error::Error;
+use crate::config::{CtimePolicy, LossPolicy};
+use crate::error::{Cause, Error};
 use crate::filesystem::Reach;
 use crate::job::{Job, Past, Sealed};
 use crate::links::{LinkKey, LinkName};
 use crate::plan::{self, Again};
 use crate::provider::metadata::Clock;
-use crate::ring::{Stat, Time};
+use crate::report::{Count, Counters, LossSet};
+use crate::ring::{Name, Side, Stat, Time};
 use crate::walk::{DestDir, DirNode};
 
 impl Job {
@@ -149,6 +150,19 @@ impl Job {
             false => (now.dev, now.ino),
         };
         Ok(is_finished && DirStamp { atime: now.atime, ctime, dev, ino, ..recorded } == now)
+    }
+
+    /// What an object that stays as it is has lost counts as much as if it had been lost now.
+    pub(crate) fn stand(&self, (dir, name): (&DirNode, &Name), losses: LossSet, counters: &Counters) {
+        let Some(loss) = losses.iter().next() else { return };
+        match self.config.losses {
+            LossPolicy::Count => self.losses.stand(losses),
+            LossPolicy::Fail => {
+                let object = crate::error::join(&self.path(Side::Dest, dir), self.dest_name(dir, name));
+                self.say(&Error { verb: "copy", object, cause: Cause::Loss(loss.name()) }, 1);
+                counters.add(Count::Failed, 1);
+            }
+        }
     }
 
     /// Whether what the destination says it has changed is taken for done, or looked at again.

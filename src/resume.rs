@@ -263,6 +263,34 @@ pub fn retry_failed(job: &Job, mut after: Option<LinkName>) -> Result<Option<Lin
     Ok(after)
 }
 
+/// Likewise the next of the entries that have lost something; what is lost of directories is theirs to have again when
+/// the run ends, so these are answered.
+pub fn retry_losses(job: &Job, mut after: Option<LinkName>) -> Result<(Option<LinkName>, Vec<DirId>)> {
+    let reader = job.catalog.reader()?;
+    let (mut nodes, mut queued, mut dirs) = (HashMap::new(), 0, Vec::new());
+    let is_lossy = |id| Ok::<_, Error>(reader.dir(id)?.is_some_and(|dir| job.progress.renews(dir.losses)));
+    if after.is_none() && is_lossy(DirId::ROOT)? {
+        dirs.push(DirId::ROOT);
+    }
+    // Ends: each page lies strictly behind the one before.
+    while queued < RETRIED_MAX {
+        let page = reader.all_entries(after.as_ref(), PAGE)?;
+        let Some((dir, name, _)) = page.last() else { return Ok((None, dirs)) };
+        after = Some((*dir, name.clone()));
+        for (dir, name, record) in page {
+            match record {
+                Record::Dir(id) if is_lossy(id)? => dirs.push(id),
+                Record::File(record) if job.progress.is_renewed(&record) => {
+                    queued += 1;
+                    job.walker.inject(Work::File(load_node(&job.catalog, dir, &mut nodes)?, name));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok((after, dirs))
+}
+
 /// A directory by its number, with its parents up to the root, from the catalog. `nodes` remembers those made in one
 /// go, so that siblings share their parents.
 pub fn load_node(catalog: &Catalog, id: DirId, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<Arc<DirNode>> {

@@ -114,7 +114,7 @@ pub(crate) fn tell(job: &Job, caller: &dyn Caller, counters: &Counters) -> Resul
     Ok(())
 }
 
-/// Whether a run before this one of the same pass dealt with a key. The listings of a whole pass bring up all there are.
+/// Whether a run before this one of the same pass dealt with a key. Listings of a whole pass bring up all there are.
 fn is_recorded(job: &Job, path: &[u8]) -> Result<bool> {
     if job.past != Past::Interrupted {
         return Ok(false);

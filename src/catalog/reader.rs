@@ -103,6 +103,17 @@ impl<'c> Reader<'c> {
         })
     }
 
+    /// Up to `limit` names of all directories behind `after`, in order of their keys.
+    pub fn all_entries(&self, after: Option<&(DirId, Name)>, limit: usize) -> Result<Vec<(DirId, Name, Record)>> {
+        let after = after.map(|(dir, name)| key::entry(*dir, name));
+        self.scan(Tree::Entries, &Key::new(), after.as_ref(), limit, |rest, body| {
+            let (mut in_key, mut take) = (Take(rest), Take(body));
+            let dir = DirId(key::take_number(&mut in_key)?);
+            let name = key::take_name(in_key.0, &mut take)?;
+            Ok((dir, name, record::decode_record(take.0)?))
+        })
+    }
+
     /// What is known of one directory.
     pub fn dir(&self, id: DirId) -> Result<Option<DirRecord>> {
         self.get(Tree::Dirs, &Key::new().number(id.0), record::decode_dir)

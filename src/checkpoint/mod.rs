@@ -199,6 +199,16 @@ impl Checkpointer {
         self.job.catalog.commit(&batch)
     }
 
+    /// Has directories finished at the end of the run that an earlier one has finished.
+    pub(crate) fn finish_again(&mut self, dirs: &[DirId]) -> Result<()> {
+        if dirs.is_empty() {
+            return Ok(());
+        }
+        let rows = dirs.iter().map(|&id| Row::OpenDir { id, state: DirState::Unfinished }).collect();
+        let batch = Batch { rows, header: self.header.clone(), reseal_dirs: self.reseal_dirs.clone() };
+        self.job.catalog.commit(&batch)
+    }
+
     /// Makes everything written so far durable, on every destination file system (I1).
     pub(crate) fn sync(&self) -> Result<()> {
         if !self.job.syncs() {
@@ -335,13 +345,15 @@ impl Checkpointer {
     }
 
     fn listed(&self, draft: &mut Draft, dir: &DirNode) -> Result<()> {
+        // One that is not finished again stays as it was finished.
+        let losses = if dir.is_touched() { LossSet::default() } else { self.recorded_losses(dir.id)? };
+        self.job.stand((dir, &Name::default()), losses, &self.counters);
         let record = DirRecord {
             parent: dir.parent.as_ref().map_or(DirId::ROOT, |parent| parent.id),
             name: dir.name.clone(),
             stamp: dir.stamp().map(|stamp| self.job.recorded_dir(stamp)),
             listed_batch: draft.number,
-            // One that is not finished again stays as it was finished.
-            losses: if dir.is_touched() { LossSet::default() } else { self.recorded_losses(dir.id)? },
+            losses,
             told: dir.told().to_vec(),
         };
         draft.rows.push(Row::CloseDir { id: dir.id });

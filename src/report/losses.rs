@@ -169,12 +169,14 @@ pub struct Losses {
     console: Arc<Console>,
     /// By `Loss as usize`.
     counts: [AtomicU64; LOSSES],
+    /// Those of objects that are as an earlier run left them, likewise.
+    standing: [AtomicU64; LOSSES],
 }
 
 impl Losses {
     /// None yet.
     pub fn new(console: Arc<Console>) -> Losses {
-        Losses { console, counts: Default::default() }
+        Losses { console, counts: Default::default(), standing: Default::default() }
     }
 
     /// Counts one loss; the first of its kind is said, with its path.
@@ -186,9 +188,17 @@ impl Losses {
         }
     }
 
+    /// Counts what an earlier run has lost, and said.
+    pub fn stand(&self, losses: LossSet) {
+        for loss in losses.iter() {
+            self.standing[loss as usize].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// The kinds that occurred, with their numbers.
     pub fn counts(&self) -> Vec<(Loss, u64)> {
-        let count = |loss: Loss| (loss, self.counts[loss as usize].load(Ordering::Relaxed));
+        let of = |counts: &[AtomicU64; LOSSES], loss: Loss| counts[loss as usize].load(Ordering::Relaxed);
+        let count = |loss: Loss| (loss, of(&self.counts, loss) + of(&self.standing, loss));
         Loss::ALL.into_iter().map(count).filter(|&(_, count)| count > 0).collect()
     }
 }
@@ -205,7 +215,10 @@ mod tests {
         losses.record(Loss::Owner, b"/a");
         losses.record(Loss::DeviceNode, b"/b\xff");
         losses.record(Loss::Owner, b"/c");
-        assert_eq!(losses.counts(), [(Loss::Owner, 2), (Loss::DeviceNode, 1)]);
+        let mut standing = LossSet::default();
+        [Loss::Owner, Loss::Acl].into_iter().for_each(|loss| standing.add(loss));
+        losses.stand(standing);
+        assert_eq!(losses.counts(), [(Loss::Owner, 3), (Loss::DeviceNode, 1), (Loss::Acl, 1)]);
         let text = kept.text();
         assert_eq!(text.lines().count(), 2);
         assert!(text.contains("owner of /a") && text.contains("device node of /b\\xff"), "{text}");

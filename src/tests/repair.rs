@@ -1,12 +1,12 @@
-//! What is wrong at the destination is put right by the run that is asked for it.
+//! What is wrong at the destination, or was lost there, is put right by the run that is asked for it.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, MetadataExt, symlink};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt, lchown, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use support::fixture::must;
+use support::fixture::{must, set_mode, skip};
 use support::{Comparison, Engine, Job, Scratch};
 
 mod support;
@@ -119,4 +119,70 @@ fn an_interrupted_run_is_ended_before_all_is_copied_again() {
     let again = job.clone().arg("-recopy").run().expect(0);
     assert_eq!(again.number("copied"), 1, "{again}");
     Comparison::new(&source, job.dest()).assert_same();
+}
+
+/// A program that runs another one as root that may not give files away.
+fn without_chown(scratch: &Scratch) -> PathBuf {
+    let path = scratch.path().join("without-chown");
+    fs::write(&path, "#!/bin/sh\nexec setpriv --bounding-set=-chown -- \"$@\"\n").unwrap();
+    set_mode(&path, 0o755);
+    path
+}
+
+#[test]
+fn what_was_lost_is_kept_once_it_can_be() {
+    if !rustix::process::geteuid().is_root() {
+        skip("what_was_lost_is_kept_once_it_can_be", "needs root");
+        return;
+    }
+    let scratch = Scratch::new();
+    let (source, wrapper) = (scratch.path().join("source"), without_chown(&scratch));
+    make_tree(&source);
+    for name in ["", "d", "f1", "f2", "d/f3", "large", "none", "link"] {
+        lchown(source.join(name), Some(12_345), Some(12_345)).unwrap();
+    }
+    for engine in Engine::all() {
+        for (nth, option) in ["-strict", "-retry-failed"].into_iter().enumerate() {
+            let dir = scratch.path().join(format!("{engine:?}-{nth}"));
+            let job = Job::new(&source, dir.join("dest"), dir.join("state"), engine);
+            let first = job.clone().within(&wrapper).run().expect(0);
+            // Eight, and two more names of f2.
+            assert!(first.says("\"losses\":{\"owner\":10}"), "{first}");
+            let second = job.clone().within(&wrapper).run().expect(0);
+            assert!(second.says("\"losses\":{\"owner\":10}") && second.number("copied") == 0, "{second}");
+            job.clone().within(&wrapper).arg("-strict").run().expect(23);
+            let job = job.arg(option);
+            let put_right = job.run().expect(0);
+            assert!(put_right.says("\"losses\":{}"), "{put_right}");
+            // What failed under --strict is adopted, what lost something gets its owner: nothing is copied.
+            assert_eq!(put_right.number("bytes"), 0, "{put_right}");
+            Comparison::new(&source, job.dest()).assert_same();
+            let third = job.run().expect(0);
+            assert!(third.says("\"losses\":{}") && third.number("metadata_only") == 0, "{third}");
+        }
+    }
+}
+
+#[test]
+fn what_was_lost_is_all_that_a_retry_touches() {
+    if !rustix::process::geteuid().is_root() {
+        skip("what_was_lost_is_all_that_a_retry_touches", "needs root");
+        return;
+    }
+    let scratch = Scratch::new();
+    let (source, wrapper) = (scratch.path().join("source"), without_chown(&scratch));
+    make_tree(&source);
+    for name in ["d", "f2", "large"] {
+        lchown(source.join(name), Some(12_345), Some(12_345)).unwrap();
+    }
+    for engine in Engine::all() {
+        for option in ["-strict", "-retry-failed"] {
+            let dir = scratch.path().join(format!("{engine:?}{option}"));
+            let job = Job::new(&source, dir.join("dest"), dir.join("state"), engine);
+            job.clone().within(&wrapper).run().expect(0);
+            let outcome = job.clone().arg(option).run().expect(0);
+            assert_eq!((outcome.number("bytes"), outcome.number("copied")), (0, 0), "{outcome}");
+            Comparison::new(&source, job.dest()).assert_same();
+        }
+    }
 }
