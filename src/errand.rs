@@ -248,7 +248,7 @@ impl Errands {
         let dir = errand.place.dir.clone();
         let name = errand.place.name.clone();
         // A file that was made and removed again changes its directory too.
-        if !matches!(ending, Ending::Skipped(_) | Ending::NotMade(..) | Ending::IsDir) {
+        if !matches!(ending, Ending::Skipped(_) | Ending::First(_) | Ending::NotMade(..) | Ending::IsDir) {
             dir.touch();
         }
         if matches!(ending, Ending::Failed(_) | Ending::Vanished) && self.job.may_have_leftovers(&dir) {
@@ -288,6 +288,10 @@ impl Errands {
                 self.counters.add(Count::Unchanged, 1);
                 let losses = errand.record.as_ref().map_or_else(LossSet::default, |record| record.losses);
                 self.job.stand((&dir, &name), losses, &self.counters);
+            }
+            Ending::First(key) => {
+                self.counters.add(Count::Unchanged, 1);
+                self.push(&dir, name, What::First(key));
             }
             Ending::Further(key, stamp) => self.push(&dir, name, What::Further(key, stamp)),
             Ending::IsDir if !self.job.takes(&dir, &name, Sort::Dir) => {}

@@ -72,6 +72,8 @@ pub enum What {
     },
     /// It was gone.
     Vanished(Option<LinkKey>),
+    /// It is as it was, and the first of this group from now on.
+    First(LinkKey),
     /// A name that was the first of this group belongs to it no more: its source was replaced.
     Left(LinkKey),
     /// A name of `dir` is taken up by itself: the directory will change.
@@ -230,7 +232,7 @@ impl What {
             What::Written(..) | What::ListedTo(_) => 2,
             What::Listed | What::Removed(_) => 3,
             What::Copied(_) | What::NotMade { .. } | What::Further(..) | What::Failed { .. } => 4,
-            What::Vanished(_) | What::Left(_) | What::Reopened => 4,
+            What::Vanished(_) | What::First(_) | What::Left(_) | What::Reopened => 4,
         }
     }
 }

@@ -302,6 +302,7 @@ impl Checkpointer {
                 draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
                 draft.rows.push(Row::DeleteEntry { dir: dir.id, name });
             }
+            What::First(key) => self.known_first(draft, &dir, name, key)?,
             What::Left(group) => draft.orphans.push(group),
             What::Reopened => self.reopened(draft, &dir)?,
         }
@@ -401,6 +402,20 @@ impl Checkpointer {
             draft.settled.push(key);
         }
         self.record_done(draft, sealed, copied.dest_ino);
+    }
+
+    /// An unchanged file that has further names by now.
+    fn known_first(&self, draft: &mut Draft, dir: &DirNode, name: Name, key: LinkKey) -> Result<()> {
+        let Some(Record::File(record)) = self.job.catalog.reader()?.entry(dir.id, &name)? else {
+            draft.orphans.push(key);
+            return Ok(());
+        };
+        let first = LinkFirst { dir: dir.id, name: name.clone(), batch: draft.number };
+        draft.rows.push(Row::PutLink { dev: key.dev, ino: key.ino, first });
+        let FileRecord { stamp, checksum, owner, losses, .. } = record;
+        draft.firsts.insert(key, Sealed { name: (dir.id, name), stamp, checksum, owner, losses });
+        draft.settled.push(key);
+        Ok(())
     }
 
     fn record_done(&self, draft: &mut Draft, sealed: Sealed, dest_ino: u64) {

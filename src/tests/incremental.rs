@@ -160,6 +160,35 @@ fn ignored_ctimes_change_nothing() {
     }
 }
 
+/// A file that had one name when it was copied, and gets more: with and without `--ignore-ctime` they are links to it,
+/// whichever of them is met first.
+#[test]
+fn new_names_of_a_file_that_had_one_are_links() {
+    for engine in Engine::all() {
+        for option in ["--quiet", "--ignore-ctime"] {
+            let scratch = support::Scratch::new();
+            let (tree, dest) = (scratch.path().join("tree"), scratch.path().join("copy"));
+            fs::create_dir_all(tree.join("d/e")).unwrap();
+            for name in ["m", "d/m", "d/e/m"] {
+                fs::write(tree.join(name), name).unwrap();
+            }
+            let job = Job::new(&tree, &dest, scratch.path().join("state"), engine).arg(option);
+            job.run().expect(0);
+            for (name, more) in [("m", ["a", "d/e/z"]), ("d/m", ["z", "d/a"]), ("d/e/m", ["b", "d/e/c"])] {
+                more.iter().for_each(|more| fs::hard_link(tree.join(name), tree.join(more)).unwrap());
+            }
+            let outcome = job.run().expect(0);
+            Comparison::new(&tree, &dest).assert_same();
+            let names = [["m", "a", "d/e/z"], ["d/m", "z", "d/a"], ["d/e/m", "b", "d/e/c"]];
+            for [one, two, three] in names.map(|names| names.map(|name| inode(&dest.join(name)))) {
+                assert!(one == two && two == three, "{engine:?} {option}: {outcome}");
+            }
+            let outcome = job.run().expect(0);
+            assert_counts(&outcome, 0, 0);
+        }
+    }
+}
+
 /// From the second pass on the summary tells what the next one will take, and from how much.
 #[test]
 fn a_second_pass_tells_of_the_third() {

@@ -25,7 +25,7 @@ pub use copied::{Copied, Seal};
 
 use std::sync::Arc;
 
-use crate::catalog::{Checksum, FileRecord, Owner, Proof, Stamp};
+use crate::catalog::{Checksum, FileRecord, LinkFirst, Owner, Proof, Stamp};
 use crate::config::{ChecksumPolicy, Metadata, Naming, ReflinkChoice, SMALL_BYTES_MAX};
 use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::job::{Job, Place, Reflink};
@@ -44,6 +44,8 @@ use crate::walk::DestDir;
 pub enum Ending {
     /// Nothing was to be done.
     Skipped(Skip),
+    /// Nothing was to be done, but it has further names by now: it is their first.
+    First(LinkKey),
     /// It is at the destination, waiting for its seal.
     Copied(Box<Copied>),
     /// The destination cannot hold such an object, which its record tells as a loss.
@@ -128,7 +130,11 @@ fn try_prepare(
     let is_fresh = place.dir.dest() == DestDir::Created;
     let plan = plan::decide(&stat, record, &job.progress, is_fresh);
     if let Plan::Skip(skip) = plan {
-        return Ok(Prepared::Ended(Ending::Skipped(skip)));
+        let linked = match skip {
+            Skip::Unchanged => new_first(job, place, record, &stat, group)?,
+            Skip::Done => None,
+        };
+        return Ok(Prepared::Ended(linked.unwrap_or(Ending::Skipped(skip))));
     }
     if Arc::ptr_eq(&place.open.dest, &job.nowhere) {
         return Ok(Prepared::Unopened);
@@ -234,6 +240,34 @@ fn claim_inode(job: &Job, place: &Place, stat: &Stat) -> Result<Grouping> {
         0 | 1 => Ok(Grouping::Alone),
         _ => claim_group(job, place, job.link_key(stat), &job.stamp(stat)),
     }
+}
+
+/// An unchanged file of several names: where a new ctime counts for nothing, it may have had one only when it was
+/// copied. Then nothing tells yet that its new names are links to it. `None`: it is as it was.
+fn new_first(
+    job: &Job,
+    place: &Place,
+    record: Option<&FileRecord>,
+    stat: &Stat,
+    group: &mut Option<LinkKey>,
+) -> Result<Option<Ending>> {
+    let (key, stamp) = (job.link_key(stat), job.stamp(stat));
+    if stat.nlink < 2 || record.is_none_or(|record| record.stamp.ctime == stamp.ctime) {
+        return Ok(None);
+    }
+    let first = job.catalog.reader()?.link(key.dev, key.ino)?;
+    let is_own = |first: &LinkFirst| first.dir == place.dir.id && first.name == place.name;
+    if first.is_some_and(|first| first.batch < job.progress.pass_start_batch || is_own(&first)) {
+        return Ok(None);
+    }
+    Ok(match claim_group(job, place, key, &stamp)? {
+        Grouping::Alone => None,
+        Grouping::First(key) => {
+            *group = Some(key);
+            Some(Ending::First(key))
+        }
+        Grouping::Further(key) => Some(Ending::Further(key, stamp)),
+    })
 }
 
 /// Claims a name for its group. Where there are no hard links a further name is a file of its own, and a loss.
