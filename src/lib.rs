@@ -42,6 +42,7 @@
 //! links.rs             hard links in flight
 //! temporaries.rs       names under which things are made before they get their own
 //! names.rs             names that a destination takes for one another
+//! spelling.rs          names that one side lists otherwise than the other
 //! plan.rs              the decision about one object (pure)
 //! pages.rs             how far a bucket's listing has outcomes, page by page
 //! walk/mod.rs          directories as work items, shared by all shards
@@ -169,6 +170,7 @@ pub mod roots;
 pub(crate) mod seal;
 pub mod selection;
 pub mod shard;
+pub(crate) mod spelling;
 pub mod stop;
 pub mod temporaries;
 pub mod transfer;

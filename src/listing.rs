@@ -200,6 +200,27 @@ pub(crate) fn parse(filled: &[u8], entries: &mut VecDeque<Entry>) {
     }));
 }
 
+/// Reads a directory's names from its beginning, a buffer at a time.
+pub(crate) fn each_page(
+    posix: Posix<'_>,
+    dir: &Handle,
+    mut take: impl FnMut(&mut VecDeque<Entry>),
+) -> std::result::Result<(), Errno> {
+    // A handle of its own has an offset of its own.
+    let handle = posix.open_dir(dir, &c".".to_owned())?;
+    let (mut entries, mut buffer) = (VecDeque::new(), vec![0; BUFFER_BYTES]);
+    // Ends: the directory does.
+    loop {
+        let filled = posix.read_dir(&handle, &mut buffer)?;
+        if filled == 0 {
+            return Ok(());
+        }
+        parse(&buffer[..filled], &mut entries);
+        take(&mut entries);
+        entries.clear();
+    }
+}
+
 /// Adds what the catalog knows of the names of a directory.
 pub(crate) fn look_up(job: &Job, dir: DirId, entries: &mut VecDeque<Entry>) -> Result<()> {
     if job.past == Past::Nothing || entries.is_empty() {

@@ -129,10 +129,14 @@ fn may_fold(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::R
     if folds(job, caller, claim.dir, &claim.open.dest, claim.dest_name)? {
         return Ok(true);
     }
-    let bytes = claim.dest_name.to_bytes();
-    let is_plain = bytes.is_ascii() && !bytes.contains(&b'~') && !bytes.ends_with(b".") && !bytes.ends_with(b" ");
     let is_local = job.dest_file_system.tells_names_apart();
-    Ok(!is_plain && (!is_local || claim.dir.folding() == Folding::Unknown))
+    Ok(!is_plain(claim.dest_name) && (!is_local || claim.dir.folding() == Folding::Unknown))
+}
+
+/// Whether nothing but its case could make a name another one.
+pub(crate) fn is_plain(name: &Name) -> bool {
+    let bytes = name.to_bytes();
+    bytes.is_ascii() && !bytes.contains(&b'~') && !bytes.ends_with(b".") && !bytes.ends_with(b" ")
 }
 
 /// Why something could not be made under a name: for the name itself, if the destination holds no such names.
@@ -161,7 +165,7 @@ fn takes_names(job: &Job, dest: &Posix, at: &Handle) -> bool {
 }
 
 /// The name with all its ASCII letters in the other case; `None` without any.
-fn other_case(name: &Name) -> Option<Name> {
+pub(crate) fn other_case(name: &Name) -> Option<Name> {
     let flip =
         |byte: &u8| if byte.is_ascii_lowercase() { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() };
     let flipped: Vec<u8> = name.to_bytes().iter().map(flip).collect();
@@ -245,7 +249,7 @@ fn lower(name: &[u8]) -> Vec<u8> {
 
 /// A name without what file systems fold, as Unicode has it (D145): decomposed, full case folding, decomposed again.
 /// Bytes that are no UTF-8 are left as they are.
-fn fold(name: &[u8]) -> Vec<u8> {
+pub(crate) fn fold(name: &[u8]) -> Vec<u8> {
     let Some(text) = std::str::from_utf8(name).ok().filter(|text| !text.is_ascii()) else {
         return name.to_ascii_lowercase();
     };

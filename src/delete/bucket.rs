@@ -24,6 +24,7 @@ use super::{BATCH, is_empty, withhold};
 use crate::catalog::{DirId, Record};
 use crate::config::{Deletes, PUBLISH_DEPTH};
 use crate::error::{Class, Errno, Error, Result};
+use crate::filesystem::FileSystem;
 use crate::filter::Sort;
 use crate::job::{BucketRoot, Job, KeyNames};
 use crate::lane;
@@ -33,6 +34,7 @@ use crate::provider::posix::Posix;
 use crate::provider::s3::{Client, From, Key};
 use crate::report::{Count, Counters};
 use crate::ring::{Caller, Handle, Kind, Name, Side};
+use crate::spelling::{self, Folds};
 use crate::stop::Stop;
 use crate::walk::{DirCache, DirNode};
 
@@ -274,25 +276,37 @@ impl Clearing {
 
     /// What the source has for each key of a page.
     async fn ask_all(&self, look: &Look, named: &[(Name, Item)]) -> Result<Vec<Answer>> {
-        let Source::Bucket(root, client) = &self.source else {
-            return named.iter().map(|(name, item)| self.ask_files(&look.dir, name, item)).collect();
-        };
+        let Source::Bucket(root, client) = &self.source else { return self.ask_files(&look.dir, named) };
         let wanted: BTreeSet<String> = named.iter().map(|(_, item)| item.key("")).collect();
         let found = listed(client, &root.dir_key(&look.dir), look.after.as_deref(), &wanted).await?;
         let answer = |item: &Item| if found.contains(&item.key("")) { Answer::Here } else { Answer::Gone };
         Ok(named.iter().map(|(_, item)| answer(item)).collect())
     }
 
-    fn ask_files(&self, dir: &Arc<DirNode>, name: &Name, item: &Item) -> Result<Answer> {
-        let Source::Files(open) = &self.source else { return Ok(Answer::Unknown) };
+    /// Where a source that folds names has answered, what it lists counts.
+    fn ask_files(&self, dir: &Arc<DirNode>, named: &[(Name, Item)]) -> Result<Vec<Answer>> {
+        let Source::Files(open) = &self.source else { return Ok(vec![Answer::Unknown; named.len()]) };
         let at = open_side(&self.job, &*self.caller, Side::Source, &mut open.borrow_mut(), dir)?;
-        Ok(match Posix::new(&*self.caller, Side::Source).stat(&at, name) {
+        let source = Posix::new(&*self.caller, Side::Source);
+        let answer = |(name, item): &(Name, Item)| match source.stat(&at, name) {
             Ok(stat) if (stat.kind() == Kind::Dir) == item.object.is_none() => Answer::Here,
             Ok(_) => Answer::Replaced,
             Err(Errno::NOENT) => Answer::Gone,
             // What cannot be asked for is not known to be gone.
             Err(_) => Answer::Unknown,
-        })
+        };
+        let mut answers: Vec<Answer> = named.iter().map(answer).collect();
+        let is_there = |answer: &Answer| matches!(answer, Answer::Here | Answer::Replaced);
+        let there = named.iter().zip(&answers).filter(|(_, answer)| is_there(answer)).map(|((name, _), _)| name);
+        let mut folds = Folds::new(FileSystem::of(&at)?.tells_names_apart());
+        let gone = spelling::unlisted(source, &at, &mut folds, there);
+        let gone = gone.map_err(|errno| self.job.dir_error(Side::Source, dir, "list", errno))?;
+        for ((name, _), answer) in named.iter().zip(&mut answers) {
+            if gone.contains(name) {
+                *answer = Answer::Gone;
+            }
+        }
+        Ok(answers)
     }
 
     /// Forgets the records of what is doomed, then removes it.
@@ -318,16 +332,19 @@ impl Clearing {
     /// Removes a prefix; answers the key of what is an object, if it is to go.
     async fn remove_one(self: Rc<Clearing>, doomed: Doomed) -> Option<Key> {
         let Doomed { dir, name, item, .. } = doomed;
+        let named = [(name, item)];
         let _tree = self.trees.acquire().await.ok()?;
         // The source may have it again by now, or be another one.
         let answer = match (&self.source, self.is_as_listed(&dir)) {
             (_, Err(error)) => Err(error),
             (_, Ok(false)) => Ok(Answer::Unknown),
-            (Source::Files(_), _) => self.ask_files(&dir, &name, &item),
+            (Source::Files(_), _) => self.ask_files(&dir, &named).map(|answers| answers[0]),
             (Source::Bucket(root, client), _) => {
-                has(client, root, &dir, (&name, &item)).await.map(|has| if has { Answer::Here } else { Answer::Gone })
+                let has = has(client, root, &dir, (&named[0].0, &named[0].1)).await;
+                has.map(|has| if has { Answer::Here } else { Answer::Gone })
             }
         };
+        let [(name, item)] = named;
         match (answer, &item.object) {
             (Ok(Answer::Here | Answer::Unknown), _) => {}
             (Ok(_), Some(_)) => return self.root.key(&dir, &name).ok(),

@@ -12,11 +12,12 @@
 
 mod bucket;
 mod forget;
+mod judge;
 mod links;
 mod source;
 mod trust;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crossbeam_deque::Worker;
 
 pub(crate) use self::bucket::each;
 use self::forget::forget;
+use self::judge::Found;
 use self::source::Asked;
 pub(crate) use self::source::{has, has_below, holds_names, listed};
 use self::trust::{has_unlisted, is_as_listed, is_job_folder, is_root_lost, is_to_be_trusted};
@@ -32,14 +34,16 @@ use crate::bell::Bell;
 use crate::catalog::{DirId, Record};
 use crate::config::{Deletes, QUEUED_DIRS_MAX};
 use crate::error::{Cause, Errno, Error, Result, escape, join};
+use crate::filesystem::FileSystem;
 use crate::filter::Sort;
 use crate::job::Job;
-use crate::listing::{BUFFER_BYTES, open_pair, open_side, parse};
+use crate::listing::{each_page, open_pair, open_side};
 use crate::provider::posix::Posix;
 use crate::report::{Count, Counters};
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
+use crate::spelling;
 use crate::stop::Stop;
-use crate::walk::{DirCache, DirNode, DirPair, Entry, OpenDirs, Walker, Work, path_steps};
+use crate::walk::{DirCache, DirNode, DirPair, OpenDirs, Walker, Work, path_steps};
 
 /// Doomed names whose records are forgotten by one commit.
 const BATCH: usize = 4096;
@@ -57,6 +61,8 @@ struct Deletion<'j> {
     walker: Walker,
     /// Removals that are still allowed.
     left: AtomicU64,
+    /// Whether the source's file system tells all names apart, if it tells their case apart.
+    is_source_local: bool,
 }
 
 /// Removes what the source no longer has. To be called when nothing is queued or under way, after a checkpoint.
@@ -107,7 +113,8 @@ fn run_local(
     }
     let (walker, workers) = Walker::new(threads.max(1), Arc::new(Bell::default()));
     let left = AtomicU64::new(deletes.max.unwrap_or(u64::MAX));
-    let deletion = Deletion { job, caller, counters, walker, left };
+    let is_source_local = FileSystem::of(&job.source.handle).is_ok_and(FileSystem::tells_names_apart);
+    let deletion = Deletion { job, caller, counters, walker, left, is_source_local };
     deletion.walker.inject(Work::List(DirNode::root()));
     for (dir, name) in clashes {
         deletion.walker.inject(Work::File(dir.clone(), name.clone()));
@@ -135,27 +142,6 @@ fn run_local(
 fn is_empty(caller: &dyn Caller, side: Side, root: &Handle) -> bool {
     let mut names = VecDeque::new();
     each_page(Posix::new(caller, side), root, |page| names.append(page)).is_ok() && names.is_empty()
-}
-
-/// Reads a directory's names from its beginning, a buffer at a time.
-fn each_page(
-    posix: Posix<'_>,
-    dir: &Handle,
-    mut take: impl FnMut(&mut VecDeque<Entry>),
-) -> std::result::Result<(), Errno> {
-    // A handle of its own has an offset of its own.
-    let handle = posix.open_dir(dir, &c".".to_owned())?;
-    let (mut entries, mut buffer) = (VecDeque::new(), vec![0; BUFFER_BYTES]);
-    // Ends: the directory does.
-    loop {
-        let filled = posix.read_dir(&handle, &mut buffer)?;
-        if filled == 0 {
-            return Ok(());
-        }
-        parse(&buffer[..filled], &mut entries);
-        take(&mut entries);
-        entries.clear();
-    }
 }
 
 /// A name that is to go.
@@ -268,81 +254,24 @@ impl<'d> Remover<'d> {
             return Ok(Vec::new());
         }
         let (mut children, mut judged, mut names) = (Vec::new(), Ok(()), VecDeque::new());
-        let least = if self.asked.is_some() { NAMES_MAX } else { 1 };
+        let mut folds = self.folds();
         let listed = each_page(Posix::new(caller, Side::Dest), &open.dest, |page| {
             names.append(page);
+            // Each lot of names may take another listing.
+            let least = match () {
+                () if self.asked.is_some() => NAMES_MAX,
+                () if folds.are_likely() => spelling::LOT,
+                () => 1,
+            };
             if judged.is_ok() && names.len() >= least {
-                judged = self.judge_page(dir, &open, &mut names, &mut children);
+                judged = self.judge_page((dir, &open, &mut folds), &mut names, &mut children);
             }
         });
-        judged = judged.and_then(|()| self.judge_page(dir, &open, &mut names, &mut children));
+        judged = judged.and_then(|()| self.judge_page((dir, &open, &mut folds), &mut names, &mut children));
         if let Err(errno) = listed {
             self.fail(&job.dir_error(Side::Dest, dir, "list", errno));
         }
         judged.map(|()| children)
-    }
-
-    fn judge_page(
-        &mut self,
-        dir: &Arc<DirNode>,
-        open: &DirPair,
-        page: &mut VecDeque<Entry>,
-        children: &mut Vec<Arc<DirNode>>,
-    ) -> Result<()> {
-        let known = match &self.asked {
-            None => HashSet::new(),
-            Some((asked, _)) => match asked.listed(dir, page) {
-                Ok(known) => known,
-                Err(error) => {
-                    page.clear();
-                    self.fail(&error);
-                    return Ok(());
-                }
-            },
-        };
-        for entry in page.drain(..) {
-            let Some((dest, is_extra)) = self.judge(dir, open, &entry.name, &known) else { continue };
-            let record = self.deletion.job.catalog.reader()?.entry(dir.id, &entry.name)?;
-            match (is_extra, record) {
-                (true, record) => {
-                    self.doomed.push(Doomed { dir: dir.clone(), name: entry.name, dest, record });
-                    if self.doomed.len() >= BATCH {
-                        self.remove_doomed()?;
-                    }
-                }
-                (false, Some(Record::Dir(id))) if dest.kind() == Kind::Dir => {
-                    children.push(DirNode::child(dir, id, entry.name));
-                }
-                (false, _) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// What a name of the destination is, and whether the source has none of that name; it has those of `known`.
-    /// `None`: it is none of ours.
-    fn judge(&self, dir: &DirNode, open: &DirPair, name: &Name, known: &HashSet<Name>) -> Option<(Stat, bool)> {
-        let Deletion { job, caller, .. } = *self.deletion;
-        let dest = Posix::new(caller, Side::Dest).stat(&open.dest, name).ok()?;
-        let sort = if dest.kind() == Kind::Dir { Sort::Dir } else { Sort::Other };
-        if (dest.dev, dest.ino) == job.state_dir || !job.takes(dir, name, sort) {
-            return None;
-        }
-        let is_there = known.contains(name) || self.look_for(dir, open, name)?.is_some();
-        (is_there || job.clears(dir, name, sort)).then_some((dest, !is_there))
-    }
-
-    /// Whether the source has a name, and whether that is a directory. `None`: what cannot be asked for is not known to
-    /// be gone.
-    fn look_for(&self, dir: &DirNode, open: &DirPair, name: &Name) -> Option<Option<bool>> {
-        if let Some((asked, _)) = &self.asked {
-            return asked.look_for(dir, name).inspect_err(|error| self.fail(error)).ok();
-        }
-        match Posix::new(self.deletion.caller, Side::Source).stat(&open.source, name) {
-            Ok(stat) => Some(Some(stat.kind() == Kind::Dir)),
-            Err(Errno::NOENT) => Some(None),
-            Err(_) => None,
-        }
     }
 
     /// A directory in the way of what is none in the source.
@@ -365,23 +294,27 @@ impl<'d> Remover<'d> {
             return Ok(());
         }
         forget(self.deletion.job, doomed.iter().map(|doomed| (&*doomed.dir, &doomed.name, doomed.record.as_ref())))?;
-        for Doomed { dir, name, dest, .. } in doomed {
-            let open = match self.open(&dir) {
+        for of_dir in doomed.chunk_by(|a, b| Arc::ptr_eq(&a.dir, &b.dir)) {
+            let dir = &of_dir[0].dir;
+            let open = match self.open(dir) {
                 Ok(open) => open,
                 Err(error) => {
                     self.fail(&error);
                     continue;
                 }
             };
-            if !self.is_as_listed(&dir, &open)? {
+            if !self.is_as_listed(dir, &open)? {
                 continue;
             }
-            // The source may have the name again by now, and the destination another object under it.
-            match self.judge(&dir, &open, &name, &HashSet::new()) {
-                Some((now, true)) if (now.dev, now.ino) == (dest.dev, dest.ino) => {
-                    self.remove(&dir, &open.dest, &name, &now);
+            // The source may have a name again by now, and the destination another object under it.
+            let names = of_dir.iter().map(|doomed| doomed.name.clone());
+            let judged = self.judge((dir, &open, &mut self.folds()), names, &HashSet::new());
+            let then: HashMap<_, _> = of_dir.iter().map(|doomed| (&doomed.name, &doomed.dest)).collect();
+            for (name, now, found) in judged {
+                let is_it = then.get(&name).is_some_and(|then| (now.dev, now.ino) == (then.dev, then.ino));
+                if found == Found::Extra && is_it {
+                    self.remove(dir, &open.dest, &name, &now);
                 }
-                _ => {}
             }
         }
         Ok(())

@@ -42,6 +42,23 @@ impl Asked {
         Ok(names.iter().filter(is_found).map(|entry| entry.name.clone()).collect())
     }
 
+    /// Each name of a directory that a file system could have.
+    pub(super) fn each_name(&self, dir: &DirNode, mut take: impl FnMut(&Name)) -> Result<()> {
+        let (prefix, mut from) = (self.root.dir_key(dir), From::Start);
+        self.runtime.block_on(async {
+            // Ends: each page goes on behind the one before.
+            loop {
+                let page = self.client.list(&prefix, &from).await?;
+                let listed = items(&prefix, page.objects, page.prefixes);
+                listed.iter().filter_map(|item| item.name(self.root.names).ok()).for_each(|name| take(&name));
+                match page.next {
+                    Some(token) => from = From::Token(token),
+                    None => return Ok(()),
+                }
+            }
+        })
+    }
+
     /// Whether it has a name, and whether that is a directory.
     pub(super) fn look_for(&self, dir: &DirNode, name: &Name) -> Result<Option<bool>> {
         self.runtime.block_on(async {

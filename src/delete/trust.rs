@@ -3,12 +3,13 @@
 
 use std::collections::VecDeque;
 
+use super::BATCH;
 use super::forget::forget_unlisted;
-use super::{BATCH, each_page};
 use crate::catalog::{DirId, DirState};
 use crate::config::Mounts;
 use crate::error::{Result, escape};
 use crate::job::Job;
+use crate::listing::each_page;
 use crate::provider::posix::Posix;
 use crate::report::{Count, Counters};
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};

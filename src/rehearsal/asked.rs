@@ -16,6 +16,7 @@ use crate::config::{Config, DIR_CACHE_PER_SHARD, Metadata, PUBLISH_DEPTH, Specia
 use crate::delete::has_below;
 use crate::engine::descriptor_limit;
 use crate::error::{Cause, Errno, Error, Result, join};
+use crate::filesystem::{FileSystem, Inodes};
 use crate::job::{BucketRoot, KeyNames};
 use crate::lane::download::file_of;
 use crate::lane::listing::{Item, Refused, Sieve, items};
@@ -36,7 +37,7 @@ use crate::walk::{DirCache, DirNode, Entry, path_steps};
 /// One end.
 pub(super) enum End {
     /// A file system's.
-    Files(Files),
+    Files(Box<Files>),
     /// A bucket's.
     Bucket(BucketRoot, Client),
 }
@@ -49,6 +50,11 @@ pub(super) struct Files {
     pub stat: Stat,
     /// Which side it is.
     pub side: Side,
+    /// What it lives on.
+    pub file_system: FileSystem,
+    /// How long inode numbers last there.
+    pub inodes: Inodes,
+    /// Its root.
     root: Handle,
     caller: Kernel,
     open: RefCell<DirCache<Handle>>,
@@ -259,7 +265,8 @@ impl End {
         let caller = Kernel::new(FixedBuffers::new(1, 4096, 4096)?.arena().clone()).telling(crowd.enlist());
         let free = descriptor_limit().saturating_sub(64 + 2 * PUBLISH_DEPTH as u64) / 4;
         let open = RefCell::new(DirCache::new(root.handle.clone(), (free as usize).clamp(4, DIR_CACHE_PER_SHARD)));
-        Ok(End::Files(Files { path: root.path, stat: root.stat, side, root: root.handle, caller, open }))
+        let Root { path, stat, file_system, inodes, handle, .. } = root;
+        Ok(End::Files(Box::new(Files { path, stat, side, file_system, inodes, root: handle, caller, open })))
     }
 
     /// The bucket, if it is one.
@@ -339,7 +346,8 @@ pub(super) fn listed(stamp: Stamp) -> Stat {
 }
 
 impl Files {
-    fn posix(&self) -> Posix<'_> {
+    /// Its verbs.
+    pub(super) fn posix(&self) -> Posix<'_> {
         Posix::new(&self.caller, self.side)
     }
 
@@ -396,7 +404,8 @@ impl Files {
         }
     }
 
-    fn error(&self, verb: &'static str, below: &[u8], errno: Errno) -> Error {
+    /// An error on a path below its root.
+    pub(super) fn error(&self, verb: &'static str, below: &[u8], errno: Errno) -> Error {
         let path = match std::ffi::CString::new(below) {
             Ok(below) if !below.is_empty() => join(&self.path, &below),
             _ => self.path.clone(),

@@ -1,31 +1,30 @@
 //! What --delete would remove, as delete/ finds it: names of the destination that the source has not, each after what
 //! lies below it.
 
-use std::cell::RefCell;
-use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::rc::Rc;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::asked::{Asked, End, Files, next_page};
+use super::asked::{End, Files, next_page};
 use super::{Rehearsal, tell};
-use crate::catalog::DirId;
 use crate::config::CtimePolicy;
-use crate::delete::{NAMES_MAX, each, has, has_below, holds_names, listed};
+use crate::delete::{NAMES_MAX, holds_names};
 use crate::error::{Result, escape};
 use crate::filter::Sort;
 use crate::job::KeyNames;
 use crate::lane::listing::{Item, own_name};
 use crate::lane::upload::LINKS_ATTRIBUTE;
-use crate::provider::s3::{Key, keys};
 use crate::ring::{Kind, Name};
+use crate::spelling;
 use crate::walk::{DirNode, Entry, Pending};
 
 /// A name of the destination.
-struct Extra {
-    name: Name,
-    is_dir: bool,
+pub(super) struct Extra {
+    /// Its name there.
+    pub name: Name,
+    /// Whether it is a directory.
+    pub is_dir: bool,
     /// The key, in a bucket.
-    item: Option<Item>,
+    pub item: Option<Item>,
 }
 
 /// A directory that would go.
@@ -67,7 +66,7 @@ impl Rehearsal<'_> {
                 End::Files(files) => {
                     let mut names = VecDeque::new();
                     // A bucket is listed anew for each lot of names.
-                    let least = if asked.source.bucket().is_some() { NAMES_MAX } else { 1 };
+                    let least = if asked.source.bucket().is_some() { NAMES_MAX } else { spelling::LOT };
                     let mut read = Ok(false);
                     while names.len() < least {
                         match files.next(dir, &mut listing) {
@@ -98,7 +97,7 @@ impl Rehearsal<'_> {
                 Err(error) => return self.fail(error),
             };
             found.retain(|extra| self.clears(dir, extra));
-            let extras = match missing(&asked, dir, found, after.as_deref()).await {
+            let extras = match self.missing(dir, found, after.as_deref()).await {
                 Ok(extras) => extras,
                 Err(error) => return self.fail(error),
             };
@@ -258,63 +257,4 @@ impl Rehearsal<'_> {
         self.say(("delete", "not in the source"), &path)?;
         Ok(true)
     }
-}
-
-/// Those of `found` that the source has not. What cannot be asked for is not known to be gone.
-async fn missing(
-    asked: &Rc<Asked>,
-    dir: &Arc<DirNode>,
-    mut found: Vec<Extra>,
-    after: Option<&str>,
-) -> Result<Vec<Extra>> {
-    let (root, client) = match &asked.source {
-        End::Files(files) => {
-            found.retain(|extra| match files.stat(dir, &extra.name) {
-                // In a bucket an object and a prefix of one name are two things.
-                Ok(Some(stat)) => extra.item.is_some() && (stat.kind() == Kind::Dir) != extra.is_dir,
-                Ok(None) => true,
-                Err(_) => false,
-            });
-            return Ok(found);
-        }
-        End::Bucket(root, client) => (root, client),
-    };
-    // A file system's name is there if either an object or a prefix is.
-    let components = |extra: &Extra| match &extra.item {
-        Some(item) => vec![item.key("")],
-        None => {
-            let component = keys::encode_name(extra.name.as_bytes()).0;
-            vec![component.clone() + "/", component]
-        }
-    };
-    let wanted: BTreeSet<String> = found.iter().flat_map(components).collect();
-    let known: HashSet<String> = listed(client, &root.dir_key(dir), after, &wanted).await?;
-    found.retain(|extra| !components(extra).iter().any(|component| known.contains(component)));
-    // A listing may miss what a server tells out of order: each is asked for once more.
-    let (asked, dir, failed) = (asked.clone(), dir.clone(), Rc::new(RefCell::new(None)));
-    let failure = failed.clone();
-    let gone = each(found, async move |extra| match is_gone(&asked, &dir, &extra).await {
-        Ok(is_gone) => is_gone.then_some(extra),
-        Err(error) => {
-            failure.borrow_mut().get_or_insert(error);
-            None
-        }
-    });
-    let gone = gone.await.into_iter().flatten().collect();
-    failed.take().map_or(Ok(gone), Err)
-}
-
-async fn is_gone(asked: &Asked, dir: &Arc<DirNode>, extra: &Extra) -> Result<bool> {
-    let Some((root, client)) = asked.source.bucket() else { return Ok(false) };
-    if let Some(item) = &extra.item {
-        return has(client, root, dir, (&extra.name, item)).await.map(|has| !has);
-    }
-    let object: Option<Key> = root.key(dir, &extra.name).ok();
-    if let Some(key) = object
-        && client.head(&key).await?.is_some()
-    {
-        return Ok(false);
-    }
-    let below = DirNode::child(dir, DirId(0), extra.name.clone());
-    has_below(client, &root.dir_key(&below)).await.map(|has| !has)
 }

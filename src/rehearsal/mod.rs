@@ -16,6 +16,7 @@
 
 mod asked;
 mod extras;
+mod missing;
 
 use std::io::Write;
 use std::rc::Rc;

@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
 use gfast::error::escape;
@@ -152,6 +153,90 @@ fn a_new_case_is_a_new_name() {
         assert_eq!(fs::metadata(slow.folder().join("copy/Sub/deep/below")).unwrap().ino(), inode, "copied once more");
         job.run().expect(0);
         Comparison::new(&tree, &slow.folder().join("copy")).assert_same();
+    }
+}
+
+/// What a comparison of both sides says.
+fn verify(tree: &Path, job: &Job) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gfast"));
+    let output = command.arg("verify").arg("-source").arg(tree).arg("-dest").arg(job.dest()).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// What a dry run says would go.
+fn doomed(job: &Job) -> Vec<String> {
+    let outcome = job.clone().arg("-dry-run").run().expect(0);
+    let lines = outcome.stdout.lines().filter(|line| line.starts_with("delete"));
+    let mut paths: Vec<_> = lines.map(|line| line[30..].to_owned()).collect();
+    paths.sort();
+    paths
+}
+
+/// What the destination has of the source is no extra for being listed otherwise, whatever the source lists.
+#[test]
+fn what_is_listed_otherwise_is_no_extra() {
+    let test = "what_is_listed_otherwise_is_no_extra";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    for engine in Engine::all() {
+        for is_source_folding in [false, true] {
+            let (slow, other, folding) = (SlowMount::keeping_lower_case(), Scratch::new(), SlowMount::folding());
+            let tree = if is_source_folding { folding.path() } else { other.path() }.join("tree");
+            fs::create_dir_all(tree.join("Dir/Deep")).unwrap();
+            for name in ["Foo", "Dir/Baz", "Dir/Deep/X", "Dot.", "CAF\u{c9}", "plain"] {
+                fs::write(tree.join(name), name).unwrap();
+            }
+            let job = job(&tree, &slow, &other.path().join("state"), engine);
+            job.run().expect(0);
+            let copy = slow.folder().join("copy");
+            for name in ["gone", "dir/deep/gone"] {
+                fs::write(copy.join(name), "x").unwrap();
+            }
+            let (code, said) = verify(&tree, &job);
+            assert!(code == Some(1) && said.contains("gone") && !said.contains("baz"), "{said}");
+            let job = job.arg("-delete");
+            assert_eq!(doomed(&job), ["Dir/Deep/gone", "gone"]);
+            for removed in [2, 0] {
+                let outcome = job.run().expect(0);
+                assert_eq!(outcome.number("removed"), removed, "{outcome}");
+                for name in ["foo", "dir/baz", "dir/deep/x", "dot", "caf\u{e9}", "plain"] {
+                    assert!(copy.join(name).exists(), "{name}: {outcome}");
+                }
+            }
+            let (_, said) = verify(&tree, &job);
+            assert!(said.contains("9 objects") && !said.contains("missing") && !said.contains("extra"), "{said}");
+        }
+    }
+}
+
+/// A source that folds names answers for what it does not have.
+#[test]
+fn what_a_folding_source_does_not_list_goes() {
+    let test = "what_a_folding_source_does_not_list_goes";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    for engine in Engine::all() {
+        let (slow, other) = (SlowMount::folding(), Scratch::new());
+        let tree = slow.path().join("tree");
+        fs::create_dir_all(tree.join("dir")).unwrap();
+        fs::write(tree.join("foo"), "foo").unwrap();
+        fs::write(tree.join("dir/y"), "y").unwrap();
+        let job = Job::new(&tree, other.path().join("copy"), other.path().join("state"), engine);
+        job.run().expect(0);
+        fs::create_dir(job.dest().join("Dir")).unwrap();
+        fs::write(job.dest().join("FOO"), "old").unwrap();
+        fs::write(job.dest().join("Dir/z"), "old").unwrap();
+        let (code, said) = verify(&tree, &job);
+        assert!(code == Some(1) && said.contains("FOO") && said.contains("Dir"), "{said}");
+        let job = job.arg("-delete");
+        assert_eq!(doomed(&job), ["Dir", "Dir/z", "FOO"]);
+        let outcome = job.run().expect(0);
+        assert_eq!(outcome.number("removed"), 3, "{outcome}");
+        Comparison::new(&slow.folder().join("tree"), job.dest()).assert_same();
+        assert_eq!(verify(&tree, &job).0, Some(0));
     }
 }
 

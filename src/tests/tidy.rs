@@ -35,6 +35,7 @@ const RANKS: [&[&str]; 13] = [
         "transfer",
         "large",
         "listing",
+        "spelling",
         "resume",
         "outcome",
         "errand",

@@ -16,6 +16,7 @@ mod bucket;
 mod compare;
 mod content;
 mod ends;
+mod extras;
 mod findings;
 mod links;
 mod names;

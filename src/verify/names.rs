@@ -23,9 +23,10 @@ use crate::config::{Mounts, QUEUED_DIRS_MAX};
 use crate::error::Errno;
 use crate::filesystem::FileSystem;
 use crate::filter::Sort;
-use crate::listing::{BUFFER_BYTES, parse};
+use crate::listing::{BUFFER_BYTES, each_page, parse};
 use crate::provider::posix::{Posix, is_missing};
 use crate::ring::{Handle, Interpreter, Kind, Name, Side, Stat, Time};
+use crate::spelling;
 use crate::walk::{DirNode, DirPair, Entry, Work, path_steps};
 
 /// Records read from the catalog at a time.
@@ -269,54 +270,27 @@ impl<I: Interpreter> Auditor<I> {
     fn look_for_extra(&self, dir: &Arc<DirNode>, open: &DirPair, found: u64) -> Result<(), (Side, Errno)> {
         let posix = Posix::new(&*self.caller, Side::Dest);
         let failed = |errno| (Side::Dest, errno);
-        let (mut count, mut entries, mut buffer) = (0, VecDeque::new(), vec![0; BUFFER_BYTES]);
+        let mut count = 0;
         for is_counting in [true, false] {
-            // A handle of its own has an offset of its own.
-            let handle = posix.open_dir(&open.dest, &c".".to_owned()).map_err(failed)?;
-            // Ends: the directory does.
-            loop {
-                let filled = posix.read_dir(&handle, &mut buffer).map_err(failed)?;
-                if filled == 0 {
-                    break;
+            // Each lot of names that the source has not may take another listing of it.
+            let (mut names, mut asked) = (VecDeque::new(), Ok(()));
+            each_page(posix, &open.dest, |page| {
+                count += page.len() as u64;
+                match is_counting {
+                    true => page.clear(),
+                    false => names.append(page),
                 }
-                parse(&buffer[..filled], &mut entries);
-                count += entries.len() as u64;
-                entries.drain(..).filter(|_| !is_counting).for_each(|entry| self.ask_source(dir, open, &entry));
-            }
+                if asked.is_ok() && names.len() >= spelling::LOT {
+                    asked = self.ask_source(dir, open, std::mem::take(&mut names));
+                }
+            })
+            .map_err(failed)?;
+            asked.and_then(|()| self.ask_source(dir, open, names))?;
             if is_counting && count == found {
                 return Ok(());
             }
         }
         Ok(())
-    }
-
-    /// Asks the source for a name of the destination.
-    fn ask_source(&self, dir: &Arc<DirNode>, open: &DirPair, entry: &Entry) {
-        let audit = &self.audit;
-        let dest = match Posix::new(&*self.caller, Side::Dest).stat(&open.dest, &entry.name) {
-            Ok(dest) if Some((dest.dev, dest.ino)) != audit.state_dir => dest,
-            _ => return,
-        };
-        let sort = if dest.kind() == Kind::Dir { Sort::Dir } else { Sort::Other };
-        let path = dir.path_of(&entry.name);
-        if !audit.choice.takes(&path, sort) {
-            return;
-        }
-        let is_there = match &audit.catalog {
-            Some(catalog) => {
-                let record = catalog.reader().and_then(|reader| reader.entry(dir.id, &entry.name));
-                record.map(|record| record.is_some())
-            }
-            None => match Posix::new(&*self.caller, Side::Source).stat(&open.source, &entry.name) {
-                Err(errno) if is_missing(errno) => Ok(false),
-                _ => Ok(true),
-            },
-        };
-        match is_there {
-            Ok(true) => {}
-            Ok(false) => audit.findings.differ(&path, Aspects::only(Aspect::Extra), None),
-            Err(error) => audit.findings.trouble(&error),
-        }
     }
 
     /// Compares one name. Answers whether the destination has it, and a file whose bytes are to be compared.

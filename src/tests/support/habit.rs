@@ -1,6 +1,6 @@
 //! In what the file systems of [`passthrough`](super::passthrough) differ from a local one.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 
 use fuser::INodeNo;
 
@@ -13,6 +13,8 @@ pub enum Habit {
     FoldsNames,
     /// Likewise, and its listings tell no inode numbers, as libfuse has it without `use_ino`.
     FoldsNamesUnnumbered,
+    /// Names are one as above, and it keeps and lists all of them in lower case and without dots at their ends.
+    KeepsLowerCase,
     /// Owner and times for a symlink go to what it leads to, as sshfs and its server have it.
     FollowsLinks,
     /// The first sync of a file called `large` fails, and later ones say that all is well, as the kernel has it.
@@ -28,7 +30,24 @@ pub enum Habit {
 impl Habit {
     /// Whether names that differ may be one.
     pub fn folds_names(self) -> bool {
-        matches!(self, Habit::FoldsNames | Habit::FoldsNamesUnnumbered)
+        matches!(self, Habit::FoldsNames | Habit::FoldsNamesUnnumbered | Habit::KeepsLowerCase)
+    }
+
+    /// What names that are one have in common.
+    pub fn folded(self, name: &OsStr) -> String {
+        let name = name.to_string_lossy().to_lowercase().replace("e\u{301}", "\u{e9}").replace('\u{df}', "ss");
+        match self {
+            Habit::KeepsLowerCase => name.trim_end_matches('.').to_owned(),
+            _ => name,
+        }
+    }
+
+    /// The name that it gives what is to be called `name`.
+    pub fn kept(self, name: &OsStr) -> OsString {
+        match self {
+            Habit::KeepsLowerCase => self.folded(name).into(),
+            _ => name.to_owned(),
+        }
     }
 
     /// The inode number that a listing tells of an object.
@@ -39,9 +58,4 @@ impl Habit {
             _ => ino,
         }
     }
-}
-
-/// What names that are one have in common.
-pub fn folded(name: &OsStr) -> String {
-    name.to_string_lossy().to_lowercase().replace("e\u{301}", "\u{e9}").replace('\u{df}', "ss")
 }

@@ -21,7 +21,6 @@ use fuser::{
 };
 
 pub use super::habit::Habit;
-use super::habit::folded;
 use super::halt::Halt;
 
 /// Where a file has these bytes it is read with one bit wrong, as from a device that does not keep what it is given.
@@ -126,13 +125,13 @@ impl Passthrough {
             errno.map_or(Ok(()), |(_, errno)| Err(io::Error::from_raw_os_error(errno)))?;
         }
         if self.habit.folds_names() {
-            let wanted = folded(name);
+            let wanted = self.habit.folded(name);
             let names = fs::read_dir(&dir)?.collect::<io::Result<Vec<_>>>()?;
-            if let Some(there) = names.iter().find(|there| folded(&there.file_name()) == wanted) {
+            if let Some(there) = names.iter().find(|there| self.habit.folded(&there.file_name()) == wanted) {
                 return Ok(there.path());
             }
         }
-        Ok(dir.join(name))
+        Ok(dir.join(self.habit.kept(name)))
     }
 
     /// Describes what is at `path`, and remembers it by its number.

@@ -61,6 +61,11 @@ impl SlowMount {
         SlowMount::try_new(Duration::ZERO, Habit::FoldsNamesUnnumbered).unwrap()
     }
 
+    /// An empty folder that folds names, and keeps all of them in lower case, without delay.
+    pub fn keeping_lower_case() -> SlowMount {
+        SlowMount::try_new(Duration::ZERO, Habit::KeepsLowerCase).unwrap()
+    }
+
     /// An empty folder whose symlinks are followed when they get an owner or times, without delay.
     pub fn following() -> SlowMount {
         SlowMount::try_new(Duration::ZERO, Habit::FollowsLinks).unwrap()
