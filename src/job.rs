@@ -364,11 +364,11 @@ impl Job {
 
     /// Notes that a directory that holds something is in the way of a name. There is room for as many (I4); any further
     /// one fails.
-    pub fn note_clash(&self, place: &Place) {
+    pub fn note_clash(&self, dir: DirId, name: &Name) {
         const CLASHES_MAX: usize = 65_536;
         let mut clashes = self.clashes.lock();
         if self.config.delete.is_some() && !self.is_cleared.load(Ordering::Relaxed) && clashes.len() < CLASHES_MAX {
-            clashes.insert((place.dir.id, place.name.clone()));
+            clashes.insert((dir, name.clone()));
         }
     }
 

@@ -218,7 +218,11 @@ impl Checkpointer {
             return Ok(job.dest_id(&there));
         }
         if taken.kind() == Kind::Dir {
-            dest.remove_dir(&at, name).map_err(|errno| failed("replace the directory", errno))?;
+            let removed = dest.remove_dir(&at, name);
+            if removed == Err(Errno::NOTEMPTY) {
+                job.note_clash(dir.id, name);
+            }
+            removed.map_err(|errno| failed("replace the directory", errno))?;
         }
         let temp = job.temporaries.of(name);
         let linked = match dest.link(&first_at, &first.1, &at, &temp) {

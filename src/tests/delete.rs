@@ -12,6 +12,8 @@ use rustix::process::Signal;
 use support::fixture::{can_mount, must, set_mode};
 use support::{Comparison, Engine, Job, Kind, Mount, Scratch, mutate, seed, tree};
 
+#[path = "delete/lost.rs"]
+mod lost;
 mod support;
 
 fn write(path: &Path, text: &str) {

@@ -480,7 +480,7 @@ impl<'a> Work<'a> {
         }
         let removed = self.dest().remove_dir(self.dest_dir(), &self.place.dest_name);
         if removed == Err(Errno::NOTEMPTY) {
-            self.job.note_clash(self.place);
+            self.job.note_clash(self.place.dir.id, &self.place.name);
         }
         removed.map_err(|errno| self.error("replace the directory", errno))?;
         Ok(true)
