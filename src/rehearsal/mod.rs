@@ -34,12 +34,12 @@ use crate::filter::Sort;
 use crate::job::KeyNames;
 use crate::lane::cannot_start;
 use crate::lane::listing::stamp_of;
-use crate::listing::leave_out;
+use crate::listing::{is_unmounted, leave_out};
 use crate::plan::{Again, Progress};
 use crate::provider::s3::Client;
 use crate::report::{Console, Crowd, ExitCode, Lookout, Vigil};
 use crate::resume;
-use crate::ring::{Kind, Name, Side};
+use crate::ring::{Kind, Name, Side, Stat};
 use crate::roots::DestOrigin;
 use crate::selection::{Choice, read_choice};
 use crate::stop::Stop;
@@ -319,6 +319,13 @@ impl Rehearsal<'_> {
         if self.config.delete.is_none() || !is_there {
             return Ok(Some(level));
         }
+        if !self.is_delete_forced() && self.is_unmounted(&dir)? {
+            self.is_withheld = true;
+            let what = "the file system that was mounted there is not there any more";
+            let path = escape(&dir.path());
+            tell(&format!("{path}: {what}: nothing would be deleted for it without --force-delete"));
+            return Ok(Some(level));
+        }
         if is_source_empty && !self.is_delete_forced() {
             if self.has_dest_names().await? {
                 self.is_withheld = true;
@@ -342,6 +349,20 @@ impl Rehearsal<'_> {
         dir.set_stamp(DirStamp::of(&stat));
         let is_other_mount = stat.dev != files.stat.dev;
         Ok((is_other_mount && self.config.mounts == Mounts::Stay).then_some(""))
+    }
+
+    /// As listing.rs has it.
+    fn is_unmounted(&self, dir: &DirNode) -> Result<bool> {
+        let (Some(catalog), Some(now), Some(above)) = (&self.asked.catalog, dir.stamp(), &dir.parent) else {
+            return Ok(false);
+        };
+        let End::Files(files) = &self.asked.source else { return Ok(false) };
+        let reader = catalog.reader()?;
+        let recorded = |id| Ok::<_, Error>(reader.dir(id)?.and_then(|record| record.stamp));
+        let (Some(then), then_above) = (recorded(dir.id)?, recorded(above.id)?) else { return Ok(false) };
+        let now = Stat { dev: now.dev, ino: now.ino, ..Stat::default() };
+        let dev_above = then_above.map(|stamp| stamp.dev);
+        Ok(files.inodes.is_lasting() && is_unmounted(&then, dev_above, &now, above.source_id()))
     }
 
     fn say_left_out(&mut self, reason: &str, dir: &DirNode) -> Result<()> {

@@ -60,6 +60,8 @@ pub struct DirNode {
     told: OnceLock<Vec<u8>>,
     /// The source's state when the listing began.
     stamp: OnceLock<Box<DirStamp>>,
+    /// The device that it was on in the last pass.
+    recorded_dev: OnceLock<u64>,
 }
 
 /// What is known of a destination directory.
@@ -115,6 +117,7 @@ impl DirNode {
             folding: AtomicU8::new(0),
             told: OnceLock::new(),
             stamp: OnceLock::new(),
+            recorded_dev: OnceLock::new(),
         }
     }
 
@@ -136,6 +139,16 @@ impl DirNode {
     /// The source's state when the listing began.
     pub fn stamp(&self) -> Option<DirStamp> {
         self.stamp.get().map(|stamp| **stamp)
+    }
+
+    /// Notes the device that the source's directory was on in the last pass.
+    pub fn set_recorded_dev(&self, dev: u64) {
+        let _ = self.recorded_dev.set(dev);
+    }
+
+    /// The device that the source's directory was on in the last pass, where this one has looked.
+    pub fn recorded_dev(&self) -> Option<u64> {
+        self.recorded_dev.get().copied()
     }
 
     /// Device and inode of the source's directory, once its listing has begun.

@@ -20,3 +20,32 @@ fn a_link_takes_the_place_of_a_directory_that_holds_something() {
         assert_eq!(scene.job(engine).arg("-delete").run().expect(0).number("hard_links"), 0);
     }
 }
+
+#[test]
+fn what_was_mounted_in_the_last_pass_is_not_gone() {
+    if !can_mount("what_was_mounted_in_the_last_pass_is_not_gone") {
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let mounted = Over::tmpfs(&scene.source.join("d/sub"));
+        write(&scene.source.join("d/sub/deep/x"), "x");
+        let job = scene.job(engine);
+        job.run().expect(0);
+        drop(mounted);
+        write(&scene.dest.join("later"), "x");
+        let deleting = job.clone().arg("-delete");
+        let said = rehearse(&deleting, 25);
+        assert!(said.contains_key("later") && !said.keys().any(|path| path.starts_with("d/sub/")), "{said:?}");
+        // However often it is run, with and without --delete.
+        for job in [&deleting, &deleting, &job, &deleting] {
+            let outcome = job.run().expect_one_of(&[0, 25]);
+            assert!(scene.dest.join("d/sub/deep/x").exists(), "{outcome}");
+        }
+        let outcome = deleting.run().expect(25);
+        assert!(outcome.says("mounted there") && !scene.dest.join("later").exists(), "{outcome}");
+        job.arg("-force-delete").run().expect(0);
+        Comparison::new(&scene.source, &scene.dest).assert_same();
+        deleting.run().expect(0);
+    }
+}
