@@ -29,7 +29,8 @@ use self::forget::forget;
 use self::judge::Found;
 use self::source::Asked;
 pub(crate) use self::source::{has, has_below, holds_names, listed};
-use self::trust::{has_unlisted, is_as_listed, is_job_folder, is_root_lost, is_to_be_trusted};
+use self::trust::{has_unlisted, is_as_listed, is_root_lost, is_to_be_trusted};
+pub(crate) use self::trust::{is_beside_jobs, is_job_folder};
 use crate::bell::Bell;
 use crate::catalog::{DirId, Record};
 use crate::config::{Deletes, QUEUED_DIRS_MAX};
@@ -330,6 +331,12 @@ impl<'d> Remover<'d> {
 
     /// Removes a name that is no directory. Whether it is gone.
     fn unlink(&self, dir: &[u8], at: &Handle, name: &Name) -> bool {
+        let Deletion { job, caller, .. } = *self.deletion;
+        if is_beside_jobs(Posix::new(caller, Side::Dest), at, name) {
+            let path = escape(&join(dir, name));
+            job.console.note(&format!("gfast: not deleted: {path}: it is the state of a job"));
+            return false;
+        }
         let removed = |dest: Posix<'_>| dest.unlink(at, name);
         self.removal(dir, name, removed)
     }

@@ -105,9 +105,24 @@ pub(super) fn is_root_lost(job: &Job, caller: &dyn Caller) -> bool {
 }
 
 /// Whether an open directory is the folder of a job, this one's or another's (catalog/folder.rs).
-pub(super) fn is_job_folder(dest: Posix<'_>, name: &Name, handle: &Handle) -> bool {
+pub(crate) fn is_job_folder(dest: Posix<'_>, name: &Name, handle: &Handle) -> bool {
+    is_named_so(name) && dest.stat(handle, &c"owner".to_owned()).is_ok_and(|stat| stat.kind() == Kind::File)
+}
+
+/// Whether a name in an open directory is what `gfast tune` has found (tune/profile.rs), beside the folders of jobs.
+pub(crate) fn is_beside_jobs(dest: Posix<'_>, at: &Handle, name: &Name) -> bool {
+    let mut has_job = false;
+    let mut look = |folder: &Name| {
+        has_job = has_job
+            || is_named_so(folder) && dest.open_dir(at, folder).is_ok_and(|open| is_job_folder(dest, folder, &open));
+    };
+    let is_so = name.to_bytes() == b"profiles"
+        && each_page(dest, at, |page| page.drain(..).for_each(|entry| look(&entry.name))).is_ok();
+    is_so && has_job
+}
+
+fn is_named_so(name: &Name) -> bool {
     let name = name.as_bytes();
     let number = name.strip_prefix(b"job-").or_else(|| name.strip_prefix(b"new-"));
     number.is_some_and(|number| number.len() == 16 && number.iter().all(u8::is_ascii_hexdigit))
-        && dest.stat(handle, &c"owner".to_owned()).is_ok_and(|stat| stat.kind() == Kind::File)
 }

@@ -508,6 +508,8 @@ fn the_state_of_another_job_stays() {
         write(&source.join("x"), "x");
         let other = Job::new(&source, &dest, scene.dest.join("state-of-others"), engine);
         other.run().expect(0);
+        write(&scene.dest.join("state-of-others/profiles"), "{}");
+        write(&scene.dest.join("gone/profiles"), "of nobody's");
         let before = names(&scene.dest.join("state-of-others"));
         let outcome = scene.job(engine).arg("-delete").run().expect(0);
         assert_eq!(names(&scene.dest.join("state-of-others")), before, "{outcome}");
