@@ -154,8 +154,8 @@ impl Conductor {
         (self.job.past != Past::Interrupted).then_some((self.started, pass))
     }
 
-    /// Removes what the source no longer has. True if names whose way is free now go round again, or the run is to
-    /// stop.
+    /// Removes what the source no longer has. True if names whose way is free now, or that are missing at the
+    /// destination, go round again, or the run is to stop.
     fn clear(&mut self) -> Result<bool> {
         self.job.is_cleared.store(true, Ordering::Relaxed);
         let clashes: Vec<_> = std::mem::take(&mut *self.job.clashes.lock()).into_iter().collect();
@@ -166,7 +166,7 @@ impl Conductor {
         let (job, counters) = (self.job.clone(), self.checkpointer.counters.clone());
         // The last of the counters is this thread's own.
         let threads = self.counters.len().saturating_sub(1).min(job.gate.limit() as usize);
-        delete::run(&job, &self.checkpointer.caller, &counters, (threads, &self.stop), &nodes)?;
+        nodes.extend(delete::run(&job, &self.checkpointer.caller, &counters, (threads, &self.stop), &nodes)?);
         let is_repeated = !nodes.is_empty();
         nodes.into_iter().for_each(|(dir, name)| job.walker.inject(Work::File(dir, name)));
         Ok(is_repeated || self.stop.is_requested() || job.fatal.lock().is_some())

@@ -7,7 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::catalog::{DirId, DirStamp};
+use crate::catalog::{DirId, DirStamp, Record};
 use crate::config::{Metadata, Mounts, scaled};
 use crate::error::{Cause, Errno, Error, Result, escape};
 use crate::filesystem::{FileSystem, Reach};
@@ -93,7 +93,7 @@ impl Listing {
         let entries = entries.filter(|_| !is_other_mount).unwrap_or_default();
         let names = open.source.clone();
         let mut listing = Listing { dir: dir.clone(), open, names, met: Met::new(job.reach), entries, buffer, at_end };
-        look_up(job, dir.id, &mut listing.entries)?;
+        listing.look_up(job)?;
         Ok(Opened::Listing(Box::new(listing)))
     }
 
@@ -122,9 +122,20 @@ impl Listing {
             self.at_end = filled == 0;
             parse(&self.buffer[..filled], &mut self.entries);
             self.met.take_in(&mut self.entries);
-            look_up(job, self.dir.id, &mut self.entries)?;
+            self.look_up(job)?;
         }
         Ok(self.entries.pop_front())
+    }
+
+    /// Adds what the catalog knows of the names at hand. What is recorded of files counts for nothing where the
+    /// destination's directory had to be made.
+    fn look_up(&mut self, job: &Job) -> Result<()> {
+        look_up(job, self.dir.id, &mut self.entries)?;
+        if self.dir.dest() == DestDir::Created {
+            let forget = |entry: &mut Entry| drop(entry.record.take_if(|record| matches!(record, Record::File(_))));
+            self.entries.iter_mut().for_each(forget);
+        }
+        Ok(())
     }
 
     /// Gives away the later half of the names at hand, if they are worth opening the directory once more.

@@ -4,6 +4,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::missing::is_held;
 use super::{BATCH, Deletion, Doomed, Remover};
 use crate::catalog::Record;
 use crate::error::{Errno, Result, escape, join};
@@ -22,6 +23,15 @@ pub(super) enum Found {
     Kept(Name),
     /// The source has it not.
     Extra,
+}
+
+/// What both sides have in a directory.
+#[derive(Default)]
+pub(super) struct Met {
+    /// Directories.
+    pub dirs: Vec<Arc<DirNode>>,
+    /// Names that are recorded as copied.
+    pub held: u64,
 }
 
 /// Whether the sides of a directory may answer for names that they list otherwise.
@@ -60,7 +70,7 @@ impl Remover<'_> {
         &mut self,
         (dir, open, folds): Looked<'_>,
         page: &mut VecDeque<Entry>,
-        children: &mut Vec<Arc<DirNode>>,
+        met: &mut Met,
     ) -> Result<()> {
         let known = match &self.asked {
             None => HashSet::new(),
@@ -85,8 +95,10 @@ impl Remover<'_> {
                     }
                 }
                 Found::Kept(name) => {
-                    if let Some(Record::Dir(id)) = entry(&name)?.filter(|_| dest.kind() == Kind::Dir) {
-                        children.push(DirNode::child(dir, id, name));
+                    let record = entry(&name)?;
+                    met.held += u64::from(record.as_ref().is_some_and(is_held));
+                    if let Some(Record::Dir(id)) = record.filter(|_| dest.kind() == Kind::Dir) {
+                        met.dirs.push(DirNode::child(dir, id, name));
                     }
                 }
             }

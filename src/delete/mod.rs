@@ -14,6 +14,7 @@ mod bucket;
 mod forget;
 mod judge;
 mod links;
+mod missing;
 mod source;
 mod trust;
 
@@ -23,10 +24,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_deque::Worker;
+use parking_lot::Mutex;
 
 pub(crate) use self::bucket::each;
 use self::forget::forget;
-use self::judge::Found;
+use self::judge::{Found, Met};
 use self::source::Asked;
 pub(crate) use self::source::{has, has_below, holds_names, listed};
 use self::trust::{has_unlisted, is_as_listed, is_root_lost, is_to_be_trusted};
@@ -53,6 +55,9 @@ pub(crate) const NAMES_MAX: usize = 65_536;
 /// Time between two looks at the stop.
 const TICK: Duration = Duration::from_millis(50);
 
+/// Names with the directories they are in.
+type Missing = Vec<(Arc<DirNode>, Name)>;
+
 /// What all threads share.
 struct Deletion<'j> {
     job: &'j Job,
@@ -62,31 +67,34 @@ struct Deletion<'j> {
     walker: Walker,
     /// Removals that are still allowed.
     left: AtomicU64,
+    /// Names that are recorded and are not at the destination: they are copied once more.
+    missing: Mutex<Missing>,
     /// Whether the source's file system tells all names apart, if it tells their case apart.
     is_source_local: bool,
 }
 
 /// Removes what the source no longer has. To be called when nothing is queued or under way, after a checkpoint.
-/// `clashes` are directories in the way of what is none in the source: they go first.
+/// `clashes` are directories in the way of what is none in the source: they go first. Answers the names that were found
+/// to be missing at the destination: they are to be copied once more.
 pub(crate) fn run(
     job: &Arc<Job>,
     caller: &Arc<dyn Caller>,
     counters: &Arc<Counters>,
     (threads, stop): (usize, &Stop),
     clashes: &[(Arc<DirNode>, Name)],
-) -> Result<()> {
-    let Some(deletes) = job.config.delete.filter(|_| job.single.is_none()) else { return Ok(()) };
+) -> Result<Missing> {
+    let Some(deletes) = job.config.delete.filter(|_| job.single.is_none()) else { return Ok(Missing::new()) };
     if !deletes.is_forced && has_unlisted(job)? {
         withhold(job, "some directories could not be listed");
-        return Ok(());
+        return Ok(Missing::new());
     }
     if !deletes.is_forced && job.source.bucket.is_none() && is_root_lost(job, &**caller) {
         counters.add(Count::DeletesWithheld, 1);
         withhold(job, "the source is not there any more");
-        return Ok(());
+        return Ok(Missing::new());
     }
     if job.dest.bucket.is_some() {
-        return bucket::run(job, caller, counters, (deletes, stop));
+        return bucket::run(job, caller, counters, (deletes, stop)).map(|()| Missing::new());
     }
     run_local(job, &**caller, counters, (threads, stop, deletes), clashes)
 }
@@ -102,7 +110,7 @@ fn run_local(
     counters: &Counters,
     (threads, stop, deletes): (usize, &Stop, Deletes),
     clashes: &[(Arc<DirNode>, Name)],
-) -> Result<()> {
+) -> Result<Missing> {
     let is_source_empty = match &job.source.bucket {
         None => is_empty(caller, Side::Source, &job.source.handle),
         Some(root) => Asked::new(root)?.is_empty()?,
@@ -110,12 +118,12 @@ fn run_local(
     if !deletes.is_forced && is_source_empty && !is_empty(caller, Side::Dest, &job.dest.handle) {
         counters.add(Count::DeletesWithheld, 1);
         withhold(job, "the source is empty");
-        return Ok(());
+        return Ok(Missing::new());
     }
     let (walker, workers) = Walker::new(threads.max(1), Arc::new(Bell::default()));
     let left = AtomicU64::new(deletes.max.unwrap_or(u64::MAX));
     let is_source_local = FileSystem::of(&job.source.handle).is_ok_and(FileSystem::tells_names_apart);
-    let deletion = Deletion { job, caller, counters, walker, left, is_source_local };
+    let deletion = Deletion { job, caller, counters, walker, left, missing: Mutex::default(), is_source_local };
     deletion.walker.inject(Work::List(DirNode::root()));
     for (dir, name) in clashes {
         deletion.walker.inject(Work::File(dir.clone(), name.clone()));
@@ -136,7 +144,8 @@ fn run_local(
             }
         }
         removers.into_iter().try_for_each(|remover| remover.join().unwrap_or(Ok(())))
-    })
+    })?;
+    Ok(deletion.missing.into_inner())
 }
 
 /// Whether a root holds no names. One that cannot be read holds what nobody knows.
@@ -254,7 +263,7 @@ impl<'d> Remover<'d> {
         if !self.is_as_listed(dir, &open)? {
             return Ok(Vec::new());
         }
-        let (mut children, mut judged, mut names) = (Vec::new(), Ok(()), VecDeque::new());
+        let (mut met, mut judged, mut names) = (Met::default(), Ok(()), VecDeque::new());
         let mut folds = self.folds();
         let listed = each_page(Posix::new(caller, Side::Dest), &open.dest, |page| {
             names.append(page);
@@ -265,14 +274,16 @@ impl<'d> Remover<'d> {
                 () => 1,
             };
             if judged.is_ok() && names.len() >= least {
-                judged = self.judge_page((dir, &open, &mut folds), &mut names, &mut children);
+                judged = self.judge_page((dir, &open, &mut folds), &mut names, &mut met);
             }
         });
-        judged = judged.and_then(|()| self.judge_page((dir, &open, &mut folds), &mut names, &mut children));
-        if let Err(errno) = listed {
-            self.fail(&job.dir_error(Side::Dest, dir, "list", errno));
+        judged = judged.and_then(|()| self.judge_page((dir, &open, &mut folds), &mut names, &mut met));
+        judged?;
+        match listed {
+            Ok(()) => self.look_for_missing(dir, &open, met.held)?,
+            Err(errno) => self.fail(&job.dir_error(Side::Dest, dir, "list", errno)),
         }
-        judged.map(|()| children)
+        Ok(met.dirs)
     }
 
     /// A directory in the way of what is none in the source.

@@ -72,6 +72,8 @@ pub(super) struct Asked {
     pub progress: Progress,
     /// For a job about one file: its name on both sides.
     pub single: Option<(Name, Name)>,
+    /// Whether --delete is asked for.
+    is_deleting: bool,
     granularity_nanos: u32,
     identity: Identity,
     metadata: Metadata,
@@ -131,6 +133,7 @@ impl Asked {
             dest,
             catalog,
             progress,
+            is_deleting: config.delete.is_some() && single.is_none(),
             single,
             granularity_nanos,
             identity,
@@ -147,8 +150,10 @@ impl Asked {
 
     /// What a run would do with an object; `None` if it is gone.
     pub(super) async fn judge(self: Rc<Asked>, met: Met) -> Result<Option<Said>> {
+        // What is recorded counts for nothing where the destination's directory has to be made.
+        let is_lost = !met.is_there && matches!(self.dest, End::Files(_));
         let record: Option<FileRecord> = match self.record(&met.dir, &met.name)? {
-            Some(Record::File(record)) => Some(record),
+            Some(Record::File(record)) if !is_lost => Some(record),
             _ => None,
         };
         // A further pass puts what is new into a bucket without a question.
@@ -161,6 +166,7 @@ impl Asked {
         }
         Ok(Some(match plan {
             Plan::Skip(Skip::Done) => ("skip", "done"),
+            Plan::Skip(Skip::Unchanged) if self.is_missing(&met)? => ("copy", "missing"),
             Plan::Skip(Skip::Unchanged) => ("skip", "unchanged"),
             Plan::Compare => match self.compare(&met).await? {
                 None => return Ok(None),
@@ -176,6 +182,28 @@ impl Asked {
             Plan::Copy(Reason::Failed) => ("copy", "failed before"),
             Plan::Copy(Reason::Interrupted) => ("copy", "interrupted before"),
         }))
+    }
+
+    /// Whether --delete would find an unchanged object missing (delete/missing.rs).
+    fn is_missing(&self, met: &Met) -> Result<bool> {
+        let End::Files(files) = &self.dest else { return Ok(false) };
+        Ok(self.is_deleting && files.stat(&met.dir, self.dest_name(met))?.is_none())
+    }
+
+    /// Whether a file system has a directory under the name of an object.
+    pub(super) fn is_dir_there(&self, dir: &Arc<DirNode>, name: &Name) -> Result<bool> {
+        let End::Files(files) = &self.dest else { return Ok(false) };
+        let name = match &self.single {
+            Some((_, dest)) if dir.parent.is_none() => dest,
+            _ => name,
+        };
+        let is_dir = |stat: Stat| stat.kind() == Kind::Dir;
+        match files.stat(dir, name) {
+            Ok(there) => Ok(there.is_some_and(is_dir)),
+            // The directory is still to be made.
+            Err(Error { cause: Cause::Vanished | Cause::Os(Errno::NOTDIR | Errno::LOOP), .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn dest_name<'m>(&'m self, met: &'m Met) -> &'m Name {

@@ -1,7 +1,8 @@
 //! --dry-run: what a run would do with every name, and why. Nothing is changed, the catalog included.
 //!
 //! ```text
-//! copy     new | changed | differs | asked for | failed or interrupted before  dir/name
+//! copy     new | changed | differs | missing | asked for | failed before | interrupted before
+//!                                                                              dir/name
 //! adopt    same size and time                                                  dir/name
 //! renew    metadata that was lost                                              dir/name
 //! reread   ctime alone is new: metadata if the content is as recorded, or copy dir/name

@@ -22,6 +22,32 @@ fn a_link_takes_the_place_of_a_directory_that_holds_something() {
 }
 
 #[test]
+fn what_is_missing_at_the_destination_comes_back() {
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let job = scene.job(engine).arg("-delete");
+        job.run().expect(0);
+        fs::remove_file(scene.dest.join("keep")).unwrap();
+        fs::remove_dir_all(scene.dest.join("d/e")).unwrap();
+        let said = rehearse(&job, 0);
+        let says = |path: &str| said.get(path).map(String::as_str);
+        assert_eq!((says("keep"), says("d/keep")), (Some("copy missing"), Some("skip unchanged")), "{said:?}");
+        assert_eq!((says("d/e"), says("d/e/keep")), (Some("make new directory"), Some("copy new")), "{said:?}");
+        let outcome = job.run().expect(0);
+        assert_eq!(outcome.number("copied"), 2, "{outcome}");
+        Comparison::new(&scene.source, &scene.dest).assert_same();
+        let outcome = job.run().expect(0);
+        assert_eq!(outcome.number("copied"), 0, "{outcome}");
+        // What neither side has is nobody's loss.
+        for root in [&scene.source, &scene.dest] {
+            fs::remove_file(root.join("d/keep")).unwrap();
+        }
+        assert_eq!(job.run().expect(0).number("copied"), 0);
+        Comparison::new(&scene.source, &scene.dest).assert_same();
+    }
+}
+
+#[test]
 fn what_was_mounted_in_the_last_pass_is_not_gone() {
     if !can_mount("what_was_mounted_in_the_last_pass_is_not_gone") {
         return;

@@ -1,0 +1,93 @@
+//! What is recorded and is not at the destination any more: copied once more by the pass that finds it missing.
+//!
+//! Only where fewer names of a directory were found than are recorded is each that is recorded asked for. A record goes
+//! before its name is copied again (I1). What is found beyond a bound fails, and is copied by the next pass (I4).
+
+use std::sync::Arc;
+
+use super::forget::forget;
+use super::{BATCH, Deletion, Remover};
+use crate::catalog::{Batch, DirId, DirState, Record, Row, Status};
+use crate::error::{Cause, Errno, Error, Result, join};
+use crate::filter::Sort;
+use crate::job::Job;
+use crate::provider::posix::Posix;
+use crate::ring::{Name, Side};
+use crate::walk::{DirNode, DirPair};
+
+/// Missing names that are copied again by the pass that finds them.
+const MISSING_MAX: usize = 65_536;
+
+/// Whether the destination is to have what is recorded.
+pub(super) fn is_held(record: &Record) -> bool {
+    match record {
+        Record::Dir(_) => true,
+        Record::File(file) => matches!(file.status, Status::Done | Status::Written) && !file.losses.has_object(),
+    }
+}
+
+impl Remover<'_> {
+    /// Looks for recorded names of a directory that the destination has not, if it has but `found` of them.
+    pub(super) fn look_for_missing(&self, dir: &Arc<DirNode>, open: &DirPair, found: u64) -> Result<()> {
+        let Deletion { job, caller, .. } = *self.deletion;
+        let mut held = 0;
+        each_held(job, dir.id, |page| {
+            held += page.len() as u64;
+            Ok(())
+        })?;
+        if held <= found {
+            return Ok(());
+        }
+        let dest = Posix::new(caller, Side::Dest);
+        each_held(job, dir.id, |mut page| {
+            page.retain(|(name, record)| {
+                let sort = if matches!(record, Record::Dir(_)) { Sort::Dir } else { Sort::Other };
+                dest.stat(&open.dest, name) == Err(Errno::NOENT) && job.takes(dir, name, sort)
+            });
+            self.restore(dir, open, page)
+        })
+    }
+
+    /// Has names copied again that the source has, and forgets those that it has not.
+    fn restore(&self, dir: &Arc<DirNode>, open: &DirPair, missing: Vec<(Name, Record)>) -> Result<()> {
+        let Deletion { job, .. } = *self.deletion;
+        let (mut gone, mut again) = (Vec::new(), Vec::new());
+        for (name, record) in missing {
+            match (self.look_for(dir, open, &name), &record) {
+                (Some(None), _) => gone.push((name, record)),
+                (Some(Some(false)), Record::File(_)) => again.push((name, record)),
+                _ => {}
+            }
+        }
+        let forgotten = gone.iter().chain(&again);
+        forget(job, forgotten.map(|(name, record)| (&**dir, name, Some(record))))?;
+        let mut waiting = self.deletion.missing.lock();
+        let room = MISSING_MAX.saturating_sub(waiting.len());
+        let late = again.split_off(again.len().min(room));
+        let mut rows = vec![Row::OpenDir { id: dir.id, state: DirState::Unfinished }];
+        rows.extend(again.iter().map(|(name, _)| Row::OpenFile { dir: dir.id, name: name.clone() }));
+        if !again.is_empty() {
+            let reseal_dirs = job.catalog.reader()?.reseal_dirs()?;
+            job.catalog.commit(&Batch { rows, header: job.catalog.header(), reseal_dirs })?;
+        }
+        waiting.extend(again.into_iter().map(|(name, _)| (dir.clone(), name)));
+        drop(waiting);
+        for (name, _) in late {
+            let object = join(&job.path(Side::Dest, dir), &name);
+            self.fail(&Error { verb: "find", object, cause: Cause::Os(Errno::NOENT) });
+        }
+        Ok(())
+    }
+}
+
+/// Hands on what is recorded of a directory and to be at the destination, a page at a time.
+fn each_held(job: &Job, dir: DirId, mut take: impl FnMut(Vec<(Name, Record)>) -> Result<()>) -> Result<()> {
+    let mut after: Option<Name> = None;
+    // Ends: each page lies strictly behind the one before.
+    loop {
+        let page = job.catalog.reader()?.entries(dir, after.as_deref(), BATCH)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = Some(last.clone());
+        take(page.into_iter().filter(|(name, record)| !name.is_empty() && is_held(record)).collect())?;
+    }
+}
