@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::asked::{End, Files, next_page};
 use super::{Rehearsal, tell};
 use crate::config::CtimePolicy;
-use crate::delete::{NAMES_MAX, holds_names};
-use crate::error::{Result, escape};
+use crate::delete::{NAMES_MAX, holds_names, is_beside_jobs, is_job_folder};
+use crate::error::{Errno, Result, escape};
 use crate::filter::Sort;
 use crate::job::KeyNames;
 use crate::lane::listing::{Item, own_name};
@@ -36,8 +36,8 @@ struct Branch {
     is_clean: bool,
     /// Whether something stands for the directory itself.
     is_object: bool,
-    /// The device it is on.
-    dev: u64,
+    /// The mount that what goes is on; none in a bucket.
+    mount: (u64, u64),
 }
 
 impl Rehearsal<'_> {
@@ -140,39 +140,50 @@ impl Rehearsal<'_> {
 
     /// Says that a name would go, after all below it.
     async fn extra(&mut self, dir: &Arc<DirNode>, extra: Extra) -> Result<()> {
-        if !extra.is_dir {
-            return self.say_gone(dir, &extra.name).await.map(drop);
+        match extra.is_dir {
+            true => self.tree(dir, extra.name, "not in the source").await.map(drop),
+            false => self.say_gone(dir, &extra.name).await.map(drop),
         }
-        let child = DirNode::child(dir, self.new_id(), extra.name);
-        let dev = match &self.asked.dest {
-            End::Files(files) => files.open_with_stat(&child).map_or(0, |(_, stat)| stat.dev),
-            End::Bucket(..) => 0,
+    }
+
+    /// Says that a directory would go, for this reason, after all below it. Whether nothing of it would stay.
+    pub(super) async fn tree(&mut self, dir: &Arc<DirNode>, name: Name, why: &'static str) -> Result<bool> {
+        let child = DirNode::child(dir, self.new_id(), name);
+        // What is mounted on the name itself is another mount, too; a bind mount may be of the same device.
+        let mount = match &self.asked.dest {
+            End::Files(files) => match files.open_with_stat(dir) {
+                Ok((_, stat)) => (stat.dev, stat.mount_id),
+                Err(error) => return self.fail(error).map(|()| false),
+            },
+            End::Bucket(..) => (0, 0),
         };
-        let mut levels = vec![self.branch(child, Pending::root(), dev).await?];
+        let mut is_gone = false;
+        let mut levels = vec![self.branch(child, Pending::root(), mount).await?];
         // Ends: every turn goes into a directory that was listed once, lists one for more of them, or leaves one.
         while let Some(level) = levels.last_mut() {
             if let Some(name) = level.pending.take() {
                 let (dir, below) = (level.dir.clone(), level.pending.below());
                 let child = DirNode::child(&dir, self.new_id(), name);
-                levels.push(self.branch(child, below, dev).await?);
+                levels.push(self.branch(child, below, mount).await?);
             } else if level.pending.is_cut() {
                 self.clear(level, false).await?;
             } else if let Some(Branch { dir, is_clean, is_object, .. }) = levels.pop() {
                 if is_clean && is_object {
                     self.deletes += 1;
-                    self.say(("delete", "not in the source"), &dir.path())?;
+                    self.say(("delete", why), &dir.path())?;
                 }
-                if let Some(above) = levels.last_mut() {
-                    above.is_clean &= is_clean;
+                match levels.last_mut() {
+                    Some(above) => above.is_clean &= is_clean,
+                    None => is_gone = is_clean,
                 }
             }
         }
-        Ok(())
+        Ok(is_gone)
     }
 
-    async fn branch(&mut self, dir: Arc<DirNode>, pending: Pending, dev: u64) -> Result<Branch> {
+    async fn branch(&mut self, dir: Arc<DirNode>, pending: Pending, mount: (u64, u64)) -> Result<Branch> {
         let is_object = self.asked.dest.bucket().is_none();
-        let mut branch = Branch { dir, pending, is_clean: true, is_object, dev };
+        let mut branch = Branch { dir, pending, is_clean: true, is_object, mount };
         self.clear(&mut branch, true).await?;
         Ok(branch)
     }
@@ -181,8 +192,11 @@ impl Rehearsal<'_> {
     async fn clear(&mut self, branch: &mut Branch, is_first: bool) -> Result<()> {
         let asked = self.asked.clone();
         if let End::Files(files) = &asked.dest
-            && !files.open_with_stat(&branch.dir).is_ok_and(|(_, stat)| stat.dev == branch.dev)
+            && let Some(reason) = kept(files, branch)
         {
+            if is_first {
+                tell(&format!("not deleted: {}: {reason}", escape(&branch.dir.path())));
+            }
             branch.is_clean = false;
             return Ok(());
         }
@@ -240,9 +254,34 @@ impl Rehearsal<'_> {
         }
     }
 
+    /// Whether it would be kept for a file that has a directory's name: nothing is removed for it without --delete, and
+    /// a directory that holds anything is never replaced.
+    pub(super) async fn clash(&mut self, dir: &Arc<DirNode>, name: &Name) -> Result<bool> {
+        let asked = self.asked.clone();
+        let End::Files(files) = &asked.dest else { return Ok(false) };
+        let child = DirNode::child(dir, self.new_id(), name.clone());
+        let is_empty = match asked.dest.list(&child).and_then(|mut listing| files.next(&child, &mut listing)) {
+            Ok(names) => names.is_none_or(|names| names.is_empty()),
+            Err(error) => return self.fail(error).map(|()| true),
+        };
+        let may_go = self.config.delete.is_some() && self.takes(dir, &Extra::dir(name.clone()));
+        if is_empty || (may_go && self.tree(dir, name.clone(), "replaced").await?) {
+            return Ok(false);
+        }
+        self.fail(files.error("replace the directory", &dir.path_of(name), Errno::NOTEMPTY))?;
+        Ok(true)
+    }
+
     /// Says that an object would go, unless it is one that others may be links to.
-    async fn say_gone(&mut self, dir: &DirNode, name: &Name) -> Result<bool> {
+    async fn say_gone(&mut self, dir: &Arc<DirNode>, name: &Name) -> Result<bool> {
         let path = dir.path_of(name);
+        if let End::Files(files) = &self.asked.dest
+            && let Ok(at) = files.open(dir)
+            && is_beside_jobs(files.posix(), &at, name)
+        {
+            tell(&format!("not deleted: {}: it is the state of a job", escape(&path)));
+            return Ok(false);
+        }
         if self.config.ctime == CtimePolicy::Ignore
             && self.asked.source.bucket().is_none()
             && let Some((root, client)) = self.asked.dest.bucket()
@@ -256,5 +295,21 @@ impl Rehearsal<'_> {
         self.deletes += 1;
         self.say(("delete", "not in the source"), &path)?;
         Ok(true)
+    }
+}
+
+impl Extra {
+    fn dir(name: Name) -> Extra {
+        Extra { name, is_dir: true, item: None }
+    }
+}
+
+/// Why a directory of a file system would stay, as delete/ has it.
+fn kept(files: &Files, branch: &Branch) -> Option<&'static str> {
+    let Ok((handle, stat)) = files.open_with_stat(&branch.dir) else { return Some("it cannot be opened") };
+    match () {
+        () if (stat.dev, stat.mount_id) != branch.mount => Some("another file system is mounted there"),
+        () if is_job_folder(files.posix(), &branch.dir.name, &handle) => Some("it is the state of a job"),
+        () => None,
     }
 }

@@ -8,8 +8,9 @@
 //! reread   ctime alone is new: metadata if the content is as recorded, or copy dir/name
 //! skip     unchanged | done                                                    dir/name
 //! make     new directory                                                       dir
+//! update   owner or mode of a directory                                        dir
 //! leave    the state directory and the like, which are none of the job's       dir
-//! delete   not in the source                                                   dir/name
+//! delete   not in the source | replaced: a directory, by what is none          dir/name
 //! ```
 //! Decisions are those of plan.rs from the same source, record and destination as a run would take them. Lines come in
 //! the order of the walk, a directory before what it holds; a bucket is asked about the names of a page all at once.
@@ -25,7 +26,7 @@ use std::sync::Arc;
 
 use self::asked::{Asked, End, Met, listed};
 use crate::catalog::{Catalog, DirId, DirStamp, JobStatus, Record, boot_id};
-use crate::config::{Config, Mounts};
+use crate::config::{Config, Metadata, Mounts};
 use crate::delete::each;
 use crate::engine::ends::{Ends, look};
 use crate::engine::{identity_of, raise_descriptor_limit};
@@ -313,6 +314,7 @@ impl Rehearsal<'_> {
             }
         };
         self.say_made(&dir, is_there)?;
+        self.say_updated(&dir, is_there)?;
         let mut level = Level { dir: dir.clone(), is_there, pending };
         let listed = if is_listed { self.list(&mut level, true).await? } else { Some(0) };
         let Some(count) = listed else { return Ok(None) };
@@ -378,6 +380,31 @@ impl Rehearsal<'_> {
             Some((root, _)) => root.names == KeyNames::Posix && !root.dir_key(dir).is_empty(),
         };
         if is_there || !is_one { Ok(()) } else { self.say(("make", "new directory"), &dir.path()) }
+    }
+
+    /// Says that a directory which both sides have would get another owner or mode: another one than is recorded, or
+    /// than it has, if nothing is.
+    fn say_updated(&mut self, dir: &Arc<DirNode>, is_there: bool) -> Result<()> {
+        let (asked, Some(now)) = (self.asked.clone(), dir.stamp()) else { return Ok(()) };
+        if !is_there || self.config.metadata != Metadata::Keep || asked.source.bucket().is_some() {
+            return Ok(());
+        }
+        let recorded = match &asked.catalog {
+            Some(catalog) => catalog.reader()?.dir(dir.id)?.and_then(|record| record.stamp),
+            None => None,
+        };
+        let there = match (&recorded, &asked.dest) {
+            (Some(recorded), _) => Some((recorded.mode, recorded.uid, recorded.gid)),
+            (None, End::Files(files)) => match files.open_with_stat(dir) {
+                Ok((_, stat)) => Some((stat.mode, stat.uid, stat.gid)),
+                Err(error) => return self.fail(error),
+            },
+            (None, End::Bucket(..)) => None,
+        };
+        match there.is_some_and(|there| there != (now.mode, now.uid, now.gid)) {
+            true => self.say(("update", "owner or mode"), &dir.path()),
+            false => Ok(()),
+        }
     }
 
     /// Lists a directory of the source; decides about its objects if they are new. How many names it has, the
@@ -449,7 +476,13 @@ impl Rehearsal<'_> {
         let judged = each(met, async move |met| asked.clone().judge(met).await).await;
         for ((dir, name), judged) in paths.into_iter().zip(judged) {
             match judged {
-                Ok(Some(said)) => self.say(said, &dir.path_of(&name))?,
+                Ok(Some(said)) => {
+                    let is_made = !matches!(said.0, "skip" | "adopt" | "reread");
+                    let is_clash = is_made && self.asked.is_dir_there(&dir, &name)? && self.clash(&dir, &name).await?;
+                    if !is_clash {
+                        self.say(said, &dir.path_of(&name))?;
+                    }
+                }
                 Ok(None) => {}
                 Err(error) => self.fail(error)?,
             }

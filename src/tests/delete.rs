@@ -15,6 +15,8 @@ use support::{Comparison, Engine, Job, Kind, Mount, Scratch, mutate, seed, tree}
 #[path = "delete/lost.rs"]
 mod lost;
 mod support;
+#[path = "delete/told.rs"]
+mod told;
 
 fn write(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();

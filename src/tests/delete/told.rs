@@ -1,0 +1,76 @@
+//! What a dry run tells of a destination is what the run then does.
+
+use super::*;
+
+/// Paths that a dry run says would go.
+fn doomed(job: &Job, code: i32) -> BTreeSet<String> {
+    let outcome = job.clone().arg("-dry-run").run().expect(code);
+    let lines = outcome.stdout.lines().filter(|line| line.starts_with("delete"));
+    lines.map(|line| line[30..].to_owned()).collect()
+}
+
+#[test]
+fn a_directory_in_the_way_of_a_file_is_told() {
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let job = scene.job(engine);
+        job.run().expect(0);
+        fs::remove_dir_all(scene.source.join("d")).unwrap();
+        write(&scene.source.join("d"), "a file");
+        assert!(doomed(&job, 23).is_empty());
+        assert!(job.run().expect(23).says("not empty"));
+        let job = job.arg("-delete");
+        let said = doomed(&job, 0);
+        let of_dir: Vec<&str> = said.iter().map(String::as_str).filter(|path| path.starts_with('d')).collect();
+        assert_eq!(of_dir, ["d", "d/e", "d/e/keep", "d/extra", "d/keep"]);
+        assert_eq!(doomed(&job.clone().arg("-max-delete=1"), 25), said);
+        assert_eq!(rehearse(&job, 0)["d"], "copy failed before");
+        let outcome = job.run().expect(0);
+        assert_eq!(outcome.number("removed"), said.len() as u64, "{outcome}");
+        Comparison::new(&scene.source, &scene.dest).assert_same();
+    }
+}
+
+#[test]
+fn what_stays_is_not_told_as_a_delete() {
+    if !can_mount("what_stays_is_not_told_as_a_delete") {
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let outside = scene.scratch.path().join("outside");
+        write(&outside.join("d/precious"), "x");
+        let _mounts = ["bound", "gone/a/bound"]
+            .map(|name| Over::new(&scene.dest.join(name), &["--bind", outside.to_str().unwrap()]));
+        let _other = Over::tmpfs(&scene.dest.join("mounted"));
+        write(&scene.dest.join("mounted/precious"), "x");
+        let other_state = scene.dest.join("state-of-others");
+        Job::new(&outside, scene.scratch.path().join("dest2"), &other_state, engine).run().expect(0);
+        write(&other_state.join("profiles"), "{}");
+        let job = scene.job(engine).arg("-delete");
+        let said = doomed(&job, 0);
+        let before = names(&scene.dest);
+        let outcome = job.run().expect(0);
+        let after = names(&scene.dest);
+        let gone: BTreeSet<String> = before.difference(&after).cloned().collect();
+        assert_eq!(said, gone, "{outcome}");
+    }
+}
+
+#[test]
+fn a_directorys_new_mode_is_told() {
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let job = scene.job(engine);
+        job.run().expect(0);
+        set_mode(&scene.source.join("d"), 0o750);
+        let said = rehearse(&job, 0);
+        assert_eq!(said.get("d").map(String::as_str), Some("update owner or mode"), "{said:?}");
+        assert!(!said.contains_key("d/e"), "{said:?}");
+        job.run().expect(0);
+        assert!(!rehearse(&job, 0).contains_key("d"));
+        set_mode(&scene.dest.join("d"), 0o700);
+        let anew = Job::new(&scene.source, &scene.dest, scene.scratch.path().join("anew"), engine);
+        assert_eq!(rehearse(&anew, 0)["d"], "update owner or mode");
+    }
+}
