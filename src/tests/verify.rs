@@ -198,7 +198,10 @@ fn record_checksums(tree: &Path, state: &Path, copy: &Path) {
     for (name, record) in catalog.reader().unwrap().entries(DirId::ROOT, None, 1000).unwrap() {
         let Record::File(mut record) = record else { continue };
         let path = tree.join(OsStr::from_bytes(name.to_bytes()));
-        let content = if path.is_symlink() { Vec::new() } else { fs::read(&path).unwrap() };
+        if path.is_symlink() {
+            continue;
+        }
+        let content = fs::read(&path).unwrap();
         record.checksum = Some(Checksum { crc64: crc64(&content), proof: Proof::Written });
         rows.push(Row::PutEntry { dir: DirId::ROOT, name, record: Record::File(record) });
     }
@@ -342,4 +345,31 @@ fn a_sample_says_what_it_read() {
     let read = value("units_compared");
     assert!((50.0..150.0).contains(&read) && value("bytes_read") == 2.0 * value("bytes_compared"), "{summary}");
     assert!((value("differ_below_percent_95") - (1.0 - 0.05f64.powf(1.0 / read)) * 100.0).abs() < 0.01, "{summary}");
+}
+
+/// The record of a file does not hold for a symlink that is as long, or for a FIFO.
+#[test]
+fn another_kind_of_object_is_told_from_the_record_of_a_file() {
+    for engine in Engine::all() {
+        let scratch = Scratch::new();
+        let (tree, copy, state) = ["tree", "copy", "state"].map(|name| scratch.path().join(name)).into();
+        fs::create_dir(&tree).unwrap();
+        for name in ["link", "fifo", "same"] {
+            fs::write(tree.join(name), "four").unwrap();
+        }
+        symlink("there", tree.join("symlink")).unwrap();
+        Job::new(&tree, &copy, &state, engine).arg("-checksum").run().expect(0);
+        for name in ["link", "fifo"] {
+            fs::remove_file(copy.join(name)).unwrap();
+        }
+        symlink("back", copy.join("link")).unwrap();
+        must(Command::new("mkfifo").arg("-m644").arg(copy.join("fifo")));
+        for name in ["link", "fifo"] {
+            must(Command::new("touch").arg("-h").arg("-r").arg(tree.join(name)).arg(copy.join(name)));
+        }
+        must(Command::new("touch").arg("-r").arg(&tree).arg(&copy));
+        let (code, differences, summary) = verify(&[&"-dest", &copy, &"-state-dir", &state]);
+        let is_type = |name: &str| differences.get(name).is_some_and(|said| said.contains(&"type".to_owned()));
+        assert!(code == 1 && differences.len() == 2 && is_type("link") && is_type("fifo"), "{differences:?} {summary}");
+    }
 }

@@ -20,6 +20,7 @@ use super::content::Content;
 use super::links::Grouping;
 use crate::catalog::{DirId, DirStamp, FileRecord, Record, Status};
 use crate::config::{Mounts, QUEUED_DIRS_MAX};
+use crate::digest::crc64;
 use crate::error::Errno;
 use crate::filesystem::FileSystem;
 use crate::filter::Sort;
@@ -436,11 +437,22 @@ impl<I: Interpreter> Auditor<I> {
         let is_sized = matches!(dest.kind(), Kind::File | Kind::Symlink);
         let size = if is_sized { size } else { dest.size };
         let source = Stat { size, mtime, ..dest };
-        let mut aspects = match dest.kind() {
-            Kind::Dir => Aspects::only(Aspect::Type),
-            _ => compare(&source, &dest, &audit.measure),
+        let is_other_type = match dest.kind() {
+            Kind::Dir => true,
+            Kind::File => false,
+            // A bucket's symlink is recorded with the checksum of its target; no other has one.
+            Kind::Symlink => record.checksum.is_some_and(|recorded| {
+                let target = Posix::new(&*self.caller, Side::Dest).read_link(&open.dest, &name);
+                target.is_ok_and(|target| crc64(target.to_bytes()) != recorded.crc64)
+            }),
+            // Of what holds no bytes none were recorded.
+            Kind::Special => record.stamp.size > 0,
         };
-        if dest.kind() == Kind::Symlink && size != dest.size {
+        let mut aspects = match is_other_type && audit.device(Side::Dest).is_none() {
+            true => Aspects::only(Aspect::Type),
+            false => compare(&source, &dest, &audit.measure),
+        };
+        if dest.kind() == Kind::Symlink && size != dest.size && !aspects.has(Aspect::Type) {
             aspects.add(Aspect::Target);
         }
         let mut content = Content::new(dir, open, name, None, dest);
