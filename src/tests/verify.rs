@@ -373,3 +373,18 @@ fn another_kind_of_object_is_told_from_the_record_of_a_file() {
         assert!(code == 1 && differences.len() == 2 && is_type("link") && is_type("fifo"), "{differences:?} {summary}");
     }
 }
+
+/// A file that is drawn as a whole is one unit of the sample, however long it is.
+#[test]
+fn a_recorded_file_is_one_unit_of_a_sample() {
+    let scratch = Scratch::new();
+    let (tree, copy, state) = ["tree", "copy", "state"].map(|name| scratch.path().join(name)).into();
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("large"), vec![7; 5 << 20]).unwrap();
+    fs::write(tree.join("small"), "small").unwrap();
+    Job::new(&tree, &copy, &state, Engine::Sync).arg("-checksum").run().expect(0);
+    let (code, _, summary) = verify(&[&"-dest", &copy, &"-state-dir", &state, &"-sample=100"]);
+    assert!(code == 0 && summary.contains("\"units_compared\":2,\"units\":2"), "{summary}");
+    let (code, _, summary) = verify(&[&"-source", &tree, &"-dest", &copy, &"-sample=100"]);
+    assert!(code == 0 && summary.contains("\"units_compared\":6,\"units\":6"), "{summary}");
+}

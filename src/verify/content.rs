@@ -193,7 +193,8 @@ impl Content {
         };
         let dest = bytes(Side::Dest);
         add(&audit.tally.bytes_compared, dest.len() as u64);
-        add(&audit.tally.units_compared, 1);
+        // A file that was drawn as a whole is one unit of the sample.
+        add(&audit.tally.units_compared, (self.source.is_some() || unit.offset == 0).into());
         add(&audit.tally.bytes_read, (dest.len() * self.sides().len()) as u64);
         let differs_at = match self.source {
             Some(_) if bytes(Side::Source) == dest && dest.len() == unit.len => None,

@@ -499,11 +499,11 @@ impl<I: Interpreter> Auditor<I> {
     fn draw(&mut self, mut content: Content) -> Option<Box<Content>> {
         let audit = self.audit.clone();
         let is_small = content.size() <= self.small_bytes_max() && !audit.has_device();
-        let units = if is_small { 1 } else { content.size().div_ceil(audit.block_bytes as u64) };
+        // A recorded checksum is that of a whole file, which is drawn as one.
+        let is_whole = is_small || content.source.is_none();
+        let units = if is_whole { 1 } else { content.size().div_ceil(audit.block_bytes as u64) };
         add(&audit.tally.units, units);
         add(&audit.tally.bytes, content.size());
-        // A recorded checksum is that of a whole file.
-        let is_whole = is_small || content.source.is_none();
         let is_drawn = audit.sample.is_none_or(|sample| !is_whole || sample.draws(content.dest.ino, 0));
         let opened = match is_drawn && !is_small {
             true => content.open_files(&audit, &*self.caller),
