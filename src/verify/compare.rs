@@ -156,10 +156,10 @@ pub fn compare(source: &Stat, dest: &Stat, measure: &Measure) -> Aspects {
 }
 
 /// Whether bytes that are a hole in the source take room at the destination. Room is taken in pieces, and by what a
-/// file system keeps beside the bytes: half a MiB more is no difference.
+/// file system keeps beside the bytes: an eighth of the file, at least 64 KiB and at most half a MiB, is no difference.
 pub fn has_filled_holes(source: &Stat, dest: &Stat) -> bool {
-    const SLACK_BLOCKS: u64 = 1024;
-    source.blocks * 512 < source.size && dest.blocks > source.blocks + SLACK_BLOCKS
+    let slack_bytes = (source.size / 8).clamp(64 << 10, 512 << 10);
+    source.blocks * 512 < source.size && dest.blocks > source.blocks + slack_bytes / 512
 }
 
 #[cfg(test)]
@@ -189,6 +189,16 @@ mod tests {
         let loose = Measure { has_owner_and_mode: false, granularity_nanos: 1_000_000_000, ..MEASURE };
         let other = Stat { mode: libc::S_IFREG, uid: 9, mtime: Time { secs: 0, nanos: 9 }, ..file };
         assert!(compare(&file, &other, &loose).is_empty());
+    }
+
+    #[test]
+    fn a_hole_that_is_most_of_a_file_is_told() {
+        let of = |size: u64, blocks: u64| Stat { mode: libc::S_IFREG, size, blocks, ..Stat::default() };
+        assert!(has_filled_holes(&of(500 << 10, 0), &of(500 << 10, 1000)));
+        assert!(has_filled_holes(&of(16 << 20, 8), &of(16 << 20, 8 + 1025)));
+        assert!(!has_filled_holes(&of(16 << 20, 8), &of(16 << 20, 8 + 1024)));
+        assert!(!has_filled_holes(&of(8 << 10, 8), &of(8 << 10, 16 + 64)));
+        assert!(!has_filled_holes(&of(500 << 10, 1000), &of(500 << 10, 2000)), "no hole");
     }
 
     #[test]
