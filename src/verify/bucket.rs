@@ -26,7 +26,7 @@ use super::reading::BLOCK_BYTES;
 use super::sample::Sample;
 use super::{Request, Verdict, conclude};
 use crate::catalog::{Catalog, DirId, Record};
-use crate::config::{DIR_CACHE_PER_SHARD, Metadata};
+use crate::config::{DIR_CACHE_PER_SHARD, Metadata, Mounts};
 use crate::engine::descriptor_limit;
 use crate::engine::ends::{find_copy_to_read, find_to_read};
 use crate::error::{Cause, Error, Result};
@@ -54,6 +54,8 @@ struct Comparison {
     measure: Measure,
     /// Where one file is compared: its name on both sides.
     single: Option<(Name, Name)>,
+    /// Whether mount points below the source are crossed.
+    mounts: Mounts,
     /// Which content is compared; all of it if `None`.
     sample: Option<Sample>,
     /// Bytes of a unit of a sample.
@@ -145,6 +147,7 @@ async fn open(request: &Request, (console, crowd): (Arc<Console>, &Arc<Crowd>)) 
             granularity_nanos,
         },
         single,
+        mounts: request.mounts,
         sample: request.sample.map(|percent| Sample::new(percent, seed)),
         unit_bytes: request.block_bytes.next_multiple_of(BLOCK_BYTES) as u64,
         findings: Findings::new(request.form, Box::new(stdout), console),
@@ -232,8 +235,9 @@ fn files(request: &Request, root: Root, side: Side, crowd: &Arc<Crowd>) -> Resul
     // Beside them each stream may hold two files and a connection.
     let free = descriptor_limit().saturating_sub(64 + 3 * u64::from(request.streams)) / 4;
     let open = RefCell::new(DirCache::new(root.handle, (free as usize).clamp(4, DIR_CACHE_PER_SHARD)));
-    let (device, attributes) = (root.device, request.attributes);
-    Ok(End::Files { path: root.path, caller, crowd: crowd.clone(), side, open, state_dir, device, attributes })
+    let (device, attributes, path) = (root.device, request.attributes, root.path);
+    let (crowd, root) = (crowd.clone(), Box::new(root.stat));
+    Ok(End::Files { path, caller, crowd, side, open, state_dir, device, attributes, root })
 }
 
 impl Comparison {
@@ -314,6 +318,9 @@ impl Comparison {
 
     async fn list(self: &Rc<Comparison>, level: &mut Level, slots: &Arc<Semaphore>, stop: &Stop) -> Result<()> {
         let dir = Rc::new(self.dir(level.node.clone())?);
+        if self.source.left_out(&level.node, self.mounts)?.is_some() {
+            return Ok(());
+        }
         level.pending.begin();
         for (end, side) in [(&self.source, Side::Source), (&self.dest, Side::Dest)] {
             let mut names = end.names(&dir)?;
@@ -404,7 +411,10 @@ impl Comparison {
         let path = dir.node.path_of(name);
         let Some(source) = self.source.describe(dir, name, Hint::Dir).await? else { return Ok(None) };
         let Some(dest) = self.dest.describe(dir, name, Hint::Dir).await? else {
-            self.findings.differ(&path, Aspects::only(Aspect::Missing), None);
+            let below = DirNode::child(&dir.node, DirId(0), name.clone());
+            if self.source.left_out(&below, Mounts::Cross)?.is_none() {
+                self.findings.differ(&path, Aspects::only(Aspect::Missing), None);
+            }
             return Ok(None);
         };
         let aspects = compare(&source, &dest, &self.measure, self.has_special_bits);

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use super::compare::{Aspect, Aspects, Measure};
 use super::reading::{self, Place};
 use crate::catalog::{Catalog, DirId, DirStamp, FileRecord, Record, Status};
-use crate::config::Attributes;
+use crate::config::{Attributes, Mounts};
 use crate::digest::{combine, crc64};
 use crate::error::{Errno, Error, Result, join};
 use crate::job::{BucketRoot, KeyNames, fnv1a};
 use crate::links::LinkKey;
-use crate::listing::{BUFFER_BYTES, parse};
+use crate::listing::{BUFFER_BYTES, leave_out, parse};
 use crate::plan::same_time;
 use crate::provider::block::Device;
 use crate::provider::posix::{Posix, Verb, is_missing};
@@ -52,6 +52,8 @@ pub(super) enum End {
         device: Option<Arc<Device>>,
         /// Which attributes are asked for.
         attributes: Attributes,
+        /// What its root is.
+        root: Box<Stat>,
     },
     /// A bucket.
     Bucket {
@@ -345,6 +347,23 @@ impl End {
             open.insert(node, handle.clone());
         }
         Ok(Some(handle))
+    }
+
+    /// Why nothing below a directory of the source is compared; nothing said where another file system that is not
+    /// crossed begins.
+    pub(super) fn left_out(&self, dir: &Arc<DirNode>, mounts: Mounts) -> Result<Option<&'static str>> {
+        let (End::Files { caller, side, state_dir, root, .. }, Some(handle)) = (self, self.open(dir)?) else {
+            return Ok(None);
+        };
+        let stat = Posix::new(caller, *side).stat_handle(&handle);
+        let stat = stat.map_err(|errno| self.error("stat", dir, None, errno))?;
+        if dir.parent.is_some()
+            && let Some(reason) = leave_out((root, state_dir.unwrap_or_default()), dir, &handle, &stat)?
+        {
+            return Ok(Some(reason));
+        }
+        dir.set_stamp(DirStamp::of(&stat));
+        Ok((mounts == Mounts::Stay && stat.dev != root.dev).then_some(""))
     }
 
     fn error(&self, verb: &'static str, dir: &DirNode, name: Option<&Name>, errno: Errno) -> Error {

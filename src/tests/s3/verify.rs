@@ -365,3 +365,40 @@ fn a_deep_tree_needs_few_open_directories() {
     let outcome = scene.job(&tree, "s3://b/up", "anew").arg("--dry-run").within(&few).run().expect(0);
     assert!(outcome.stdout.contains("adopt    same size and time"), "{outcome}");
 }
+
+/// What a copy does not cross is not compared either.
+#[test]
+fn mounts_that_a_copy_leaves_out_are_left_out() {
+    let test = "mounts_that_a_copy_leaves_out_are_left_out";
+    if !support::fixture::can_mount(test) {
+        return;
+    }
+    let server = fault_server(71);
+    let scene = Scene::new(&server, Engine::Auto);
+    let tree = scene.dir("tree");
+    fs::write(tree.join("file"), "x").unwrap();
+    let mounted = |at: &str, args: &[&str]| {
+        fs::create_dir(tree.join(at)).unwrap();
+        support::fixture::must(Command::new("mount").args(args).arg(tree.join(at)));
+        Unmounted(tree.join(at))
+    };
+    let _other = mounted("other", &["-t", "tmpfs", "tmpfs"]);
+    fs::write(tree.join("other/below"), "x").unwrap();
+    let _kernel = mounted("kernel", &["-t", "proc", "proc"]);
+    let _loop = mounted("loop", &["--bind", tree.to_str().unwrap()]);
+    let up = OsStr::new("s3://b/up");
+    scene.job(&tree, "s3://b/up", "state").arg("--one-file-system").run().expect(0);
+    let words = ["-source".as_ref(), tree.as_os_str(), "-dest".as_ref(), up, "-one-file-system".as_ref()];
+    assert_same(scene.verify(&words));
+    let (code, differences, said) = scene.compare(tree.as_os_str(), up);
+    assert_eq!((code, differences), (1, named(&[("other/below", "missing")])), "{said}");
+}
+
+/// A mount point that is unmounted when it is dropped.
+struct Unmounted(std::path::PathBuf);
+
+impl Drop for Unmounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
