@@ -86,8 +86,8 @@ impl Checkpointer {
         let dest_name = job.dest_name(dir, name);
         job.temporaries.remove_leftovers(&self.dest(), (&at, dir.id), dest_name);
         let is_partial = |now: &Stat| {
-            let is_sealed =
-                now.size == record.stamp.size && same_time(record.stamp.mtime, now.mtime, self.job.clock().granularity_nanos);
+            let is_sealed = now.size == record.stamp.size
+                && same_time(record.stamp.mtime, now.mtime, self.job.clock().granularity_nanos);
             now.kind() == Kind::File && self.job.dest_id(now) == record.dest_ino && !is_sealed
         };
         let now = self.dest().stat(&at, dest_name);
