@@ -31,6 +31,7 @@ use std::sync::Arc;
 use crate::catalog::{Checksum, FileRecord, Owner, Proof, Stamp};
 use crate::config::{ChecksumPolicy, Metadata, Naming, ReflinkChoice, SMALL_BYTES_MAX};
 use crate::error::{Cause, Class, Errno, Error, Result};
+use crate::filesystem::Reach;
 use crate::job::{Job, Place, Reflink};
 use crate::links::LinkKey;
 use crate::names::{self, Claim};
@@ -505,7 +506,10 @@ impl<'a> Work<'a> {
         if self.keeps_metadata() || made.permissions() == mode || metadata::mode_under_way(mode) == mode {
             return Ok(());
         }
-        self.dest().set_mode(handle, mode).map_err(|errno| self.error("set mode of", errno))
+        match self.dest().set_mode(handle, mode) {
+            Err(errno) if self.job.dest_reach() == Reach::Remote && metadata::is_denied(errno) => Ok(()),
+            set => set.map_err(|errno| self.error("set mode of", errno)),
+        }
     }
 
     /// Shares the source's extents where one file system holds both sides and can. `None`: copy the bytes.
