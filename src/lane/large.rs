@@ -340,7 +340,7 @@ impl Lane {
         }
         self.push_begun(download.errand, download.stamp, large_id, job.dest_id(&file.made));
         let place = &download.errand.place;
-        if let Some(birth) = birth_of(&file.made).filter(|_| job.device(Side::Dest).is_none()) {
+        if let Some(birth) = birth_of(job, &file.made).filter(|_| job.device(Side::Dest).is_none()) {
             self.errands.push(&place.dir, place.name.clone(), What::Written(large_id, birth));
         }
         if !self.is_device_recorded(download.errand, large_id).await? {

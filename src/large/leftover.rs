@@ -10,9 +10,11 @@
 
 use crate::catalog::{FileRecord, Range, Record, Status};
 use crate::error::{Errno, Result};
+use crate::filesystem::Reach;
+use crate::job::Job;
 use crate::provider::metadata;
 use crate::provider::posix::Posix;
-use crate::ring::{Access, Handle, Name, Side, Stat};
+use crate::ring::{Access, Handle, Name, Side, Stat, Time};
 use crate::transfer::{NewFile, Work};
 
 /// What a resume found of an earlier attempt.
@@ -44,7 +46,7 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
             continue;
         }
         let recorded = job.catalog.reader()?.ranges(record.large_id)?;
-        if let Some(ranges) = ranges_in(&made, recorded)
+        if let Some(ranges) = ranges_in(birth_of(job, &made), &made, recorded)
             && temp.as_ref().is_none_or(|temp| work.hold(temp))
         {
             work.clear_acls(&handle)?;
@@ -70,9 +72,9 @@ fn reopen(work: &Work, name: &Name, record: &FileRecord) -> Option<Handle> {
 }
 
 /// The ranges that are recorded of a file, without its birth; `None` if they cannot be of this one.
-fn ranges_in(made: &Stat, mut ranges: Vec<Range>) -> Option<Vec<Range>> {
-    let birth = Range::birth(made.birth);
-    let is_born_then = ranges.iter().filter(|range| range.is_birth()).all(|range| *range == birth);
+fn ranges_in(birth: Option<Range>, made: &Stat, mut ranges: Vec<Range>) -> Option<Vec<Range>> {
+    let mut births = ranges.iter().filter(|range| range.is_birth());
+    let is_born_then = births.all(|range| birth.is_none_or(|birth| *range == birth));
     ranges.retain(|range| !range.is_birth());
     let is_long_enough = ranges.iter().all(|range| range.offset + range.len <= made.size);
     (is_born_then && is_long_enough).then_some(ranges)
@@ -94,25 +96,26 @@ pub(crate) fn forget_ranges(work: &Work, record: Option<&FileRecord>, attempt: u
     job.catalog.forget_ranges(large_id)
 }
 
-/// A file's birth, as it is recorded with its ranges, where the file system tells it.
-pub(crate) fn birth_of(made: &Stat) -> Option<Range> {
-    (made.birth != Default::default()).then(|| Range::birth(made.birth))
+/// A file's birth, as it is recorded with its ranges, where the file system tells it. Servers may make one up of its
+/// other times (Samba without a store for it), which change.
+pub(crate) fn birth_of(job: &Job, made: &Stat) -> Option<Range> {
+    (job.dest_reach() == Reach::Local && made.birth != Time::default()).then(|| Range::birth(made.birth))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ring::Time;
 
     #[test]
     fn ranges_are_believed_of_the_file_that_they_are_of() {
         let time = |nanos| Time { secs: 1_700_000_000, nanos };
         let range = Range { offset: 4096, len: 4096, crc64: Some(1), etag: None };
-        let made = Stat { size: 8192, birth: time(5), ..Stat::default() };
-        assert_eq!(ranges_in(&made, vec![range]), Some(vec![range]), "none of before births were kept");
-        assert_eq!(ranges_in(&made, vec![range, Range::birth(time(5))]), Some(vec![range]));
-        assert_eq!(ranges_in(&made, vec![range, Range::birth(time(6))]), None, "of another file");
-        assert_eq!(ranges_in(&Stat { size: 8191, ..made }, vec![range]), None, "of a longer file");
-        assert_eq!((birth_of(&made), birth_of(&Stat::default())), (Some(Range::birth(time(5))), None));
+        let (made, birth) = (Stat { size: 8192, ..Stat::default() }, Range::birth(time(5)));
+        let found = |birth, recorded: &[Range]| ranges_in(birth, &made, recorded.to_vec());
+        assert_eq!(found(Some(birth), &[range]), Some(vec![range]), "recorded before births were");
+        assert_eq!(found(None, &[range, birth]), Some(vec![range]), "where births are not told");
+        assert_eq!(found(Some(birth), &[range, birth]), Some(vec![range]));
+        assert_eq!(found(Some(Range::birth(time(6))), &[range, birth]), None, "of another file");
+        assert_eq!(ranges_in(None, &Stat { size: 8191, ..made }, vec![range]), None, "of a longer file");
     }
 }

@@ -162,7 +162,7 @@ impl LargeFile {
         let mut large = LargeFile {
             id,
             dest_ino: job.dest_id(&file.made),
-            birth: birth_of(&file.made),
+            birth: birth_of(job, &file.made),
             write_path: if dest_align == 1 { WritePath::Buffered } else { WritePath::Direct },
             align: source.align.max(dest_align),
             durable,

@@ -384,3 +384,45 @@ fn a_source_of_another_device_number_is_the_same_source() {
     }
     assert!(changed > 0, "no run was stopped between the two");
 }
+
+/// An inode number is given to the next file: ranges of the one that had it are forgotten before there is any, however
+/// early the run that makes it is cut off. These disks tell no births.
+#[test]
+fn ranges_are_forgotten_before_their_number_is_given_again() {
+    let style = Style { streams: 1, shards: 1, checkpoint_bytes: 4096, ..Style::draw(&mut Random::new(1)) };
+    let style = Style { naming: Naming::InPlace, direct: DirectChoice::Never, block_bytes: 4096, ..style };
+    let cut = |seed, crash_at| {
+        let mut order = Order { catalog_at: machine::CatalogAt::Elsewhere, ..scene::calm(seed) };
+        order.faults.crash_at = Some(crash_at);
+        order
+    };
+    let mut given_again = 0;
+    for (first, second) in (20..120).step_by(7).flat_map(|first| (3..30).step_by(2).map(move |second| (first, second)))
+    {
+        let mut source = Disk::new(1001);
+        source.add_file(b"large", &Random::new(first).bytes(150_000));
+        let machine = Machine::new(first * 1000 + second, source.clone(), Disk::new(1002), style);
+        let mut life = Life { before: source, machine, random: Random::new(second), log: Vec::new() };
+        let mut live = || -> Verdict {
+            let ran = life.run(cut(first, first))?;
+            life.judge(&ran)?;
+            let claims = life.machine.catalog().and_then(|catalog| Claims::of(&catalog)).map_err(said)?;
+            let there = life.machine.dest.stat_path(b"large");
+            if claims.ranged.is_empty() || there.is_none() || ran.end.is_some() {
+                return Ok(());
+            }
+            life.machine.dest.remove(b"large");
+            life.machine.dest.sync_all();
+            life.machine.dest.give_numbers_again();
+            let ran = life.run(cut(second, second))?;
+            life.judge(&ran)?;
+            let now = life.machine.dest.stat_path(b"large");
+            given_again += u32::from(now.is_some() && now.map(|now| now.ino) == there.map(|there| there.ino));
+            life.calm_run()?;
+            life.end()
+        };
+        let lived = live();
+        assert_eq!(lived, Ok(()), "crashes at {first} and {second}:\n{}", life.log.join("\n"));
+    }
+    assert!(given_again > 0, "no number was ever given again");
+}

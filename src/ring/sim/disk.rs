@@ -177,6 +177,13 @@ impl Disk {
         ino
     }
 
+    /// What has no name is gone, and its number given to the next, as file systems do it. To be called when nothing is
+    /// open and everything is durable.
+    pub fn give_numbers_again(&mut self) {
+        self.nodes.retain(|_, node| node.nlink > 0);
+        self.next_ino = self.nodes.keys().next_back().map_or(ROOT, |last| last + 1);
+    }
+
     pub(super) fn node(&self, ino: Ino) -> &Node {
         self.nodes.get(&ino).expect("I3: an inode that is open or named exists")
     }
