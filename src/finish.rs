@@ -200,8 +200,8 @@ impl Checkpointer {
 }
 
 impl Sealer {
-    /// Owner, mode, attributes and times of a directory; what was lost of them, and what to count it as. Once more, from
-    /// the root, where it has become stale.
+    /// Owner, mode, attributes and times of a directory; what was lost of them, and what to count it as. Once more,
+    /// from the root, where it has become stale.
     fn finish_dir(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<(LossSet, Count)> {
         match self.settle_dir(dir, record) {
             Err(error) if error.is_stale() => {

@@ -51,6 +51,7 @@
 //! job.rs               what all parts of a run share
 //! recognise.rs         how objects are known again where inode numbers last, and where not
 //! listing.rs           one directory being listed
+//! dir_stamp.rs         what is recorded of a directory of the source
 //! transfer/mod.rs      the life of one object
 //! transfer/copied.rs   what its checkpoint has to know of it
 //! transfer/attributes.rs  its extended attributes and ACLs
@@ -139,6 +140,7 @@ pub mod control;
 pub(crate) mod crew;
 pub(crate) mod delete;
 pub mod digest;
+pub mod dir_stamp;
 pub mod engine;
 pub(crate) mod errand;
 pub mod error;

@@ -2,9 +2,10 @@
 //!
 //! The first name of an inode that a shard meets is copied; every further one becomes an outcome of its own, and the
 //! checkpoint makes the link after the first name is sealed. If the first fails, a waiting name is promoted to first.
-//! A file system gives the number of a file that was removed to the next one, in the same second: names are of one group
-//! only if size and mtime are one, too. A file that is written to between two of its names is two groups until the next
-//! pass.
+//! A file system gives the number of a file that was removed to the next one, in the same second: names are of one
+//! group only if size and mtime are one, too. A file that is written to between two of its names is two groups until
+//! the next pass.
+//!
 //! Only groups in flight are in memory (I4): once a first is recorded, the catalog's `links` tree answers for it, and
 //! names that wait over a checkpoint wait in its `late_links` tree.
 

@@ -73,7 +73,7 @@ impl Listing {
                 let stat = stat.map_err(|errno| job.dir_error(Side::Source, dir, "stat", errno))?;
                 let then = job.catalog.reader()?.dir(dir.id)?.and_then(|record| record.stamp);
                 then.iter().for_each(|then| dir.set_recorded_dev(then.dev));
-                dir.set_stamp(DirStamp::of(&stat));
+                dir.set_stamp(seen(job, caller, (&open.source, c""), dir, &stat)?);
                 look_at_dest(job, caller, dir, &open)?;
                 (open, stat)
             }
@@ -391,7 +391,7 @@ fn open_child(
         Err(errno @ (Errno::ACCESS | Errno::PERM)) => {
             let stat = posix.stat(&at, &dir.name).map_err(|errno| failed("stat", errno))?;
             make_child(job, caller, dirs, dir)?;
-            dir.set_stamp(DirStamp::of(&stat));
+            dir.set_stamp(seen(job, caller, (&at, &dir.name), dir, &stat)?);
             return Ok(Child::Unreadable(errno));
         }
         Err(errno) => return Err(failed("open", errno)),
@@ -401,7 +401,8 @@ fn open_child(
         return Ok(Child::LeftOut(reason));
     }
     dirs.source.insert(dir, source.clone());
-    let stamp = stamp_of(job, parent, dir, &stat)?;
+    let stamp = seen(job, caller, (&source, c""), dir, &stat)?;
+    let stamp = recorded_as(job, parent, dir, (&stat, stamp))?;
     let dest = match job.config.delete.is_none() && job.is_as_recorded(dir, Some(stamp))? {
         true => {
             dir.set_dest(DestDir::Unneeded);
@@ -411,37 +412,6 @@ fn open_child(
     };
     dir.set_stamp(stamp);
     Ok(Child::Open(DirPair { source, dest }, stat))
-}
-
-/// What is recorded of a directory of the source. One that a file system was mounted on, and is not any more, stays
-/// recorded as that file system's root, whatever is listed below the mount point: that says nothing of what is gone.
-fn stamp_of(job: &Job, parent: &DirNode, dir: &DirNode, now: &Stat) -> Result<DirStamp> {
-    let stamp = DirStamp::of(now);
-    let is_forced = job.config.delete.is_some_and(|deletes| deletes.is_forced);
-    if job.past == Past::Nothing || is_forced || !job.source.inodes.is_lasting() {
-        return Ok(stamp);
-    }
-    let reader = job.catalog.reader()?;
-    let Some(then) = reader.dir(dir.id)?.and_then(|record| record.stamp) else { return Ok(stamp) };
-    dir.set_recorded_dev(then.dev);
-    let dev_above = match parent.recorded_dev() {
-        Some(dev) => Some(dev),
-        None => reader.dir(parent.id)?.and_then(|record| record.stamp).map(|stamp| stamp.dev),
-    };
-    let is_unmounted = is_unmounted(&then, dev_above, now, parent.source_id());
-    if is_unmounted {
-        let path = escape(&job.path(Side::Source, dir));
-        let what = "the file system that was mounted there is not there any more";
-        job.console.note(&format!("gfast: {path}: {what}: nothing is deleted for it without --force-delete"));
-    }
-    Ok(if is_unmounted { DirStamp { dev: then.dev, ino: then.ino, ..stamp } } else { stamp })
-}
-
-/// Whether a directory that was recorded as `then`, in one on the device `dev_above`, was a mount point, and is none
-/// now; the one it lies in is `above` now.
-pub(crate) fn is_unmounted(then: &DirStamp, dev_above: Option<u64>, now: &Stat, above: Option<(u64, u64)>) -> bool {
-    let was_mounted = dev_above.is_some_and(|dev| dev != then.dev);
-    was_mounted && above.is_some_and(|(dev, _)| dev == now.dev) && (then.dev, then.ino) != (now.dev, now.ino)
 }
 
 /// Opens the destination's side of a directory, created if it is missing. Ends: none of those above it is unneeded

@@ -11,15 +11,17 @@
 use std::sync::atomic::Ordering;
 
 use crate::catalog::{BATCH_UNSEALED, DirStamp, DirState, FileRecord, Record, Stamp, Status};
-use crate::config::{CtimePolicy, LossPolicy};
-use crate::error::{Cause, Error};
+use crate::config::{CtimePolicy, LossPolicy, Metadata};
+use crate::error::{Cause, Errno, Error};
 use crate::filesystem::Reach;
 use crate::job::{Job, Past, Sealed};
 use crate::links::{LinkKey, LinkName};
 use crate::plan::{self, Again};
 use crate::provider::metadata::Clock;
+use crate::provider::posix::Posix;
+use crate::provider::xattrs::{self, Thing};
 use crate::report::{Count, Counters, LossSet};
-use crate::ring::{Name, Side, Stat, Time};
+use crate::ring::{Caller, Handle, Name, Side, Stat, Time};
 use crate::walk::{DestDir, DirNode};
 
 impl Job {
@@ -37,6 +39,16 @@ impl Job {
             && plan::may_be_racy(stat.ctime, self.began)
             && plan::is_racy(stat.ctime, Time::now(), self.source_reach);
         if is_racy { stamp.racy() } else { stamp }
+    }
+
+    /// An object of the source as its copy is to show it: without an ACL that is not kept, the mode grants more than
+    /// the ACL did (I9). A user-space daemon is not asked ([`crate::transfer`] says why).
+    pub fn shown(&self, caller: &dyn Caller, at: &Handle, name: &Name, stat: Stat) -> Result<Stat, Errno> {
+        let is_kept = self.config.attributes.has_acls() || self.config.metadata != Metadata::Keep;
+        if is_kept || self.source.bucket.is_some() || self.has_device() || !self.source.inodes.is_lasting() {
+            return Ok(stat);
+        }
+        xattrs::without_acl(Thing::named(Posix::new(caller, Side::Source), at, name), stat)
     }
 
     /// The number in the catalog of a device of the source. The two numbers of its root change places, so that no file

@@ -14,7 +14,7 @@ use crate::catalog::{DirId, DirStamp, Stamp};
 use crate::config::{Attributes, Mounts, SpecialBits};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::job::{BucketRoot, Job, KeyNames, Past};
-use crate::listing::{Met, leave_out, look_up, make_dest, parse, remove_probe};
+use crate::listing::{Met, leave_out, look_up, make_dest, parse, remove_probe, seen};
 use crate::pages::Pages;
 use crate::provider::posix::Posix;
 use crate::provider::s3::{From, Key, Listed, Object, attributes, extended, keys};
@@ -241,14 +241,16 @@ impl Lane {
         };
         let Some(parent) = &dir.parent else {
             let handle = job.source.handle.clone();
-            dir.set_stamp(DirStamp::of(&posix.stat_handle(&handle).map_err(|errno| failed("stat", errno))?));
+            let stat = posix.stat_handle(&handle).map_err(|errno| failed("stat", errno))?;
+            dir.set_stamp(seen(job, caller, (&handle, c""), dir, &stat)?);
             return Ok(Some(handle));
         };
         let at = self.open_dir(parent)?.source;
         let opened = posix.open_dir(&at, &dir.name);
         if let Err(errno @ (Errno::ACCESS | Errno::PERM)) = opened {
             // It is made at the destination all the same, with its own metadata.
-            dir.set_stamp(DirStamp::of(&posix.stat(&at, &dir.name).map_err(|errno| failed("stat", errno))?));
+            let stat = posix.stat(&at, &dir.name).map_err(|errno| failed("stat", errno))?;
+            dir.set_stamp(seen(job, caller, (&at, &dir.name), dir, &stat)?);
             dir.touch();
             return Err(failed("open", errno));
         }
@@ -258,7 +260,7 @@ impl Lane {
             job.note_left_out(dir, reason);
             return Ok(None);
         }
-        dir.set_stamp(DirStamp::of(&stat));
+        dir.set_stamp(seen(job, caller, (&handle, c""), dir, &stat)?);
         self.cache.borrow_mut().insert(dir, handle.clone());
         Ok(Some(handle))
     }

@@ -75,6 +75,9 @@ impl Lane {
             },
         };
         let key = self.dest_key(place)?;
+        let stat = job
+            .shown(&*self.errands.caller, &place.open.source, &place.name, stat)
+            .map_err(|errno| source_error(job, place, "read the ACL of", errno))?;
         let mut attributes = attributes_of(&stat, &place.dest_name, job.config.metadata);
         if job.device(Side::Source).is_some() {
             // A device has no times of its content. What restores the object gives it the time that it was stored at,

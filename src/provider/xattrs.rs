@@ -17,7 +17,7 @@ use crate::config::Attributes;
 use crate::error::Errno;
 use crate::provider::posix::{Posix, Verb};
 use crate::report::{Loss, LossSet};
-use crate::ring::{Handle, Kind, Name};
+use crate::ring::{Handle, Kind, Name, Stat};
 
 /// The ACL that decides about access.
 pub const ACCESS: &CStr = c"system.posix_acl_access";
@@ -310,6 +310,17 @@ pub fn compare_told(
     let xattrs = source.iter().any(|(key, value)| is_missed(key, value)) || dest.iter().any(|(key, _)| is_extra(key));
     let acls = [ACCESS, DEFAULT].into_iter().any(|key| value(source, key) != value(dest, key));
     Difference { xattrs: xattrs && wanted.has_xattrs(), acls: acls && wanted.has_acls() }
+}
+
+/// A source as it may be shown by a mode alone (I9). Where an object has an ACL, the group's bits of its mode are the
+/// mask, and what the owning group may is an entry: a copy without the ACL gives the group no more than that. Only an
+/// object whose mode gives its group what it does not give to all is asked for an ACL (1.3 us where a stat takes as
+/// much): with most trees, none is.
+pub fn without_acl(thing: Thing<'_>, stat: Stat) -> Verb<Stat> {
+    let is_asked = stat.mode >> 3 & !stat.mode & 7 != 0 && stat.kind() != Kind::Symlink;
+    let acl = if is_asked { thing.value(&ACCESS.to_owned())? } else { None };
+    let group = acl.and_then(|acl| owning_group(&acl)).unwrap_or(7);
+    Ok(Stat { mode: stat.mode & !(0o070 & !(group << 3)), ..stat })
 }
 
 /// Which attributes an object has: extended ones that somebody gave it, ACLs.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use support::fixture::{can_mount, has, must, skip};
+use support::fixture::{can_mount, has, must, set_mode, skip};
 use support::slow::can_mount_fuse;
 use support::xattrs::{CAPABILITY, get_xattr, set_xattr};
 use support::{Comparison, Engine, Job, Kind, Mount, Rng, Scratch, SlowMount, seed};
@@ -358,5 +358,49 @@ fn an_attribute_without_room_is_lost() {
         assert_eq!((outcome.number("copied"), outcome.number("xattrs")), (2, 1), "{outcome}");
         assert_eq!(losses(&dest.join("state")), BTreeMap::from([("large".to_owned(), "xattrs".to_owned())]));
         assert_eq!(get_xattr(&dest.join("copy/small"), "user.value"), Some(vec![b'v'; 100]));
+    }
+}
+
+/// Without `--acls` the mode alone is kept, and the group's bits of a mode are the mask of an ACL: the copy gives the
+/// owning group what the ACL gave it, and no more (I9). `verify` takes such a copy for the same, and no other one.
+#[test]
+fn a_copy_without_its_acl_grants_the_group_no_more_than_that() {
+    let test = "a_copy_without_its_acl_grants_the_group_no_more_than_that";
+    if !can_run(test) {
+        return;
+    }
+    for engine in Engine::all() {
+        let (source, dest) = (Mount::new(Kind::Ext4, 256), Mount::new(Kind::Xfs, 512));
+        let tree = source.dir("tree");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let of = |name: &str| tree.join(name);
+        fs::create_dir(of("dir")).unwrap();
+        for (name, size) in [("small", 9), ("empty", 0), ("large", 9 << 20), ("plain", 9), ("dir/below", 9)] {
+            fs::write(of(name), vec![7; size]).unwrap();
+            set_mode(&of(name), 0o640);
+        }
+        fs::hard_link(of("small"), of("second")).unwrap();
+        set_mode(&of("plain"), 0o660);
+        set_mode(&of("dir"), 0o750);
+        ["small", "empty", "large", "dir/below"].into_iter().for_each(|name| acl(&of(name), "u:1234:rw"));
+        acl(&of("dir"), "u:1234:rwx,g::-");
+        assert_eq!((mode(&of("small")), mode(&of("dir"))), (0o660, 0o770));
+        let job = Job::new(&tree, dest.join("copy"), dest.join("state"), engine);
+        let outcome = job.run().expect(0);
+        let made = |name: &str| mode(&job.dest().join(name));
+        for name in ["small", "second", "empty", "large", "dir/below"] {
+            assert_eq!(made(name), 0o640, "{name}: {outcome}");
+        }
+        assert_eq!((made("plain"), made("dir")), (0o660, 0o700), "{outcome}");
+        let verified = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_gfast"));
+            let output = command.arg("verify").arg("-source").arg(&tree).arg("-dest").arg(job.dest()).output().unwrap();
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let (code, said) = verified();
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(job.run().expect(0).number("copied"), 0, "nothing has changed");
+        set_mode(&job.dest().join("small"), 0o600);
+        assert_eq!(verified().0, Some(1));
     }
 }

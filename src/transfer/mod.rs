@@ -149,6 +149,9 @@ fn try_prepare(
         Grouping::Further(key) => return Ok(Prepared::Ended(Ending::Further(key, job.stamp(&stat)))),
     };
     let stamp = job.stamp_to_read(&stat);
+    let stat = job
+        .shown(caller, &place.open.source, &place.name, stat)
+        .map_err(|errno| source_error(job, place, "read the ACL of", errno))?;
     let work = Work { job, caller, place, stat: &stat, stamp, group: *group, told: None };
     if !plan.is_again()
         && let Some(copied) = work.reseal(record)?

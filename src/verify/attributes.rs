@@ -1,14 +1,31 @@
 //! Extended attributes and ACLs of both sides, compared where they are asked for.
 
 use super::audit::Audit;
-use super::compare::{Aspect, Aspects};
+use super::compare::{Aspect, Aspects, compare};
 use crate::config::Attributes;
 use crate::provider::posix::Posix;
 use crate::provider::xattrs::{self, Failed, Thing};
-use crate::ring::{Caller, Kind, Name, Side};
+use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
 use crate::walk::{DirNode, DirPair};
 
 impl Audit {
+    /// What tells two objects apart by their descriptions. A copy without the ACL of its source may give the group less
+    /// than the source's mode shows.
+    pub(super) fn compare_stats(
+        &self,
+        caller: &dyn Caller,
+        (at, name): (&Handle, &Name),
+        source: &Stat,
+        dest: &Stat,
+    ) -> Aspects {
+        let aspects = compare(source, dest, &self.measure);
+        if !aspects.has(Aspect::Mode) || self.measure.attributes.has_acls() || self.has_device() {
+            return aspects;
+        }
+        let thing = Thing::named(Posix::new(caller, Side::Source), at, name);
+        xattrs::without_acl(thing, *source).map_or(aspects, |shown| compare(&shown, dest, &self.measure))
+    }
+
     /// What two objects of one type do not share; what cannot be compared is said.
     pub(super) fn compare_attributes(
         &self,

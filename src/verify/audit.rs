@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_deque::Injector;
 use parking_lot::Mutex;
 
-use super::compare::{Aspect, Aspects, Measure, compare};
+use super::compare::{Aspect, Aspects, Measure};
 use super::content::Content;
 use super::findings::Findings;
 use super::links::Groups;
@@ -121,7 +121,8 @@ impl Audit {
                 Err(error) => return self.findings.trouble(&error),
             }
         }
-        let mut aspects = compare(&source, &self.dest.stat, &self.measure);
+        let root = (&self.source.handle, &Name::default());
+        let mut aspects = self.compare_stats(caller, root, &source, &self.dest.stat);
         let open = DirPair { source: self.source.handle.clone(), dest: self.dest.handle.clone() };
         aspects.extend(self.compare_attributes(caller, (&DirNode::root(), &open), &Name::default(), Kind::Dir));
         if !aspects.is_empty() {

@@ -228,7 +228,11 @@ impl End {
                 let (posix, at) = (Posix::new(caller, *side), dir.handle(*side)?);
                 let failed = |verb, errno| self.error(verb, &dir.node, Some(name), errno);
                 match posix.stat(at, name) {
-                    Ok(stat) => {
+                    Ok(mut stat) => {
+                        if *side == Side::Source && !attributes.has_acls() {
+                            let shown = xattrs::without_acl(Thing::named(posix, at, name), stat);
+                            stat = shown.map_err(|errno| failed("read the ACL of", errno))?;
+                        }
                         let mut seen = Seen::of(&stat);
                         if seen.kind == Some(Kind::Symlink) {
                             let target = posix.read_link(at, name).map_err(|errno| failed("read link", errno))?;
@@ -276,7 +280,12 @@ impl End {
             End::Files { caller, side, attributes, .. } => {
                 let (posix, root) = (Posix::new(caller, *side), dir.handle(*side)?);
                 let failed = |verb, errno| self.error(verb, &dir.node, None, errno);
-                let mut seen = Seen::of(&posix.stat_handle(root).map_err(|errno| failed("stat", errno))?);
+                let mut stat = posix.stat_handle(root).map_err(|errno| failed("stat", errno))?;
+                if *side == Side::Source && !attributes.has_acls() {
+                    let shown = xattrs::without_acl(Thing::open(posix, root, &Name::default()), stat);
+                    stat = shown.map_err(|errno| failed("read the ACL of", errno))?;
+                }
+                let mut seen = Seen::of(&stat);
                 seen.read_attributes(Thing::open(posix, root, &Name::default()), *attributes)
                     .map_err(|errno| failed("read the attributes of", errno))?;
                 Ok(Some(seen))

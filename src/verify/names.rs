@@ -357,7 +357,7 @@ impl<I: Interpreter> Auditor<I> {
         dest: Stat,
     ) -> Option<Box<Content>> {
         let audit = self.audit.clone();
-        let mut aspects = compare(&source, &dest, &audit.measure);
+        let mut aspects = audit.compare_stats(&*self.caller, (&open.source, &name), &source, &dest);
         let is_one_type = !aspects.has(Aspect::Type);
         if is_one_type && source.kind() == Kind::Dir {
             self.queue(dir, DirId(audit.next_id.fetch_add(1, Ordering::Relaxed)), name.clone());
