@@ -162,7 +162,7 @@ pub struct Job {
     /// When the run began.
     pub began: Time,
     /// How far away the source's clock is.
-    pub source_reach: Reach,
+    pub clock_reach: Reach,
     /// Whether each file is made durable by itself: asked for, or the file system's syncfs cannot be trusted (I1).
     pub sync_each: AtomicBool,
     /// Nanoseconds the destination's times are told apart by at worst, as its file systems tell.

@@ -37,7 +37,7 @@ impl Job {
         let is_timed = self.source.bucket.is_none() && !self.has_device();
         let is_racy = is_timed
             && plan::may_be_racy(stat.ctime, self.began)
-            && plan::is_racy(stat.ctime, Time::now(), self.source_reach);
+            && plan::is_racy(stat.ctime, Time::now(), self.clock_reach);
         if is_racy { stamp.racy() } else { stamp }
     }
 

@@ -289,7 +289,7 @@ pub(crate) fn make_job(
         state_dir: catalog.state_dev_ino(),
         source_dev: catalog.source_dev()?.unwrap_or(roots.source.stat.dev),
         began: Time::now(),
-        source_reach: roots.source.file_system.reach(),
+        clock_reach: roots.source.file_system.clock_reach(),
         sync_each: AtomicBool::new(syncs_each),
         granularity_nanos: AtomicU32::new(roots.dest.granularity_nanos()),
         measured_nanos: OnceLock::new(),

@@ -154,8 +154,10 @@ impl Job {
         self.start().wait()
     }
 
-    /// Starts it.
+    /// Starts it, a tick of the kernel's clock after what the test has changed: what is younger is read again by the
+    /// next pass.
     pub fn start(&self) -> Running {
+        std::thread::sleep(Duration::from_millis(15));
         let output = Scratch::new();
         let mut command = self.command(output.path());
         let open = |name| File::create(output.path().join(name)).unwrap();
