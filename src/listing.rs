@@ -7,9 +7,10 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::catalog::{DirId, DirStamp, Record};
+use crate::catalog::{DirId, Record};
 use crate::config::{Metadata, Mounts, scaled};
-use crate::error::{Cause, Errno, Error, Result, escape};
+use crate::dir_stamp::{recorded_as, seen};
+use crate::error::{Cause, Errno, Error, Result};
 use crate::filesystem::{FileSystem, Reach};
 use crate::job::{Job, Past};
 use crate::names::{self, Claim};
