@@ -3,7 +3,7 @@
 //! ```text
 //!   STATE_DIR/            0700, ours, no symlink, on a local file system
 //!     job-0123456789abcdef/     named after source and destination
-//!       owner             locked (flock) while a process runs the job; says which one
+//!       owner             locked (flock) while a process runs the job, and says which one; or while others read it
 //!       job               the identity, as text; `job.new` while it is raised to a newer format
 //!       data.mdb          LMDB's data        lock.mdb    LMDB's readers
 //!     new-0123456789abcdef/     a job folder being made; renamed when it is whole

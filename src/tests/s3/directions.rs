@@ -247,3 +247,40 @@ fn names_of_a_file_that_is_there_already_are_linked_to_it() {
     let received = server.counts().body_out;
     assert!(received < PART_BYTES, "{received} bytes received for files that were there");
 }
+
+/// --recopy, and lists of keys that are not there, in each direction.
+#[test]
+fn all_is_copied_again_if_that_is_asked_for_and_every_listed_key_is_told_of() {
+    for engine in Engine::all() {
+        let server = fault_server(27);
+        server.make_bucket("c");
+        let scene = Scene::new(&server, engine);
+        let tree = scene.dir("tree");
+        plain_tree(&tree, 27, 10, LARGE);
+        let (local, back) = (tree.display().to_string(), scene.join("back").display().to_string());
+        let list = scene.join("list");
+        fs::write(&list, "a\0nodir/x\0gone\0").unwrap();
+        for (from, to, state) in
+            [(&local[..], "s3://b/p", "up"), ("s3://b/p", &back[..], "down"), ("s3://b/p", "s3://c/q", "across")]
+        {
+            let job = scene.job(from, to, state);
+            let first = job.run().expect(0);
+            let unchanged = job.run().expect(0);
+            assert_eq!(unchanged.number("copied"), 0, "{state}: {unchanged}");
+            let again = job.clone().arg("--recopy").run().expect(0);
+            let counts = ["copied", "symlinks"].map(|key| (again.number(key), first.number(key)));
+            assert!(counts.iter().all(|(again, first)| again == first), "{state}: {first}\n{again}");
+            if state == "down" {
+                Comparison::new(&tree, &scene.join("back")).assert_same();
+            }
+            // Elsewhere: without the other name of its file a hard link is a file of its own.
+            let job = scene.job(from, format!("{to}-part"), &format!("{state}-list")).arg("--files-from").arg(&list);
+            let told = job.clone().arg("--dry-run").run().expect(24);
+            assert!(told.says("nodir/x") && told.says("gone"), "{state}: {told}");
+            for _ in 0..2 {
+                let outcome = job.run().expect(24);
+                assert_eq!(outcome.number("vanished"), 2, "{state}: {outcome}");
+            }
+        }
+    }
+}
