@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::catalog::{Batch, DirId, DirRecord, DirState, Header, JobStatus, Row, Totals};
+use crate::catalog::{Batch, DirId, DirRecord, DirStamp, DirState, Header, JobStatus, Row, Totals};
 use crate::checkpoint::Checkpointer;
 use crate::config::{Attributes, LossPolicy, Metadata, SpecialBits, scaled};
 use crate::error::{Cause, Class, Errno, Error, Result};
@@ -218,8 +218,7 @@ impl Sealer {
         let is_asked = job.config.attributes != Attributes::None && job.source.bucket.is_none();
         let found = if is_asked { self.find_source(dir, record)? } else { None };
         let is_gone = is_asked && found.is_none();
-        // I9: what the mode shows of the group may be the mask of an ACL that nobody can read any more.
-        let hidden = if is_gone && job.config.attributes.has_acls() { 0o070 } else { 0 };
+        let hidden = hidden_bits(is_gone, job.config.attributes);
         let handle = self.open(dir)?;
         let dest = self.dest();
         let mut losses = LossSet::default();
@@ -275,6 +274,7 @@ impl Sealer {
         let (job, wanted) = (self.job.clone(), self.job.config.attributes);
         let is_asked = wanted != Attributes::None && job.source.bucket.is_none();
         let found = if is_asked { self.find_source(dir, record)? } else { None };
+        let stamp = DirStamp { mode: stamp.mode & !hidden_bits(is_asked && found.is_none(), wanted), ..stamp };
         let read = found.map(|(at, name)| {
             let read = xattrs::read(Thing::named(self.source(), &at, &name), Kind::Dir, wanted, extended::BYTES_MAX);
             read.map_err(|errno| job.dir_error(Side::Source, dir, "read the attributes of", errno))
@@ -319,4 +319,10 @@ impl Sealer {
             LossPolicy::Fail => Err(Error { verb: "copy", object: path, cause: Cause::Loss(loss.name()) }),
         }
     }
+}
+
+/// What is not shown of the mode of a directory that has gone: the bits of its group may be the mask of an ACL that
+/// nobody can read any more (I9).
+fn hidden_bits(is_gone: bool, wanted: Attributes) -> u32 {
+    if is_gone && wanted.has_acls() { 0o070 } else { 0 }
 }
