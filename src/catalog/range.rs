@@ -2,7 +2,6 @@
 
 use super::bytes::{Damage, Decoded, Put, Take};
 use super::record::{VERSION, take_text, take_version};
-use crate::ring::op::Time;
 
 /// A finished range of a large file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +19,8 @@ pub struct Range {
 impl Range {
     /// When the file was made that a large file's ranges are of, kept as one of them. It has no bytes, so a program of
     /// before it was kept finds nothing in it.
-    pub fn birth(time: Time) -> Range {
-        let crc64 = Some((time.secs as u64) << 30 | u64::from(time.nanos));
-        Range { offset: BIRTH_OFFSET, len: 0, crc64, etag: None }
+    pub fn birth(hash: u32) -> Range {
+        Range { offset: BIRTH_OFFSET, len: 0, crc64: Some(hash.into()), etag: None }
     }
 
     /// Whether it is that.

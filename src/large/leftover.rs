@@ -14,7 +14,7 @@ use crate::filesystem::Reach;
 use crate::job::Job;
 use crate::provider::metadata;
 use crate::provider::posix::Posix;
-use crate::ring::{Access, Handle, Name, Side, Stat, Time};
+use crate::ring::{Access, Handle, Name, Side, Stat};
 use crate::transfer::{NewFile, Work};
 
 /// What a resume found of an earlier attempt.
@@ -99,7 +99,7 @@ pub(crate) fn forget_ranges(work: &Work, record: Option<&FileRecord>, attempt: u
 /// A file's birth, as it is recorded with its ranges, where the file system tells it. Servers may make one up of its
 /// other times (Samba without a store for it), which change.
 pub(crate) fn birth_of(job: &Job, made: &Stat) -> Option<Range> {
-    (job.dest_reach() == Reach::Local && made.birth != Time::default()).then(|| Range::birth(made.birth))
+    (job.dest_reach() == Reach::Local && made.birth != 0).then(|| Range::birth(made.birth))
 }
 
 #[cfg(test)]
@@ -108,14 +108,13 @@ mod tests {
 
     #[test]
     fn ranges_are_believed_of_the_file_that_they_are_of() {
-        let time = |nanos| Time { secs: 1_700_000_000, nanos };
         let range = Range { offset: 4096, len: 4096, crc64: Some(1), etag: None };
-        let (made, birth) = (Stat { size: 8192, ..Stat::default() }, Range::birth(time(5)));
+        let (made, birth) = (Stat { size: 8192, ..Stat::default() }, Range::birth(5));
         let found = |birth, recorded: &[Range]| ranges_in(birth, &made, recorded.to_vec());
         assert_eq!(found(Some(birth), &[range]), Some(vec![range]), "recorded before births were");
         assert_eq!(found(None, &[range, birth]), Some(vec![range]), "where births are not told");
         assert_eq!(found(Some(birth), &[range, birth]), Some(vec![range]));
-        assert_eq!(found(Some(Range::birth(time(6))), &[range, birth]), None, "of another file");
+        assert_eq!(found(Some(Range::birth(6)), &[range, birth]), None, "of another file");
         assert_eq!(ranges_in(None, &Stat { size: 8191, ..made }, vec![range]), None, "of a longer file");
     }
 }

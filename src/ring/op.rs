@@ -79,8 +79,9 @@ pub struct Stat {
     /// Alignment of offset and length for O_DIRECT in bytes; 0 where there is no O_DIRECT. Only from
     /// [`Op::StatHandle`] and [`Op::StatNew`].
     pub direct_align: u32,
-    /// When the object was made; 1970 where the file system does not tell. From the same two only.
-    pub birth: Time,
+    /// A hash of when the object was made, which tells it from what had its number before; 0 where the file system does
+    /// not tell. It takes no more room than there is. From the same two only.
+    pub birth: u32,
 }
 
 /// The file type bits of `st_mode`.

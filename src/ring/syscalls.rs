@@ -301,8 +301,13 @@ fn stat(at: &Handle, name: &CStr, flags: AtFlags, mask: StatxFlags) -> Result<St
         ctime: time(statx.stx_ctime),
         mount_id: statx.stx_mnt_id,
         direct_align: statx.stx_dio_offset_align.max(statx.stx_dio_mem_align),
-        birth: if statx.stx_mask & StatxFlags::BTIME.bits() == 0 { Time::default() } else { time(statx.stx_btime) },
+        birth: if statx.stx_mask & StatxFlags::BTIME.bits() == 0 { 0 } else { birth(time(statx.stx_btime)) },
     })
+}
+
+/// Seconds spread over all bits (Knuth's multiplicative hash), and the nanoseconds; never 0.
+fn birth(time: Time) -> u32 {
+    ((time.secs as u32).wrapping_mul(0x9e37_79b1) ^ time.nanos).max(1)
 }
 
 fn time(timestamp: rustix::fs::StatxTimestamp) -> Time {

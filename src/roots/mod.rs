@@ -475,7 +475,7 @@ fn describe_at(dir: &OwnedFd, name: &CStr, flags: AtFlags) -> std::result::Resul
         ctime: time(statx.stx_ctime),
         mount_id: statx.stx_mnt_id,
         direct_align: 0,
-        birth,
+        birth: 0,
     };
     Ok((stat, birth))
 }

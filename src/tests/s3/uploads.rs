@@ -258,8 +258,8 @@ fn a_report_tells_the_checksums_of_both_sides() {
     assert_eq!((value(&down, "crc64"), value(&down, "dest_crc64")), (value(&up, "crc64"), "null".into()), "{down}");
 }
 
-/// The memory of a ring counts against RLIMIT_MEMLOCK of an ordinary user (Linux 6.18). Lanes that get none have threads
-/// read their files, and one of them says so.
+/// The memory of a ring counts against RLIMIT_MEMLOCK of an ordinary user (Linux 6.18). Lanes that get none have
+/// threads read their files, and one of them says so.
 #[test]
 fn lanes_without_memory_for_a_ring_go_on_with_threads() {
     const NOBODY: u32 = 65_534;
