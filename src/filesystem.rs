@@ -111,8 +111,8 @@ impl FileSystem {
         matches!(self, FileSystem::Nfs | FileSystem::Smb | FileSystem::Fuse | FileSystem::Cluster)
     }
 
-    /// How far away the clock is that its times are of: a user-space daemon's is this machine's, or the fraction that it
-    /// leaves off tells.
+    /// How far away the clock is that its times are of: a user-space daemon's is this machine's, or the fraction that
+    /// it leaves off tells.
     pub fn clock_reach(self) -> Reach {
         let is_remote = matches!(self, FileSystem::Nfs | FileSystem::Smb | FileSystem::Cluster);
         if is_remote { Reach::Remote } else { Reach::Local }

@@ -93,8 +93,8 @@ pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
 
 /// Entries whose data is durable but whose seal may not be are marked, and put into the index of what a run has to do.
 /// The next checkpoint completes their batch; they themselves are completed by being sealed again (I1). Names that wait
-/// for the first of their group get work of their own, too. A retry opens the pass it belongs to again: cut short, it is
-/// gone on with like any other run.
+/// for the first of their group get work of their own, too. A retry opens the pass it belongs to again: cut short, it
+/// is gone on with like any other run.
 fn begin_resume(catalog: &Catalog) -> Result<()> {
     let before = catalog.header();
     let header = Header { status: JobStatus::Running, ..before.clone().for_this_boot() };

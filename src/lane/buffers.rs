@@ -6,8 +6,8 @@
 //!
 //! What they hold begins at a multiple of [`LINE_BYTES`]. The allocator's large blocks lie 16 bytes behind a page, and
 //! to such an address the kernel's `rep movsb` copies at a quarter of the speed on AMD's Zen: 1 GiB read from memory
-//! into a buffer took 0.45 s there, and takes 0.11 s into an aligned one. Their pages are asked for at once: a fault for
-//! each was a twentieth of the CPU time of 1 GiB up.
+//! into a buffer took 0.45 s there, and takes 0.11 s into an aligned one. Their pages are asked for at once: a fault
+//! for each was a twentieth of the CPU time of 1 GiB up.
 
 use std::sync::Arc;
 

@@ -120,13 +120,15 @@ impl Busy {
         Activity::ALL[usize::from(self.now.load(Ordering::Relaxed)) % Activity::ALL.len()]
     }
 
+    /// Operations of a kind that are in flight. A task that waits in another thread's place than the one it began in
+    /// takes that one's count below zero meanwhile.
     fn afloat(&self, kind: Activity) -> u32 {
-        self.afloat[kind as usize].load(Ordering::Relaxed)
+        self.afloat[kind as usize].load(Ordering::Relaxed).cast_signed().max(0).cast_unsigned()
     }
 
     /// Says how many operations of a kind are in flight.
     pub fn set_afloat(&self, kind: Activity, count: usize) {
-        self.afloat[kind as usize].store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.afloat[kind as usize].store(u32::try_from(count).unwrap_or(u32::MAX / 2), Ordering::Relaxed);
     }
 
     /// One more operation of a kind is in flight, until what comes back is dropped.
@@ -280,6 +282,10 @@ mod tests {
         assert_eq!((lane.now(), crowd.in_flight()), (Activity::Requests, 3));
         drop(tasks);
         assert_eq!((lane.now(), crowd.in_flight()), (Activity::Requests, 1), "a listing is none of its tasks");
+        // Its task was begun by another lane.
+        let (helped, _waits) = (lane.begin(Activity::ReadSource), lane.turn_to(Activity::NoWork));
+        assert_eq!((lane.now(), crowd.in_flight()), (Activity::ReadSource, 1), "less than none is none");
+        drop(helped);
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! The sides of a comparison in which a bucket takes part: a file system, a bucket, or what was recorded of one.
 //!
 //! Each side names what a directory holds, describes an object as far as it knows it, and tells the CRC64 of its
-//! content: the stored one where there is one, else by reading. A bucket's objects are what a restored tree would have:
-//! modes, owners, times, symlinks and links stand in their metadata, `dir/` objects describe directories.
+//! content: the stored one where there is one, else by reading. A bucket's objects are what a restored tree would have.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
