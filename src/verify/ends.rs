@@ -107,6 +107,8 @@ pub(super) struct Seen {
     pub size: Option<u64>,
     /// Permission bits.
     pub mode: Option<u32>,
+    /// Those of a copy without its ACL, where they are others.
+    pub bare_mode: Option<u32>,
     /// Owner and group.
     pub owner: Option<(u32, u32)>,
     /// Last change of its content.
@@ -227,12 +229,12 @@ impl End {
                 let (posix, at) = (Posix::new(caller, *side), dir.handle(*side)?);
                 let failed = |verb, errno| self.error(verb, &dir.node, Some(name), errno);
                 match posix.stat(at, name) {
-                    Ok(mut stat) => {
-                        if *side == Side::Source && !attributes.has_acls() {
-                            let shown = xattrs::without_acl(Thing::named(posix, at, name), stat);
-                            stat = shown.map_err(|errno| failed("read the ACL of", errno))?;
-                        }
+                    Ok(stat) => {
                         let mut seen = Seen::of(&stat);
+                        if *side == Side::Source && !attributes.has_acls() {
+                            let bare = xattrs::without_acl(Thing::named(posix, at, name), stat);
+                            seen.bare_mode = bare.ok().map(|bare| bare.permissions());
+                        }
                         if seen.kind == Some(Kind::Symlink) {
                             let target = posix.read_link(at, name).map_err(|errno| failed("read link", errno))?;
                             seen.content = Content::Target(target.into_bytes());
@@ -279,12 +281,12 @@ impl End {
             End::Files { caller, side, attributes, .. } => {
                 let (posix, root) = (Posix::new(caller, *side), dir.handle(*side)?);
                 let failed = |verb, errno| self.error(verb, &dir.node, None, errno);
-                let mut stat = posix.stat_handle(root).map_err(|errno| failed("stat", errno))?;
-                if *side == Side::Source && !attributes.has_acls() {
-                    let shown = xattrs::without_acl(Thing::open(posix, root, &Name::default()), stat);
-                    stat = shown.map_err(|errno| failed("read the ACL of", errno))?;
-                }
+                let stat = posix.stat_handle(root).map_err(|errno| failed("stat", errno))?;
                 let mut seen = Seen::of(&stat);
+                if *side == Side::Source && !attributes.has_acls() {
+                    let bare = xattrs::without_acl(Thing::open(posix, root, &Name::default()), stat);
+                    seen.bare_mode = bare.ok().map(|bare| bare.permissions());
+                }
                 seen.read_attributes(Thing::open(posix, root, &Name::default()), *attributes)
                     .map_err(|errno| failed("read the attributes of", errno))?;
                 Ok(Some(seen))
@@ -493,7 +495,9 @@ pub(super) fn compare(source: &Seen, dest: &Seen, measure: &Measure, has_special
     note(differ(source.size, dest.size), Aspect::Size);
     note(differ(source.rdev, dest.rdev), Aspect::Device);
     if measure.has_owner_and_mode {
-        note(differ(source.mode.map(|mode| mode & mask), dest.mode.map(|mode| mode & mask)), Aspect::Mode);
+        let is_other = |mode: Option<u32>| differ(mode.map(|mode| mode & mask), dest.mode.map(|mode| mode & mask));
+        let is_bare = source.bare_mode.is_some_and(|mode| !is_other(Some(mode)));
+        note(is_other(source.mode) && !is_bare, Aspect::Mode);
         note(differ(source.owner, dest.owner), Aspect::Owner);
     }
     let is_moved = source.mtime.zip(dest.mtime).is_some_and(|(a, b)| !same_time(a, b, measure.granularity_nanos));
