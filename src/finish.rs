@@ -33,7 +33,8 @@ impl Checkpointer {
     /// Finishes the directories, makes everything durable, and records the pass as finished. To be called after the
     /// last checkpoint, when nothing is queued. `pass` is what it came to, with its start, if it was a whole one.
     pub fn finish_pass(&mut self, totals: Totals, pass: Option<(Instant, Pass)>) -> Result<()> {
-        if !self.job.catalog.reader()?.open_dirs_below(None, Some(DirState::Unlisted), 1)?.is_empty() {
+        let unlisted = self.job.catalog.reader()?.open_dirs_below(None, Some(DirState::Unlisted), 1)?;
+        if self.job.single.is_none() && !unlisted.is_empty() {
             return Err(Error::catalog("", "directories that were not listed are left at the end of a pass"));
         }
         self.remove_unmet()?;

@@ -23,7 +23,6 @@ pub use op::{Access, Answer, Completion, Handle, Kind, Name, Op, Side, Stat, Tim
 /// What came of asking an operation.
 #[derive(Debug)]
 #[must_use = "an answer on the spot carries the operation's memory"]
-#[expect(clippy::large_enum_variant, reason = "it lives for one match, and a box would be an allocation an operation")]
 pub enum Asked {
     /// It is answered already.
     Answered(Completion),

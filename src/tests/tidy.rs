@@ -32,6 +32,7 @@ const RANKS: [&[&str]; 13] = [
     &[
         "names",
         "recognise",
+        "dir_stamp",
         "transfer",
         "large",
         "listing",

@@ -20,8 +20,9 @@ use tokio::sync::Semaphore;
 
 use super::audit::{Tally, add, not_compared};
 use super::compare::{Aspect, Aspects, Measure};
-use super::ends::{Dir, End, Hint, Objects, Seen, compare};
+use super::ends::{Dir, End, Hint, Objects, Seen};
 use super::findings::Findings;
+use super::judge::compare;
 use super::reading::BLOCK_BYTES;
 use super::sample::Sample;
 use super::{Request, Verdict, conclude};

@@ -18,6 +18,7 @@ mod content;
 mod ends;
 mod extras;
 mod findings;
+mod judge;
 mod links;
 mod names;
 mod reading;

@@ -127,7 +127,7 @@ fn errors_are_told_by_class_and_cause() {
     let mut client = scene.client();
     let (_, status) = until(&mut client, "in trouble", |status| {
         status.causes.iter().any(|one| one.cause == "http_403")
-            && status.causes.iter().any(|one| one.cause == "protected")
+            && status.causes.iter().any(|one| one.cause == "name")
             && status.causes.iter().any(|one| one.cause == "http_500" && one.count == 2)
     });
     let page = fetch(port, "GET /metrics HTTP/1.1").1;
@@ -137,7 +137,7 @@ fn errors_are_told_by_class_and_cause() {
         "gfast_errors_total{class=\"fatal\"} 0",
         "gfast_error_causes_total{class=\"retry\",cause=\"http_500\"} 2",
         "gfast_error_causes_total{class=\"object\",cause=\"http_403\"} 1",
-        "gfast_error_causes_total{class=\"object\",cause=\"protected\"} 1",
+        "gfast_error_causes_total{class=\"object\",cause=\"name\"} 1",
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is missing: {status:?}\n{page}");
     }
