@@ -3,8 +3,8 @@
 //! The first name of an inode that a shard meets is copied; every further one becomes an outcome of its own, and the
 //! checkpoint makes the link after the first name is sealed. If the first fails, a waiting name is promoted to first.
 //! A file system gives the number of a file that was removed to the next one, in the same second: names are of one
-//! group only if size and mtime are one, too. A file that is written to between two of its names is two groups until
-//! the next pass.
+//! group only if size and mtime are one, too. A file that is written to between two of its names is two groups in this
+//! pass; what is recorded of the second is not believed by the next one, which makes them one.
 //!
 //! Only groups in flight are in memory (I4): once a first is recorded, the catalog's `links` tree answers for it, and
 //! names that wait over a checkpoint wait in its `late_links` tree.
@@ -66,6 +66,8 @@ pub type LinkName = (DirId, Name);
 pub enum Claim {
     /// Copy it: it is the group's first name.
     First,
+    /// Likewise, while another state of the file has a first name in flight.
+    Split,
     /// Leave it to the checkpoint: another name is being copied, or was.
     Further,
 }
@@ -73,8 +75,8 @@ pub enum Claim {
 /// Firsts in flight, by inode.
 #[derive(Debug, Default)]
 pub struct LinkMap {
-    /// The name being copied, or copied and not yet recorded.
-    firsts: Mutex<HashMap<LinkKey, LinkName>>,
+    /// By device and inode number: of each state the name being copied, or copied and not yet recorded.
+    firsts: Mutex<HashMap<(u64, u64), Vec<(u64, LinkName)>>>,
     /// The groups of names that were promoted and are not looked at again yet.
     promoted: Mutex<HashMap<LinkName, LinkKey>>,
     /// Raised when the destination turns out to have no hard links: every further name is a file of its own.
@@ -101,22 +103,33 @@ impl LinkMap {
         name: LinkName,
         recorded: impl FnOnce() -> Result<Option<LinkName>, E>,
     ) -> Result<Claim, E> {
-        let mut firsts = self.firsts.lock();
-        if let Some(first) = firsts.get(&key) {
-            return Ok(if *first == name { Claim::First } else { Claim::Further });
-        }
-        match recorded()? {
-            Some(first) if first != name => Ok(Claim::Further),
-            _ => {
-                firsts.insert(key, name);
-                Ok(Claim::First)
+        let mut numbers = self.firsts.lock();
+        let firsts = numbers.entry((key.dev, key.ino)).or_default();
+        let is_first = match firsts.iter().find(|(state, _)| *state == key.state) {
+            Some((_, first)) => *first == name,
+            None => {
+                let is_first = recorded()?.is_none_or(|first| first == name);
+                firsts.extend(is_first.then_some((key.state, name)));
+                is_first
             }
+        };
+        let states = firsts.len();
+        if states == 0 {
+            numbers.remove(&(key.dev, key.ino));
         }
+        Ok(match is_first {
+            true if states > 1 => Claim::Split,
+            true => Claim::First,
+            false => Claim::Further,
+        })
     }
 
     /// Makes `name` the first of `key`, whose former first failed.
     pub fn promote(&self, key: LinkKey, name: LinkName) {
-        self.firsts.lock().insert(key, name.clone());
+        let mut numbers = self.firsts.lock();
+        let firsts = numbers.entry((key.dev, key.ino)).or_default();
+        firsts.retain(|(state, _)| *state != key.state);
+        firsts.push((key.state, name.clone()));
         self.promoted.lock().insert(name, key);
     }
 
@@ -128,7 +141,13 @@ impl LinkMap {
 
     /// Forgets a group: its first is recorded, or failed with nobody waiting.
     pub fn forget(&self, key: LinkKey) {
-        self.firsts.lock().remove(&key);
+        let mut numbers = self.firsts.lock();
+        if let Some(firsts) = numbers.get_mut(&(key.dev, key.ino)) {
+            firsts.retain(|(state, _)| *state != key.state);
+            if firsts.is_empty() {
+                numbers.remove(&(key.dev, key.ino));
+            }
+        }
     }
 }
 
@@ -149,7 +168,11 @@ mod tests {
         assert_eq!(claim("b", None), Claim::First);
         assert_eq!(map.take_promoted(&name("a")), None);
         assert_eq!((map.take_promoted(&name("b")), map.take_promoted(&name("b"))), (Some(key), None));
+        let later = LinkKey { state: 1, ..key };
+        let none = || Ok::<_, ()>(None);
+        assert_eq!(map.claim(later, name("d"), none), Ok(Claim::Split), "it was written to meanwhile");
         map.forget(key);
+        assert_eq!(map.claim(later, name("d"), none), Ok(Claim::First));
         assert_eq!(claim("c", Some(name("b"))), Claim::Further, "the catalog knows the first");
     }
 }

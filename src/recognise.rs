@@ -99,6 +99,15 @@ impl Job {
         Ok(is_reread.then_some((first.dir, first.name)))
     }
 
+    /// Whether a group's file had a first name in this pass when it was in another state.
+    pub fn is_split(&self, key: LinkKey) -> Result<bool, Error> {
+        let reader = self.catalog.reader()?;
+        let first = reader.link(key.dev, key.ino)?.filter(|first| first.batch >= self.progress.pass_start_batch);
+        let Some(first) = first.filter(|_| !key.is_in_bucket()) else { return Ok(false) };
+        let record = reader.entry(first.dir, &first.name)?;
+        Ok(matches!(record, Some(Record::File(record)) if key.state != LinkKey::state_of(&record.stamp)))
+    }
+
     /// As [`Job::recorded_first`], if it can be linked to (an interruption left no doubt of its seal).
     pub fn sealed_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<Sealed>, Error> {
         let first = self.first_record(key, stamp)?.filter(|(_, record)| record.batch != BATCH_UNSEALED);

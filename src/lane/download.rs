@@ -162,7 +162,7 @@ impl Lane {
         }
         let key = link_key(download.key.as_str());
         match claim_group(self.job(), &download.errand.place, key, &download.stamp)? {
-            Grouping::First(key) => Ok(Some(key)),
+            Grouping::First(key) | Grouping::Split(key) => Ok(Some(key)),
             Grouping::Alone | Grouping::Further(_) => Ok(None),
         }
     }
@@ -198,7 +198,7 @@ impl Lane {
         let place = &link.errand.place;
         match claim_group(self.job(), place, key, &link.stamp)? {
             Grouping::Further(key) => return Ok(Some(Ending::Further(key, link.stamp))),
-            Grouping::First(key) => *group = Some(key),
+            Grouping::First(key) | Grouping::Split(key) => *group = Some(key),
             Grouping::Alone => {}
         }
         let first = Key::new(first).map_err(|why| self.refused(place, why))?;

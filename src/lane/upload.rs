@@ -65,12 +65,16 @@ impl Lane {
             Plan::Skip(skip) => return Ok(Some(Ending::Skipped(skip))),
             _ => {}
         }
-        let stamp = job.stamp_to_read(&stat);
+        let mut stamp = job.stamp_to_read(&stat);
         *group = match stat.nlink {
             0 | 1 => None,
             _ => match claim_group(job, place, job.link_key(&stat), &job.stamp(&stat))? {
                 Grouping::Alone => None,
                 Grouping::First(key) => Some(key),
+                Grouping::Split(key) => {
+                    stamp = stamp.racy();
+                    Some(key)
+                }
                 Grouping::Further(key) => return Ok(Some(Ending::Further(key, job.stamp(&stat)))),
             },
         };

@@ -14,6 +14,9 @@ pub(crate) enum Grouping {
     Alone,
     /// Several names; this one is copied.
     First(LinkKey),
+    /// Likewise, after another one was copied in another state: the file was written to meanwhile. What is recorded of
+    /// this name is not to be believed by the next pass, which has to make links of them all.
+    Split(LinkKey),
     /// Several names; another one is copied.
     Further(LinkKey),
 }
@@ -45,7 +48,7 @@ pub(super) fn new_first(
     }
     Ok(match claim_group(job, place, key, &stamp)? {
         Grouping::Alone => None,
-        Grouping::First(key) => {
+        Grouping::First(key) | Grouping::Split(key) => {
             *group = Some(key);
             Some(Ending::First(key))
         }
@@ -57,6 +60,8 @@ pub(super) fn new_first(
 pub(crate) fn claim_group(job: &Job, place: &Place, key: LinkKey, stamp: &Stamp) -> Result<Grouping> {
     let claim = job.links.claim(key, (place.dir.id, place.name.clone()), || job.recorded_first(key, stamp))?;
     match claim {
+        links::Claim::Split => Ok(Grouping::Split(key)),
+        links::Claim::First if job.is_split(key)? => Ok(Grouping::Split(key)),
         links::Claim::First => Ok(Grouping::First(key)),
         links::Claim::Further if job.links.is_given_up() => {
             job.lose(place, Loss::HardLink)?;

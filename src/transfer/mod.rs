@@ -143,12 +143,16 @@ fn try_prepare(
     if Arc::ptr_eq(&place.open.dest, &job.nowhere) {
         return Ok(Prepared::Unopened);
     }
+    let mut stamp = job.stamp_to_read(&stat);
     *group = match claim_inode(job, place, &stat)? {
         Grouping::Alone => None,
         Grouping::First(key) => Some(key),
+        Grouping::Split(key) => {
+            stamp = stamp.racy();
+            Some(key)
+        }
         Grouping::Further(key) => return Ok(Prepared::Ended(Ending::Further(key, job.stamp(&stat)))),
     };
-    let stamp = job.stamp_to_read(&stat);
     let stat = job
         .shown(caller, &place.open.source, &place.name, stat)
         .map_err(|errno| source_error(job, place, "read the ACL of", errno))?;

@@ -115,7 +115,8 @@ pub fn claims_hold(machine: &Machine, claims: &Claims, disk: &Disk) -> Verdict {
             continue;
         }
         let version = sources.iter().rev().enumerate().find_map(|(age, (source, dump))| {
-            let stat = source.stat_path(path).filter(|stat| Stamp::of(stat) == record.stamp)?;
+            let is_version = |stamp: Stamp| stamp == record.stamp || stamp.racy() == record.stamp;
+            let stat = source.stat_path(path).filter(|stat| is_version(Stamp::of(stat)))?;
             Some((age as u64, stat, &dump[path]))
         });
         let Some((age, stat, entry)) = version else {
