@@ -72,11 +72,14 @@ pub enum Claim {
     Further,
 }
 
+/// The names of one file that are copied, one for each state it was found in.
+type Firsts = Vec<(u64, LinkName)>;
+
 /// Firsts in flight, by inode.
 #[derive(Debug, Default)]
 pub struct LinkMap {
     /// By device and inode number: of each state the name being copied, or copied and not yet recorded.
-    firsts: Mutex<HashMap<(u64, u64), Vec<(u64, LinkName)>>>,
+    firsts: Mutex<HashMap<(u64, u64), Firsts>>,
     /// The groups of names that were promoted and are not looked at again yet.
     promoted: Mutex<HashMap<LinkName, LinkKey>>,
     /// Raised when the destination turns out to have no hard links: every further name is a file of its own.

@@ -125,16 +125,14 @@ impl Store {
 fn open_env(folder: &Path, access: Access, map_bytes: usize) -> heed::Result<Env<WithoutTls>> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(map_bytes).max_readers(super::READERS_MAX).max_dbs(TREE_NAMES.len() as u32);
-    // SAFETY: the mapped file is changed by nobody else: its folder is 0700 and ours, and this process holds the
-    // folder's flock until the environment is closed; a shared one keeps all writers out, so that a reader needs no
-    // place in LMDB's own lock file. Its size and pages were checked before (check.rs), so that the map holds what
-    // LMDB reads.
-    unsafe {
-        if access == Access::Read {
-            options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK);
-        }
-        options.open(folder)
+    if access == Access::Read {
+        // SAFETY: the folder's flock is held shared until the environment is closed, and keeps all writers out: a
+        // reader needs no place in LMDB's own lock file.
+        unsafe { options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK) };
     }
+    // SAFETY: the mapped file is changed by nobody else: its folder is 0700 and ours, and this process holds its flock
+    // until the environment is closed. Its size and pages were checked before (check.rs): LMDB reads what is mapped.
+    unsafe { options.open(folder) }
 }
 
 #[expect(unsafe_code, reason = "LMDB moves its map")]
