@@ -23,7 +23,7 @@ use crate::errand::Errand;
 use crate::error::{Error, Result};
 use crate::job::Place;
 use crate::links::LinkKey;
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, Skip};
 use crate::provider::metadata::Identity;
 use crate::provider::s3::{self, Key, Object, attributes, extended};
 use crate::provider::xattrs::Told;
@@ -86,8 +86,11 @@ impl Lane {
             },
         };
         let plan = self.decide(errand, &listed);
-        if let Plan::Skip(skip) = plan {
-            return Ok(Some(Ending::Skipped(skip)));
+        match plan {
+            // A device does not tell whether it has changed.
+            Plan::Skip(Skip::Unchanged) if self.job().has_device() => {}
+            Plan::Skip(skip) => return Ok(Some(Ending::Skipped(skip))),
+            _ => {}
         }
         let is_sealed_before = errand.record.as_ref().is_some_and(|record| record.status == Status::Done);
         let is_large = listed.size > self.whole_bytes();

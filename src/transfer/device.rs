@@ -1,11 +1,11 @@
 //! An end that is a block device: what is decided, opened and finished in another way than a file.
 //!
 //! ```text
-//! decided    done in this pass, or the same image on the same device: nothing to do        else: copied
+//! decided    done in this pass: nothing to do                                             else: copied
 //! opened     the device as it was claimed when the job began                 never created, never removed
 //! finished   nothing: durable with the checkpoint's fsync, no owner, mode or times
 //! ```
-//! A device has no time of change: what a finished pass copied from one is copied again by the next.
+//! A device has no time of change: what a finished pass copied from one, or onto one, is copied again by the next.
 
 use super::{Copied, Ending, NewFile, Prepared, Seal, Subject, Work, ending_of};
 use crate::catalog::{FileRecord, Range, Status};
@@ -32,7 +32,7 @@ impl Work<'_> {
             return Err(Error::refused_object(path, "it is no file with content any more"));
         }
         match plan::decide(self.stat, record, &self.job.progress, false) {
-            Plan::Skip(Skip::Unchanged) if self.job.device(Side::Source).is_some() => {
+            Plan::Skip(Skip::Unchanged) => {
                 let path = escape(&self.place.path(self.job, Side::Source));
                 let why = "a device does not tell whether it has changed";
                 self.job.console.note(&format!("gfast: {path} is copied again: {why}"));

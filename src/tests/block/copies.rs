@@ -42,13 +42,17 @@ fn a_device_goes_to_a_device_to_an_image_and_back() {
         assert_eq!(verify(Some(source.path()), &image, &[]).0, Some(0));
         let state = scratch.path().join("b");
         assert_eq!(verify(None, &image, &["-state-dir", state.to_str().unwrap()]).0, Some(0));
-        // Nothing tells whether a device has changed, so it is copied again; an image tells.
+        // Nothing tells whether a device has changed, so it is copied again.
         assert!(run(source.path(), &image, "b").says("copied again"));
 
         let back = noisy(20, 13);
         run(&image, back.path(), "c");
         assert_same(&back.content(), &expected);
-        assert_eq!(run(&image, back.path(), "c").number("unchanged"), 1);
+        // An image tells, but not what has become of its copy.
+        back.write(7 << 20, b"somebody else's");
+        let outcome = run(&image, back.path(), "c");
+        assert!(outcome.says("copied again") && outcome.number("unchanged") == 0, "{outcome}");
+        assert_same(&back.content(), &expected);
         back.write(5 << 20, b"another byte");
         let (code, said) = verify(Some(&image), back.path(), &["-json"]);
         assert_eq!(code, Some(1), "{said}");
@@ -138,6 +142,9 @@ fn a_device_goes_through_a_bucket() {
         assert!(job(object, small.path(), "small").run().expect(2).says("too small"));
         assert_same(&small.content(), &before);
         job(object, back.path(), "down").run().expect(0);
+        assert_same(&back.content()[..40 << 20], &source.content());
+        back.write(30 << 20, b"somebody else's");
+        job(object, back.path(), "down").arg("--overwrite-device").run().expect(0);
         assert_same(&back.content()[..40 << 20], &source.content());
         let node = fs::metadata(back.path()).unwrap();
         assert_eq!(node.mode() & libc::S_IFMT, libc::S_IFBLK, "the node is another one now");
