@@ -57,7 +57,7 @@ pub enum KnownBy<'a> {
     /// By its canonical path.
     Path(&'a [u8]),
     /// By its root's inode number, one of these, whatever its path: a device that the kernel may give another name.
-    Ino([u64; 2]),
+    Ino([u64; 3]),
 }
 
 impl KnownBy<'_> {
@@ -243,8 +243,8 @@ mod tests {
         let device = RootId { ino: 5, birth: Time::default(), dev: 7 };
         let dir = RootId { birth: Time { secs: 1, nanos: 0 }, ..device };
         assert!(KnownBy::Path(b"/a").is(b"/a", &device) && !KnownBy::Path(b"/a").is(b"/b", &device));
-        assert!(KnownBy::Ino([4, 5]).is(b"/a", &device) && !KnownBy::Ino([4, 6]).is(b"/a", &device));
-        assert!(!KnownBy::Ino([4, 5]).is(b"/a", &dir), "a device has no time of birth");
+        assert!(KnownBy::Ino([4, 4, 5]).is(b"/a", &device) && !KnownBy::Ino([4, 6, 6]).is(b"/a", &device));
+        assert!(!KnownBy::Ino([4, 5, 5]).is(b"/a", &dir), "a device has no time of birth");
     }
 
     #[test]

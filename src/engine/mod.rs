@@ -91,6 +91,7 @@ pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
     let (crowd, lookout) = watched(config, &console);
     let Ends { mut roots, names, source, dest } = open_ends(config, &crowd)?;
     let recorded = renamed::recorded_names(config, &mut roots, &names, &console);
+    renamed::refuse_unknown(config, &roots, &recorded)?;
     overwriting::refuse(config, &roots, source.as_ref(), &recorded)?;
     let identity = identity_of(config, &choice, &recorded, &roots);
     let catalog = Arc::new(Catalog::open(&config.state_dir, &identity, false)?);

@@ -5,14 +5,16 @@
 //! now        /dev/sdc -> /images/disk     so the job is asked for by the names that it was recorded with
 //! ```
 //! What is read and written is held open already; names only lead to records. A path that leads to another device by
-//! now finds no job here, and is refused when the catalog of its name is opened.
+//! now finds no job here, and is refused when the catalog of its name is opened. So is one that cannot be known for the
+//! same device: two disks without serial numbers may have each other's names after a reboot, and going on would write
+//! the rest of the copy over the source.
 
 use std::ffi::CString;
 use std::sync::Arc;
 
-use crate::catalog::{Catalog, JobIdentity};
+use crate::catalog::{Catalog, JobIdentity, KnownBy};
 use crate::config::Config;
-use crate::error::escape;
+use crate::error::{Result, escape};
 use crate::location::Location;
 use crate::report::Console;
 use crate::ring::Name;
@@ -38,6 +40,19 @@ pub(super) fn recorded_names(
     go_by(&mut roots.dest, job.dest_root.ino);
     rename(config, roots, &job);
     (job.source, job.dest)
+}
+
+/// Refuses a device that cannot be known for the one with which the job between `names` began, before anything else is
+/// said of what it carries.
+pub(super) fn refuse_unknown(config: &Config, roots: &Roots, names: &(Vec<u8>, Vec<u8>)) -> Result<()> {
+    let by_path = [&names.0, &names.1].map(|name| KnownBy::Path(name));
+    let Some(job) = Catalog::recorded_between(&config.state_dir, by_path[0], by_path[1]) else { return Ok(()) };
+    for (root, then) in [(&roots.source, job.source_root), (&roots.dest, job.dest_root)] {
+        if let Some(device) = &root.device {
+            device.refuse_unknown(then.ino, "to begin anew make sure of both names, and use another --state-dir")?;
+        }
+    }
+    Ok(())
 }
 
 /// Its records were written with the identity that the job knows it by.

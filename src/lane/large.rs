@@ -22,7 +22,7 @@ use crate::outcome::What;
 use crate::provider::s3::{Description, Key, Part, Stored};
 use crate::report::{Count, LossSet, Weight};
 use crate::ring::Side;
-use crate::transfer::{Ending, open_source, stat_source};
+use crate::transfer::{Ending, open_source, source_holds, stat_source};
 
 /// Time between two looks for an early record.
 const RECORD_LOOK: Duration = Duration::from_millis(1);
@@ -237,7 +237,7 @@ impl Lane {
         drop(reader);
         // One whose id was never read is told of when the pass ends.
         let Some(upload) = upload.filter(|upload| !upload.id.is_empty()) else { return Ok(None) };
-        if record.stamp != stamp || stamp.is_racy() {
+        if record.stamp != stamp || stamp.is_racy() || !source_holds(self.job(), &ranges) {
             self.drop_upload(errand, (key, &upload.id), record.large_id).await?;
             return Ok(None);
         }

@@ -24,7 +24,7 @@ pub(super) struct DevicePart {
     is_dest: bool,
     /// Whether the catalog does.
     is_recorded: AtomicBool,
-    /// Whether the checksum of a range of it is on its way to the catalog, or there, for a resume to know it by.
+    /// Whether the checksum of a range is on its way to the catalog, or there, for a resume to know both ends by.
     is_known: AtomicBool,
 }
 
@@ -46,9 +46,9 @@ impl DevicePart {
         Dest { blocks, plain: device.buffered.clone() }
     }
 
-    /// Whether it is the destination, and a resume could not know it yet.
+    /// Whether a resume could not know it yet.
     pub fn is_unknown(&self) -> bool {
-        self.is_dest && !self.is_known.load(Ordering::Acquire)
+        !self.is_known.load(Ordering::Acquire)
     }
 
     /// A resume can know it from now on: the outcome with the range is pushed. What is not summed is begun later.

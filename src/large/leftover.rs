@@ -15,7 +15,7 @@ use crate::job::Job;
 use crate::provider::metadata;
 use crate::provider::posix::Posix;
 use crate::ring::{Access, Handle, Name, Side, Stat};
-use crate::transfer::{NewFile, Work};
+use crate::transfer::{NewFile, Work, source_holds};
 
 /// What a resume found of an earlier attempt.
 pub(crate) struct Leftover {
@@ -37,6 +37,9 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
     let now = job.stamp(work.stat);
     let is_of_source = |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0 && r.stamp == now;
     let Some(record) = record.filter(is_of_source) else { return Ok(None) };
+    if job.device(Side::Source).is_some() && !source_holds(job, &job.catalog.reader()?.ranges(record.large_id)?) {
+        return Ok(None);
+    }
     let dest = Posix::new(work.caller, Side::Dest);
     let temp = place.temp_name(job);
     for (name, temp) in [(&place.dest_name, None), (&temp, Some(temp.clone()))] {

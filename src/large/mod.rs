@@ -299,9 +299,9 @@ impl LargeFile {
         }
     }
 
-    /// Whether the bytes of a chunk that is begun now are summed: where checksums are asked for, and on a destination
-    /// device until one range's sum is told of. A resume knows the device by it; all sums would be a tenth of a core's
-    /// second for each GiB.
+    /// Whether the bytes of a chunk that is begun now are summed: where checksums are asked for, and with a device at
+    /// either end until one range's sum is told of. A resume knows the device by it; all sums would be a tenth of a
+    /// core's second for each GiB.
     fn is_summed(&self) -> bool {
         self.assembly.is_some() || self.device.as_ref().is_some_and(DevicePart::is_unknown)
     }

@@ -34,13 +34,16 @@ pub(super) fn examine(source: &Found, dest: &Target, name: &CStr, config: &Confi
         false => Ground::File(source.stat.dev, source.stat.ino),
     };
     block::refuse_overlap(source_ground, dest_ground, (&source.path, &dest.path()))?;
-    let source_device = open_source(source, config)?;
+    let mut source_device = open_source(source, config)?;
     let bytes = source_device.as_ref().map_or(source.stat.size, |device| device.size());
     if bytes == 0 {
         return Err(Error::refused(&source.path, "is empty: there is nothing to copy"));
     }
-    let dest_device = if is_dest { open_dest(&dest.found, bytes)? } else { None };
-    Ok([source_device, dest_device])
+    let mut dest_device = if is_dest { open_dest(&dest.found, bytes)? } else { None };
+    if let (Some(source), Some(dest)) = (&mut source_device, &mut dest_device) {
+        block::tell_apart(source, dest);
+    }
+    Ok([source_device, dest_device].map(|device| device.map(Arc::new)))
 }
 
 /// Refuses a destination that is the image behind a device in use, for a source that is no file system.
@@ -71,22 +74,22 @@ fn dest_ground(dest: &Target, name: &CStr) -> Ground {
 }
 
 /// Opens a source that is a device.
-pub(super) fn open_source(found: &Found, config: &Config) -> Result<Option<Arc<Device>>> {
+pub(super) fn open_source(found: &Found, config: &Config) -> Result<Option<Device>> {
     if !found.is_block_device() {
         return Ok(None);
     }
     if config.devices.live_source == LiveSource::Refuse {
         block::refuse_live_source(&found.path, found.stat.rdev)?;
     }
-    Device::open(&found.fd, &found.path, Side::Source).map(Arc::new).map(Some)
+    Device::open(&found.fd, &found.path, Side::Source).map(Some)
 }
 
 /// Claims a destination that is a device, for `bytes` bytes.
-pub(super) fn open_dest(found: &Found, bytes: u64) -> Result<Option<Arc<Device>>> {
+pub(super) fn open_dest(found: &Found, bytes: u64) -> Result<Option<Device>> {
     if !found.is_block_device() {
         return Ok(None);
     }
     let device = Device::open(&found.fd, &found.path, Side::Dest)?;
     device.refuse_too_small(bytes)?;
-    Ok(Some(Arc::new(device)))
+    Ok(Some(device))
 }

@@ -183,7 +183,7 @@ pub fn open_source_alone(config: &Config) -> Result<(Root, Vec<u8>, Option<CStri
         Kind::Dir => Ok((Root::describe(open_source(&found)?, found.path)?, typed, None)),
         Kind::Special if !found.is_block_device() => Err(Error::refused(typed, NO_DATA)),
         _ => {
-            let device = devices::open_source(&found, config)?;
+            let device = devices::open_source(&found, config)?.map(Arc::new);
             let (dir, name) = found.parent()?;
             let root = Root::describe(dir.fd, dir.path)?;
             Ok((Root { device, ..root }, typed, Some(name)))
@@ -228,7 +228,7 @@ fn dest_alone(config: &Config, single: Option<(CString, u64)>) -> Result<DestAlo
     let device = match &single {
         Some((name, bytes)) if target.is_there() => {
             devices::refuse_image(&target, name)?;
-            devices::open_dest(&target.found, *bytes)?
+            devices::open_dest(&target.found, *bytes)?.map(Arc::new)
         }
         _ => None,
     };

@@ -1,7 +1,7 @@
 //! Block devices, as source and destination: copied, resumed, verified, and refused wherever data could be lost.
 //! `block/refusals.rs` what is refused; `block/copies.rs` what arrives; `block/damage.rs` kills and bad sectors;
-//! `block/renamed.rs` devices under other names; `block/bucket.rs` devices held against objects; `block/power.rs` power
-//! cuts.
+//! `block/renamed.rs` devices under other names; `block/disks.rs` disks that are hard to tell apart; `block/bucket.rs`
+//! devices held against objects; `block/power.rs` power cuts.
 
 mod support;
 
@@ -11,6 +11,8 @@ mod bucket;
 mod copies;
 #[path = "block/damage.rs"]
 mod damage;
+#[path = "block/disks.rs"]
+mod disks;
 #[path = "block/power.rs"]
 mod power;
 #[path = "block/refusals.rs"]

@@ -9,8 +9,9 @@
 
 use super::{Copied, Ending, NewFile, Prepared, Seal, Subject, Work, ending_of};
 use crate::catalog::{FileRecord, Range, Status};
-use crate::config::Overwrite;
+use crate::config::{LiveSource, Overwrite};
 use crate::error::{Error, Result, escape};
+use crate::job::Job;
 use crate::plan::{self, Plan, Skip};
 use crate::provider::block::Device;
 use crate::report::Count;
@@ -83,7 +84,7 @@ impl Work<'_> {
             let why = "does not hold any more what this job has written to it: to begin anew say --overwrite-device";
             return Err(Error::refused(&device.path, why));
         }
-        if !is_there {
+        if !is_there || !source_holds(self.job, &ranges) {
             return Ok(None);
         }
         Ok(Some((self.open_device(device), record.large_id, ranges)))
@@ -109,6 +110,21 @@ impl Work<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a source that is a device still holds what was copied of it, told by the first of these ranges that was
+/// summed. Of one that was written to meanwhile, or is another one with the same serial number, the rest would not fit
+/// what is there: all of it is copied. What cannot be read any more tells nothing: on a failing disk what it gave once
+/// is not given up.
+pub(crate) fn source_holds(job: &Job, ranges: &[Range]) -> bool {
+    let is_still = job.config.devices.live_source == LiveSource::Refuse;
+    let Some(device) = job.device(Side::Source).filter(|_| is_still) else { return true };
+    let holds = still_holds(device, ranges).ok().flatten().unwrap_or(true);
+    if !holds {
+        let why = "does not hold what was copied of it before, and is copied from its beginning";
+        job.console.note(&format!("gfast: {} {why}", escape(&device.path)));
+    }
+    holds
 }
 
 /// Whether a device holds the first of these ranges that was summed; `None` if none was.

@@ -235,6 +235,9 @@ impl Ends {
                 let recorded = job.map_or(path.clone(), |job| job.dest);
                 let (catalog, identity) = Catalog::open_recorded(&request.state_dir, Some(&recorded))?;
                 let then = identity.dest_root;
+                if let Some(device) = &dest.device {
+                    device.refuse_unknown(then.ino, "compare it with its source (--source)")?;
+                }
                 let is_it = match &dest.device {
                     Some(device) => device.is_known_as(then.ino),
                     None => dest.identity() == (then.ino, then.birth),

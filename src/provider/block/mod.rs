@@ -46,8 +46,9 @@ pub struct Device {
     stat: Stat,
     /// Whether its identity tells it from all others, whatever its path.
     is_lasting: bool,
-    /// What its identity was to jobs that began before loop devices were known by their images' numbers.
-    former: u64,
+    /// What else jobs may know it by: what its identity was to those that began before loop devices were known by their
+    /// images' numbers, and what it is until it is attached anew.
+    others: [u64; 2],
     /// Other devices through which somebody could come to use the destination's bytes, claimed as well.
     _others: Vec<OwnedFd>,
 }
@@ -74,9 +75,12 @@ impl Device {
         let size = size_of(&buffered).map_err(refused)?;
         let block_bytes = rustix::fs::ioctl_blksszget(&buffered).map_err(refused)?;
         let serial = serial::of(number);
+        let attached = identity(size, &serial::of_attachment(number));
+        let lasting = serial.as_ref().map(|serial| identity(size, serial));
+        let former = serial::former(number).filter(|_| serial.is_some()).map(|former| identity(size, &former));
         let stat = Stat {
             dev: node.st_rdev,
-            ino: identity(size, serial.as_deref()),
+            ino: lasting.unwrap_or(attached),
             mode: libc::S_IFREG | node.st_mode & 0o777,
             nlink: 1,
             uid: node.st_uid,
@@ -92,8 +96,8 @@ impl Device {
             buffered: Arc::new(buffered),
             direct: Arc::new(direct),
             stat,
-            is_lasting: serial.is_some(),
-            former: identity(size, serial::former(number).as_deref()),
+            is_lasting: lasting.is_some(),
+            others: [former.unwrap_or(attached), attached],
             _others: others,
         })
     }
@@ -124,25 +128,37 @@ impl Device {
         self.stat.direct_align
     }
 
-    /// What tells it from other devices that come to have its name: its size and its serial number or UUID, as a
-    /// number.
+    /// What tells it from other devices that come to have its name: its size and its serial number or UUID, or else
+    /// that it was there all the time, as a number.
     pub fn identity(&self) -> u64 {
         self.stat.ino
     }
 
-    /// Whether its identity tells it from all others: if not, it is its path that does.
+    /// Whether its identity tells it from all others for ever: if not, a job is found by its path, and it is another
+    /// device once it was attached anew.
     pub fn is_lasting(&self) -> bool {
         self.is_lasting
     }
 
     /// Its identity, and what a job that began earlier may have recorded as such.
-    pub fn identities(&self) -> [u64; 2] {
-        [self.identity(), self.former]
+    pub fn identities(&self) -> [u64; 3] {
+        let [former, attached] = self.others;
+        [self.identity(), former, attached]
     }
 
     /// Whether a job that recorded this identity meant this device.
     pub fn is_known_as(&self, identity: u64) -> bool {
         self.identities().contains(&identity)
+    }
+
+    /// Refuses a device that a job knows as another one, or that it cannot know any more; `remedy` says what to do.
+    pub fn refuse_unknown(&self, identity: u64, remedy: &str) -> Result<()> {
+        if self.is_lasting || self.is_known_as(identity) {
+            return Ok(());
+        }
+        let why = "has no WWID, serial number or UUID of its own, so that after a reboot, or once it was detached, it \
+                   cannot be known for the device that this job began with: its name may be another's by now";
+        Err(Error::refused(&self.path, format!("{why}; {remedy}")))
     }
 
     /// Keeps the identity by which a job knows it.
@@ -196,6 +212,17 @@ impl Device {
         }
         let why = format!("is too small: it holds {} bytes, the source has {bytes}", self.size());
         Err(Error::refused(&self.path, why))
+    }
+}
+
+/// Sees to it that two devices with one serial number, as cheap adapters give each disk behind them the same, are not
+/// taken for each other by a resume: they are known for as long as they stay attached.
+pub fn tell_apart(a: &mut Device, b: &mut Device) {
+    if a.identity() == b.identity() {
+        [a, b].into_iter().for_each(|device| {
+            let [_, attached] = device.others;
+            (device.stat.ino, device.others, device.is_lasting) = (attached, [attached; 2], false);
+        });
     }
 }
 
@@ -262,6 +289,6 @@ fn size_of(device: &OwnedFd) -> std::result::Result<u64, Errno> {
     rustix::fs::seek(device, SeekFrom::End(0))
 }
 
-fn identity(size: u64, serial: Option<&[u8]>) -> u64 {
-    digest::crc64(&[&size.to_le_bytes(), serial.unwrap_or_default()].concat())
+fn identity(size: u64, serial: &[u8]) -> u64 {
+    digest::crc64(&[&size.to_le_bytes(), serial].concat())
 }

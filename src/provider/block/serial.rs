@@ -4,6 +4,8 @@
 //! a disk           its WWID or serial number          a volume, a RAID    its UUID
 //! a partition      its disk's, and where it begins    a loop device       what it lies on, and where in it
 //! ```
+//! A disk that tells nothing of that kind (a virtual one, mostly) is known for as long as it stays attached: of two such
+//! disks of one size the kernel may give each the other's name at the next boot.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -11,11 +13,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::sys;
+use crate::catalog::boot_id;
 
 /// Loop devices on partitions of loop devices that are looked through.
 const LEVELS_MAX: u32 = 16;
 
-/// The serial number, UUID or the like of a device; `None` if there is none, and it is known by its path only.
+/// The serial number, UUID or the like of a device; `None` if there is none.
 pub(super) fn of(number: u64) -> Option<Vec<u8>> {
     within(number, LEVELS_MAX)
 }
@@ -23,6 +26,21 @@ pub(super) fn of(number: u64) -> Option<Vec<u8>> {
 /// What [`of`] was where it is another by now: loop devices were known by the path of their image.
 pub(super) fn former(number: u64) -> Option<Vec<u8>> {
     told(number, &|_, folder| sys::backing_path(folder).map(|path| path.as_os_str().as_bytes().to_vec()))
+}
+
+/// What no other attachment of a device has, of this boot or another: its disk's number, the inode number of its disk's
+/// folder in /sys, which the kernel gives no other folder, the number of its medium in it (Linux 5.15), and where it
+/// begins on it. Where the boot is not told it is something that nothing has ever again.
+pub(super) fn of_attachment(number: u64) -> Vec<u8> {
+    let boot = Some(boot_id()).filter(|boot| *boot != [0; 16]).map(u128::from_be_bytes).unwrap_or_else(|| {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        (now.tv_sec as u128) << 64 | now.tv_nsec as u128
+    });
+    let disk = sys::disk_of(number);
+    let told = |of: u64, name| sys::folder(of).and_then(|folder| sys::number_in(&folder, name)).unwrap_or(0);
+    let folder = sys::folder(disk).and_then(|folder| fs::metadata(folder).ok()).map_or(0, |folder| folder.ino());
+    let start = if disk == number { 0 } else { told(number, "start") };
+    format!("attached {boot:x} {disk} {folder} {} {start}", told(disk, "diskseq")).into_bytes()
 }
 
 fn within(number: u64, levels: u32) -> Option<Vec<u8>> {

@@ -87,13 +87,18 @@ fn a_killed_download_goes_on_where_it_was() {
 /// A job between these, interrupted when some of it is durable.
 pub(super) fn interrupted(source: &Path, dest: &Path, state: &Path) -> Job {
     let job = Job::new(source, dest, state, Engine::Auto);
+    interrupt(&job);
+    job
+}
+
+/// Likewise, of this job.
+pub(super) fn interrupt(job: &Job) {
     let slow = job.clone().args(&["--bwlimit", "8M", "--checkpoint-interval", "0.1", "--buffer-size", "256K"]);
     let running = slow.start();
     match running.run_for(Duration::from_millis(1500)) {
         true => drop(running.kill()),
         false => panic!("it ended by itself: {}", running.wait()),
     }
-    job
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Loop devices to copy between, detached again when dropped.
+//! Loop devices to copy between, detached again when dropped, and what else /sys can make of them.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -8,7 +8,7 @@ use std::process::Command;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 use super::Scratch;
-use super::fixture::must;
+use super::fixture::{must, set_mode};
 
 /// A loop device over an image file.
 #[derive(Debug)]
@@ -112,4 +112,52 @@ fn make_node(node: &Path) {
     let number = makedev(rustix::fs::major(known), number);
     // Another test may have been faster.
     let _ = mknodat(CWD, node, FileType::BlockDevice, Mode::from_raw_mode(0o660), number);
+}
+
+/// Loop devices as /sys shows disks, to programs that run within it: a mount namespace with other folders in /sys.
+#[derive(Debug)]
+pub struct Disguise {
+    /// What is mounted over /sys and /proc.
+    files: Scratch,
+    /// What it is mounted over.
+    places: Vec<PathBuf>,
+}
+
+impl Disguise {
+    /// Nothing is shown otherwise than it is but the number of the boot.
+    pub fn new() -> Disguise {
+        let disguise = Disguise { files: Scratch::new(), places: vec!["/proc/sys/kernel/random/boot_id".into()] };
+        disguise.boot(1);
+        disguise
+    }
+
+    /// Makes it this boot.
+    pub fn boot(&self, number: u32) {
+        fs::write(self.files.path().join("0"), format!("00000000-0000-4000-8000-{number:012}\n")).unwrap();
+    }
+
+    /// Shows a device as a disk with these files, by name and content.
+    pub fn disk(&mut self, device: &Loop, files: &[(&str, &str)]) {
+        let class = Path::new("/sys/class/block").join(device.path().file_name().unwrap());
+        let place = fs::canonicalize(class).unwrap();
+        let folder = self.files.path().join(self.places.len().to_string());
+        fs::create_dir(&folder).unwrap();
+        for name in ["dev", "size", "ro", "diskseq"] {
+            fs::write(folder.join(name), fs::read(place.join(name)).unwrap()).unwrap();
+        }
+        files.iter().for_each(|(name, content)| fs::write(folder.join(name), format!("{content}\n")).unwrap());
+        self.places.push(place);
+    }
+
+    /// A wrapper for [`super::Job::within`].
+    pub fn wrapper(&self) -> PathBuf {
+        let script = self.files.path().join("disguised");
+        let bind = |(index, place): (usize, &PathBuf)| {
+            format!("mount --bind {}/{index} {} && ", self.files.path().display(), place.display())
+        };
+        let binds: String = self.places.iter().enumerate().map(bind).collect();
+        fs::write(&script, format!("#!/bin/sh\nexec unshare -m sh -c '{binds}exec \"$@\"' sh \"$@\"\n")).unwrap();
+        set_mode(&script, 0o755);
+        script
+    }
 }

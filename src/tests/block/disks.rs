@@ -1,0 +1,160 @@
+//! Disks that are hard to tell apart: without a serial number, or with one and the same.
+//!
+//! They are loop devices, which /sys shows as disks to the jobs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::damage::interrupt;
+use super::support::block::{Disguise, Loop};
+use super::support::fixture::can_mount;
+use super::support::{Engine, Job, Scratch};
+use super::{assert_same, bucket_job, fault_server, noisy};
+
+/// Bytes of each disk.
+const BYTES: u64 = 40 << 20;
+
+/// Two disks of one size, and names that lead to them.
+struct Pair {
+    disks: [Loop; 2],
+    disguise: Disguise,
+    scratch: Scratch,
+}
+
+impl Pair {
+    /// Each has these files in /sys.
+    fn new(disks: [Loop; 2], files: &[(&str, &str)]) -> Pair {
+        let mut disguise = Disguise::new();
+        disks.iter().for_each(|disk| disguise.disk(disk, files));
+        let pair = Pair { disks, disguise, scratch: Scratch::new() };
+        pair.call(["sdb", "sdc"]);
+        pair
+    }
+
+    /// Gives each disk a name.
+    fn call(&self, names: [&str; 2]) {
+        names.iter().for_each(|name| drop(fs::remove_file(self.name(name))));
+        names.iter().zip(&self.disks).for_each(|(name, disk)| disk.make_node(&self.name(name)));
+    }
+
+    fn name(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn job(&self, from: &Path, to: &Path) -> Job {
+        let state = self.scratch.path().join("state");
+        Job::new(from, to, state, Engine::Auto).within(&self.disguise.wrapper())
+    }
+}
+
+/// What a resume asks of its ends is true of the source as well: it holds what was copied, for it was copied from there.
+#[test]
+fn disks_that_have_each_others_names_are_not_written_to() {
+    if !can_mount("disks_that_have_each_others_names_are_not_written_to") {
+        return;
+    }
+    for files in [&[][..], &[("serial", "0123456789ABCDEF")], &[("wwid", "t10.JMicron Generic 0123456789ABCDEF")]] {
+        let pair = Pair::new([noisy(40, 81), Loop::new(BYTES)], files);
+        let [source, dest] = &pair.disks;
+        source.write(510, &[0x55, 0xaa]);
+        let expected = source.content();
+        let job = pair.job(&pair.name("sdb"), &pair.name("sdc"));
+        interrupt(&job);
+        let before = dest.content();
+        let assert_refused = |names| {
+            pair.call(names);
+            for job in [job.clone(), job.clone().arg("--overwrite-device")] {
+                let outcome = job.run().expect(2);
+                assert!(outcome.says("has no WWID, serial number or UUID of its own"), "{files:?}: {outcome}");
+            }
+            assert_same(&source.content(), &expected);
+            assert_same(&dest.content(), &before);
+        };
+        assert_refused(["sdc", "sdb"]);
+        pair.disguise.boot(2);
+        assert_refused(["sdc", "sdb"]);
+        // They may be the same, or not.
+        assert_refused(["sdb", "sdc"]);
+        pair.disguise.boot(1);
+        let outcome = job.run().expect(0);
+        assert!(outcome.number("bytes") < BYTES, "everything was copied again: {outcome}");
+        assert_same(&dest.content(), &expected);
+        assert_same(&source.content(), &expected);
+    }
+}
+
+#[test]
+fn what_was_recorded_of_a_disk_without_a_serial_number_is_of_this_boot() {
+    if !can_mount("what_was_recorded_of_a_disk_without_a_serial_number_is_of_this_boot") {
+        return;
+    }
+    let pair = Pair::new([noisy(40, 82), Loop::new(BYTES)], &[]);
+    pair.job(&pair.name("sdb"), &pair.name("sdc")).arg("--checksum").run().expect(0);
+    let assert_verified = |more: &[&str], expected, reason| {
+        let mut command = Command::new(pair.disguise.wrapper());
+        command.args([env!("CARGO_BIN_EXE_gfast"), "verify", "-dest"]).arg(pair.name("sdc")).args(more);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(expected), "{more:?}: {said}");
+        assert!(said.contains(reason), "{said}");
+    };
+    let (state, source) = (pair.scratch.path().join("state"), pair.name("sdb"));
+    let [recorded, both] = [["-state-dir", state.to_str().unwrap()], ["-source", source.to_str().unwrap()]];
+    assert_verified(&recorded, 0, "");
+    pair.disguise.boot(2);
+    assert_verified(&recorded, 2, "has no WWID, serial number or UUID of its own");
+    assert_verified(&both, 0, "");
+}
+
+/// Cheap adapters give each disk behind them the same serial number.
+#[test]
+fn another_disk_with_the_same_serial_number_is_copied_from_its_beginning() {
+    let test = "another_disk_with_the_same_serial_number_is_copied_from_its_beginning";
+    if !can_mount(test) {
+        return;
+    }
+    let pair = Pair::new([noisy(40, 83), noisy(40, 84)], &[("serial", "0123456789ABCDEF")]);
+    let expected = pair.disks[1].content();
+    let (disk, image) = (pair.name("sdb"), pair.name("image"));
+    let job = pair.job(&disk, &image);
+    interrupt(&job);
+    let server = fault_server(test, 85);
+    let up = bucket_job(&server, &disk, "s3://bucket/disk.img", &pair.name("up")).within(&pair.disguise.wrapper());
+    let up = up.args(&["--part-size", "5M"]);
+    let running = up.clone().args(&["--bwlimit", "8M", "--checkpoint-interval", "0.1", "--streams", "1"]).start();
+    assert!(running.run_for(Duration::from_secs(3)), "it was too fast");
+    running.kill();
+    pair.call(["sdc", "sdb"]);
+    for job in [job, up] {
+        let outcome = job.run().expect(0);
+        assert!(outcome.says("copied from its beginning"), "{outcome}");
+    }
+    assert_same(&fs::read(&image).unwrap(), &expected);
+    assert_same(&server.object("bucket", "disk.img").unwrap().body, &expected);
+    assert_eq!(server.uploads().len(), 0, "an upload was left");
+}
+
+/// The rest of a source that has changed does not fit what was copied of it, unless it is asked for as it is.
+#[test]
+fn a_source_that_was_written_to_between_two_runs_is_copied_from_its_beginning() {
+    if !can_mount("a_source_that_was_written_to_between_two_runs_is_copied_from_its_beginning") {
+        return;
+    }
+    let (source, scratch) = (noisy(40, 86), Scratch::new());
+    let (dest, image) = (Loop::new(BYTES), scratch.path().join("image"));
+    for (index, (to, is_resumed)) in [(dest.path(), false), (&*image, false), (&*image, true)].into_iter().enumerate() {
+        let state = scratch.path().join(format!("state-{index}"));
+        let job = Job::new(source.path(), to, state, Engine::Auto);
+        interrupt(&job);
+        source.write(4096, &[is_resumed as u8 + 7; 512]);
+        let job = if is_resumed { job.arg("--live-source") } else { job };
+        let outcome = job.run().expect(0);
+        assert_eq!(outcome.says("copied from its beginning"), !is_resumed, "{outcome}");
+        if !is_resumed {
+            assert_same(&fs::read(to).unwrap(), &source.content());
+        }
+        source.write(4096, &[0; 512]);
+    }
+}
