@@ -4,11 +4,13 @@
 //! /sys/dev/block/8:1 -> .../sda/sda1    partition, start, size: bytes of sda
 //!                       loop/           backing file, offset: bytes of a file or of a device
 //!                       slaves/         devices below (dm, md)
+//!                       wwid            the disk itself, which another path may lead to as well
 //! ```
 
 use std::fs;
 
 use super::{Ground, sys};
+use crate::digest;
 
 /// Devices on devices that are looked through: more than anybody stacks, and an end if /sys had a loop.
 const LEVELS_MAX: u32 = 16;
@@ -31,6 +33,8 @@ pub(super) struct Span {
 enum Base {
     /// A disk, by its number.
     Disk(u64),
+    /// A disk, by its WWID: without multipath each path to it is a device with a number of its own.
+    Unit(u64),
     /// A file, by the numbers of its file system and its own.
     File(u64, u64),
 }
@@ -100,7 +104,8 @@ fn within(number: u64, depth: Depth, levels: u32) -> Vec<Span> {
         let whole = disk.map_or_else(Vec::new, |disk| within(disk, depth, levels - 1));
         return whole.into_iter().map(|span| span.part(sectors("start"), size)).collect();
     }
-    let mut spans = vec![Span { base: Base::Disk(number), start: 0, end: size, some: None }];
+    let wwid = ["wwid", "device/wwid"].iter().find_map(|file| sys::text_in(&folder, file));
+    let mut spans = vec![Span { base: disk(number, wwid.as_deref()), start: 0, end: size, some: None }];
     if let Some(backing) = sys::backing(number) {
         let whole = match backing.device {
             Some(device) => within(device, depth, levels - 1),
@@ -120,9 +125,27 @@ fn within(number: u64, depth: Depth, levels: u32) -> Vec<Span> {
     spans
 }
 
+/// A disk as a base. Only WWIDs that are assigned worldwide, or made up of an NVMe drive's serial number, make one disk of
+/// two devices: what a vendor calls its disks (`t10.`) may be the same for each.
+fn disk(number: u64, wwid: Option<&str>) -> Base {
+    let is_assigned = |wwid: &&str| ["naa.", "eui.", "uuid.", "nvme."].iter().any(|kind| wwid.starts_with(kind));
+    let unit = wwid.map(str::trim).filter(is_assigned).map(|wwid| Base::Unit(digest::crc64(wwid.as_bytes())));
+    unit.unwrap_or(Base::Disk(number))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_known_by_a_wwid_that_no_other_disk_has() {
+        let lun = "naa.60050768018105e0f000000000000a1b";
+        assert_eq!(disk(1, Some(lun)), disk(2, Some(&format!("{lun}\n"))));
+        assert_ne!(disk(1, Some(lun)), disk(1, Some("naa.60050768018105e0f000000000000a1c")));
+        for wwid in [None, Some(""), Some("t10.ATA     DISK"), Some("0123456789")] {
+            assert_eq!(disk(1, wwid), Base::Disk(1));
+        }
+    }
 
     #[test]
     fn spans_overlap_on_one_base_only() {

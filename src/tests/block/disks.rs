@@ -1,13 +1,15 @@
-//! Disks that are hard to tell apart: without a serial number, or with one and the same.
+//! Disks that are hard to tell apart: without a serial number, with one and the same, and two paths that lead to one.
 //!
 //! They are loop devices, which /sys shows as disks to the jobs.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use super::damage::interrupt;
+use super::refusals::{Mounted, format};
 use super::support::block::{Disguise, Loop};
 use super::support::fixture::can_mount;
 use super::support::{Engine, Job, Scratch};
@@ -157,4 +159,49 @@ fn a_source_that_was_written_to_between_two_runs_is_copied_from_its_beginning() 
         }
         source.write(4096, &[0; 512]);
     }
+}
+
+/// A LUN without multipath: each path to it is a device of its own to the kernel.
+#[test]
+fn two_paths_that_lead_to_one_disk_are_one_disk() {
+    if !can_mount("two_paths_that_lead_to_one_disk_are_one_disk") {
+        return;
+    }
+    let pair = Pair::new([noisy(8, 87), noisy(8, 88)], &[("wwid", "naa.60050768018105e0f000000000000a1b")]);
+    let [first, second] = &pair.disks;
+    let source = noisy(8, 89);
+    let assert_refused = |from: &Path, more: &[&str], reason: &str| {
+        let before = second.content();
+        let job = pair.job(from, second.path()).arg("--overwrite-device").args(more);
+        let outcome = job.run().expect(2);
+        assert!(outcome.says(reason), "{reason}: {outcome}");
+        assert_same(&second.content(), &before);
+    };
+    assert_refused(first.path(), &[], "lies on the same blocks");
+    let held = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(first.path()).unwrap();
+    assert_refused(source.path(), &[], "held by another process, through loop");
+    drop(held);
+    format(first.path());
+    for options in ["rw", "ro,noload"] {
+        let _mounted = Mounted::new(first.path(), options);
+        assert_refused(source.path(), &[], "mounted at");
+    }
+    {
+        let _mounted = Mounted::new(first.path(), "rw");
+        let outcome = pair.job(second.path(), &pair.name("image")).run().expect(2);
+        assert!(outcome.says("mounted read-write at") && outcome.says("--live-source"), "{outcome}");
+    }
+    // Nobody mounts it by its other name while it is written.
+    let job = pair.job(source.path(), second.path()).arg("--overwrite-device");
+    let running = job.clone().args(&["--bwlimit", "2M", "--buffer-size", "256K"]).start();
+    assert!(running.run_for(Duration::from_millis(1000)), "it was too fast");
+    let taken = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(first.path());
+    assert_eq!(taken.err().and_then(|error| error.raw_os_error()), Some(libc::EBUSY));
+    running.kill();
+    job.run().expect(0);
+    assert_same(&second.content(), &source.content());
+    // A vendor's name for its disks is none of one disk.
+    let alike = Pair::new([noisy(8, 90), noisy(8, 91)], &[("wwid", "t10.ACME    DISK")]);
+    alike.job(alike.disks[0].path(), alike.disks[1].path()).run().expect(0);
+    assert_same(&alike.disks[1].content(), &alike.disks[0].content());
 }
