@@ -12,8 +12,8 @@ use super::target::Target;
 use super::{Found, describe_at};
 use crate::config::{Config, EqualBlocks, LiveSource};
 use crate::error::{Error, Result};
-use crate::provider::block::{self, Device, Ground};
-use crate::ring::{Kind, Side};
+use crate::provider::block::{self, Device, Ground, Purpose};
+use crate::ring::Kind;
 
 /// Source and destination as far as they are devices.
 pub(super) type Devices = [Option<Arc<Device>>; 2];
@@ -39,7 +39,10 @@ pub(super) fn examine(source: &Found, dest: &Target, name: &CStr, config: &Confi
     if bytes == 0 {
         return Err(Error::refused(&source.path, "is empty: there is nothing to copy"));
     }
-    let mut dest_device = if is_dest { open_dest(&dest.found, bytes)? } else { None };
+    let mut dest_device = match is_dest {
+        true => open_dest(&dest.found, bytes, source_device.as_ref())?,
+        false => None,
+    };
     if let (Some(source), Some(dest)) = (&mut source_device, &mut dest_device) {
         block::tell_apart(source, dest);
     }
@@ -78,18 +81,19 @@ pub(super) fn open_source(found: &Found, config: &Config) -> Result<Option<Devic
     if !found.is_block_device() {
         return Ok(None);
     }
-    if config.devices.live_source == LiveSource::Refuse {
-        block::refuse_live_source(&found.path, found.stat.rdev)?;
-    }
-    Device::open(&found.fd, &found.path, Side::Source).map(Some)
+    let purpose = match config.devices.live_source {
+        LiveSource::Refuse => Purpose::Source,
+        LiveSource::Allow => Purpose::Look,
+    };
+    Device::open(&found.fd, &found.path, purpose).map(Some)
 }
 
-/// Claims a destination that is a device, for `bytes` bytes.
-pub(super) fn open_dest(found: &Found, bytes: u64) -> Result<Option<Device>> {
+/// Claims a destination that is a device, for `bytes` bytes; `source` is the source if it is one as well.
+pub(super) fn open_dest(found: &Found, bytes: u64, source: Option<&Device>) -> Result<Option<Device>> {
     if !found.is_block_device() {
         return Ok(None);
     }
-    let device = Device::open(&found.fd, &found.path, Side::Dest)?;
+    let device = Device::open(&found.fd, &found.path, Purpose::Dest(source))?;
     device.refuse_too_small(bytes)?;
     Ok(Some(device))
 }

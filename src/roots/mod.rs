@@ -33,9 +33,9 @@ use crate::config::{Config, Mounts};
 use crate::error::{Cause, Errno, Error, Result, join};
 use crate::filesystem::{FileSystem, Inodes};
 use crate::location::Location;
-use crate::provider::block::Device;
+use crate::provider::block::{Device, Purpose};
 use crate::report::{Activity, Busy};
-use crate::ring::{Handle, Kind, Side, Stat, Time};
+use crate::ring::{Handle, Kind, Stat, Time};
 use mounts::MountTable;
 use target::Target;
 
@@ -161,7 +161,7 @@ pub fn open_to_read(location: &Location) -> Result<(Root, Option<CString>)> {
     let found = found.ok_or_else(|| Error::refused(path.as_os_str().as_bytes(), "is not there"))?;
     refuse_kernel_files(&found)?;
     let device = match found.is_block_device() {
-        true => Some(Arc::new(Device::open(&found.fd, &found.path, Side::Source)?)),
+        true => Some(Arc::new(Device::open(&found.fd, &found.path, Purpose::Look)?)),
         false => None,
     };
     let (dir, name) = match found.stat.kind() {
@@ -228,7 +228,7 @@ fn dest_alone(config: &Config, single: Option<(CString, u64)>) -> Result<DestAlo
     let device = match &single {
         Some((name, bytes)) if target.is_there() => {
             devices::refuse_image(&target, name)?;
-            devices::open_dest(&target.found, *bytes)?.map(Arc::new)
+            devices::open_dest(&target.found, *bytes, None)?.map(Arc::new)
         }
         _ => None,
     };

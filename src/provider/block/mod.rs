@@ -1,7 +1,7 @@
 //! Block devices: opened, described, and known again.
 //!
 //! ```text
-//! source   read-only, through the page cache and past it
+//! source   read-only, through the page cache and past it, and claimed (O_EXCL) unless it may change meanwhile
 //! dest     read-write and exclusive (O_EXCL) for as long as the job runs: nobody mounts it meanwhile
 //! both     described as a regular file of the device's size without times, so that they are copied as one (large/)
 //! ```
@@ -25,7 +25,7 @@ use rustix::fs::{Advice, Mode, OFlags, SeekFrom};
 
 use crate::digest;
 use crate::error::{Errno, Error, Result, escape};
-use crate::ring::{Handle, Side, Stat};
+use crate::ring::{Handle, Stat};
 
 /// Bytes of one read where a device is looked at, not copied.
 const LOOK_BYTES: u64 = 1 << 20;
@@ -49,14 +49,24 @@ pub struct Device {
     /// What else jobs may know it by: what its identity was to those that began before loop devices were known by their
     /// images' numbers, and what it is until it is attached anew.
     others: [u64; 2],
-    /// Other devices through which somebody could come to use the destination's bytes, claimed as well.
-    _others: Vec<OwnedFd>,
+    /// What keeps others from using its bytes, by whatever name.
+    claims: Vec<OwnedFd>,
+}
+
+/// What a device is opened for.
+#[derive(Clone, Copy, Debug)]
+pub enum Purpose<'a> {
+    /// To be read, whoever writes to it meanwhile.
+    Look,
+    /// To be read, and nobody writes to it meanwhile.
+    Source,
+    /// To be written to, by nobody but this process, which reads this device if its source is one.
+    Dest(Option<&'a Device>),
 }
 
 impl Device {
-    /// Opens the device that `node`, an O_PATH descriptor of `path`, stands for: the source to be read, the destination
-    /// for nobody but this process. Every error is a refusal.
-    pub fn open(node: &OwnedFd, path: &[u8], side: Side) -> Result<Device> {
+    /// Opens the device that `node`, an O_PATH descriptor of `path`, stands for. Every error is a refusal.
+    pub fn open(node: &OwnedFd, path: &[u8], purpose: Purpose<'_>) -> Result<Device> {
         let refused = |errno| match errno {
             Errno::BUSY => Error::refused(path, "is in use: mounted out of sight, or held by another process"),
             errno => Error::refused(path, format!("cannot be opened: {}", crate::error::Cause::Os(errno))),
@@ -65,9 +75,13 @@ impl Device {
         // The node that was looked at, whatever its path leads to by now.
         let node_path = format!("/proc/self/fd/{}", node.as_raw_fd());
         let open = |flags| rustix::fs::open(&node_path, flags | OFlags::CLOEXEC, Mode::empty());
-        let (access, claim, others) = match side {
-            Side::Source => (OFlags::RDONLY, OFlags::empty(), Vec::new()),
-            Side::Dest => (OFlags::RDWR, OFlags::EXCL, refuse_as_dest(path, number)?),
+        let (access, claim, claims) = match purpose {
+            Purpose::Look => (OFlags::RDONLY, OFlags::empty(), Vec::new()),
+            Purpose::Source => {
+                let claim = || open(OFlags::RDONLY | OFlags::EXCL);
+                (OFlags::RDONLY, OFlags::empty(), refuse_live_source(path, number, claim)?)
+            }
+            Purpose::Dest(source) => (OFlags::RDWR, OFlags::EXCL, refuse_as_dest(path, number, source)?),
         };
         let buffered = open(access | claim).map_err(refused)?;
         let direct = open(access | OFlags::DIRECT).map_err(refused)?;
@@ -98,7 +112,7 @@ impl Device {
             stat,
             is_lasting: lasting.is_some(),
             others: [former.unwrap_or(attached), attached],
-            _others: others,
+            claims,
         })
     }
 
@@ -178,6 +192,11 @@ impl Device {
         Ok(crc64)
     }
 
+    /// Whether this device was claimed for it, too.
+    fn has_claimed(&self, number: u64) -> bool {
+        self.claims.iter().any(|claim| rustix::fs::fstat(claim).is_ok_and(|stat| stat.st_rdev == number))
+    }
+
     /// What it carries that nobody should overwrite by mistake.
     pub fn signatures(&self) -> Result<Vec<Signature>> {
         let found = signature::find(self.size(), |offset, len| self.read(offset, len));
@@ -227,39 +246,45 @@ pub fn tell_apart(a: &mut Device, b: &mut Device) {
 }
 
 /// Refuses, before it is opened, a device that must not be written to: read-only, mounted, or held, it or another one
-/// with the same bytes.
-fn refuse_as_dest(path: &[u8], number: u64) -> Result<Vec<OwnedFd>> {
+/// with the same bytes. What was claimed for its source already, on which both lie beside each other, is nobody else's.
+fn refuse_as_dest(path: &[u8], number: u64, source: Option<&Device>) -> Result<Vec<OwnedFd>> {
     match usage::is_read_only(number) {
         true => Err(Error::refused(path, "is read-only")),
-        false => claim_others(path, Ground::Device(number)),
+        false => claim_others(path, Ground::Device(number), source),
     }
 }
 
 /// Refuses a file that must not be replaced: the image behind a device that somebody uses.
 pub fn refuse_image_in_use(path: &[u8], dev: u64, ino: u64) -> Result<()> {
-    claim_others(path, Ground::File(dev, ino)).map(drop)
+    claim_others(path, Ground::File(dev, ino), None).map(drop)
 }
 
 /// Keeps everybody from using these bytes by another name, as long as what is returned lives.
-fn claim_others(path: &[u8], ground: Ground) -> Result<Vec<OwnedFd>> {
+fn claim_others(path: &[u8], ground: Ground, source: Option<&Device>) -> Result<Vec<OwnedFd>> {
     let bytes = usage::Bytes::of(ground);
     let claims = match bytes.user()? {
         Some(user) => Err(user),
-        None => bytes.claim_others(),
+        None => bytes.claim_others(&|number| source.is_some_and(|source| source.has_claimed(number))),
     };
     claims.map_err(|user| Error::refused(path, format!("is in use: {user}")))
 }
 
-/// Refuses a source that changes while it is copied, unless that is asked for: mounted for writing, or held by who
-/// may write.
-pub fn refuse_live_source(path: &[u8], number: u64) -> Result<()> {
-    match usage::Bytes::of(Ground::Device(number)).writer()? {
-        Some(user) => Err(Error::refused(
-            path,
-            format!("may change while it is read, {user}: unmount it, mount it read-only, or say --live-source"),
-        )),
-        None => Ok(()),
-    }
+/// Refuses a source that may change while it is copied: mounted for writing, or held by who may write. For as long as
+/// what is returned lives nobody comes to.
+fn refuse_live_source(
+    path: &[u8],
+    number: u64,
+    claim: impl Fn() -> std::result::Result<OwnedFd, Errno>,
+) -> Result<Vec<OwnedFd>> {
+    let bytes = usage::Bytes::of(Ground::Device(number));
+    let claims = match bytes.writer()? {
+        Some(user) => Err(user),
+        None => bytes.claim_still(claim)?,
+    };
+    claims.map_err(|user| {
+        let why = format!("may change while it is read, {user}: unmount it, mount it read-only, or say --live-source");
+        Error::refused(path, why)
+    })
 }
 
 /// One end of a job, as far as it lies on devices.

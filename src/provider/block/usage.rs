@@ -4,8 +4,9 @@
 //! mounted    /proc/self/mountinfo         held    holders/ in /sys, /proc/swaps, O_EXCL
 //! image <- loop3 <- mounted at /mnt       nothing is written to the image, nor to loop5, which lies on it as well
 //! ```
-//! O_EXCL has the last word on whether a device is free; what is found here says by whom it is not. To the kernel two
-//! loop devices over one file are two devices, so the other ones are claimed as well.
+//! O_EXCL has the last word on whether a device is free; what is found here says by whom it is not. Nothing else tells
+//! of a mount in another namespace, of the further devices of a file system, of its journal. To the kernel two loop
+//! devices over one file, and two paths to one disk, are two devices, so the other ones are claimed as well.
 
 use std::collections::HashMap;
 use std::fs;
@@ -63,9 +64,35 @@ impl Bytes {
         Ok(mounted.or_else(|| self.holder()))
     }
 
+    /// Keeps everybody from writing to the bytes of a device while they are read, for as long as what is returned lives;
+    /// who has some of them already. `claim` opens the device itself with O_EXCL. Who has mounted it read-only may.
+    pub fn claim_still(
+        &self,
+        claim: impl Fn() -> std::result::Result<OwnedFd, Errno>,
+    ) -> Result<std::result::Result<Vec<OwnedFd>, String>> {
+        let own = claim();
+        let mounted = self.mounted()?;
+        let is_still = |number: u64| {
+            let mut of_it = mounted.iter().filter(|(mounted, _)| mounted.devices.contains(&Some(number))).peekable();
+            of_it.peek().is_some() && of_it.all(|(mounted, _)| !mounted.is_writable)
+        };
+        let mut claims = match (own, &self.own[..]) {
+            (Ok(claim), _) => vec![claim],
+            (Err(Errno::BUSY), [number, parts @ ..]) if !is_still(*number) => match claim_each(parts, &is_still) {
+                Some(claims) => claims,
+                None => return Ok(Err("held by another process or mounted out of sight".to_owned())),
+            },
+            (Err(_), _) => Vec::new(),
+        };
+        Ok(self.claim_others(&is_still).map(|others| {
+            claims.extend(others);
+            claims
+        }))
+    }
+
     /// Keeps everybody from the other devices that reach them, for as long as what is returned lives; the user of one
-    /// that is not free. One without a node cannot be claimed.
-    pub fn claim_others(&self) -> std::result::Result<Vec<OwnedFd>, String> {
+    /// that is not free, unless `may_be_held`. One without a node cannot be claimed.
+    pub fn claim_others(&self, may_be_held: &dyn Fn(u64) -> bool) -> std::result::Result<Vec<OwnedFd>, String> {
         let own = self.own.first().map(|number| sys::disk_of(*number));
         let mut claims = Vec::new();
         for number in self.others() {
@@ -76,7 +103,7 @@ impl Bytes {
             match sys::open_node(number, OFlags::EXCL) {
                 // The number may have become another device's since it was looked at.
                 Ok(claim) if self.meet(number) => claims.push(claim),
-                Err(Errno::BUSY) if self.meet(number) => {
+                Err(Errno::BUSY) if self.meet(number) && !may_be_held(number) => {
                     return Err(format!("held by another process{}", through(number)));
                 }
                 Ok(_) | Err(_) => {}
@@ -134,6 +161,20 @@ impl Bytes {
     fn through(&self, number: u64) -> String {
         if self.own.contains(&number) { String::new() } else { through(number) }
     }
+}
+
+/// Claims the partitions of a disk of which somebody has some, which the kernel then gives nobody as a whole; `None` if
+/// they do not tell who that is, for there are none, or somebody else than those who may has one.
+fn claim_each(parts: &[u64], may_be_held: &dyn Fn(u64) -> bool) -> Option<Vec<OwnedFd>> {
+    let mut claims = Vec::new();
+    for number in parts {
+        match sys::open_node(*number, OFlags::EXCL) {
+            Ok(claim) => claims.push(claim),
+            Err(_) if may_be_held(*number) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(claims).filter(|_| !parts.is_empty())
 }
 
 /// How a message names the other device that somebody uses.

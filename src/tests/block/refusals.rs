@@ -1,9 +1,10 @@
 //! What is refused, exit 2: each of these would destroy or miss data. Every destination holds noise, and still does.
 
 use std::fs::{self, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::support::block::Loop;
@@ -196,6 +197,111 @@ fn a_source_that_may_change_is_copied_only_when_asked() {
     let _mounted = Mounted::new(source.path(), "ro,noload");
     job("still").arg("--overwrite-device").run().expect(0);
     assert_same(&dest.content(), &source.content());
+}
+
+/// What no table tells: the further devices of a file system, its journal, mounts of another namespace. The kernel has
+/// claimed each of them for its user.
+#[test]
+fn a_source_in_use_out_of_sight_is_copied_only_when_asked() {
+    if !can_mount("a_source_in_use_out_of_sight_is_copied_only_when_asked") {
+        return;
+    }
+    let dest = noisy(300, 12);
+    let assert_live = |source: &Path| {
+        refused(source, dest.path(), &["--overwrite-device"], "--live-source");
+        refused(source, &Scratch::new().path().join("image"), &[], "--live-source");
+    };
+    {
+        let members = [Loop::new(256 << 20), Loop::new(256 << 20)];
+        let paths = members.each_ref().map(Loop::path);
+        must(Command::new("mkfs.btrfs").args(["-q", "-f", "-m", "raid1", "-d", "raid1"]).args(paths));
+        let _mounted = Mounted::new(paths[0], &format!("rw,device={}", paths[1].display()));
+        paths.iter().for_each(|path| assert_live(path));
+        let (first, scratch) = (members[0].image().metadata().unwrap().len(), Scratch::new());
+        let job = Job::new(paths[1], dest.path(), scratch.path().join("state"), Engine::Auto);
+        let outcome = job.args(&["--live-source", "--overwrite-device"]).run().expect(0);
+        assert_eq!(outcome.number("bytes"), first, "{outcome}");
+    }
+    {
+        let (disk, journal) = (Loop::new(16 << 20), Loop::new(8 << 20));
+        must(Command::new("mke2fs").args(["-q", "-F", "-b", "4096", "-O", "journal_dev"]).arg(journal.path()));
+        let device = format!("device={}", journal.path().display());
+        must(Command::new("mkfs.ext4").args(["-q", "-F", "-b", "4096", "-J", &device]).arg(disk.path()));
+        let _mounted = Mounted::new(disk.path(), "rw");
+        assert_live(disk.path());
+        assert_live(journal.path());
+    }
+    let (disk, point) = (Loop::new(MIB << 20), Scratch::new());
+    format(disk.path());
+    let script = "mount \"$0\" \"$1\" && echo mounted && read -r _";
+    let mut elsewhere = Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .args([disk.path(), point.path()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 7];
+    elsewhere.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    assert_live(disk.path());
+    drop(elsewhere.stdin.take());
+    elsewhere.wait().unwrap();
+}
+
+#[test]
+fn nobody_takes_a_source_into_use_while_it_is_copied() {
+    if !can_mount("nobody_takes_a_source_into_use_while_it_is_copied") {
+        return;
+    }
+    let (source, dest, scratch) = (noisy(MIB, 13), noisy(MIB, 14), Scratch::new());
+    let claim = || OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(source.path());
+    let job = Job::new(source.path(), dest.path(), scratch.path().join("state"), Engine::Auto);
+    let slow = job.clone().args(&["--bwlimit", "1M", "--buffer-size", "256K"]);
+    for (more, is_free) in [(&[][..], false), (&["--live-source"], true)] {
+        let running = slow.clone().args(more).start();
+        assert!(running.run_for(Duration::from_millis(1000)), "it was too fast");
+        assert_eq!(claim().is_ok(), is_free, "{more:?}");
+        // A second reader cannot know that the first is one.
+        if !is_free {
+            let image = scratch.path().join("image");
+            refused(source.path(), &image, &[], "--live-source");
+            let second = Job::new(source.path(), &image, scratch.path().join("second"), Engine::Auto);
+            second.arg("--live-source").run().expect(0);
+            assert_same(&fs::read(&image).unwrap(), &source.content());
+        }
+        running.kill();
+    }
+    job.run().expect(0);
+    assert_same(&dest.content(), &source.content());
+}
+
+/// The kernel gives nobody a disk of which a partition is mounted; read-only it stays what it is.
+#[test]
+fn a_disk_with_a_partition_that_is_mounted_read_only_is_copied() {
+    let test = "a_disk_with_a_partition_that_is_mounted_read_only_is_copied";
+    if !can_mount(test) {
+        return;
+    }
+    let disk = Loop::new(16 << 20);
+    let mut whole = Loop::over(disk.image(), &["-P"]);
+    let added = Command::new("addpart").arg(whole.path()).args(["1", "2048", "16384"]).output();
+    if !added.is_ok_and(|added| added.status.success()) {
+        skip(test, "loop devices have no partitions here");
+        return;
+    }
+    let (part, dest, scratch) = (whole.part(), noisy(16, 15), Scratch::new());
+    format(&part);
+    {
+        let _mounted = Mounted::new(&part, "rw");
+        refused(whole.path(), dest.path(), &["--overwrite-device"], "mounted read-write at");
+    }
+    {
+        let _held = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&part).unwrap();
+        refused(whole.path(), dest.path(), &["--overwrite-device"], "held by another process");
+    }
+    let _mounted = Mounted::new(&part, "ro,noload");
+    Job::new(whole.path(), dest.path(), scratch.path().join("state"), Engine::Auto).run().expect(0);
+    assert_same(&dest.content(), &whole.content());
 }
 
 /// To the kernel two loop devices over one file are two devices, and a file is none.
