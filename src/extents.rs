@@ -52,6 +52,11 @@ impl Extents {
         other.parts.iter().for_each(|&(start, end)| self.add(start, end - start));
     }
 
+    /// Offset and length of each, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.parts.iter().map(|(start, end)| (*start, end - start))
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()

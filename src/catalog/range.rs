@@ -27,6 +27,32 @@ impl Range {
     pub fn is_birth(&self) -> bool {
         self.offset == BIRTH_OFFSET
     }
+
+    /// What the destination was known by, inode or hash of an ETag, when an earlier run had written all of it but what
+    /// it could not read; kept as a range without bytes, too.
+    pub fn standing(id: u64) -> Range {
+        Range { offset: STANDING_OFFSET, len: 0, crc64: Some(id), etag: None }
+    }
+
+    /// What [`Range::standing`] was given, if it is that.
+    pub fn standing_id(&self) -> Option<u64> {
+        self.crc64.filter(|_| self.offset == STANDING_OFFSET)
+    }
+
+    /// This range of a device, of which some could not be read: it is to be read again.
+    pub fn in_part(self) -> Range {
+        Range { crc64: None, etag: Some(IN_PART), ..self }
+    }
+
+    /// Whether it is such a range.
+    pub fn is_in_part(&self) -> bool {
+        self.etag == Some(IN_PART)
+    }
+
+    /// Whether it is of bytes that are where they should be.
+    pub fn is_of_content(&self) -> bool {
+        self.len > 0 && !self.is_in_part()
+    }
 }
 
 /// A multipart upload under way, or about to be begun.
@@ -51,6 +77,10 @@ const TAG_UPLOAD_OF_KEY: u8 = 5;
 pub(super) const UPLOAD_OFFSET: u64 = u64::MAX;
 /// Key of its file's birth: none begins there either.
 const BIRTH_OFFSET: u64 = u64::MAX - 1;
+/// Key of what stood at the destination before.
+const STANDING_OFFSET: u64 = u64::MAX - 2;
+/// Stands for the ETag of a range that could not be read whole; a device has none.
+const IN_PART: u64 = 0;
 
 /// Appends a range without its offset, which is in the key.
 pub fn encode_range(range: &Range, body: &mut Vec<u8>) {

@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 use groups::{Further, reopen_rows};
 
 use crate::catalog::{
-    Batch, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Record, Row, Status,
+    Batch, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Range, Record, Row, Status,
 };
 use crate::config::SyncPolicy;
 use crate::error::{Cause, Class, Error, Result};
@@ -283,6 +283,11 @@ impl Checkpointer {
             What::Further(key, stamp) => draft.further.push(Further { key, dir, name, stamp }),
             What::Begun(record) => {
                 draft.rows.extend(self.replaced_ranges(&dir, &name, record.large_id)?);
+                let standing = Some(self.job.standing.load(Ordering::Acquire)).filter(|id| *id != 0);
+                draft.rows.extend(standing.map(|id| {
+                    let range = Range::standing(id);
+                    Row::PutRange { large_id: record.large_id, range }
+                }));
                 let record = Record::File(FileRecord { batch: draft.number, ..record });
                 draft.rows.push(Row::OpenFile { dir: dir.id, name: name.clone() });
                 draft.rows.push(Row::PutEntry { dir: dir.id, name, record });
@@ -461,7 +466,7 @@ impl Checkpointer {
             status: Status::Failed,
             batch: draft.number,
             stamp,
-            dest_ino: 0,
+            dest_ino: self.job.standing.load(Ordering::Acquire),
             large_id: 0,
             failure: Some(failure),
             checksum: None,

@@ -55,7 +55,8 @@ impl Lane {
         let begun = self.begin_upload(upload.errand, &upload.key, stamp, (&upload.attributes).into()).await?;
         let Some(begun) = begun else { return Ok(None) };
         let id = begun.upload.id.clone();
-        let route = Route::Up { file, key: upload.key.clone(), upload: id.clone() };
+        let (key, earlier) = (upload.key.clone(), upload.earlier.clone());
+        let route = Route::Up { file, key, upload: id.clone(), earlier };
         let parts = self.run_parts(upload.errand, route, stamp.size, begun).await;
         let after = stat_source(job, &*self.errands.caller, place);
         if let Some(ending) = self.unfinished(&parts) {
@@ -69,7 +70,7 @@ impl Lane {
         let stored = self.complete(upload.errand, (&upload.key, &id), parts.large_id, &list, crc64).await?;
         let checksum = self.proven(&upload.key, crc64, &stored).await?;
         let missing = parts.progress.lock().missing.take();
-        if let Some(ending) = self.stored_in_part(place, missing) {
+        if let Some(ending) = self.stored_in_part(place, missing, &stored) {
             self.abandon(upload.errand, parts.large_id);
             return Ok(Some(ending));
         }

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use super::Lane;
 use super::breaks::Breaks;
 use super::disk::LaneFile;
-use super::salvage::{Missing, add_missing};
+use super::salvage::{Earlier, Missing, add_missing};
 use super::stream::is_streamed;
 use crate::catalog::Range;
 use crate::config::PART_DEPTH;
@@ -51,6 +51,8 @@ pub(super) enum Route {
         key: Key,
         /// The upload.
         upload: String,
+        /// What an earlier run has made of a device.
+        earlier: Option<Earlier>,
     },
     /// From an object into a file.
     Down {
@@ -350,11 +352,12 @@ impl Lane {
                 let sent = self.stream_part(parts, file, (number, range), meter).await?;
                 Ok(sent.map(|(part, crc64)| (Some(part), Some(crc64))))
             }
-            Route::Up { key, upload, .. } => {
+            Route::Up { key, upload, earlier, .. } => {
                 let file = file.expect("I8: this route has a file");
                 let mut buffer = self.memory(range.len as usize).await;
                 let wanted = (range.offset, range.len as usize);
-                parts.miss(self.read_source(&parts.place, file, &mut buffer, wanted).await?);
+                let read = self.read_source((&parts.place, file), &mut buffer, wanted, earlier.as_ref()).await;
+                parts.miss(read?);
                 if (buffer.bytes().len() as u64) < range.len {
                     return Err(self.unstable(&parts.place));
                 }

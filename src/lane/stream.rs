@@ -187,9 +187,11 @@ impl<'a> Reading<'a> {
         let mut slice = self.lane.memory(len as usize).await;
         match (&self.parts.route, self.file) {
             (Route::Across { source_key, etag, .. }, _) => self.receive(source_key, etag, &mut slice, len).await?,
-            (_, Some(file)) => {
+            (route, Some(file)) => {
                 let wanted = (self.rest.offset, len as usize);
-                self.parts.miss(self.lane.read_source(&self.parts.place, file, &mut slice, wanted).await?);
+                let earlier = if let Route::Up { earlier, .. } = route { earlier.as_ref() } else { None };
+                let from = (&self.parts.place, file);
+                self.parts.miss(self.lane.read_source(from, &mut slice, wanted, earlier).await?);
             }
             (_, None) => return Ok(None),
         }

@@ -9,6 +9,7 @@
 //! next checkpoint.
 
 use super::relay::COPY_BYTES_MAX;
+use super::salvage::Earlier;
 use super::{Carried, Lane, Way, hash};
 use crate::catalog::{Checksum, FileRecord, Owner, Proof, Stamp, Status};
 use crate::config::{Attributes, Metadata, WHOLE_BYTES, WHOLE_BYTES_NEAR};
@@ -23,7 +24,8 @@ use crate::provider::s3::{Description, Key, Object, Payload, attributes, extende
 use crate::provider::xattrs::{self, Thing};
 use crate::report::Count;
 use crate::ring::{Access, Kind, Name, Side, Stat};
-use crate::transfer::{Copied, Ending, Grouping, Seal, claim_group, open_source, source_error, stat_source};
+use crate::transfer::{Copied, Ending, Grouping, Seal, claim_group, note_standing, open_source};
+use crate::transfer::{source_error, stat_source};
 use crate::walk::DestDir;
 
 /// Attribute of the first of several hard links: how many names the file had.
@@ -46,6 +48,8 @@ pub(super) struct Upload<'a> {
     pub attributes: Vec<(String, String)>,
     /// Its group if it has several names.
     pub group: Option<LinkKey>,
+    /// What an earlier run has made of a device.
+    pub earlier: Option<Earlier>,
 }
 
 impl Lane {
@@ -89,7 +93,12 @@ impl Lane {
             attributes.retain(|(name, _)| !matches!(name.as_str(), "file-atime" | "file-mtime"));
         }
         self.add_extended(place, &stat, &mut attributes)?;
-        let upload = Upload { errand, stat, stamp, key, attributes, group: *group };
+        let mut earlier = None;
+        if job.device(Side::Source).is_some() {
+            note_standing(job, errand.record.as_ref())?;
+            earlier = self.earlier(&key, stat.size).await?;
+        }
+        let upload = Upload { errand, stat, stamp, key, attributes, group: *group, earlier };
         if let Some(ending) = self.stored_before(&upload, plan).await? {
             return Ok(Some(ending));
         }
@@ -251,7 +260,9 @@ impl Lane {
                 };
                 let failed = |errno| source_error(job, place, "read", errno);
                 let file = self.disk.open(&handle).map_err(failed)?;
-                missing = self.read_source(place, &file, &mut buffer, (0, stat.size as usize)).await?;
+                missing = self
+                    .read_source((place, &file), &mut buffer, (0, stat.size as usize), upload.earlier.as_ref())
+                    .await?;
             }
             Kind::Symlink => {
                 let target = posix.read_link(&place.open.source, &place.name);
@@ -269,7 +280,7 @@ impl Lane {
         let body = Payload::metered(buffer.into_body(), upload.errand.meter.clone());
         let stored = self.dest().put(&upload.key, body, crc64, &upload.attributes).await?;
         let checksum = self.proven(&upload.key, crc64, &stored).await?;
-        if let Some(ending) = self.stored_in_part(place, missing) {
+        if let Some(ending) = self.stored_in_part(place, missing, &stored) {
             return Ok(ending);
         }
         Ok(Ending::Copied(Box::new(self.copied(&upload, hash(&stored.etag), bytes, Some(checksum)))))

@@ -12,7 +12,8 @@ use crate::error::{Cause, Errno, Error, Result};
 use crate::extents::Extents;
 use crate::job::Job;
 use crate::provider::block::Device;
-use crate::ring::{Side, WritePath};
+use crate::provider::posix::Posix;
+use crate::ring::{Access, Handle, Kind, Name, Side, WritePath};
 use crate::transfer::{Ending, NewFile, Work, ending_of};
 
 /// What is known of an end that is a block device.
@@ -26,15 +27,28 @@ pub(super) struct DevicePart {
     is_recorded: AtomicBool,
     /// Whether the checksum of a range is on its way to the catalog, or there, for a resume to know both ends by.
     is_known: AtomicBool,
+    /// What earlier runs have made of the copy, and is read where the source cannot be.
+    earlier: Vec<Handle>,
+    /// Where alone that may be: the rest of a destination device is nobody's copy. None for all of it.
+    written: Option<Vec<Range>>,
 }
 
 impl DevicePart {
-    /// For a job with a device on either side.
-    pub fn of(job: &Job) -> Option<DevicePart> {
-        let is_dest = job.device(Side::Dest).is_some();
+    /// For a job with a device on either side. `begun` is what an interrupted run has recorded of the copy, if it has
+    /// begun it.
+    pub fn of(work: &Work, file: &NewFile, begun: Option<&[Range]>) -> Option<DevicePart> {
+        let dest = work.job.device(Side::Dest);
         let (is_recorded, is_known) = (AtomicBool::new(false), AtomicBool::new(false));
-        let part = DevicePart { missing: Mutex::default(), is_dest, is_recorded, is_known };
-        job.has_device().then_some(part)
+        let (earlier, written) = match dest {
+            Some(device) => {
+                let is_whole = work.job.standing.load(Ordering::Acquire) == device.identity();
+                (vec![device.buffered.clone()], (!is_whole).then(|| begun.unwrap_or_default().to_vec()))
+            }
+            None => (earlier_files(work, file, begun.is_some()), None),
+        };
+        let missing = Mutex::default();
+        let part = DevicePart { missing, is_dest: dest.is_some(), is_recorded, is_known, earlier, written };
+        work.job.has_device().then_some(part)
     }
 
     /// A destination device, for blocks written by `path`.
@@ -110,10 +124,26 @@ impl LargeFile {
         self.device.as_ref()?.missing.lock().clone()
     }
 
-    /// Whether all of a range came from the source. One that did not is read again by a resume, for the map of what is
-    /// missing has to be whole.
-    pub fn is_whole(&self, range: &Range) -> bool {
-        self.missing().is_none_or(|(_, extents)| !extents.touch(range.offset, range.len))
+    /// What is recorded of a range that is written. One that did not come from the source whole is read again by a
+    /// resume, for the map of what is missing has to be whole; of a device it is recorded all the same, so that what
+    /// was read of it is not given up.
+    pub fn recorded(&self, range: Range) -> Option<Range> {
+        match self.missing() {
+            Some((_, extents)) if extents.touch(range.offset, range.len) => {
+                self.is_recorded_early().then(|| range.in_part())
+            }
+            _ => Some(range),
+        }
+    }
+
+    /// What earlier runs have made of these bytes of the copy.
+    pub(super) fn earlier(&self, offset: u64, len: u64) -> &[Handle] {
+        let Some(device) = &self.device else { return &[] };
+        let is_in = |range: &Range| range.offset <= offset && offset + len <= range.offset + range.len;
+        match &device.written {
+            Some(written) if !written.iter().any(is_in) => &[],
+            _ => &device.earlier,
+        }
     }
 
     /// Ends a copy that has zeros where the source could not be read: what there is stays, and it has failed.
@@ -124,4 +154,19 @@ impl LargeFile {
             Err(error) => ending_of(error),
         }
     }
+}
+
+/// Files that earlier runs of this job have made of a device: the one that is gone on with, and the one that it is to
+/// replace.
+fn earlier_files(work: &Work, file: &NewFile, is_begun: bool) -> Vec<Handle> {
+    let (job, place, dest) = (work.job, work.place, Posix::new(work.caller, Side::Dest));
+    let open = |name: &Name, id: u64| {
+        let copy = dest.open(&place.open.dest, name, Access::Read).ok()?;
+        let stat = dest.stat_handle(&copy).ok()?;
+        (stat.kind() == Kind::File && job.dest_id(&stat) == id).then_some(copy)
+    };
+    let name = file.temp.as_ref().unwrap_or(&place.dest_name);
+    let begun = is_begun.then(|| open(name, job.dest_id(&file.made))).flatten();
+    let standing = Some(job.standing.load(Ordering::Acquire)).filter(|id| *id != 0);
+    begun.into_iter().chain(standing.and_then(|id| open(&place.dest_name, id))).collect()
 }

@@ -78,7 +78,7 @@ fn reopen(work: &Work, name: &Name, record: &FileRecord) -> Option<Handle> {
 fn ranges_in(birth: Option<Range>, made: &Stat, mut ranges: Vec<Range>) -> Option<Vec<Range>> {
     let mut births = ranges.iter().filter(|range| range.is_birth());
     let is_born_then = births.all(|range| birth.is_none_or(|birth| *range == birth));
-    ranges.retain(|range| !range.is_birth());
+    ranges.retain(|range| range.len > 0);
     let is_long_enough = ranges.iter().all(|range| range.offset + range.len <= made.size);
     (is_born_then && is_long_enough).then_some(ranges)
 }

@@ -149,7 +149,7 @@ impl LargeFile {
     pub fn open(work: &Work, record: Option<&FileRecord>, ticket: Ticket, attempt: u32) -> Result<LargeFile> {
         let (job, place) = (work.job, work.place);
         let source = open_source(work, attempt)?;
-        let (file, id, durable) = match find_leftover(work, record)? {
+        let (file, id, recorded) = match find_leftover(work, record)? {
             Some(leftover) => (leftover.file, leftover.id, leftover.ranges),
             None => {
                 forget_ranges(work, record, attempt)?;
@@ -158,17 +158,18 @@ impl LargeFile {
         };
         let dest_align = direct_align(job, &file.made, work.stat.size, &place.path(job, Side::Dest));
         let dest_align = dest_align.inspect_err(|_| work.remove(file.temp.as_ref()))?;
-        let is_begun = !durable.is_empty() || record.is_some_and(|record| record.large_id == id);
+        let is_begun = !recorded.is_empty() || record.is_some_and(|record| record.large_id == id);
+        let device = DevicePart::of(work, &file, is_begun.then_some(&recorded));
         let mut large = LargeFile {
             id,
             dest_ino: job.dest_id(&file.made),
             birth: birth_of(job, &file.made),
             write_path: if dest_align == 1 { WritePath::Buffered } else { WritePath::Direct },
             align: source.align.max(dest_align),
-            durable,
+            durable: recorded.into_iter().filter(Range::is_of_content).collect(),
             assembly: (job.config.checksum != ChecksumPolicy::Free).then(Mutex::default),
             sparing: Sparing::of(job, is_begun),
-            device: DevicePart::of(job),
+            device,
             ..LargeFile::new(work, record, source, (ticket, attempt))
         };
         large.durable.iter().for_each(|range| large.note_told(range));

@@ -5,7 +5,8 @@
 //! |------- read ------||---- failed -----|
 //!                      |- read -||failed-|  ... down to one logical block, which has one more chance
 //! ```
-//! On the spot, by plain reads: a disk that fails takes its time, and what else is in flight completes meanwhile.
+//! What an earlier run of the job has read of such a block stays: a disk that fails gives less each time, and what it
+//! gave once may be the only copy. On the spot, by plain reads: a disk that fails takes its time, and what else is in flight completes meanwhile.
 
 use std::ops::Range;
 
@@ -28,6 +29,8 @@ pub(crate) struct Failed<'f> {
     pub wanted: usize,
     /// The smallest part that is read.
     pub grain: usize,
+    /// What earlier runs have made of it, to be read through the page cache; the first that is not zeros counts.
+    pub earlier: &'f [Handle],
 }
 
 /// Whether an errno tells of the medium: what lies around it may be readable.
@@ -35,7 +38,7 @@ pub(crate) fn is_of_medium(errno: Errno) -> bool {
     matches!(errno, Errno::IO | Errno::NODATA | Errno::REMOTEIO | Errno::ILSEQ)
 }
 
-/// Reads what can be read of `failed` into `lease` and zeroes the rest; the lease, and what is missing. An errno that
+/// Reads what can be read of `failed` into `lease`, and the rest from earlier copies, or zeroes it; the lease, and what is missing. An errno that
 /// tells of anything else ends it. Ends: each turn reads a part, gives one up, or halves it.
 pub(crate) fn read_around(
     caller: &dyn Caller,
@@ -49,7 +52,7 @@ pub(crate) fn read_around(
         let is_least = part.len() <= failed.grain;
         let mut result = Err(Errno::IO);
         for _ in 0..if is_least { BLOCK_TRIES } else { 1 } {
-            (lease, result) = read(caller, lease, failed, part.clone());
+            (lease, result) = read((caller, Side::Source), lease, failed.file, (failed, part.clone()));
             if result.is_ok() {
                 break;
             }
@@ -58,7 +61,7 @@ pub(crate) fn read_around(
             Ok(()) => {}
             Err(errno) if !is_of_medium(errno) => return (lease, Err(errno)),
             Err(_) if is_least => {
-                arena.bytes_mut(&mut lease)[part.clone()].fill(0);
+                lease = recall(caller, arena, lease, failed, part.clone());
                 let end = part.end.min(failed.wanted);
                 missing.add(failed.block + part.start as u64, end.saturating_sub(part.start) as u64);
             }
@@ -71,12 +74,30 @@ pub(crate) fn read_around(
     (lease, Ok(missing))
 }
 
+/// Fills a part that cannot be read with what an earlier run has read there, else with zeros.
+fn recall(caller: &dyn Caller, arena: &Arena, mut lease: Lease, failed: &Failed<'_>, part: Range<usize>) -> Lease {
+    for copy in failed.earlier {
+        let read;
+        (lease, read) = self::read((caller, Side::Dest), lease, copy, (failed, part.clone()));
+        if read.is_ok() && arena.bytes(&lease)[part.clone()].iter().any(|byte| *byte != 0) {
+            return lease;
+        }
+    }
+    arena.bytes_mut(&mut lease)[part].fill(0);
+    lease
+}
+
 /// Reads all of a part that counts. Ends: every turn reads a byte at least.
-fn read(caller: &dyn Caller, lease: Lease, failed: &Failed<'_>, part: Range<usize>) -> (Lease, Result<(), Errno>) {
-    let (file, offset) = (failed.file.clone(), failed.block + part.start as u64);
+fn read(
+    (caller, side): (&dyn Caller, Side),
+    lease: Lease,
+    file: &Handle,
+    (failed, part): (&Failed<'_>, Range<usize>),
+) -> (Lease, Result<(), Errno>) {
+    let (file, offset) = (file.clone(), failed.block + part.start as u64);
     let mut op = Op::Read { file, lease, start: part.start, len: part.len(), offset };
     let result = loop {
-        let answer = caller.call(Side::Source, &mut op);
+        let answer = caller.call(side, &mut op);
         let Op::Read { start, len, offset, .. } = &mut op else { unreachable!("a read stays a read") };
         match answer {
             Ok(Answer::Count(0)) => break Err(Errno::IO),

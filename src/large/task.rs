@@ -279,7 +279,8 @@ impl LargeTask {
             Some(device) => (&device.direct, device.block_bytes() as usize),
             None => (&file, if self.file.align > 1 { self.file.align as usize } else { 4096 }),
         };
-        let failed = Failed { file: from, block, part: start..start + len, wanted, grain };
+        let earlier = self.file.earlier(block + start as u64, (wanted - start) as u64);
+        let failed = Failed { file: from, block, part: start..start + len, wanted, grain, earlier };
         let (lease, read) = read_around(caller, buffers.arena(), lease, &failed);
         let noted = match read {
             Ok(missing) if missing.is_empty() => Ok(()),

@@ -141,7 +141,7 @@ pub struct Summary {
     pub limit: Option<Limited>,
     /// How data was made durable.
     pub durability: Durability,
-    /// Bytes of a source device that could not be read, and are zeros at the destination.
+    /// Bytes of a source device that could not be read.
     pub unreadable: Extents,
 }
 
@@ -280,7 +280,8 @@ impl Summary {
     /// The map of what is missing.
     fn unreadable_line(&self) -> Option<String> {
         let bytes = self.unreadable.bytes();
-        let text = format!("{bytes} bytes, zeros at the destination: {}", self.unreadable);
+        let text =
+            format!("{bytes} bytes, zeros at the destination unless read by an earlier run: {}", self.unreadable);
         (bytes > 0).then(|| field("unreadable", &text))
     }
 

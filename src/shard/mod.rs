@@ -465,9 +465,7 @@ impl<I: Interpreter> Shard<I> {
             return;
         }
         self.errands.intake.add_bytes(bytes);
-        if !file.is_whole(&range) {
-            return;
-        }
+        let Some(range) = file.recorded(range) else { return };
         file.note_unsynced(&self.errands.job);
         self.errands.push(&file.place.dir, file.place.name.clone(), What::Written(file.id, range));
         file.note_told(&range);

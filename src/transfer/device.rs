@@ -7,6 +7,8 @@
 //! ```
 //! A device has no time of change: what a finished pass copied from one, or onto one, is copied again by the next.
 
+use std::sync::atomic::Ordering;
+
 use super::{Copied, Ending, NewFile, Prepared, Seal, Subject, Work, ending_of};
 use crate::catalog::{FileRecord, Range, Status};
 use crate::config::{LiveSource, Overwrite};
@@ -20,7 +22,7 @@ use crate::ring::{Kind, Side};
 impl Work<'_> {
     /// Decides about a device, or about an image that goes onto one. It is always copied in blocks.
     pub(super) fn prepare_device(&self, record: Option<&FileRecord>) -> Prepared {
-        match self.decide_device(record) {
+        match note_standing(self.job, record).and_then(|()| self.decide_device(record)) {
             Ok(Some(ending)) => Prepared::Ended(ending),
             Ok(None) => Prepared::Large(Subject { stat: *self.stat, stamp: self.stamp, known: None }),
             Err(error) => Prepared::Ended(ending_of(error)),
@@ -79,7 +81,7 @@ impl Work<'_> {
         let Some(record) = record else { return Ok(None) };
         let ranges = self.job.catalog.reader()?.ranges(record.large_id)?;
         // By ranges of which none is summed it cannot be known.
-        let is_there = still_holds(device, &ranges)?.unwrap_or(ranges.is_empty());
+        let is_there = still_holds(device, &ranges)?.unwrap_or(!ranges.iter().any(Range::is_of_content));
         if !is_there && self.job.config.devices.overwrite == Overwrite::Refuse {
             let why = "does not hold any more what this job has written to it: to begin anew say --overwrite-device";
             return Err(Error::refused(&device.path, why));
@@ -94,7 +96,9 @@ impl Work<'_> {
     /// failing disk may be all that is left of it.
     pub(crate) fn finish_in_part(&self, file: NewFile) -> Result<()> {
         let NewFile { handle, temp, made } = file;
+        let standing = self.job.dest_id(&made);
         if self.job.device(Side::Dest).is_some() {
+            self.job.standing.store(standing, Ordering::Release);
             return Ok(());
         }
         let dest = self.dest();
@@ -102,13 +106,12 @@ impl Work<'_> {
         self.keep_metadata(&handle, &made)?;
         dest.sync_file(&handle).map_err(|errno| self.error("sync", errno))?;
         dest.close(handle).map_err(|errno| self.error("close", errno))?;
-        match &temp {
-            Some(temp) => {
-                let renamed = dest.rename(self.dest_dir(), temp, &self.place.dest_name);
-                renamed.map_err(|errno| self.error("rename", errno))
-            }
-            None => Ok(()),
+        if let Some(temp) = &temp {
+            let renamed = dest.rename(self.dest_dir(), temp, &self.place.dest_name);
+            renamed.map_err(|errno| self.error("rename", errno))?;
         }
+        self.job.standing.store(standing, Ordering::Release);
+        Ok(())
     }
 }
 
@@ -127,9 +130,26 @@ pub(crate) fn source_holds(job: &Job, ranges: &[Range]) -> bool {
     holds
 }
 
+/// Takes note of what earlier runs of the job left at the destination, if one of them has written all of it but what it
+/// could not read: what that one read stays where this one cannot.
+pub(crate) fn note_standing(job: &Job, record: Option<&FileRecord>) -> Result<()> {
+    let Some(record) = record else { return Ok(()) };
+    let standing = match record.status {
+        Status::Done | Status::Written | Status::Failed => record.dest_ino,
+        Status::Pending => 0,
+        Status::InProgress => {
+            let ranges = job.catalog.reader()?.ranges(record.large_id)?;
+            ranges.iter().find_map(Range::standing_id).unwrap_or(0)
+        }
+    };
+    job.standing.store(standing, Ordering::Release);
+    Ok(())
+}
+
 /// Whether a device holds the first of these ranges that was summed; `None` if none was.
 fn still_holds(device: &Device, ranges: &[Range]) -> Result<Option<bool>> {
-    let Some((first, crc64)) = ranges.iter().find_map(|range| Some((range, range.crc64?))) else { return Ok(None) };
+    let mut contents = ranges.iter().filter(|range| range.is_of_content());
+    let Some((first, crc64)) = contents.find_map(|range| Some((range, range.crc64?))) else { return Ok(None) };
     let now = device.crc64(first.offset, first.len);
     Ok(Some(now.map_err(|errno| Error::os("read", &device.path, errno))? == crc64))
 }

@@ -78,7 +78,7 @@ impl Work<'_> {
     /// copy's where times are coarse.
     fn has_all_ranges(&self, record: &FileRecord) -> Result<bool> {
         let ranges = self.job.catalog.reader()?.ranges(record.large_id)?;
-        let end = ranges.iter().fold(0, |end, range| match range.offset <= end {
+        let end = ranges.iter().filter(|range| range.is_of_content()).fold(0, |end, range| match range.offset <= end {
             true => end.max(range.offset + range.len),
             false => end,
         });

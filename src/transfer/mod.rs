@@ -23,7 +23,7 @@ mod named;
 
 pub(crate) use attributes::note_unasked;
 pub use copied::{Copied, Seal};
-pub(crate) use device::source_holds;
+pub(crate) use device::{note_standing, source_holds};
 pub(crate) use grouping::{Grouping, claim_group};
 use grouping::{claim_inode, new_first};
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::damage::failing_of;
+use super::damage::{failing_of, worsen};
 use super::refusals::{Mounted, format};
 use super::support::block::Loop;
 use super::support::fixture::can_mount;
@@ -256,5 +256,45 @@ fn bad_sectors_are_zeros_in_the_object_and_told() {
             assert_same(&server.object("bucket", "disk.img").unwrap().body, &expected);
             assert_eq!(server.uploads().len(), 0, "an upload was left");
         }
+    }
+}
+
+/// In one request, in parts, and in parts that are sent as they are read; by a run that was killed, too.
+#[test]
+fn an_object_keeps_what_was_read_of_a_disk_that_gets_worse() {
+    let test = "an_object_keeps_what_was_read_of_a_disk_that_gets_worse";
+    if !can_mount(test) || !can_mount_fuse(test) {
+        return;
+    }
+    const MIB: usize = 1 << 20;
+    let mount = SlowMount::new(Duration::ZERO);
+    let (server, scratch) = (fault_server(test, 52), Scratch::new());
+    for (mib, part) in [(12, "16M"), (12, "5M"), (36, "32M"), (36, "5M")] {
+        let (source, mut expected) = failing_of(&mount, mib);
+        let state = scratch.path().join(format!("{mib}-{part}"));
+        let job = |source: &Loop| {
+            let job = bucket_job(&server, source.path(), "s3://bucket/disk.img", &state);
+            job.args(&["--part-size", part, "--skip-bad-sectors"])
+        };
+        job(&source).run().expect(23);
+        assert_same(&server.object("bucket", "disk.img").unwrap().body, &expected);
+        drop(source);
+        let lost: Vec<usize> = (0..32).map(|page| 7 * MIB + page * 4096).chain([0, 12 * MIB - 4096]).collect();
+        worsen(&mount, &lost, &[5 * MIB]);
+        expected[5 * MIB..][..4096].fill(b'r');
+        let source = Loop::over(&mount.path().join("disk"), &[]);
+        if (mib, part) == (36, "5M") {
+            let slow = ["--bwlimit", "8M", "--checkpoint-interval", "0.1", "--streams", "1"];
+            let running = job(&source).args(&slow).start();
+            assert!(running.run_for(Duration::from_millis(2500)), "it was too fast");
+            running.kill();
+        }
+        for _ in 0..2 {
+            let outcome = job(&source).run().expect(23);
+            assert!(outcome.stdout.contains("0+4096, 7340032+131072, 9445376+4096, 12578816+4096"), "{outcome}");
+            assert_same(&server.object("bucket", "disk.img").unwrap().body, &expected);
+            assert_eq!(server.uploads().len(), 0, "an upload was left");
+        }
+        server.remove("bucket", "disk.img");
     }
 }

@@ -361,3 +361,83 @@ fn an_image_with_bad_pages_goes_onto_a_device() {
     job.run().expect(0);
     assert_same(&dest.content(), &repaired);
 }
+
+/// Makes pages of the disk behind `mount` unreadable, and others other; the content where it can be read.
+pub(super) fn worsen(mount: &SlowMount, bad: &[usize], repaired: &[usize]) -> Vec<u8> {
+    let disk = mount.folder().join("disk");
+    let mut content = fs::read(&disk).unwrap();
+    repaired.iter().for_each(|at| content[*at..at + 4096].fill(b'r'));
+    bad.iter().for_each(|at| content[*at..at + BAD.len()].copy_from_slice(BAD));
+    fs::write(&disk, &content).unwrap();
+    content
+}
+
+/// What an earlier run has read stays, by a run that reads less, one that is killed, and one after that.
+#[test]
+fn what_was_read_of_a_disk_that_gets_worse_stays() {
+    let test = "what_was_read_of_a_disk_that_gets_worse_stays";
+    if !can_mount(test) || !can_mount_fuse(test) {
+        return;
+    }
+    const MIB: usize = 1 << 20;
+    let mount = SlowMount::new(Duration::ZERO);
+    for engine in Engine::all() {
+        for to_device in [true, false] {
+            let (source, mut expected) = failing(&mount);
+            let (scratch, device) = (Scratch::new(), noisy(12, 34));
+            let dest = if to_device { device.path().to_owned() } else { scratch.path().join("image") };
+            let content = || if to_device { device.content() } else { fs::read(&dest).unwrap() };
+            let job = |source: &Loop| {
+                let job = Job::new(source.path(), &dest, scratch.path().join("state"), engine);
+                job.args(&["--skip-bad-sectors", "--checkpoint-interval", "0.1"])
+            };
+            job(&source).run().expect(23);
+            assert_same(&content(), &expected);
+            drop(source);
+            // One place can be read by now, one is another, and many are lost.
+            let lost: Vec<usize> = (0..64).map(|page| 7 * MIB + page * 4096).chain([0, 12 * MIB - 4096]).collect();
+            worsen(&mount, &lost, &[5 * MIB, 11 * MIB]);
+            [5 * MIB, 11 * MIB].iter().for_each(|at| expected[*at..at + 4096].fill(b'r'));
+            let source = Loop::over(&mount.path().join("disk"), &[]);
+            let running = job(&source).args(&["--bwlimit", "4M", "--buffer-size", "256K"]).start();
+            assert!(running.run_for(Duration::from_millis(2500)), "it was too fast");
+            running.kill();
+            for _ in 0..2 {
+                let outcome = job(&source).run().expect(23);
+                assert!(outcome.stdout.contains("0+4096, 7340032+262144, 9445376+4096, 12578816+4096"), "{outcome}");
+                assert_same(&content(), &expected);
+            }
+        }
+    }
+}
+
+/// A resume reads a chunk again of which a part could not be read: what was read of the rest stays as well.
+#[test]
+fn what_was_read_beside_a_bad_sector_outlives_a_kill() {
+    let test = "what_was_read_beside_a_bad_sector_outlives_a_kill";
+    if !can_mount(test) || !can_mount_fuse(test) {
+        return;
+    }
+    const MIB: usize = 1 << 20;
+    let mount = SlowMount::new(Duration::ZERO);
+    for to_device in [true, false] {
+        let (source, expected) = failing(&mount);
+        let (scratch, device) = (Scratch::new(), noisy(12, 35));
+        let dest = if to_device { device.path().to_owned() } else { scratch.path().join("image") };
+        let job = |source: &Loop| {
+            let job = Job::new(source.path(), &dest, scratch.path().join("state"), Engine::Auto);
+            job.args(&["--skip-bad-sectors", "--bwlimit", "4M", "--checkpoint-interval", "0.1"])
+        };
+        let running = job(&source).start();
+        // Behind the first bad page and the chunk it lies in.
+        assert!(running.run_until(|io| io.write_bytes > 17 << 19), "it was too fast");
+        running.run_for(Duration::from_millis(300));
+        running.kill();
+        drop(source);
+        worsen(&mount, &(0..16).map(|page| 6 * MIB + page * 4096).collect::<Vec<_>>(), &[]);
+        let source = Loop::over(&mount.path().join("disk"), &[]);
+        let outcome = job(&source).run().expect(23);
+        assert!(outcome.stdout.contains("6291456+65536"), "{outcome}");
+        assert_same(&if to_device { device.content() } else { fs::read(&dest).unwrap() }, &expected);
+    }
+}
