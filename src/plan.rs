@@ -226,6 +226,11 @@ pub fn is_sealed_copy(source: &Stat, dest: &Stat, granularity_nanos: u32) -> boo
     is_file && source.size == dest.size && same_time(source.mtime, dest.mtime, granularity_nanos)
 }
 
+/// Whether what is at the destination is the source itself, by another of its names.
+pub(crate) fn is_source(source: &Stat, dest: &Stat) -> bool {
+    (source.dev, source.ino) == (dest.dev, dest.ino)
+}
+
 /// Whether two times are one on a file system that keeps them to `granularity_nanos`.
 pub(crate) fn same_time(a: Time, b: Time, granularity_nanos: u32) -> bool {
     let coarse = |time: Time| (time.secs, time.nanos / granularity_nanos.max(1));

@@ -45,7 +45,7 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
     for (name, temp) in [(&place.dest_name, None), (&temp, Some(temp.clone()))] {
         let Some(handle) = reopen(work, name, record) else { continue };
         let made = dest.stat_handle(&handle).map_err(|errno| place.error(job, Side::Dest, "stat", errno))?;
-        if job.dest_id(&made) != record.dest_ino {
+        if job.dest_id(&made) != record.dest_ino || work.is_source(&made) {
             continue;
         }
         let recorded = job.catalog.reader()?.ranges(record.large_id)?;

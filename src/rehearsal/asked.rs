@@ -23,7 +23,7 @@ use crate::lane::listing::{Item, Refused, Sieve, items};
 use crate::lane::relay::{is_relayed, turned};
 use crate::lane::upload::{attributes_of, is_stored};
 use crate::listing::{BUFFER_BYTES, parse};
-use crate::plan::{Plan, Progress, Reason, Skip, decide, is_sealed_copy, same_time};
+use crate::plan::{Plan, Progress, Reason, Skip, decide, is_sealed_copy, is_source, same_time};
 use crate::provider::metadata::Identity;
 use crate::provider::posix::{Posix, is_missing};
 use crate::provider::s3::{Client, From, Key, Object, Page, attributes};
@@ -245,7 +245,8 @@ impl Asked {
 
     /// As transfer/held.rs adopts.
     fn is_adopted(&self, source: &Stat, dest: &Stat) -> bool {
-        is_sealed_copy(source, dest, self.granularity_nanos) && source.nlink == dest.nlink
+        let is_other = source.nlink == dest.nlink && !is_source(source, dest);
+        is_other && is_sealed_copy(source, dest, self.granularity_nanos)
     }
 
     fn is_same_symlink(
@@ -255,7 +256,8 @@ impl Asked {
         (stat, now): (&Stat, &Stat),
     ) -> Result<bool> {
         let is_owned = self.metadata == Metadata::TimesOnly || (stat.uid, stat.gid) == (now.uid, now.gid);
-        if now.kind() != Kind::Symlink || !is_owned || !same_time(stat.mtime, now.mtime, self.granularity_nanos) {
+        let is_other = now.kind() == Kind::Symlink && !is_source(stat, now);
+        if !is_other || !is_owned || !same_time(stat.mtime, now.mtime, self.granularity_nanos) {
             return Ok(false);
         }
         Ok(source.read_link(dir, name)? == dest.read_link(dir, dest_name)?)

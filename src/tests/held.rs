@@ -70,6 +70,54 @@ fn an_adopted_file_loses_an_acl_of_its_own() {
     }
 }
 
+/// What a destination made by `cp -al` holds are the source's own files: they are replaced, and the source stays as it
+/// is (I6).
+#[test]
+fn a_hard_link_of_the_source_is_replaced_and_the_source_left_alone() {
+    let test = "a_hard_link_of_the_source_is_replaced_and_the_source_left_alone";
+    if !can_mount(test) || (!has("setfacl") && skip(test, "no setfacl")) {
+        return;
+    }
+    const LARGE: usize = 3 << 20;
+    for engine in Engine::all() {
+        for more in [&[][..], &["--acls"], &["--acls", "--xattrs"], &["--recopy"], &["--no-metadata"], &["--atomic"]] {
+            let mount = Mount::new(Kind::Ext4, 64);
+            let (tree, copy) = (mount.join("tree"), mount.join("copy"));
+            fs::create_dir_all(tree.join("dir")).unwrap();
+            for (name, size) in [("empty", 0), ("small", 700), ("dir/large", LARGE)] {
+                fs::write(tree.join(name), vec![7; size]).unwrap();
+                fs::set_permissions(tree.join(name), PermissionsExt::from_mode(0o660)).unwrap();
+                must(Command::new("setfacl").args(["-m", "u:77:rw,g::r"]).arg(tree.join(name)));
+                must(Command::new("setfattr").args(["-n", "user.note", "-v", "kept"]).arg(tree.join(name)));
+            }
+            fs::hard_link(tree.join("small"), tree.join("dir/second")).unwrap();
+            std::os::unix::fs::symlink("small", tree.join("symlink")).unwrap();
+            must(Command::new("mkfifo").arg(tree.join("fifo")));
+            must(Command::new("cp").arg("-al").arg(&tree).arg(&copy));
+            let seen = |root: &Path| {
+                let paths = must(Command::new("find").args(["-printf", "%P %m %s %T@ %n\n"]).current_dir(root));
+                let mut lines: Vec<String> = paths.lines().map(str::to_owned).collect();
+                lines.sort();
+                let acls = must(Command::new("getfacl").args(["-R", "-n", "."]).current_dir(root));
+                (lines, acls)
+            };
+            let content = |root: &Path| fs::read(root.join("dir/large")).unwrap();
+            fs::remove_dir_all(&copy).unwrap();
+            let before = (seen(&tree), content(&tree));
+            must(Command::new("cp").arg("-al").arg(&tree).arg(&copy));
+            let job = Job::new(&tree, &copy, mount.join("state"), engine).args(more);
+            let told = job.clone().arg("--dry-run").run().expect(0);
+            assert!(!told.says("adopt"), "{told}");
+            for _ in 0..2 {
+                let outcome = job.run().expect(0);
+                // Also that no name of it is left at the destination.
+                assert_eq!(seen(&tree), before.0, "{more:?} {outcome}");
+                assert!(content(&tree) == before.1 && content(&copy) == before.1, "{more:?} {outcome}");
+            }
+        }
+    }
+}
+
 /// A file system below the destination whose syncfs cannot be trusted: its files are made durable one by one (I1).
 #[test]
 fn a_file_system_below_the_destination_is_synced_as_it_needs() {

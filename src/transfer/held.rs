@@ -1,4 +1,7 @@
 //! What the destination holds already: sealed again, adopted, or given new metadata. No content is written.
+//!
+//! A name that is a hard link of its source (`cp -al`) is not the destination's: what it was given the source would get
+//! (I6). It is replaced by a copy.
 
 use super::attributes::Kept;
 use super::{Copied, Ending, Seal, Work, ending_of, stat_source};
@@ -41,6 +44,7 @@ impl Work<'_> {
                 Ok(dest)
                     if self.job.dest_id(&dest) == record.dest_ino
                         && dest.size == self.stat.size
+                        && !self.is_source(&dest)
                         && is_durable(&dest)
                         && temp.as_ref().is_none_or(|temp| self.hold(temp)) =>
                 {
@@ -114,6 +118,9 @@ impl Work<'_> {
             Err(errno) => return Err(self.error("stat", errno)),
         };
         self.own_name()?;
+        if self.is_source(&dest) {
+            return Ok(None);
+        }
         match self.stat.kind() {
             Kind::File if plan::is_sealed_copy(self.stat, &dest, self.granularity()) => {
                 if self.stat.nlink != dest.nlink {
@@ -135,6 +142,11 @@ impl Work<'_> {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Whether a file of the destination is the source itself, by another of its names.
+    pub(crate) fn is_source(&self, dest: &Stat) -> bool {
+        plan::is_source(self.stat, dest)
     }
 
     /// How finely the destination keeps times: tried once where its kind does not tell.
@@ -189,7 +201,7 @@ impl Work<'_> {
         };
         let is_sealed = plan::is_sealed_copy(self.stat, &dest, self.job.clock().granularity_nanos);
         let is_same = self.job.dest_id(&dest) == record.dest_ino || !self.job.dest.inodes.is_lasting();
-        if !is_same || !is_sealed {
+        if !is_same || !is_sealed || self.is_source(&dest) {
             return Ok(None);
         }
         let refreshed = self.take_over(&dest, Count::Refreshed)?;
