@@ -346,19 +346,22 @@ impl LargeTask {
         count: usize,
         buffers: &mut FixedBuffers,
     ) -> Option<(Side, Op)> {
-        if count == 0 {
+        let Op::Read { start, len, offset, .. } = op else { return None };
+        let at = self.compared_at(job, buffers.block_bytes()).unwrap_or(start);
+        let block = offset - (start - at) as u64;
+        let wanted = self.block_len(job, block, buffers);
+        // What was asked for is aligned, and a device may end before that.
+        let is_whole = start + count >= at + wanted;
+        if count == 0 && !is_whole {
             self.fail_block(job, op, Errno::IO, buffers);
             return None;
         }
-        let Op::Read { lease, start, len, offset, .. } = op else { return None };
-        if count < len {
+        let Op::Read { lease, .. } = op else { return None };
+        if !is_whole {
             // Short reads of a device end anywhere: the page cache goes on from there.
             let (file, start, len) = (self.dest().plain.clone(), start + count, len - count);
             return Some((Side::Dest, Op::Read { file, lease, start, len, offset: offset + count as u64 }));
         }
-        let at = self.compared_at(job, buffers.block_bytes()).unwrap_or(start);
-        let block = offset - (start - at) as u64;
-        let wanted = self.block_len(job, block, buffers);
         self.write_next((job, caller), (block, 0..wanted), lease, buffers)
     }
 

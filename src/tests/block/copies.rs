@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
+use super::refusals::{Mounted, format};
 use super::support::block::Loop;
 use super::support::fixture::{can_mount, must};
 use super::support::s3::S3sFs;
@@ -155,5 +156,34 @@ fn a_device_goes_through_a_bucket() {
         job(source.path(), object, "up").run().expect(0);
         job(object, back.path(), "down again").arg("--overwrite-device").run().expect(0);
         assert_same(&back.content()[..40 << 20], &expected);
+    }
+}
+
+/// Direct I/O on the image's file system takes whole blocks of 4 KiB, the device ends within one.
+#[test]
+fn equal_blocks_are_left_to_the_very_end_of_a_device() {
+    if !can_mount("equal_blocks_are_left_to_the_very_end_of_a_device") {
+        return;
+    }
+    const END: usize = (3 << 20) + 512;
+    let scratch = Scratch::new();
+    let disk = scratch.path().join("disk");
+    fs::File::create(&disk).unwrap().set_len(48 << 20).unwrap();
+    let disk = Loop::over(&disk, &["--sector-size", "4096"]);
+    format(disk.path());
+    let mounted = Mounted::new(disk.path(), "rw");
+    let (image, content) = (mounted.path().join("image"), noisy(4, 15).content());
+    fs::write(&image, &content[..END]).unwrap();
+    for engine in Engine::all() {
+        for is_equal in [true, false] {
+            let dest = Loop::new(END as u64);
+            if is_equal {
+                dest.write(0, &content[..END]);
+            }
+            let state = scratch.path().join(format!("{is_equal}-{engine:?}"));
+            let job = Job::new(&image, dest.path(), state, engine).args(&["--skip-equal", "--direct", "always"]);
+            job.arg("--overwrite-device").run().expect(0);
+            assert_same(&dest.content(), &content[..END]);
+        }
     }
 }

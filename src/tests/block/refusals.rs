@@ -43,6 +43,10 @@ impl Mounted {
         must(Command::new("sync").arg("-f").arg(point.path()));
         Mounted(point)
     }
+
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
+    }
 }
 
 impl Drop for Mounted {
