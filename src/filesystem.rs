@@ -31,7 +31,7 @@ pub enum FileSystem {
     Smb,
     /// Anything behind FUSE: sshfs, rclone mount, GlusterFS.
     Fuse,
-    /// Other shared file systems: Ceph, Lustre, GPFS, 9p, AFS, OCFS2, GFS2.
+    /// Other shared file systems: Ceph, Lustre, GPFS, BeeGFS, OrangeFS, 9p, AFS, OCFS2, GFS2, folders of a machine's host.
     Cluster,
     /// procfs, sysfs and their like: no data to copy.
     Kernel,
@@ -99,6 +99,11 @@ impl FileSystem {
             0x00c3_6400 | 0x0bd0_0bd0 | 0x4750_4653 | 0x0102_1997 | 0x5346_414f | 0x7461_636f | 0x0116_1970 => {
                 FileSystem::Cluster
             }
+            // kAFS, Coda, NCP, BeeGFS, OrangeFS, PanFS, ACFS, StorNext.
+            0x6b41_4653 | 0x7375_7245 | 0x564c | 0x1983_0326 | 0x2003_0528 | 0xaad7_aaea | 0x6163_6673
+            | 0xbeef_dead => FileSystem::Cluster,
+            // Folders of the host of VirtualBox, VMware and Parallels.
+            0x786f_4256 | 0xbacb_acbc | 0x7c7c_6673 => FileSystem::Cluster,
             0x9fa0 | 0x6265_6572 | 0x6462_6720 | 0x7472_6163 | 0x0027_e0eb | 0x6367_7270 | 0xcafe_4a11 => {
                 FileSystem::Kernel
             }
@@ -109,6 +114,12 @@ impl FileSystem {
     /// Whether it is reached over a network or a user-space daemon: slow metadata, and no place for LMDB.
     pub fn is_remote(self) -> bool {
         matches!(self, FileSystem::Nfs | FileSystem::Smb | FileSystem::Fuse | FileSystem::Cluster)
+    }
+
+    /// Whether what is set there is set if it says so. The kernel's vfat and exFAT take any mode and keep none; of what
+    /// is not known nothing is taken for granted.
+    pub fn does_as_it_says(self) -> bool {
+        self.tells_names_apart() || self == FileSystem::Overlay
     }
 
     /// How far away the clock is that its times are of: a user-space daemon's is this machine's, or the fraction that
@@ -207,6 +218,24 @@ mod tests {
             [parsed(""), parsed("linux"), parsed("99999999999.1"), parsed("v6.2")],
             [(0, 0), (0, 0), (0, 1), (0, 2)]
         );
+    }
+
+    #[test]
+    fn only_known_local_file_systems_are_believed() {
+        let told = |magic| {
+            let file_system = FileSystem::from_magic(magic);
+            (file_system.is_remote(), file_system.does_as_it_says())
+        };
+        // ext4, xfs, btrfs, tmpfs, overlayfs; vfat, exFAT, f2fs.
+        assert!(
+            [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630].map(told).iter().all(|t| *t == (false, true))
+        );
+        assert!([0x4d44, 0x2011_bab0, 0xf2f5_2010].map(told).iter().all(|told| *told == (false, false)));
+        // NFS, SMB, FUSE, BeeGFS, OrangeFS, GPFS, Lustre, 9p, both AFS, VirtualBox's folders.
+        let remote =
+            [0x6969, 0xff53_4d42, 0x6573_5546, 0x1983_0326, 0x2003_0528, 0x4750_4653, 0x0bd0_0bd0, 0x0102_1997];
+        assert!(remote.map(told).iter().all(|told| *told == (true, false)));
+        assert!([0x5346_414f, 0x6b41_4653, 0x786f_4256].map(told).iter().all(|told| *told == (true, false)));
     }
 
     #[test]

@@ -171,9 +171,10 @@ pub struct Job {
     pub measured_nanos: OnceLock<u32>,
     /// What the destination root lives on.
     pub dest_file_system: FileSystem,
-    /// Whether anything at the destination is on another machine, or behind a user-space daemon: what it is told to
-    /// change is looked at again.
+    /// Whether anything at the destination is on another machine, or behind a user-space daemon.
     pub is_dest_remote: AtomicBool,
+    /// Whether anything there may not do what it says it has done: what it is told to change is looked at again.
+    pub is_dest_doubted: AtomicBool,
     /// Names of the destination directory that was last looked through.
     pub seen: Mutex<Seen>,
     /// Held while a name is given that a destination might take for another.
@@ -484,6 +485,7 @@ impl Job {
             self.sync_each.store(true, Ordering::Release);
         }
         self.is_dest_remote.fetch_or(file_system.is_remote(), Ordering::Release);
+        self.is_dest_doubted.fetch_or(!file_system.does_as_it_says(), Ordering::Release);
         self.granularity_nanos.fetch_max(file_system.granularity_nanos(dir), Ordering::Relaxed);
         self.superblocks.lock().entry(dev).or_insert_with(|| dir.clone());
         Ok(())

@@ -188,7 +188,7 @@ impl Job {
 
     /// Whether what the destination says it has changed is taken for done, or looked at again.
     pub fn dest_reach(&self) -> Reach {
-        if self.is_dest_remote.load(Ordering::Acquire) { Reach::Remote } else { Reach::Local }
+        if self.is_dest_doubted.load(Ordering::Acquire) { Reach::Remote } else { Reach::Local }
     }
 
     /// What is known of how the destination keeps times.

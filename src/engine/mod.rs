@@ -296,6 +296,7 @@ pub(crate) fn make_job(
         measured_nanos: OnceLock::new(),
         dest_file_system: roots.dest.file_system,
         is_dest_remote: AtomicBool::new(roots.dest.file_system.is_remote()),
+        is_dest_doubted: AtomicBool::new(!roots.dest.file_system.does_as_it_says()),
         seen: Mutex::default(),
         naming: Mutex::default(),
         walker,

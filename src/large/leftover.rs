@@ -8,9 +8,10 @@
 //! forgotten before a file is made in place of theirs, and never believed of a file that was born at another time or
 //! is too short for them.
 
+use std::sync::atomic::Ordering;
+
 use crate::catalog::{FileRecord, Range, Record, Status};
 use crate::error::{Errno, Result};
-use crate::filesystem::Reach;
 use crate::job::Job;
 use crate::provider::metadata;
 use crate::provider::posix::Posix;
@@ -102,7 +103,7 @@ pub(crate) fn forget_ranges(work: &Work, record: Option<&FileRecord>, attempt: u
 /// A file's birth, as it is recorded with its ranges, where the file system tells it. Servers may make one up of its
 /// other times (Samba without a store for it), which change.
 pub(crate) fn birth_of(job: &Job, made: &Stat) -> Option<Range> {
-    (job.dest_reach() == Reach::Local && made.birth != 0).then(|| Range::birth(made.birth))
+    (!job.is_dest_remote.load(Ordering::Acquire) && made.birth != 0).then(|| Range::birth(made.birth))
 }
 
 #[cfg(test)]

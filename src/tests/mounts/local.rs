@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -160,4 +161,35 @@ fn a_time_within_range_is_not_looked_at_again() {
 fn same_name(calls: &[&str]) -> bool {
     let name = |line: &str| line.split('"').nth(1).map(str::to_owned);
     name(calls[0]) == name(calls[1])
+}
+
+/// The kernel's vfat, as it answers, on any file system: a chmod does nothing and says that all is well, or is refused
+/// where a bit is asked for that vfat has not. Each is a loss, and no failure for ever.
+#[test]
+fn a_mode_that_vfat_only_says_it_keeps_is_a_loss() {
+    let test = "a_mode_that_vfat_only_says_it_keeps_is_a_loss";
+    if !can_mount(test) || !(has("strace") || skip(test, "no strace")) {
+        return;
+    }
+    // The magic number of vfat, and chmod's two calls.
+    let vfat = "-o /dev/null -e trace=fstatfs,fchmod,fchmodat -e inject=fstatfs:poke_exit=@arg2=444d000000000000";
+    let calls = "fchmod,fchmodat";
+    for engine in Engine::all() {
+        for (answer, sticky) in [("retval=0", 0), ("error=EPERM", 0o1000)] {
+            let scratch = Scratch::new();
+            let tree = scratch.path().join("tree");
+            fs::create_dir_all(tree.join("dir")).unwrap();
+            fs::write(tree.join("file"), "content").unwrap();
+            std::os::unix::fs::chown(tree.join("file"), Some(1234), Some(1234)).unwrap();
+            for (name, mode) in [("file", 0o644), ("dir", 0o755 | sticky), ("", 0o755)] {
+                fs::set_permissions(tree.join(name), fs::Permissions::from_mode(mode)).unwrap();
+            }
+            let wrapper = traced(&scratch, &format!("{vfat} -e inject={calls}:{answer}"));
+            let job = Job::new(&tree, scratch.path().join("copy"), scratch.path().join("state"), engine);
+            let outcome = job.clone().within(&wrapper).run().expect(0);
+            assert_eq!((outcome.number("failed"), outcome.number("copied")), (0, 1), "{outcome}");
+            assert!(outcome.says("\"losses\":{\"mode\":3}"), "{outcome}");
+            job.arg("--strict").within(&wrapper).run().expect(23);
+        }
+    }
 }
