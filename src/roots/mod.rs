@@ -16,6 +16,7 @@
 //! A state directory may lie in either root; it is skipped by (dev, ino) later, not refused here.
 
 mod devices;
+mod exports;
 mod lasting;
 mod mounts;
 mod overlap;

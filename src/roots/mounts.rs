@@ -9,10 +9,11 @@
 //! id    dev  root       point                        type
 //! ```
 //!
-//! The path /mnt/b/c lies at 98:0 /exports/a/c.
+//! The path /mnt/b/c lies at 98:0 /exports/a/c. Of what a server exports its names tell more (exports.rs).
 
 use std::ffi::CStr;
 
+use super::exports::Export;
 use crate::error::{Error, Result, join};
 
 /// The table of this process's mount namespace.
@@ -29,7 +30,7 @@ struct Mount {
     id: u64,
     /// The file system's device.
     dev: u64,
-    /// The directory of the file system that is shown.
+    /// The directory of the file system that is shown; of NFS its path on the server.
     root: Vec<u8>,
     /// The path it is shown at.
     point: Vec<u8>,
@@ -37,6 +38,8 @@ struct Mount {
     content: Content,
     /// Its type and what is mounted, as the mount was asked for: `fuse.sshfs nas:/export`.
     origin: Vec<u8>,
+    /// What it is on its server.
+    export: Option<Export>,
 }
 
 /// Whether a file system holds data. Those of the kernel's own are mounted everywhere and never walked into.
@@ -67,12 +70,19 @@ pub(super) struct Place {
     dev: u64,
     /// Path inside the file system.
     path: Vec<u8>,
+    /// The same on its server: mounts of one file system there may have devices of their own.
+    export: Option<Export>,
 }
 
 impl Place {
     /// Whether `other` is this directory or lies below it.
     pub fn holds(&self, other: &Place) -> bool {
-        self.dev == other.dev && is_at_or_below(&other.path, &self.path)
+        let is_on_server = |ours: &Export, theirs: &Export| {
+            ours.shares_server_with(theirs) && is_at_or_below(&theirs.path, &ours.path)
+        };
+        let is_here = self.dev == other.dev && is_at_or_below(&other.path, &self.path);
+        is_here
+            || self.export.as_ref().zip(other.export.as_ref()).is_some_and(|(ours, theirs)| is_on_server(ours, theirs))
     }
 
     /// Whether both lie on one file system.
@@ -82,7 +92,8 @@ impl Place {
 
     /// The place of a name below this directory.
     pub fn child(&self, name: &CStr) -> Place {
-        Place { dev: self.dev, path: join(&self.path, name) }
+        let export = self.export.as_ref().map(|export| export.at(join(&export.path, name)));
+        Place { dev: self.dev, path: join(&self.path, name), export }
     }
 }
 
@@ -95,14 +106,14 @@ impl MountTable {
     }
 
     /// Lines that are not as the kernel writes them are passed over.
-    fn parse(text: &[u8]) -> MountTable {
+    pub(super) fn parse(text: &[u8]) -> MountTable {
         MountTable { mounts: text.split(|&b| b == b'\n').filter_map(parse_line).collect() }
     }
 
     /// Where `path` really lies, which was reached through mount `mount_id` (0: the kernel does not tell, before 5.8).
     pub fn place(&self, mount_id: u64, path: &[u8]) -> Option<Place> {
         let mount = self.mount(mount_id, path)?;
-        Some(Place { dev: mount.dev, path: inside(&mount.root, &mount.point, path) })
+        Some(mount.place(path))
     }
 
     /// What tells where `path` lies from where it would lie if something else was mounted, or nothing; the same after a
@@ -126,13 +137,22 @@ impl MountTable {
     pub fn places_below(&self, path: &[u8]) -> impl Iterator<Item = Place> {
         let with_data = self.mounts.iter().filter(|mount| mount.content == Content::Data);
         let mounts = with_data.filter(move |mount| is_at_or_below(&mount.point, path));
-        mounts.map(|mount| Place { dev: mount.dev, path: mount.root.clone() })
+        mounts.map(|mount| mount.place(&mount.point))
     }
 
     /// Mount points below `path`, itself not among them, where every operation takes milliseconds.
     pub fn slow_points_below<'t>(&'t self, path: &'t [u8]) -> impl Iterator<Item = &'t [u8]> {
         let below = move |mount: &&Mount| mount.point != path && is_at_or_below(&mount.point, path);
         self.mounts.iter().filter(|mount| is_remote(&mount.origin)).filter(below).map(|mount| &mount.point[..])
+    }
+}
+
+impl Mount {
+    /// Where a path at or below its point lies.
+    fn place(&self, path: &[u8]) -> Place {
+        let at = |root: &[u8]| inside(root, &self.point, path);
+        let export = self.export.as_ref().map(|export| export.at(at(&export.path)));
+        Place { dev: self.dev, path: at(&self.root), export }
     }
 }
 
@@ -153,8 +173,14 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     fields.find(|field| *field == b"-")?;
     let name = fields.next()?;
     let content = if KERNEL_TYPES.contains(&name) { Content::Kernel } else { Content::Data };
-    let origin = [name, b" ", &unescape(fields.next().unwrap_or_default())].concat();
-    Some(Mount { id, dev, root, point, content, origin })
+    let mounted = unescape(fields.next().unwrap_or_default());
+    let export = Export::of(name, &root, &mounted, fields.next().unwrap_or_default());
+    let root = match &export {
+        Some(export) if matches!(name, b"nfs" | b"nfs4") => export.path.clone(),
+        _ => root,
+    };
+    let origin = [name, b" ", &mounted].concat();
+    Some(Mount { id, dev, root, point, content, origin, export })
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
@@ -188,7 +214,7 @@ fn octal(text: &[u8]) -> Option<u8> {
 }
 
 /// Whether `path` is `dir` or lies below it; both absolute, without slashes at the end but for "/" itself.
-fn is_at_or_below(path: &[u8], dir: &[u8]) -> bool {
+pub(super) fn is_at_or_below(path: &[u8], dir: &[u8]) -> bool {
     match path.strip_prefix(dir) {
         Some(rest) => rest.is_empty() || rest.starts_with(b"/") || dir == b"/",
         None => false,
@@ -250,7 +276,7 @@ garbage
 
     #[test]
     fn holding_goes_by_whole_components_and_device() {
-        let place = |dev, path: &str| Place { dev, path: path.as_bytes().to_vec() };
+        let place = |dev, path: &str| Place { dev, path: path.as_bytes().to_vec(), export: None };
         assert!(place(1, "/a").holds(&place(1, "/a")) && place(1, "/a").holds(&place(1, "/a/b")));
         assert!(place(1, "/").holds(&place(1, "/a")));
         assert!(!place(1, "/a").holds(&place(1, "/ab")) && !place(1, "/a").holds(&place(2, "/a")));
