@@ -11,7 +11,7 @@
 //!   options=...
 //!   crc=89abcdef                       CRC-32 of the lines above
 //! ```
-//! Identities are compared as the lines they are written as.
+//! Identities are compared as the lines they are written as, but for births, of which only two that are told differ.
 
 use std::fmt::Write;
 
@@ -47,6 +47,15 @@ pub struct RootId {
     pub birth: Time,
     /// Device number. It informs only: device numbers change over reboots.
     pub dev: u64,
+}
+
+impl RootId {
+    /// Whether a root is the one that was recorded, as far as both tell: a kernel or a gfast may tell a birth that
+    /// another does not.
+    pub fn is(&self, recorded: &RootId) -> bool {
+        let are_told = [self, recorded].iter().all(|root| root.birth != Time::default());
+        self.ino == recorded.ino && (!are_told || self.birth == recorded.birth)
+    }
 }
 
 /// How an end of a job is found among those that are recorded.
@@ -153,11 +162,12 @@ impl JobIdentity {
     fn difference(&self, theirs: &str) -> Option<Difference> {
         let ours = self.lines();
         let differs = |name| value_of(&ours, name) != value_of(theirs, name);
-        let root_differs = |name| value_of(&ours, name).map(without_dev) != value_of(theirs, name).map(without_dev);
+        let recorded = |name| value_of(theirs, name).and_then(parse_root);
+        let root_differs = |ours: &RootId, name| recorded(name).is_none_or(|recorded| !ours.is(&recorded));
         let checks = [
             (differs("source") || differs("dest"), Difference::Paths),
-            (root_differs("source_root"), Difference::SourceRoot),
-            (root_differs("dest_root"), Difference::DestRoot),
+            (root_differs(&self.source_root, "source_root"), Difference::SourceRoot),
+            (root_differs(&self.dest_root, "dest_root"), Difference::DestRoot),
             (differs("options"), Difference::Options),
         ];
         checks.into_iter().find(|(differs, _)| *differs).map(|(_, difference)| difference)
@@ -190,10 +200,6 @@ fn parse_root(text: &str) -> Option<RootId> {
     Some(RootId { ino: ino.parse().ok()?, birth, dev: dev.parse().ok()? })
 }
 
-fn without_dev(root: &str) -> &str {
-    root.rsplit_once(':').map_or(root, |(identity, _)| identity)
-}
-
 fn value_of<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     text.split('\n').find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
 }
@@ -219,6 +225,18 @@ mod tests {
         same.source_root.dev = 99;
         assert_eq!(same.compare(identity().to_text(77).as_bytes()), Ok(Ok(77)));
         assert_eq!(JobIdentity::parse(identity().to_text(77).as_bytes()), Ok((77, identity())));
+    }
+
+    #[test]
+    fn a_birth_that_is_not_told_is_no_other() {
+        let told = identity();
+        let mut untold = identity();
+        untold.dest_root.birth = Time::default();
+        assert_eq!(told.compare(untold.to_text(77).as_bytes()), Ok(Ok(77)));
+        assert_eq!(untold.compare(told.to_text(77).as_bytes()), Ok(Ok(77)));
+        untold.dest_root.ino += 1;
+        assert_eq!(told.compare(untold.to_text(77).as_bytes()), Ok(Err(Difference::DestRoot)));
+        assert_eq!(untold.compare(told.to_text(77).as_bytes()), Ok(Err(Difference::DestRoot)));
     }
 
     #[test]

@@ -2,7 +2,11 @@
 //!
 //! A user-space daemon makes up inode numbers as names are looked up, and counts anew when it is mounted again: they
 //! tell neither one root from another nor one file from another over two mounts. What is mounted does, and the number
-//! that the kernel gives each mount and never gives again.
+//! that the kernel gives each mount and never gives again. An SMB client that does not take the server's numbers counts
+//! likewise.
+//!
+//! A server may make up a time of birth of its other times (Samba without a store for it), which change, and a newer
+//! client may tell one that an older one did not.
 
 use std::os::fd::OwnedFd;
 
@@ -24,6 +28,7 @@ impl Root {
     pub fn identity(&self) -> (u64, Time) {
         let mounted = || MountTable::read().ok()?.origin(self.stat.mount_id, &self.path);
         match self.inodes {
+            Inodes::Lasting if self.file_system.is_remote() => (self.stat.ino, Time::default()),
             Inodes::Lasting => (self.stat.ino, self.birth),
             Inodes::OfMount(_) => mounted().map_or((0, Time::default()), |origin| (crc64(&origin), Time::default())),
         }
@@ -39,12 +44,14 @@ impl Root {
     }
 }
 
-/// How long inode numbers last on the file system of an open directory.
-pub(super) fn inodes(dir: &OwnedFd, file_system: FileSystem) -> Inodes {
-    match file_system.keeps_inodes() {
-        true => Inodes::Lasting,
-        false => Inodes::OfMount(mount(dir)),
-    }
+/// How long inode numbers last on the file system of an open directory, which has this path and mount.
+pub(super) fn inodes(dir: &OwnedFd, file_system: FileSystem, (mount_id, path): (u64, &[u8])) -> Inodes {
+    let are_servers = || MountTable::read().ok()?.has_option(mount_id, path, b"serverino");
+    let are_lasting = match file_system {
+        FileSystem::Smb => are_servers() != Some(false),
+        _ => file_system.keeps_inodes(),
+    };
+    if are_lasting { Inodes::Lasting } else { Inodes::OfMount(mount(dir)) }
 }
 
 /// A number that no other mount has, of this boot or another; on older kernels one of this process alone.
@@ -58,4 +65,30 @@ fn mount(dir: &OwnedFd) -> u64 {
     };
     let number = number.map_or_else(alone, |number| number.to_le_bytes().to_vec());
     crc64(&[boot, number].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{Mode, OFlags};
+
+    use super::*;
+
+    #[test]
+    fn what_a_server_tells_of_a_birth_identifies_no_root() {
+        let dir = std::env::temp_dir();
+        let fd = rustix::fs::open(&dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let root = Root::describe(fd, dir.into_os_string().into_encoded_bytes()).unwrap();
+        let (birth, inodes) = (Time { secs: 1_500_000_000, nanos: 5 }, Inodes::Lasting);
+        let mut root = Root { birth, inodes, ..root };
+        for (file_system, told) in [
+            (FileSystem::Ext, birth),
+            (FileSystem::Other, birth),
+            (FileSystem::Nfs, Time::default()),
+            (FileSystem::Smb, Time::default()),
+            (FileSystem::Cluster, Time::default()),
+        ] {
+            root.file_system = file_system;
+            assert_eq!(root.identity(), (root.stat.ino, told), "{file_system:?}");
+        }
+    }
 }

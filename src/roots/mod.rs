@@ -50,7 +50,7 @@ pub struct Root {
     /// Its description when it was opened.
     pub stat: Stat,
     /// Time of its creation; zero where the file system keeps none. With the inode number it tells whether a
-    /// recorded job still has the same root.
+    /// recorded job still has the same root (lasting.rs).
     pub birth: Time,
     /// The kind of file system it lives on.
     pub file_system: FileSystem,
@@ -388,7 +388,7 @@ impl Root {
         let described = describe_at(&fd, c"", AtFlags::EMPTY_PATH);
         let (stat, birth) = described.map_err(|errno| refused_by(&path, "described", errno))?;
         let file_system = FileSystem::of(&fd).map_err(|error| Error::refused(&path, error.cause.to_string()))?;
-        let inodes = lasting::inodes(&fd, file_system);
+        let inodes = lasting::inodes(&fd, file_system, (stat.mount_id, &path));
         Ok(Root { handle: Arc::new(fd), path, stat, birth, file_system, inodes, device: None })
     }
 }

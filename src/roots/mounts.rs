@@ -40,6 +40,8 @@ struct Mount {
     origin: Vec<u8>,
     /// What it is on its server.
     export: Option<Export>,
+    /// Options of the file system, as its kind prints them.
+    options: Vec<u8>,
 }
 
 /// Whether a file system holds data. Those of the kernel's own are mounted everywhere and never walked into.
@@ -123,6 +125,12 @@ impl MountTable {
         Some([&mount.origin[..], b" ", &inside(&mount.root, &mount.point, path)].concat())
     }
 
+    /// Whether the file system of `path` has an option, as it prints them.
+    pub fn has_option(&self, mount_id: u64, path: &[u8], option: &[u8]) -> Option<bool> {
+        let mount = self.mount(mount_id, path)?;
+        Some(mount.options.split(|&b| b == b',').any(|there| there == option))
+    }
+
     fn mount(&self, mount_id: u64, path: &[u8]) -> Option<&Mount> {
         let by_id = self.mounts.iter().find(|mount| mount.id == mount_id && is_at_or_below(path, &mount.point));
         let by_path = || {
@@ -174,13 +182,14 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let name = fields.next()?;
     let content = if KERNEL_TYPES.contains(&name) { Content::Kernel } else { Content::Data };
     let mounted = unescape(fields.next().unwrap_or_default());
-    let export = Export::of(name, &root, &mounted, fields.next().unwrap_or_default());
+    let options = fields.next().unwrap_or_default();
+    let export = Export::of(name, &root, &mounted, options);
     let root = match &export {
         Some(export) if matches!(name, b"nfs" | b"nfs4") => export.path.clone(),
         _ => root,
     };
     let origin = [name, b" ", &mounted].concat();
-    Some(Mount { id, dev, root, point, content, origin, export })
+    Some(Mount { id, dev, root, point, content, origin, export, options: options.to_vec() })
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
@@ -272,6 +281,14 @@ garbage
         let origin = |mount_id, path: &[u8]| String::from_utf8(table.origin(mount_id, path).unwrap()).unwrap();
         assert_eq!(origin(37, b"/mnt/b/c"), "xfs /dev/sdb /a b/c");
         assert_eq!(origin(27, b"/mnt/b/c"), "ext4 /dev/vda /mnt/b/c");
+    }
+
+    #[test]
+    fn an_option_is_a_whole_word() {
+        let table = MountTable::parse(b"36 27 0:41 / /smb rw - cifs //nas/data rw,serverino,mapposix\n");
+        let has = |option| table.has_option(36, b"/smb/x", option);
+        assert_eq!([has(b"serverino"), has(b"server")], [Some(true), Some(false)]);
+        assert_eq!(table.has_option(0, b"/", b"serverino"), None);
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub use findings::Form;
 pub use sample::Sampled;
 
 use crate::bell::Bell;
-use crate::catalog::{Catalog, DirId, JobIdentity, KnownBy};
+use crate::catalog::{Catalog, DirId, JobIdentity, KnownBy, RootId};
 use crate::config::{
     ARENA_BYTES_MAX, Attributes, BLOCK_BYTES_RANGE, BufferChoice, EngineChoice, FILE_DEPTH, Metadata, Mounts, Output,
     S3Options,
@@ -240,7 +240,10 @@ impl Ends {
                 }
                 let is_it = match &dest.device {
                     Some(device) => device.is_known_as(then.ino),
-                    None => dest.identity() == (then.ino, then.birth),
+                    None => {
+                        let (ino, birth) = dest.identity();
+                        RootId { ino, birth, ..then }.is(&then)
+                    }
                 };
                 if !is_it {
                     let why = "it is not the one this job wrote to: it was replaced, or is not mounted";
