@@ -78,6 +78,8 @@ fn open(state_dir: &Path) -> Result<Catalog> {
         source_root: RootId::default(),
         dest_root: RootId::default(),
         options: Vec::new(),
+        source_server: String::new(),
+        dest_server: String::new(),
     };
     Catalog::open(state_dir, &identity, false)
 }

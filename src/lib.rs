@@ -91,6 +91,7 @@
 //! engine/mod.rs        one run, from the checks to the summary
 //! engine/ends.rs       both ends of a job, file systems or buckets
 //! engine/renamed.rs    devices that are called otherwise than when their job began
+//! engine/emptied.rs    whether a destination bucket holds anything yet of what its job has stored
 //! engine/overwriting.rs whether a destination device may be overwritten
 //! engine/team.rs       its threads, started and ended as the streams need them
 //! engine/autopilot.rs  the tuner at the wheel of a running job

@@ -201,7 +201,14 @@ impl Folder {
     fn check_job(&self, identity: &JobIdentity) -> Result<u64> {
         let text = read_job_file(&self.path)?;
         let answer = identity.compare(&text).map_err(|damage| self.damaged(damage.0))?;
-        answer.map_err(|difference| Error::refused(bytes_of(&self.path), refusal(difference)))
+        answer.map_err(|difference| {
+            let servers = JobIdentity::parse(&text).ok().and_then(|(_, recorded)| identity.other_server(&recorded));
+            let why = match (difference, servers) {
+                (Difference::Server, Some((then, now))) => format!("this job began at {then}, not at {now}; {SERVER}"),
+                (difference, _) => refusal(difference).to_owned(),
+            };
+            Error::refused(bytes_of(&self.path), why)
+        })
     }
 
     /// Removes what a process that died while making this folder has left.
@@ -237,9 +244,10 @@ impl Folder {
     }
 
     /// Raises the format that the job file tells to this program's, durably and by one rename, before anything of it is
-    /// recorded: so an older gfast refuses the job, and does not take what it cannot read for damage.
+    /// recorded: so an older gfast refuses the job, and does not take what it cannot read for damage. What was not told
+    /// of the job before is from now on.
     pub fn raise_format(&self, identity: &JobIdentity, job_id: u64) -> Result<()> {
-        if !identity::is_older(&read_job_file(&self.path)?) {
+        if !identity.tells_more_than(&read_job_file(&self.path)?) {
             return Ok(());
         }
         // What is recorded was recorded by the device of then.
@@ -314,6 +322,10 @@ fn read_job_file(folder: &Path) -> Result<Vec<u8>> {
 
 const SAME_MOMENT: &str = "another process began this job at the same moment; run it again";
 
+/// What to do about a bucket of another server.
+const SERVER: &str = "name that server, or use another --state-dir: then what is there already is looked for, and \
+                      what is not is copied";
+
 /// What to do about a damaged catalog.
 pub(super) const WAY_OUT: &str = "remove this folder to start over: the next run compares with the destination and \
                                   adopts files of the same size and time";
@@ -322,6 +334,7 @@ fn refusal(difference: Difference) -> &'static str {
     match difference {
         Difference::NewerFormat => "the catalog was written by a newer gfast; use that one, or another --state-dir",
         Difference::Paths => "this folder belongs to a job with another source or destination; use another --state-dir",
+        Difference::Server => SERVER,
         Difference::SourceRoot => "the source is not the one this job began with: it was replaced, or is not mounted",
         Difference::DestRoot => {
             "the destination is not the one this job began with: it was replaced, or is not mounted"

@@ -9,6 +9,8 @@
 //!   source_root=128:1700000000.5:2049  inode, birth time, device (the last one informs, it is not compared)
 //!   dest_root=...
 //!   options=...
+//!   source_server=...                  of a bucket, where it is; not there before servers were recorded
+//!   dest_server=...
 //!   crc=89abcdef                       CRC-32 of the lines above
 //! ```
 //! Identities are compared as the lines they are written as, but for births, of which only two that are told differ.
@@ -36,6 +38,10 @@ pub struct JobIdentity {
     pub dest_root: RootId,
     /// Options that must not change during a job, encoded by the caller.
     pub options: Vec<u8>,
+    /// The server of the source's bucket; empty if it is in none, or if none was recorded.
+    pub source_server: String,
+    /// The server of the destination's bucket, likewise.
+    pub dest_server: String,
 }
 
 /// What tells a root from another one mounted or made in its place.
@@ -87,6 +93,8 @@ pub(super) enum Difference {
     NewerFormat,
     /// Another source or destination.
     Paths,
+    /// A bucket of another server.
+    Server,
     /// The source's path leads elsewhere now.
     SourceRoot,
     /// The destination's path leads elsewhere now.
@@ -116,14 +124,39 @@ impl JobIdentity {
     }
 
     fn lines(&self) -> String {
+        let servers = self.servers().map(|(name, server)| match server {
+            "" => String::new(),
+            server => format!("{name}={}\n", escape(server.as_bytes())),
+        });
         format!(
-            "source={}\ndest={}\nsource_root={}\ndest_root={}\noptions={}\n",
+            "source={}\ndest={}\nsource_root={}\ndest_root={}\noptions={}\n{}",
             escape(&self.source),
             escape(&self.dest),
             root_text(&self.source_root),
             root_text(&self.dest_root),
-            escape(&self.options)
+            escape(&self.options),
+            servers.concat()
         )
+    }
+
+    /// The servers of both ends, by the names of their lines.
+    fn servers(&self) -> [(&'static str, &str); 2] {
+        [("source_server", &self.source_server), ("dest_server", &self.dest_server)]
+    }
+
+    /// The servers of an end, theirs and ours, where they are two.
+    pub(super) fn other_server(&self, theirs: &JobIdentity) -> Option<(String, String)> {
+        let pairs = theirs.servers().into_iter().zip(self.servers());
+        let mut pairs = pairs.map(|((_, theirs), (_, ours))| (theirs.to_owned(), ours.to_owned()));
+        pairs.find(|(theirs, ours)| !theirs.is_empty() && !ours.is_empty() && theirs != ours)
+    }
+
+    /// Whether a job file's text, known to be whole, tells less than this program's would: it is of an older format, or
+    /// from before servers were recorded.
+    pub(super) fn tells_more_than(&self, text: &[u8]) -> bool {
+        let Ok(text) = std::str::from_utf8(text) else { return false };
+        let lacks = |(name, server): (&str, &str)| !server.is_empty() && value_of(text, name).is_none();
+        format_of(text).is_some_and(|format| format < FORMAT) || self.servers().into_iter().any(lacks)
     }
 
     /// Compares with a job file's text: the job id if it is this job.
@@ -146,12 +179,21 @@ impl JobIdentity {
         let text = std::str::from_utf8(text).map_err(|_| Damage("its job file is not text"))?;
         let bytes = |name| value_of(text, name).and_then(unescape).ok_or(Damage("its job file names no roots"));
         let root = |name| value_of(text, name).and_then(parse_root).ok_or(Damage("its job file names no roots"));
+        let server = |name| match value_of(text, name) {
+            Some(server) => {
+                let server = unescape(server).and_then(|server| String::from_utf8(server).ok());
+                server.ok_or(Damage("its job file names no server"))
+            }
+            None => Ok(String::new()),
+        };
         let identity = JobIdentity {
             source: bytes("source")?,
             dest: bytes("dest")?,
             source_root: root("source_root")?,
             dest_root: root("dest_root")?,
             options: bytes("options")?,
+            source_server: server("source_server")?,
+            dest_server: server("dest_server")?,
         };
         match identity.compare(text.as_bytes())? {
             Ok(job_id) => Ok((job_id, identity)),
@@ -162,21 +204,18 @@ impl JobIdentity {
     fn difference(&self, theirs: &str) -> Option<Difference> {
         let ours = self.lines();
         let differs = |name| value_of(&ours, name) != value_of(theirs, name);
+        let server_differs = |name| value_of(theirs, name).is_some_and(|theirs| value_of(&ours, name) != Some(theirs));
         let recorded = |name| value_of(theirs, name).and_then(parse_root);
         let root_differs = |ours: &RootId, name| recorded(name).is_none_or(|recorded| !ours.is(&recorded));
         let checks = [
             (differs("source") || differs("dest"), Difference::Paths),
+            (server_differs("source_server") || server_differs("dest_server"), Difference::Server),
             (root_differs(&self.source_root, "source_root"), Difference::SourceRoot),
             (root_differs(&self.dest_root, "dest_root"), Difference::DestRoot),
             (differs("options"), Difference::Options),
         ];
         checks.into_iter().find(|(differs, _)| *differs).map(|(_, difference)| difference)
     }
-}
-
-/// Whether a job file's text, known to be whole, tells an older format than this program's.
-pub(super) fn is_older(text: &[u8]) -> bool {
-    std::str::from_utf8(text).ok().and_then(format_of).is_some_and(|format| format < FORMAT)
 }
 
 fn format_of(text: &str) -> Option<u32> {
@@ -216,6 +255,8 @@ mod tests {
             source_root: root(2),
             dest_root: root(3),
             options: vec![0, 1, b'\n', 255],
+            source_server: String::new(),
+            dest_server: "site:9000".to_owned(),
         }
     }
 
@@ -248,12 +289,26 @@ mod tests {
             other.compare(text.as_bytes())
         };
         assert_eq!(told(|other| other.dest.push(b'x')), Ok(Err(Difference::Paths)));
+        assert_eq!(told(|other| other.dest_server.push('1')), Ok(Err(Difference::Server)));
         assert_eq!(told(|other| other.source_root.ino += 1), Ok(Err(Difference::SourceRoot)));
         assert_eq!(told(|other| other.dest_root.birth.nanos += 1), Ok(Err(Difference::DestRoot)));
         assert_eq!(told(|other| other.options.clear()), Ok(Err(Difference::Options)));
         let newer = text.replace(&format!("format={FORMAT}"), &format!("format={}", FORMAT + 1));
         assert_ne!(newer, text);
         assert_eq!(identity().compare(newer.as_bytes()), Ok(Err(Difference::NewerFormat)));
+    }
+
+    #[test]
+    fn a_job_from_before_servers_were_recorded_is_the_same_job() {
+        let before = JobIdentity { dest_server: String::new(), ..identity() };
+        let text = before.to_text(5);
+        assert!(!text.contains("server"), "{text}");
+        assert_eq!(identity().compare(text.as_bytes()), Ok(Ok(5)));
+        assert!(identity().tells_more_than(text.as_bytes()) && !before.tells_more_than(text.as_bytes()));
+        assert!(!identity().tells_more_than(identity().to_text(5).as_bytes()));
+        let other = JobIdentity { dest_server: "elsewhere".to_owned(), ..identity() };
+        let servers = ("site:9000".to_owned(), "elsewhere".to_owned());
+        assert_eq!((other.other_server(&identity()), other.other_server(&before)), (Some(servers), None));
     }
 
     #[test]

@@ -188,7 +188,7 @@ async fn open_bucket(name: &str, typed: &[u8], options: &S3Options, side: Side, 
     let mut end = BucketEnd { root, name, single: None, bytes: 0 };
     if side == Side::Dest {
         let page = first_page(&mut end.root).await?;
-        end.root.is_empty = page.objects.is_empty() && page.prefixes.is_empty();
+        end.root.is_empty = page.objects.is_empty() && page.prefixes.is_empty() && page.next.is_none();
     }
     Ok(end)
 }

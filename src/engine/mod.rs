@@ -11,6 +11,7 @@
 //! asked for.
 
 mod autopilot;
+pub(crate) mod emptied;
 pub(crate) mod ends;
 mod overwriting;
 mod renamed;
@@ -55,6 +56,7 @@ use crate::outcome::Intake;
 use crate::plan::{Again, Progress as Standing};
 use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
+use crate::provider::s3;
 use crate::readback;
 use crate::report::{
     Activity, Console, Counters, Crowd, Durability, End, EngineUsed, ExitCode, Failures, Keeper, Latency, Limited,
@@ -96,6 +98,7 @@ pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
     let identity = identity_of(config, &choice, &recorded, &roots);
     let catalog = Arc::new(Catalog::open(&config.state_dir, &identity, false)?);
     let kind = resume::kind(&catalog, config.retry)?;
+    emptied::refuse(config, &catalog, kind, (&roots, &names.1, dest.as_ref()))?;
     resume::begin(&catalog, kind)?;
 
     let streams = affordable_streams(config, &console);
@@ -233,6 +236,10 @@ pub(crate) fn identity_of(config: &Config, choice: &Choice, names: &(Vec<u8>, Ve
         Attributes::None => String::new(),
         kept => format!(" attributes={kept:?}"),
     };
+    let server_of = |end: &Location, options| match end {
+        Location::S3 { .. } => s3::server_id(options, &s3::process_variables()),
+        Location::Posix(_) => String::new(),
+    };
     let (metadata, mounts, choice) = (config.metadata, config.mounts, choice.to_text());
     JobIdentity {
         source: names.0.clone(),
@@ -240,6 +247,8 @@ pub(crate) fn identity_of(config: &Config, choice: &Choice, names: &(Vec<u8>, Ve
         source_root: root_id(&roots.source),
         dest_root: root_id(&roots.dest),
         options: format!("metadata={metadata:?} mounts={mounts:?}{attributes}{choice}").into_bytes(),
+        source_server: server_of(&config.source, &config.source_s3),
+        dest_server: server_of(&config.dest, &config.dest_s3),
     }
 }
 

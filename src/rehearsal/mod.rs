@@ -29,6 +29,7 @@ use crate::catalog::{Catalog, DirId, DirStamp, JobStatus, Record, boot_id};
 use crate::config::{Config, Metadata, Mounts};
 use crate::delete::each;
 use crate::dir_stamp::is_unmounted;
+use crate::engine::emptied;
 use crate::engine::ends::{Ends, look};
 use crate::engine::{identity_of, raise_descriptor_limit};
 use crate::error::{Cause, Class, Error, Result, escape};
@@ -97,7 +98,8 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
     let identity = identity_of(config, &choice, &names, &roots);
     let catalog = Catalog::find_job(&config.state_dir, &identity)?;
     if let Some(catalog) = &catalog {
-        resume::kind(catalog, config.retry)?;
+        let kind = resume::kind(catalog, config.retry)?;
+        emptied::refuse(config, catalog, kind, (&roots, &names.1, dest.as_ref()))?;
     }
     let granularity_nanos = roots.dest.granularity_nanos();
     let end = |bucket: Option<crate::job::BucketRoot>, root, side| match bucket {

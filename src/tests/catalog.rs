@@ -51,6 +51,8 @@ fn identity() -> JobIdentity {
         source_root: root(2),
         dest_root: root(128),
         options: b"metadata=keep".to_vec(),
+        source_server: String::new(),
+        dest_server: String::new(),
     }
 }
 

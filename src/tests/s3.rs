@@ -6,7 +6,8 @@
 //! cost; `s3/uploads.rs` uploads that nothing goes on with; `s3/verify.rs` comparisons; `s3/rehearsal.rs` what a dry
 //! run says; `s3/delete.rs` what goes from a destination; `s3/stale.rs` mounts that become stale; `s3/streamed.rs`
 //! parts that fit no buffer; `s3/tls.rs` whose certificate is believed; `s3/xattrs.rs` extended attributes and ACLs;
-//! `s3/credentials.rs` where keys come from; `s3/headers.rs` what objects are stored with beside their content.
+//! `s3/credentials.rs` where keys come from; `s3/headers.rs` what objects are stored with beside their content;
+//! `s3/identity.rs` which bucket of which server a job is about.
 
 mod support;
 
@@ -20,6 +21,8 @@ mod directions;
 mod faults;
 #[path = "s3/headers.rs"]
 mod headers;
+#[path = "s3/identity.rs"]
+mod identity;
 #[path = "s3/lies.rs"]
 mod lies;
 #[path = "s3/refusals.rs"]

@@ -46,7 +46,7 @@ pub use bucket::Bucket;
 pub use client::Client;
 pub use download::Download;
 pub use keys::Key;
-pub use settings::{Variables, process_variables, server_of};
+pub use settings::{Variables, process_variables, server_id, server_of};
 pub use supply::{Demand, Supply, supply};
 pub use xml::Unfinished;
 

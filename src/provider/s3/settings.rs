@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
+use reqwest::Url;
 use rusty_s3::UrlStyle;
 
 use crate::config::S3Options;
@@ -68,6 +69,23 @@ pub fn server_of(options: &S3Options, variables: &Variables) -> String {
     format!("{scheme}://{host}")
 }
 
+/// What tells that server from any other, as [`Settings::server`] writes it.
+pub fn server_id(options: &S3Options, variables: &Variables) -> String {
+    Settings::load(options, variables).server()
+}
+
+/// The part of AWS that a host belongs to if it answers for its S3: names of buckets are unique in each. Other servers
+/// may run on its machines.
+fn partition(host: &str) -> Option<&'static str> {
+    let is_s3 = host.split('.').any(|label| label == "s3" || label.starts_with("s3-"));
+    match host.strip_suffix(".amazonaws.com.cn").or_else(|| host.strip_suffix(".amazonaws.com")) {
+        Some(_) if !is_s3 => None,
+        Some(_) if host.ends_with(".cn") => Some("amazonaws.com.cn"),
+        Some(region) if region.contains("us-gov-") => Some("us-gov.amazonaws.com"),
+        found => found.map(|_| "amazonaws.com"),
+    }
+}
+
 impl Settings {
     /// What options, environment and files say. A file that cannot be read says nothing.
     pub fn load(options: &S3Options, variables: &Variables) -> Settings {
@@ -121,6 +139,19 @@ impl Settings {
             Some(endpoint) => format!("https://{endpoint}"),
             None if region.starts_with("cn-") => format!("https://s3.{region}.amazonaws.com.cn"),
             None => format!("https://s3.{region}.amazonaws.com"),
+        }
+    }
+
+    /// What tells the server from any other, however it is written: its host, and port and path where they do not go
+    /// without saying. HTTP and HTTPS lead to the same one, and so do all regions and hosts of AWS.
+    pub fn server(&self) -> String {
+        // One that cannot be read is refused when its bucket is opened.
+        let Ok(url) = self.endpoint_in(&self.region).parse::<Url>() else { return String::new() };
+        let host = url.host_str().unwrap_or_default().trim_end_matches('.');
+        let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
+        match partition(host) {
+            Some(partition) => partition.to_owned(),
+            None => format!("{host}{port}{}", url.path().trim_end_matches('/')),
         }
     }
 
@@ -225,6 +256,29 @@ mod tests {
         assert_eq!((none.region.as_str(), none.profile), (REGION_DEFAULT, named("none", Some("AWS_PROFILE"), false)));
         let other = resolve(S3Options::default(), &[("AWS_DEFAULT_PROFILE", "other")]);
         assert_eq!(other.profile, named("other", Some("AWS_DEFAULT_PROFILE"), true));
+    }
+
+    #[test]
+    fn a_server_is_one_however_it_is_written() {
+        let server = |endpoint: &str| Settings { endpoint: Some(endpoint.to_owned()), ..Settings::default() }.server();
+        for same in [
+            "https://S3.site.example",
+            "http://s3.site.example:80/",
+            "s3.site.example.",
+            "https://x@s3.site.example:443",
+        ] {
+            assert_eq!(server(same), "s3.site.example", "{same}");
+        }
+        assert_eq!(server("http://[::1]:9000/tenant/"), "[::1]:9000/tenant");
+        assert_ne!(server("http://a:9000"), server("http://a:9001"));
+        for aws in ["https://s3.eu-west-1.amazonaws.com", "bucket.vpce-1.s3.us-east-1.vpce.amazonaws.com"] {
+            assert_eq!(server(aws), Settings { region: "ap-east-1".into(), ..Settings::default() }.server(), "{aws}");
+        }
+        assert_eq!(
+            server("http://ec2-1-2-3-4.compute-1.amazonaws.com:9000"),
+            "ec2-1-2-3-4.compute-1.amazonaws.com:9000"
+        );
+        assert_ne!(server("s3.cn-north-1.amazonaws.com.cn"), server("s3.us-gov-west-1.amazonaws.com"));
     }
 
     #[test]

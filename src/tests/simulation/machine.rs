@@ -410,7 +410,8 @@ fn read(data: &Path) -> Vec<u8> {
 fn identity() -> JobIdentity {
     let root = RootId { ino: 2, birth: Time::default(), dev: 0 };
     let (source, dest) = (b"/source".to_vec(), b"/dest".to_vec());
-    JobIdentity { source, dest, source_root: root, dest_root: root, options: Vec::new() }
+    let (source_server, dest_server) = (String::new(), String::new());
+    JobIdentity { source, dest, source_root: root, dest_root: root, options: Vec::new(), source_server, dest_server }
 }
 
 fn roots(sim: &Sim) -> Roots {
