@@ -35,7 +35,7 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
         let found = work.find_on_device(device, record)?;
         return Ok(found.map(|(file, id, ranges)| Leftover { file, id, ranges }));
     }
-    let now = job.stamp(work.stat);
+    let now = work.state();
     let is_of_source = |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0 && r.stamp == now;
     let Some(record) = record.filter(is_of_source) else { return Ok(None) };
     if job.device(Side::Source).is_some() && !source_holds(job, &job.catalog.reader()?.ranges(record.large_id)?) {

@@ -24,7 +24,7 @@ impl Work<'_> {
         if let Some(device) = self.job.device(Side::Dest) {
             return self.device_before(device, record);
         }
-        let now = self.job.stamp(self.stat);
+        let now = self.state();
         let is_of_source = |record: &&FileRecord| record.stamp == now && !record.losses.has_object();
         let Some(record) = record.filter(is_of_source) else { return Ok(None) };
         let granularity = self.job.clock().granularity_nanos;

@@ -286,6 +286,15 @@ impl<'a> Work<'a> {
         Error { verb: "open", object, cause: Cause::Unstable { attempts } }
     }
 
+    /// The state by which an earlier attempt's record is known to be of this source: that of an object is the one it
+    /// is listed with; that of a file is what it is now, for what is recorded of a racy one is of no state at all.
+    pub(crate) fn state(&self) -> Stamp {
+        match self.job.source.bucket {
+            Some(_) => self.stamp,
+            None => self.job.stamp(self.stat),
+        }
+    }
+
     fn dest_dir(&self) -> &'a Handle {
         &self.place.open.dest
     }

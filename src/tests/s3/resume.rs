@@ -28,7 +28,11 @@ fn scene_of(server: &FaultServer, seed: u64) -> Scene {
 }
 
 fn patient(job: Job) -> Job {
-    let job = job.arg(format!("--streams={STREAMS}")).arg("--checkpoint-interval=0.2");
+    patient_in(job, STREAMS)
+}
+
+fn patient_in(job: Job, streams: u64) -> Job {
+    let job = job.arg(format!("--streams={streams}")).arg("--checkpoint-interval=0.2");
     job.arg(format!("--checkpoint-bytes={CHECKPOINT_BYTES}"))
 }
 
@@ -77,25 +81,71 @@ fn killed_uploads_end_identical_and_cost_little() {
     Comparison::new(&scene.join("tree"), &scene.join("back")).assert_same();
 }
 
+/// One stream and a large file of many parts: what a kill costs is little beside what it would cost to begin anew.
 #[test]
 fn killed_downloads_end_identical_and_cost_little() {
     let test = "killed_downloads_end_identical_and_cost_little";
     let server = fault_server(1);
     let seed = seed(test, 22);
-    let scene = scene_of(&server, seed);
-    let whole = bytes_below(&scene.join("tree"));
-    scene.job(scene.join("tree"), "s3://b/p", "up").run().expect(0);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let tree = scene.dir("tree");
+    plain_tree(&tree, seed, 60, 5 * LARGE);
+    let whole = bytes_below(&tree);
+    scene.job(&tree, "s3://b/p", "up").run().expect(0);
     server.script(Rule::new(Fault::StallMs(15)).on(&[Kind::Get]));
     server.reset_counts();
-    let job = patient(scene.job("s3://b/p", scene.join("back"), "down"));
+    let job = patient_in(scene.job("s3://b/p", scene.join("back"), "down"), 1);
     let hit = killed(&job, &server, &mut Rng::new(seed), |counts| counts.body_out, whole);
     let received = server.counts().body_out;
     assert!(hit >= 2, "only {hit} kills hit a running job");
-    // Listings are bodies as well: some 100 KB a run.
-    let listings = (hit + 1) * 200_000;
-    let most = whole + hit * cost_of_a_kill() + listings;
-    assert!(received <= most, "{received} bytes received for {whole}, {hit} kills");
-    Comparison::new(&scene.join("tree"), &scene.join("back")).assert_same();
+    // A part in flight, and what the next checkpoint was to record. Listings are bodies as well: some 100 KB a run.
+    let most = whole + hit * (2 * PART_BYTES + CHECKPOINT_BYTES) + (hit + 1) * 200_000;
+    assert!(received <= most, "{received} bytes received for {whole}, {hit} kills: {most} at most");
+    Comparison::new(&tree, &scene.join("back")).assert_same();
+}
+
+/// One large object, killed late: the rest is fetched, into the file that is there.
+#[test]
+fn a_killed_download_of_a_large_object_goes_on_in_its_file() {
+    const PARTS: u64 = 60;
+    const DONE: u64 = 50;
+    /// All lanes help, and each has so many parts in flight as there are streams.
+    const IN_FLIGHT: u64 = 4 * STREAMS;
+    let server = fault_server(1);
+    for (engine, dest) in Engine::all().into_iter().zip(["back/large", "back"]) {
+        let scene = Scene::new(&server, engine);
+        let mut content = vec![0; (PARTS * PART_BYTES) as usize];
+        Rng::new(24).fill(&mut content);
+        server.put("b", "p/large", content.clone(), &[]);
+        let back = scene.dir("back");
+        if dest == "back" {
+            // What is there already is replaced when all of the object has come.
+            fs::write(back.join("large"), "before").unwrap();
+        }
+        server.script(Rule::new(Fault::StallMs(30)).on(&[Kind::Get]));
+        server.reset_counts();
+        let job =
+            patient(scene.job(if dest == "back" { "s3://b/p" } else { "s3://b/p/large" }, scene.join(dest), "down"));
+        let running = job.start();
+        assert!(running.run_until(|_| server.counts().of(Kind::Get) > DONE), "ended too soon");
+        running.kill();
+        server.heal();
+        let inodes = || {
+            let entries = fs::read_dir(&back).unwrap().map(|entry| entry.unwrap().path());
+            let large = entries.filter(|path| fs::metadata(path).unwrap().len() >= PARTS * PART_BYTES);
+            large.map(|path| fs::metadata(path).unwrap().ino()).collect::<Vec<_>>()
+        };
+        let before = inodes();
+        assert_eq!(before.len(), 1);
+        server.reset_counts();
+        job.run().expect(0);
+        let received = server.counts().body_out;
+        let most = (PARTS - DONE + IN_FLIGHT) * PART_BYTES + CHECKPOINT_BYTES;
+        assert!(received <= most, "{engine:?}: {received} bytes received again, {most} at most");
+        assert_eq!(inodes(), before, "{engine:?}: another file was made");
+        assert_eq!(fs::read_dir(&back).unwrap().count(), 1);
+        assert!(fs::read(back.join("large")).unwrap() == content);
+    }
 }
 
 #[test]
