@@ -154,7 +154,7 @@ fn open_across(config: &Config, from: (&str, &[u8]), to: (&str, &[u8])) -> Resul
         let dest_name = split_key(&mut dest.root, to.1).unwrap_or_else(|| source_name.clone());
         SingleFile { source_name, dest_name }
     });
-    let is_one_bucket = from.0 == to.0 && source.root.bucket.is_same_account(&dest.root.bucket);
+    let is_one_bucket = source.root.bucket.is_same(&dest.root.bucket);
     let (a, b) = (&source.root.prefix, &dest.root.prefix);
     let is_inside = a.starts_with(b.as_str()) || b.starts_with(a.as_str());
     let is_itself = single.as_ref().is_none_or(|single| single.source_name == single.dest_name && a == b);

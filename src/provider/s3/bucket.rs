@@ -121,10 +121,17 @@ impl Bucket {
         }
     }
 
-    /// Whether a server-side copy from `other` is possible: one endpoint, one account.
+    /// Whether it is the same bucket as `other`, whoever asks.
+    pub fn is_same(&self, other: &Bucket) -> bool {
+        self.name == other.name && self.settings.server() == other.settings.server()
+    }
+
+    /// Whether a server-side copy from `other` is possible: one server, and one account. Temporary keys are of one if
+    /// they come from the same place, however they read.
     pub fn is_same_account(&self, other: &Bucket) -> bool {
         let key = |bucket: &Bucket| bucket.credentials.latest().access_key.clone();
-        self.settings.endpoint == other.settings.endpoint && key(self) == key(other)
+        let is_same_server = self.settings.server() == other.settings.server();
+        is_same_server && (self.settings.asks_as(&other.settings) || key(self) == key(other))
     }
 
     /// What the server does with checksums, as far as its answers have shown.

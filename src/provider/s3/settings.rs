@@ -155,6 +155,11 @@ impl Settings {
         }
     }
 
+    /// Whether both get their keys from the same place: all that is not the same in a process is.
+    pub fn asks_as(&self, other: &Settings) -> bool {
+        *self == Settings { storage_class: self.storage_class.clone(), ..other.clone() }
+    }
+
     /// How the bucket is named in a URL. Virtual hosts for AWS, which wants them; paths elsewhere, which every server
     /// understands, and for names that do not fit a host name or AWS's certificates.
     pub fn style(&self, bucket: &str) -> UrlStyle {

@@ -1,11 +1,12 @@
-//! Which bucket of which server a job is about: what is recorded of one is not believed of another.
+//! Which bucket of which server a job is about: what is recorded of one is not believed of another; and which buckets
+//! are one.
 
 use std::fs;
 use std::path::Path;
 
 use rustix::process::Signal;
 
-use super::support::fault::{Fault, FaultServer, Kind, Rule};
+use super::support::fault::{Fault, FaultServer, Kind, Rule, Terms};
 use super::support::{Comparison, Engine, Outcome};
 use super::{ACCESS_KEY, PART_BYTES, SECRET_KEY, Scene, fault_server, plain_tree};
 
@@ -157,4 +158,61 @@ fn a_job_that_has_deleted_everything_goes_on() {
     fs::write(tree.join("new"), "x").unwrap();
     job.run().expect(0);
     assert_eq!(server.keys("b"), ["new"]);
+}
+
+/// A profile for each end of one bucket: the copy would find itself in the source, for ever.
+#[test]
+fn a_bucket_is_not_copied_into_itself_whoever_asks() {
+    let server = fault_server(6);
+    server.set_terms(Terms { access_key: None, ..Terms::default() });
+    let scene = Scene::new(&server, Engine::all()[0]);
+    server.put("b", "x", "x", &[]);
+    fs::create_dir(scene.join(".aws")).unwrap();
+    let profile = |name: &str| format!("[{name}]\naws_access_key_id={name}\naws_secret_access_key={SECRET_KEY}\n");
+    fs::write(scene.join(".aws/credentials"), profile("reader") + &profile("writer")).unwrap();
+    let job = |source: &str, dest: &str, state: &str| {
+        let job = scene.job(source, dest, state).arg("--source-profile=reader").arg("--profile=writer");
+        job.env("AWS_ACCESS_KEY_ID", "").env("AWS_SECRET_ACCESS_KEY", "")
+    };
+    for (source, dest) in [("s3://b", "s3://b/mirror"), ("s3://b/p", "s3://b"), ("s3://b", "s3://b")] {
+        server.put("b", "p/y", "y", &[]);
+        refused(job(source, dest, "inside").run(), &["the destination is, lies in, or holds the source"]);
+        let written = format!("{}/", server.endpoint().to_uppercase().replace("HTTP", "http"));
+        let other = job(source, dest, "inside").arg(format!("--source-endpoint-url={written}"));
+        refused(other.run(), &["the destination is, lies in, or holds the source"]);
+    }
+    assert_eq!(server.keys("b"), ["p/y", "x"]);
+    job("s3://b/p", "s3://b/q", "beside").run().expect(0);
+    assert!(server.object("b", "q/y").is_some());
+}
+
+/// Temporary keys: each end has others, and both have them from the same place.
+#[test]
+fn the_server_copies_by_itself_for_keys_from_one_place() {
+    let server = fault_server(7);
+    server.make_bucket("c");
+    server.set_terms(Terms { access_key: None, ..Terms::default() });
+    let scene = Scene::new(&server, Engine::all()[0]);
+    (0..10).for_each(|n| server.put("b", &format!("f{n}"), vec![b'x'; 10_000], &[]));
+    let script = scene.join("keys");
+    let secret = format!("\"SecretAccessKey\":\"{SECRET_KEY}\",\"SessionToken\":\"t\"");
+    let told = format!(
+        "echo '{{\"Version\":1,\"AccessKeyId\":\"ASIA'$$'\",{secret},\"Expiration\":\"2099-01-01T00:00:00Z\"}}'\n"
+    );
+    fs::write(&script, told).unwrap();
+    fs::create_dir(scene.join(".aws")).unwrap();
+    let process = format!("[default]\ncredential_process = /bin/sh {}\n", script.display());
+    fs::write(scene.join(".aws/config"), format!("{process}[profile other]\n{}", &process[10..])).unwrap();
+    let job = |dest: &str, state: &str| {
+        let job = scene.job("s3://b", dest, state).arg("--storage-class=STANDARD_IA");
+        job.env("AWS_ACCESS_KEY_ID", "").env("AWS_SECRET_ACCESS_KEY", "")
+    };
+    job("s3://c/one", "one").run().expect(0);
+    let counts = server.counts();
+    assert_eq!((counts.of(Kind::Copy), counts.of(Kind::Get), counts.body_in), (10, 0, 0), "{counts:?}");
+    // Another profile may be another account: its objects pass through.
+    server.reset_counts();
+    job("s3://c/two", "two").arg("--source-profile=other").run().expect(0);
+    let counts = server.counts();
+    assert_eq!((counts.of(Kind::Copy), counts.of(Kind::Get), counts.body_in), (0, 10, 100_000), "{counts:?}");
 }
