@@ -4,6 +4,7 @@
 //! is where it should be, with its checksum. A resume asks the server (ListParts) or the file system what is really
 //! there, and takes a part for done only if both agree.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use super::upload::Upload;
 use super::{Carried, Lane, hash};
 use crate::catalog::{self, FileRecord, Range, Stamp, Status};
 use crate::config::{PART_BYTES_LARGE, PART_BYTES_MIN, PARTS_MAX};
+use crate::digest::Assembly;
 use crate::errand::{Errand, file_record};
 use crate::error::{Cause, Class, Error, Result};
 use crate::large::{Room, birth_of, find_leftover, forget_ranges, settle_size, take_room};
@@ -39,6 +41,24 @@ struct Begun {
     progress: Progress,
 }
 
+/// What there is of an upload.
+enum Standing {
+    /// It is under way.
+    Begun(Box<Begun>),
+    /// It was completed by a run that did not live to record it.
+    Completed(Completed),
+}
+
+/// An object that is there, and whose parts are still recorded.
+struct Completed {
+    /// Key of its ranges in the catalog.
+    large_id: u64,
+    /// What the server says of it.
+    stored: Stored,
+    /// Its checksum, if it is known.
+    crc64: Option<u64>,
+}
+
 /// Bytes of the parts of an object: few enough of them, whatever its size.
 fn part_bytes(size: u64, wanted: Option<u64>) -> u64 {
     let usual = if size >= 1 << 30 { PART_BYTES_LARGE } else { PART_BYTES_MIN };
@@ -52,8 +72,18 @@ impl Lane {
         let Some(file) = open_source(job, &*self.errands.caller, place, &upload.stat)? else {
             return Ok(Some(Ending::Changed));
         };
-        let begun = self.begin_upload(upload.errand, &upload.key, stamp, (&upload.attributes).into()).await?;
-        let Some(begun) = begun else { return Ok(None) };
+        let description = (&upload.attributes).into();
+        let begun = match self.begin_upload(upload.errand, &upload.key, stamp, (description, None)).await? {
+            Some(Standing::Begun(begun)) => *begun,
+            Some(Standing::Completed(Completed { large_id, stored, crc64 })) => {
+                let crc64 = crc64.expect("I7: every part of a file passes through a lane");
+                let checksum = self.proven(&upload.key, crc64, &stored).await?;
+                let mut copied = self.copied(&upload, hash(&stored.etag), 0, Some(checksum));
+                copied.large_id = large_id;
+                return Ok(Some(Ending::Copied(Box::new(copied))));
+            }
+            None => return Ok(None),
+        };
         let id = begun.upload.id.clone();
         let (key, earlier) = (upload.key.clone(), upload.earlier.clone());
         let route = Route::Up { file, key, upload: id.clone(), earlier };
@@ -81,8 +111,16 @@ impl Lane {
 
     pub(super) async fn relay_parts(self: &Rc<Lane>, relay: Relay<'_>) -> Carried {
         let stamp = relay.stamp;
-        let begun = self.begin_upload(relay.errand, &relay.key, stamp, relay.description()).await?;
-        let Some(begun) = begun else { return Ok(None) };
+        let told = (relay.description(), relay.object.crc64);
+        let begun = match self.begin_upload(relay.errand, &relay.key, stamp, told).await? {
+            Some(Standing::Begun(begun)) => *begun,
+            Some(Standing::Completed(Completed { large_id, stored, crc64 })) => {
+                let mut copied = self.relayed(&relay, stamp, crc64, &stored, 0).await?;
+                copied.large_id = large_id;
+                return Ok(Some(Ending::Copied(Box::new(copied))));
+            }
+            None => return Ok(None),
+        };
         let id = begun.upload.id.clone();
         let route = Route::Across {
             source_key: relay.source_key.clone(),
@@ -134,16 +172,17 @@ impl Lane {
     /// killed:                 '-- may leave an upload without parts --'   '- the resume goes on with it
     /// ```
     /// So an upload whose id was never read holds nothing that is stored or paid for. It cannot be told from another
-    /// client's; what may be it is said when the pass ends.
+    /// client's; what may be it is said when the pass ends. One that was completed before is not begun again: `told` is
+    /// what the object says beside its content, and the checksum that this has, where that is known before.
     async fn begin_upload(
         &self,
         errand: &Errand,
         key: &Key,
         stamp: Stamp,
-        description: Description<'_>,
-    ) -> Result<Option<Begun>> {
-        if let Some(begun) = self.upload_before(errand, key, stamp).await? {
-            return Ok(Some(begun));
+        told: (Description<'_>, Option<u64>),
+    ) -> Result<Option<Standing>> {
+        if let Some(standing) = self.upload_before(errand, key, stamp, told).await? {
+            return Ok(Some(standing));
         }
         let part_bytes = part_bytes(stamp.size, self.job().config.part_bytes);
         let begun_secs = self.dest().bucket().server_secs().max(1);
@@ -158,7 +197,7 @@ impl Lane {
         if !self.is_upload_recorded(large_id, "").await? {
             return Ok(None);
         }
-        upload.id = match self.dest().create_upload(key, description).await {
+        upload.id = match self.dest().create_upload(key, told.0).await {
             Err(error @ Error { cause: Cause::Remote { .. }, .. }) => {
                 self.abandon(errand, large_id);
                 return Err(error);
@@ -177,7 +216,8 @@ impl Lane {
         if !self.is_upload_recorded(large_id, &upload.id).await? {
             return Ok(None);
         }
-        Ok(Some(Begun { large_id, upload, settled: Vec::new(), progress: Progress::default() }))
+        let begun = Begun { large_id, upload, settled: Vec::new(), progress: Progress::default() };
+        Ok(Some(Standing::Begun(Box::new(begun))))
     }
 
     /// Waits until the catalog knows of an upload by this id; false if the job was stopped before. Ends: the record
@@ -230,7 +270,13 @@ impl Lane {
     }
 
     /// What an interrupted run left of this object's upload. One of another state of the source is aborted.
-    async fn upload_before(&self, errand: &Errand, key: &Key, stamp: Stamp) -> Result<Option<Begun>> {
+    async fn upload_before(
+        &self,
+        errand: &Errand,
+        key: &Key,
+        stamp: Stamp,
+        told: (Description<'_>, Option<u64>),
+    ) -> Result<Option<Standing>> {
         let in_progress = |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0;
         let Some(record) = errand.record.as_ref().filter(in_progress) else { return Ok(None) };
         let reader = self.job().catalog.reader()?;
@@ -243,8 +289,12 @@ impl Lane {
             return Ok(None);
         }
         let Some(listed) = self.dest().list_parts(key, &upload.id).await? else {
-            self.abandon(errand, record.large_id);
-            return Ok(None);
+            let begun = (record.large_id, &upload, &ranges[..]);
+            let completed = self.completed_before(key, begun, stamp.size, told).await?;
+            if completed.is_none() {
+                self.abandon(errand, record.large_id);
+            }
+            return Ok(completed.map(Standing::Completed));
         };
         let count = stamp.size.div_ceil(upload.part_bytes);
         let (mut settled, mut progress) = (vec![false; count as usize], Progress::default());
@@ -264,7 +314,27 @@ impl Lane {
             progress.done += 1;
         }
         self.push_begun(errand, stamp, record.large_id, 0);
-        Ok(Some(Begun { large_id: record.large_id, upload, settled, progress }))
+        let begun = Begun { large_id: record.large_id, upload, settled, progress };
+        Ok(Some(Standing::Begun(Box::new(begun))))
+    }
+
+    /// The object that an upload has become of which the server knows nothing any more, but the catalog every part.
+    async fn completed_before(
+        &self,
+        key: &Key,
+        (large_id, upload, ranges): (u64, &catalog::Upload, &[Range]),
+        size: u64,
+        (description, told): (Description<'_>, Option<u64>),
+    ) -> Result<Option<Completed>> {
+        let Some(seen) = checksum_of_all(ranges, upload.part_bytes, size) else { return Ok(None) };
+        let crc64 = seen.or(told);
+        if told.is_some() && crc64 != told {
+            return Ok(None);
+        }
+        let count = size.div_ceil(upload.part_bytes) as usize;
+        let whole = (size, count, crc64.unwrap_or(0));
+        let stored = self.dest().find_completed(key, whole, description, upload.begun_secs as i64).await?;
+        Ok(stored.map(|stored| Completed { large_id, stored, crc64 }))
     }
 
     /// Gives up an upload that nothing will continue. One that the server does not let go changes nothing about what
@@ -413,6 +483,21 @@ fn is_part(range: &Range, part_bytes: u64, size: u64) -> bool {
     range.offset.is_multiple_of(part_bytes) && range.offset < size && range.len == part_bytes.min(size - range.offset)
 }
 
+/// The checksum of an object all of whose parts are recorded, and `Some(None)` if not all of theirs are known.
+fn checksum_of_all(ranges: &[Range], part_bytes: u64, size: u64) -> Option<Option<u64>> {
+    let parts: BTreeMap<u64, &Range> =
+        ranges.iter().filter(|range| is_part(range, part_bytes, size)).map(|range| (range.offset, range)).collect();
+    if parts.len() as u64 != size.div_ceil(part_bytes) {
+        return None;
+    }
+    let mut assembly = Assembly::default();
+    for range in parts.values() {
+        let Some(crc64) = range.crc64 else { return Some(None) };
+        assembly.add(range.offset, range.len, crc64);
+    }
+    Some(Some(assembly.finish(size)))
+}
+
 /// The bytes of an object are not those its checksum is of.
 pub(super) fn corrupt(key: &Key) -> Error {
     let cause = Cause::Transfer("its content is not what its checksum says".to_owned());
@@ -430,6 +515,19 @@ mod tests {
         assert_eq!(part_bytes(64 << 20, Some(5 << 20)), 5 << 20);
         let huge = 5u64 << 40;
         assert!(huge.div_ceil(part_bytes(huge, Some(5 << 20))) <= 10_000);
+    }
+
+    #[test]
+    fn an_object_is_whole_when_each_of_its_parts_is_recorded() {
+        let part = |offset, len, crc64| Range { offset, len, crc64, etag: Some(1) };
+        let content = b"0123456789abcdefghijklmno";
+        let crc = |at: std::ops::Range<usize>| Some(crate::digest::crc64(&content[at]));
+        let all = [part(10, 10, crc(10..20)), part(0, 10, crc(0..10)), part(20, 5, crc(20..25))];
+        assert_eq!(checksum_of_all(&all, 10, 25), Some(crc(0..25)));
+        assert_eq!(checksum_of_all(&all[1..], 10, 25), None, "one is missing");
+        assert_eq!(checksum_of_all(&[all[0], all[1], all[1]], 10, 25), None, "one is missing, and one is there twice");
+        assert_eq!(checksum_of_all(&[all[0], all[1], part(20, 4, None)], 10, 25), None, "one is too short");
+        assert_eq!(checksum_of_all(&[all[0], all[1], part(20, 5, None)], 10, 25), Some(None), "the server's own copy");
     }
 
     #[test]

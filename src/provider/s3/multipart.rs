@@ -180,6 +180,28 @@ impl Client {
         }
     }
 
+    /// The object that an upload has become, if it was completed: by somebody who did not live to tell, for the server
+    /// does not know the upload any more. It was begun at `since_secs` (seconds since 1970), with this description, to
+    /// have so many bytes of so many parts, with this checksum (0 where it is not known). One that says anything else
+    /// is another's: the upload may have been given up by a rule of the bucket.
+    pub async fn find_completed(
+        &self,
+        key: &Key,
+        (size, count, crc64): (u64, usize, u64),
+        description: Description<'_>,
+        since_secs: i64,
+    ) -> Result<Option<Stored>> {
+        let whole = Whole { size, count, crc64 };
+        let Description { attributes, headers } = description;
+        let is_described = |object: &Object| {
+            let is_as_sent = headers.is_empty() || object.headers == headers;
+            is_as_sent && object.attributes == attributes.iter().cloned().collect()
+        };
+        let object = self.head(key).await?;
+        let object = object.filter(|object| whole.is_in(object, since_secs) && is_described(object));
+        Ok(object.map(|object| whole.stored(object)))
+    }
+
     /// Gives an upload up and frees its parts; that it is gone already is fine. A part that was still on its way may
     /// land after the upload was given up, so it is looked for once more.
     pub async fn abort_upload(&self, key: &Key, upload: &str) -> Result<()> {

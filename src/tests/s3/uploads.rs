@@ -4,10 +4,11 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::support::fault::{Fault, FaultServer, Kind, Rule};
+use super::support::fault::{Checksums, Fault, FaultServer, Kind, Rule};
 use super::support::fixture::{has, must, skip, traced};
 use super::support::{Engine, Job, Rng};
 use super::{PART_BYTES, Scene, fault_server, noise};
@@ -284,4 +285,57 @@ fn lanes_without_memory_for_a_ring_go_on_with_threads() {
     assert!(server.object("b", "p/large").expect("it was sent").body == fs::read(scene.join("tree/large")).unwrap());
     let lines = outcome.stderr.lines().filter(|line| line.contains("plain system calls")).count();
     assert!(lines <= 1, "said once: {outcome}");
+}
+
+/// Killed when the server had put the parts together, and nothing was recorded of it: the object is known again, and
+/// not sent again; another one in its place is.
+#[test]
+fn an_upload_that_was_completed_is_not_sent_again() {
+    // By an object of other content, or by one that says nothing of the file.
+    let replaced = [None, None, Some(b'x'), Some(b'=')];
+    let checksums = [Checksums::Stored, Checksums::Ignored, Checksums::Stored, Checksums::Stored];
+    for (checksums, replaced) in checksums.into_iter().zip(replaced) {
+        for is_up in [true, false] {
+            let (server, other) = (fault_server(1), fault_server(2));
+            let scene = Scene::new(&server, Engine::all()[0]);
+            let tree = scene.dir("tree");
+            noise(&tree.join("large"), &mut Rng::new(1), LARGE - 77);
+            let content = fs::read(tree.join("large")).unwrap();
+            let job = match is_up {
+                true => scene.job(&tree, "s3://b/p", "state"),
+                false => {
+                    other.put("b", "p/large", content.clone(), &[("file-mtime", "1234567890")]);
+                    let job = scene.job("s3://b/p", "s3://b/p", "state");
+                    job.arg(format!("--source-endpoint-url={}", other.endpoint()))
+                }
+            };
+            server.set_checksums(checksums);
+            // Done, and answered too late.
+            server.script(Rule::new(Fault::StallBodyMs(1, 60_000)).on(&[Kind::Complete]));
+            let running = job.clone().arg("--checkpoint-interval=0.1").start();
+            assert!(running.run_until(|_| server.object("b", "p/large").is_some()), "ended too soon");
+            // By then every part is recorded.
+            assert!(running.run_for(Duration::from_millis(1500)), "ended too soon");
+            running.kill();
+            server.heal();
+            match replaced {
+                Some(b'=') => server.put("b", "p/large", content.clone(), &[]),
+                Some(byte) => server.put("b", "p/large", vec![byte; content.len()], &[]),
+                None => {}
+            }
+            server.reset_counts();
+            let outcome = job.run().expect(0);
+            let sent = server.counts().body_in;
+            let (least, most) = if replaced.is_some() { (LARGE - 77, LARGE + 10_000) } else { (0, 10_000) };
+            assert!((least..=most).contains(&sent), "{checksums:?} {replaced:?} {is_up}: {sent} bytes sent: {outcome}");
+            assert_eq!(outcome.number("copied"), 1, "{outcome}");
+            let proved = if checksums == Checksums::Stored { "proved_by_server" } else { "proved_by_length" };
+            assert!(outcome.number(proved) >= 1, "{outcome}");
+            let stored = server.object("b", "p/large").unwrap();
+            assert!(stored.body == content && stored.attributes.contains_key("file-mtime"));
+            assert!(server.uploads().is_empty());
+            let outcome = job.run().expect(0);
+            assert_eq!((outcome.number("copied"), server.counts().body_in), (0, sent), "{outcome}");
+        }
+    }
 }
