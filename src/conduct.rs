@@ -39,6 +39,8 @@ pub struct Conductor {
     is_cleared: bool,
     /// How far a run that only tries what failed has come.
     retried: Retried,
+    /// How far links to what it has replaced are looked for.
+    relinked: Relinked,
     /// When it began.
     started: Instant,
 }
@@ -50,6 +52,14 @@ enum Retried {
     /// All of them, and those that lost something up to this one.
     Losses(Option<LinkName>),
     /// All of them, or the run is of another kind.
+    All,
+}
+
+/// How far the entries of the catalog are looked through for links to what the pass has replaced.
+enum Relinked {
+    /// Up to this one.
+    Until(Option<LinkName>),
+    /// All of them.
     All,
 }
 
@@ -72,7 +82,8 @@ impl Conductor {
             Retry::WithAll | Retry::All => Retried::All,
         };
         let (rounds, is_cleared, started) = (0, false, Instant::now());
-        Conductor { job, checkpointer, counters, stop, rounds, is_cleared, retried, started }
+        let relinked = Relinked::Until(None);
+        Conductor { job, checkpointer, counters, stop, rounds, is_cleared, retried, relinked, started }
     }
 
     /// Does what is to be done now. `is_time` says that the interval between checkpoints is over.
@@ -105,7 +116,7 @@ impl Conductor {
         if !self.job.walker.is_done() || self.checkpointer.has_outcomes() || self.bring_back()? {
             return Ok(Step::Checkpointed);
         }
-        if self.queue_retries()? {
+        if self.queue_retries()? || self.queue_outdated()? {
             return Ok(Step::Checkpointed);
         }
         if !std::mem::replace(&mut self.is_cleared, true) && self.clear()? {
@@ -139,6 +150,22 @@ impl Conductor {
             Retried::All => return Ok(false),
         };
         Ok(true)
+    }
+
+    /// Queues the next of the names that are links to what this pass has replaced; false if there is no more. An
+    /// interrupted run may have replaced something and not come to this.
+    fn queue_outdated(&mut self) -> Result<bool> {
+        let is_from_bucket = self.job.source.bucket.is_some() && self.job.dest.bucket.is_none();
+        let may_be = self.job.links.has_replaced() || (is_from_bucket && self.job.past == Past::Interrupted);
+        match &mut self.relinked {
+            Relinked::Until(after) if may_be => {
+                self.job.is_resealed.store(true, Ordering::Relaxed);
+                let last = resume::queue_outdated(&self.job, after.take())?;
+                self.relinked = last.map_or(Relinked::All, |last| Relinked::Until(Some(last)));
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// What this run came to, if it was a whole pass.

@@ -33,6 +33,15 @@ impl LinkKey {
     /// Device of the groups of a bucket's objects: no file system has it.
     const BUCKET_DEV: u64 = u64::MAX;
 
+    /// Device of files that were replaced at the destination: no file system has it either.
+    const REPLACED_DEV: u64 = u64::MAX - 1;
+
+    /// The destination's file of this number, from when its first name gets another one: what is recorded of it is that
+    /// first name.
+    pub fn replaced(dest_ino: u64) -> LinkKey {
+        LinkKey { dev: LinkKey::REPLACED_DEV, ino: dest_ino, state: 0 }
+    }
+
     /// The group of the objects that link to a key with this hash.
     pub fn in_bucket(key_hash: u64) -> LinkKey {
         LinkKey { dev: LinkKey::BUCKET_DEV, ino: key_hash, state: 0 }
@@ -84,9 +93,21 @@ pub struct LinkMap {
     promoted: Mutex<HashMap<LinkName, LinkKey>>,
     /// Raised when the destination turns out to have no hard links: every further name is a file of its own.
     given_up: AtomicBool,
+    /// Raised when a file that has further names is replaced under its first.
+    replaced: AtomicBool,
 }
 
 impl LinkMap {
+    /// The first name of a file is about to be another file's.
+    pub fn note_replaced(&self) {
+        self.replaced.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was noted in this run.
+    pub fn has_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Relaxed)
+    }
+
     /// Every further name from now on is a file of its own.
     pub fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);

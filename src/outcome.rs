@@ -61,6 +61,8 @@ pub enum What {
     Removed(u64),
     /// A range of a large file is written.
     Written(u64, Range),
+    /// It is about to replace the destination's file of this number, whose first name it is.
+    Replacing(u64),
     /// It failed, after this many attempts.
     Failed {
         /// Why.
@@ -229,7 +231,7 @@ impl What {
         match self {
             What::Found(_) => 0,
             What::Begun(_) | What::Uploading(..) | What::Abandoned(_) => 1,
-            What::Written(..) | What::ListedTo(_) => 2,
+            What::Written(..) | What::ListedTo(_) | What::Replacing(_) => 2,
             What::Listed | What::Removed(_) => 3,
             What::Copied(_) | What::NotMade { .. } | What::Further(..) | What::Failed { .. } => 4,
             What::Vanished(_) | What::First(_) | What::Left(_) | What::Reopened => 4,

@@ -149,6 +149,17 @@ impl Job {
         Ok((is_right && !is_lost).then_some(((first.dir, first.name), record)))
     }
 
+    /// Whether a name is a link to a file that was replaced in this pass under its first name: the objects of a bucket
+    /// change one by one, and that of a link is as it was.
+    pub fn is_outdated_link(&self, record: &FileRecord) -> Result<bool, Error> {
+        let reader = self.catalog.reader()?;
+        let key = LinkKey::replaced(record.dest_ino);
+        let first = reader.link(key.dev, key.ino)?.filter(|first| first.batch >= self.progress.pass_start_batch);
+        let (Some(first), 0) = (first, record.stamp.size) else { return Ok(false) };
+        let Some(Record::File(first)) = reader.entry(first.dir, &first.name)? else { return Ok(false) };
+        Ok(matches!(first.status, Status::Done | Status::Written) && first.dest_ino != record.dest_ino)
+    }
+
     /// Whether a source directory is the one that was recorded, as far as its numbers tell.
     pub fn is_same_dir(&self, recorded: &DirStamp, now: &Stat) -> bool {
         !self.source.inodes.is_lasting() || (recorded.dev, recorded.ino) == (self.recorded_dev(now.dev), now.ino)

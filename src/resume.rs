@@ -292,6 +292,26 @@ pub fn retry_losses(job: &Job, mut after: Option<LinkName>) -> Result<(Option<Li
     Ok((after, dirs))
 }
 
+/// Likewise the next of the names that are links to a file that this pass has replaced under its first name.
+pub fn queue_outdated(job: &Job, mut after: Option<LinkName>) -> Result<Option<LinkName>> {
+    let reader = job.catalog.reader()?;
+    let (mut nodes, mut queued) = (HashMap::new(), 0);
+    // Ends: each page lies strictly behind the one before.
+    while queued < RETRIED_MAX {
+        let page = reader.all_entries(after.as_ref(), PAGE)?;
+        let Some((dir, name, _)) = page.last() else { return Ok(None) };
+        after = Some((*dir, name.clone()));
+        for (dir, name, record) in page {
+            let Record::File(record) = record else { continue };
+            if record.stamp.size == 0 && record.status != Status::Failed && job.is_outdated_link(&record)? {
+                queued += 1;
+                job.walker.inject(Work::File(load_node(&job.catalog, dir, &mut nodes)?, name));
+            }
+        }
+    }
+    Ok(after)
+}
+
 /// A directory by its number, with its parents up to the root, from the catalog. `nodes` remembers those made in one
 /// go, so that siblings share their parents.
 pub fn load_node(catalog: &Catalog, id: DirId, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<Arc<DirNode>> {

@@ -281,6 +281,10 @@ impl Checkpointer {
                 self.record_done(draft, lost, 0);
             }
             What::Further(key, stamp) => draft.further.push(Further { key, dir, name, stamp }),
+            What::Replacing(dest_ino) => {
+                let (key, first) = (LinkKey::replaced(dest_ino), LinkFirst { dir: dir.id, name, batch: draft.number });
+                draft.rows.push(Row::PutLink { dev: key.dev, ino: key.ino, first });
+            }
             What::Begun(record) => {
                 draft.rows.extend(self.replaced_ranges(&dir, &name, record.large_id)?);
                 let standing = Some(self.job.standing.load(Ordering::Acquire)).filter(|id| *id != 0);

@@ -21,10 +21,12 @@ use crate::config::{Attributes, SpecialBits};
 use crate::digest::crc64;
 use crate::errand::Errand;
 use crate::error::{Error, Result};
-use crate::job::Place;
+use crate::job::{Past, Place};
 use crate::links::LinkKey;
+use crate::outcome::What;
 use crate::plan::{self, Plan, Skip};
 use crate::provider::metadata::Identity;
+use crate::provider::posix::Posix;
 use crate::provider::s3::{self, Key, Object, attributes, extended};
 use crate::provider::xattrs::Told;
 use crate::report::Count;
@@ -89,9 +91,15 @@ impl Lane {
         match plan {
             // A device does not tell whether it has changed.
             Plan::Skip(Skip::Unchanged) if self.job().has_device() => {}
-            Plan::Skip(skip) => return Ok(Some(Ending::Skipped(skip))),
+            Plan::Skip(skip) => {
+                return match self.outdated_link(errand, &key).await? {
+                    Some((link, first)) => self.download_link(link, first, group).await,
+                    None => Ok(Some(Ending::Skipped(skip))),
+                };
+            }
             _ => {}
         }
+        self.note_replaced(errand, &key)?;
         let is_sealed_before = errand.record.as_ref().is_some_and(|record| record.status == Status::Done);
         let is_large = listed.size > self.whole_bytes();
         // Nothing of the body is wanted before it is known that it is needed.
@@ -168,6 +176,37 @@ impl Lane {
             Grouping::First(key) | Grouping::Split(key) => Ok(Some(key)),
             Grouping::Alone | Grouping::Further(_) => Ok(None),
         }
+    }
+
+    /// A file may be about to be replaced that other names are links to. Their objects stay as they are: who they are
+    /// is found out when the pass ends, from what is recorded here before it is replaced.
+    fn note_replaced(&self, errand: &Errand, key: &Key) -> Result<()> {
+        let (job, place, group) = (self.job(), &errand.place, link_key(key.as_str()));
+        if job.past == Past::Nothing {
+            return Ok(());
+        }
+        let first = job.catalog.reader()?.link(group.dev, group.ino)?;
+        if first.is_none_or(|first| (first.dir, first.name) != (place.dir.id, place.name.clone())) {
+            return Ok(());
+        }
+        let there = Posix::new(&*self.errands.caller, Side::Dest).stat(&place.open.dest, &place.dest_name);
+        if let Some(there) = there.ok().filter(|there| there.nlink > 1) {
+            job.links.note_replaced();
+            self.errands.push(&place.dir, place.name.clone(), What::Replacing(job.dest_id(&there)));
+        }
+        Ok(())
+    }
+
+    /// An unchanged further name of a file that this pass has replaced, and the key of its first. To be found once all
+    /// firsts have had their turn.
+    async fn outdated_link<'e>(&self, errand: &'e Errand, key: &Key) -> Result<Option<(Download<'e>, String)>> {
+        let record = errand.record.as_ref().filter(|_| self.job().is_resealed.load(Ordering::Relaxed));
+        if !record.map_or(Ok(false), |record| self.job().is_outdated_link(record))? {
+            return Ok(None);
+        }
+        let Some(object) = self.source().head(key).await? else { return Ok(None) };
+        let first = attributes::decode(&object.attributes).link;
+        Ok(first.map(|first| (self.describe(errand, key.clone(), object), first)))
     }
 
     async fn download_whole(self: &Rc<Lane>, errand: &Errand, key: Key, group: &mut Option<LinkKey>) -> Carried {

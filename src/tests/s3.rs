@@ -7,7 +7,7 @@
 //! run says; `s3/delete.rs` what goes from a destination; `s3/stale.rs` mounts that become stale; `s3/streamed.rs`
 //! parts that fit no buffer; `s3/tls.rs` whose certificate is believed; `s3/xattrs.rs` extended attributes and ACLs;
 //! `s3/credentials.rs` where keys come from; `s3/headers.rs` what objects are stored with beside their content;
-//! `s3/identity.rs` which bucket of which server a job is about.
+//! `s3/identity.rs` which bucket of which server a job is about; `s3/links.rs` names of one file and their objects.
 
 mod support;
 
@@ -25,6 +25,8 @@ mod headers;
 mod identity;
 #[path = "s3/lies.rs"]
 mod lies;
+#[path = "s3/links.rs"]
+mod links;
 #[path = "s3/refusals.rs"]
 mod refusals;
 #[path = "s3/rehearsal.rs"]

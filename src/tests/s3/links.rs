@@ -1,0 +1,83 @@
+//! Several names of one file, and the objects that stand for them: one with the content, the others link to it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::support::fault::{Fault, FaultServer, Kind, Rule};
+use super::support::{Comparison, Engine, Rng};
+use super::{PART_BYTES, Scene, fault_server, noise};
+
+/// Names of a small file, and of a large one.
+const GROUPS: [[&str; 3]; 2] = [["a", "b", "d/c"], ["l", "m", "d/n"]];
+
+fn linked(dir: &Path) -> PathBuf {
+    fs::create_dir(dir.join("d")).unwrap();
+    for (names, size) in GROUPS.iter().zip([5000, 3 * PART_BYTES]) {
+        noise(&dir.join(names[0]), &mut Rng::new(size), size);
+        names[1..].iter().for_each(|name| fs::hard_link(dir.join(names[0]), dir.join(name)).unwrap());
+    }
+    (0..40).for_each(|n| noise(&dir.join(format!("z{n:02}")), &mut Rng::new(n), 100));
+    dir.to_owned()
+}
+
+/// The key of the object that holds the content of these names.
+fn first_of(server: &FaultServer, names: &[&str]) -> String {
+    let keys = names.iter().map(|name| format!("p/{name}"));
+    let mut firsts = keys.filter(|key| !server.object("b", key).unwrap().body.is_empty());
+    let first = firsts.next().expect("one has the content");
+    assert_eq!(firsts.next(), None);
+    first
+}
+
+/// The names are one file of this content.
+#[track_caller]
+fn is_one_file(dir: &Path, names: &[&str], content: &[u8]) {
+    let inodes: Vec<u64> = names.iter().map(|name| fs::metadata(dir.join(name)).unwrap().ino()).collect();
+    for (name, ino) in names.iter().zip(&inodes) {
+        assert!(fs::read(dir.join(name)).unwrap() == content, "{name} holds what it held before");
+        assert_eq!(ino, &inodes[0], "{name}");
+    }
+}
+
+/// Only the object with the content changes, by another client: the objects of the further names stay as they are, and
+/// what they stand for is another content nevertheless.
+#[test]
+fn further_names_follow_their_first_object() {
+    for (engine, is_killed) in Engine::all().into_iter().zip([false, true]) {
+        let server = fault_server(1);
+        let scene = Scene::new(&server, engine);
+        let tree = linked(&scene.dir("tree"));
+        scene.job(&tree, "s3://b/p", "up").run().expect(0);
+        let mirror = scene.join("mirror");
+        let job = scene.job("s3://b/p", &mirror, "down").arg("--checkpoint-interval=0.1").arg("--streams=1");
+        // A name that has waited for its first shows its state in the next listing.
+        (0..3).for_each(|_| drop(job.run().expect(0)));
+        Comparison::new(&tree, &mirror).assert_same();
+        // One more of each kind: with what gfast writes of a file of several names, and with nothing.
+        for (round, told) in [&[("gfast-links", "3"), ("file-mtime", "1234567890")][..], &[]].into_iter().enumerate() {
+            let contents = [7000, 2 * PART_BYTES].map(|size| vec![b'0' + round as u8; size as usize]);
+            for (names, content) in GROUPS.iter().zip(&contents) {
+                server.put("b", &first_of(&server, names), content.clone(), told);
+            }
+            if is_killed {
+                (0..40).for_each(|n| server.put("b", &format!("p/z{n:02}"), format!("{round}"), &[]));
+                server.script(Rule::new(Fault::StallMs(40)).on(&[Kind::Get]).key("p/z"));
+                server.reset_counts();
+                let running = job.start();
+                assert!(running.run_until(|_| server.counts().of(Kind::Get) >= 25), "ended too soon");
+                running.kill();
+                server.heal();
+            }
+            job.run().expect(0);
+            for (names, content) in GROUPS.iter().zip(&contents) {
+                is_one_file(&mirror, names, content);
+            }
+            job.run().expect(0);
+            server.reset_counts();
+            let outcome = job.run().expect(0);
+            let moved = (outcome.number("copied"), outcome.number("hard_links"), server.counts().of(Kind::Get));
+            assert_eq!(moved, (0, 0, 0), "{outcome}");
+        }
+    }
+}
