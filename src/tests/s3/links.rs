@@ -81,3 +81,25 @@ fn further_names_follow_their_first_object() {
         }
     }
 }
+
+/// The state is lost, and the file has got another name since: an object that does not call itself the first of several
+/// would come back apart from the others.
+#[test]
+fn a_file_that_got_another_name_comes_back_with_both() {
+    let server = fault_server(2);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let tree = scene.dir("tree");
+    for (name, size) in [("f", 5000), ("large", 2 * PART_BYTES + 5), ("alone", 700)] {
+        noise(&tree.join(name), &mut Rng::new(size), size);
+    }
+    scene.job(&tree, "s3://b/p", "up").run().expect(0);
+    fs::hard_link(tree.join("f"), tree.join("g")).unwrap();
+    fs::hard_link(tree.join("large"), tree.join("a")).unwrap();
+    let job = scene.job(&tree, "s3://b/p", "another");
+    let told = job.clone().arg("--dry-run").run().expect(0);
+    assert_eq!(told.stdout.lines().filter(|line| line.starts_with("adopt")).count(), 1, "{told}");
+    let outcome = job.run().expect(0);
+    assert_eq!((outcome.number("adopted"), outcome.number("hard_links")), (1, 2), "{outcome}");
+    scene.job("s3://b/p", scene.join("back"), "down").run().expect(0);
+    Comparison::new(&tree, &scene.join("back")).assert_same();
+}
