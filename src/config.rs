@@ -95,6 +95,8 @@ pub const PART_BYTES_MIN: u64 = 8 << 20;
 pub const PART_BYTES_LARGE: u64 = 16 << 20;
 /// Bytes of a slice of a part that is larger than that: it is sent as it is read.
 pub const SLICE_BYTES: usize = 1 << 20;
+/// Bytes of all slices together: of those of all buffers, from the first such part on.
+pub const SLICES_BYTES: usize = 32 << 20;
 /// Most parts of an object: S3 numbers them up to here.
 pub const PARTS_MAX: u64 = 10_000;
 /// Least and most bytes of a part that a server takes.

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use super::Lane;
 use super::buffers::Buffer;
-use crate::config::ANSWER_BYTES;
+use crate::config::{ANSWER_BYTES, SLICES_BYTES};
 use crate::error::Errno;
 use crate::job::Job;
 use crate::provider::posix::Posix;
@@ -142,6 +142,19 @@ impl Lane {
     pub(super) async fn memory(&self, len: usize) -> Buffer {
         let _starved = self.busy.turn_to(Activity::NoWork);
         self.common.pool.acquire(len, 0).await
+    }
+
+    /// Memory for a slice of a part that is sent as it is read. [`Lane::set_slices_apart`] was called before.
+    pub(super) async fn slice(&self, len: usize) -> Buffer {
+        let _starved = self.busy.turn_to(Activity::NoWork);
+        let slices = self.common.slices.get().unwrap_or(&self.common.pool);
+        slices.acquire(len, 0).await
+    }
+
+    /// Sets memory for slices apart, before the first of them is wanted by somebody who has a place under a throttle.
+    pub(super) async fn set_slices_apart(&self) {
+        let _starved = self.busy.turn_to(Activity::NoWork);
+        self.common.slices.get_or_init(|| self.common.pool.split(SLICES_BYTES)).await;
     }
 
     /// The same for the body of an answer, of which the HTTP client holds some as well: what it reads at a time, and

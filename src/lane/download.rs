@@ -5,15 +5,18 @@
 //!                         more: HEAD, then ranged GETs (large.rs)
 //! ```
 //! How long an object is, its listing, HEAD and GET may tell differently, and metadata is whatever somebody wrote:
-//! memory is taken for a body by what GET announces, if that is no more than one part.
+//! memory is taken for a body by what is listed, if that is no more than one part, before GET has a place under the
+//! throttle (buffers.rs), and once more, with another GET, if that announces more.
 //! What the object was made from (a symlink, a device node, a further hard link) stands in its metadata. Creating,
 //! owner, mode and the seal are those of a local copy (transfer/, seal.rs).
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
+use super::buffers::Buffer;
 use super::large::corrupt;
 use super::listing::stamp_of;
+use super::parts::changed;
 use super::upload::LINKS_ATTRIBUTE;
 use super::{Carried, Lane, link_key};
 use crate::catalog::{Checksum, Owner, Proof, Stamp, Status};
@@ -69,6 +72,15 @@ impl Download<'_> {
         }
     }
 
+    /// Whether what it was made from is in its body.
+    fn has_content(&self) -> bool {
+        match self.stat.kind() {
+            Kind::File => true,
+            Kind::Symlink => self.object.size <= TARGET_BYTES_MAX,
+            Kind::Special | Kind::Dir => false,
+        }
+    }
+
     /// What is proved of the file by the checksum of what came.
     pub fn checksum(&self, crc64: u64) -> Checksum {
         let proof = if self.object.crc64 == Some(crc64) { Proof::Server } else { Proof::Length };
@@ -117,7 +129,7 @@ impl Lane {
                 return self.download_parts(download).await;
             }
         }
-        self.download_whole(errand, key, group).await
+        self.download_whole(errand, (key, listed.size), group).await
     }
 
     /// The key of a name in the source.
@@ -209,23 +221,35 @@ impl Lane {
         Ok(first.map(|first| (self.describe(errand, key.clone(), object), first)))
     }
 
-    async fn download_whole(self: &Rc<Lane>, errand: &Errand, key: Key, group: &mut Option<LinkKey>) -> Carried {
+    async fn download_whole(
+        self: &Rc<Lane>,
+        errand: &Errand,
+        (key, size): (Key, u64),
+        group: &mut Option<LinkKey>,
+    ) -> Carried {
+        let room = size.min(self.whole_bytes());
+        let buffer = self.memory_for_answer(room as usize).await;
         let mut body = self.source().get(&key, None, None).await?;
         let object = std::mem::take(&mut body.object);
         let mut download = self.describe(errand, key, object);
         if let Some(first) = attributes::decode(&download.object.attributes).link {
-            drop(body);
+            drop((body, buffer));
             return self.download_link(download, first, group).await;
         }
         download.group = self.claim_first(&download)?;
         *group = download.group;
         // It has grown since it was listed.
         if download.object.size > self.whole_bytes() && download.stat.kind() == Kind::File {
-            drop(body);
+            drop((body, buffer));
             errand.place.dir.touch();
             return self.download_parts(download).await;
         }
-        let content = self.content(&download, body).await?;
+        if download.object.size > room && download.has_content() {
+            drop((body, buffer));
+            let content = self.content_of(&download).await?;
+            return self.place(&download, content).await.map(Some);
+        }
+        let content = self.content(&download, body, buffer).await?;
         self.place(&download, content).await.map(Some)
     }
 
@@ -254,30 +278,39 @@ impl Lane {
             place.dir.touch();
             return self.download_parts(target).await;
         }
-        let etag = Some(target.object.etag.as_str()).filter(|etag| !etag.is_empty());
-        let body = self.source().get(&target.key, None, etag).await?;
-        let content = self.content(&target, body).await?;
+        let content = self.content_of(&target).await?;
         self.place(&target, content).await.map(Some)
     }
 
-    /// What is wanted of an object's body.
-    async fn content(&self, download: &Download<'_>, body: s3::Download) -> Result<super::buffers::Buffer> {
+    /// What is wanted of the body of an object that has been described, and is as it was then.
+    async fn content_of(&self, download: &Download<'_>) -> Result<Buffer> {
+        let Object { size, etag, .. } = &download.object;
+        let room = if download.has_content() { *size } else { 0 };
+        let buffer = self.memory_for_answer(room as usize).await;
+        let body = self.source().get(&download.key, None, Some(etag)).await?;
+        if body.object.size != *size {
+            return Err(changed(&download.key));
+        }
+        self.content(download, body, buffer).await
+    }
+
+    /// What is wanted of an object's body, in memory that has room for it.
+    async fn content(&self, download: &Download<'_>, body: s3::Download, buffer: Buffer) -> Result<Buffer> {
         let place = &download.errand.place;
         match download.stat.kind() {
-            Kind::File => self.receive(download, body).await,
+            Kind::File => self.receive(download, body, buffer).await,
             Kind::Symlink if download.object.size > TARGET_BYTES_MAX => {
                 Err(self.refused(place, "its metadata calls it a symlink, and its content is longer than any target"))
             }
-            Kind::Symlink => self.receive(download, body).await,
-            Kind::Special => Ok(self.memory_for_answer(0).await),
+            Kind::Symlink => self.receive(download, body, buffer).await,
+            Kind::Special => Ok(buffer),
             Kind::Dir => Err(self.refused(place, "its metadata calls it a directory, its key does not")),
         }
     }
 
     /// The content of an object, compared with its checksum.
-    async fn receive(&self, download: &Download<'_>, mut body: s3::Download) -> Result<super::buffers::Buffer> {
+    async fn receive(&self, download: &Download<'_>, mut body: s3::Download, mut buffer: Buffer) -> Result<Buffer> {
         let size = download.object.size as usize;
-        let mut buffer = self.memory_for_answer(size).await;
         // Ends: the body does, or it is longer than it may be.
         while let Some(chunk) = body.chunk().await? {
             if buffer.bytes().len() + chunk.len() > size {
@@ -295,7 +328,7 @@ impl Lane {
     }
 
     /// Makes what an object stands for at the destination.
-    async fn place(&self, download: &Download<'_>, mut content: super::buffers::Buffer) -> Result<Ending> {
+    async fn place(&self, download: &Download<'_>, mut content: Buffer) -> Result<Ending> {
         let work = download.work(self);
         let place = &download.errand.place;
         place.dir.touch();
@@ -333,12 +366,7 @@ impl Lane {
         Ok(Ending::Copied(Box::new(copied)))
     }
 
-    async fn write_file(
-        &self,
-        place: &Place,
-        handle: &crate::ring::Handle,
-        content: &mut super::buffers::Buffer,
-    ) -> Result<()> {
+    async fn write_file(&self, place: &Place, handle: &crate::ring::Handle, content: &mut Buffer) -> Result<()> {
         let failed = |errno| place.error(self.job(), Side::Dest, "write", errno);
         let file = self.disk.open(handle).map_err(failed)?;
         let written = self.write(&file, content, 0).await;

@@ -33,7 +33,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_deque::{Injector, Steal, Worker};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::boards::Open;
 use crate::config::{LANE_BYTES, LISTINGS_PER_LANE, SLICES_PER_LANE, UNSTABLE_ATTEMPTS_MAX};
@@ -124,13 +124,15 @@ pub(crate) struct Common {
     help: Injector<Arc<Parts>>,
     /// Memory for parts: one budget, however many lanes there are (I4).
     pool: Arc<Pool>,
+    /// Memory for slices of parts that are sent as they are read: a part of that budget, once there is such a part.
+    slices: OnceCell<Arc<Pool>>,
     /// Why a lane has no ring although it should, once that was said.
     refused: OnceLock<String>,
 }
 
 impl Default for Common {
     fn default() -> Common {
-        Common { help: Injector::new(), pool: Pool::new(LANE_BYTES), refused: OnceLock::new() }
+        Common { help: Injector::new(), pool: Pool::new(LANE_BYTES), slices: OnceCell::new(), refused: OnceLock::new() }
     }
 }
 

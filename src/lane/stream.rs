@@ -4,9 +4,10 @@
 //! file, or ranged GET -> slice -> CRC64 -> body of UploadPart        one task, both halves: each waits for the other
 //! ```
 //! Between two slices it rests when the streams are lowered or the job is paused: it may be gigabytes.
-//! Memory is a few slices a part, whatever its size (I4). A request that is sent again reads the part again, and the
-//! checksum is that of the attempt that was answered. It cannot go along as a header, because that is sent first;
-//! a server that wants it there costs a reading before the one that is sent.
+//! Memory is a few slices a part, whatever its size (I4), and none that others keep who wait for this part's place
+//! under the throttle (buffers.rs). A request that is sent again reads the part again, and the checksum is that of the
+//! attempt that was answered. It cannot go along as a header, because that is sent first; a server that wants it there
+//! costs a reading before the one that is sent.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,6 +46,10 @@ struct Reading<'a> {
     body: Option<Download>,
     /// What has arrived beyond the last slice.
     left: Bytes,
+    /// Why the body is gone, if it broke off.
+    broken: Option<Error>,
+    /// How often it did, of the bytes from there on.
+    breaks: (Breaks, u64),
 }
 
 /// Whether a part is sent as it is read.
@@ -65,6 +70,7 @@ impl Lane {
         let (Route::Up { key, upload, .. } | Route::Across { key, upload, .. }) = &parts.route else {
             return Ok(None);
         };
+        self.set_slices_apart().await;
         let told = match self.dest().wants_part_checksums(key, upload, number).await? {
             true => match self.measure(parts, file, range).await? {
                 Some(crc64) => Some(crc64),
@@ -140,10 +146,11 @@ impl Lane {
 
 impl Lane {
     /// Whether a part waits, because the streams were lowered or the job is paused. A job that is stopped does not; nor
-    /// does a part whose place under the throttle somebody else needs, who may be the one it would wait for.
+    /// does a part whose place under a throttle somebody else needs, who may be the one it would wait for.
     fn rests(&self, parts: &Parts) -> bool {
         let (gate, walker) = (&self.job().gate, &self.job().walker);
-        let is_needed = || !gate.is_paused() && self.dest().bucket().is_busy();
+        let is_busy = || [&self.dest, &self.source].into_iter().flatten().any(|client| client.bucket().is_busy());
+        let is_needed = || !gate.is_paused() && is_busy();
         parts.stream.rests(gate) && !walker.is_stopped() && !is_needed()
     }
 
@@ -175,74 +182,92 @@ enum Fed {
 
 impl<'a> Reading<'a> {
     fn new(lane: &'a Lane, parts: &'a Parts, file: Option<&'a LaneFile>, range: ByteRange) -> Reading<'a> {
-        Reading { lane, parts, file, rest: range, body: None, left: Bytes::new() }
+        let breaks = (Breaks::new(range.offset), range.offset);
+        Reading { lane, parts, file, rest: range, body: None, left: Bytes::new(), broken: None, breaks }
     }
 
     /// The next slice, of up to `len` bytes; `None` at the end of the part.
     async fn next(&mut self, len: usize) -> Result<Option<Buffer>> {
-        let len = self.rest.len.min(len as u64);
+        let len = self.rest.len.min(len as u64) as usize;
         if len == 0 {
             return Ok(None);
         }
-        let mut slice = self.lane.memory(len as usize).await;
-        match (&self.parts.route, self.file) {
-            (Route::Across { source_key, etag, .. }, _) => self.receive(source_key, etag, &mut slice, len).await?,
+        let slice = match (&self.parts.route, self.file) {
+            (Route::Across { source_key, etag, .. }, _) => self.receive(source_key, etag, len).await?,
             (route, Some(file)) => {
-                let wanted = (self.rest.offset, len as usize);
+                let mut slice = self.lane.slice(len).await;
+                let wanted = (self.rest.offset, len);
                 let earlier = if let Route::Up { earlier, .. } = route { earlier.as_ref() } else { None };
                 let from = (&self.parts.place, file);
                 self.parts.miss(self.lane.read_source(from, &mut slice, wanted, earlier).await?);
+                if slice.bytes().len() < len {
+                    return Err(self.lane.unstable(&self.parts.place));
+                }
+                slice
             }
             (_, None) => return Ok(None),
-        }
-        if (slice.bytes().len() as u64) < len {
-            return Err(self.lane.unstable(&self.parts.place));
-        }
+        };
+        let len = slice.bytes().len() as u64;
         self.rest = ByteRange { offset: self.rest.offset + len, len: self.rest.len - len };
         Ok(Some(slice))
     }
 
-    /// Fills a slice from the object. A body that broke off is asked for again from where it did. Ends: every turn
-    /// brings bytes or is a break, and breaks are bounded.
-    async fn receive(&mut self, key: &Key, etag: &str, slice: &mut Buffer, len: u64) -> Result<()> {
-        let mut breaks = Breaks::new(self.rest.offset);
-        while (slice.bytes().len() as u64) < len {
-            let piece = self.piece(key, etag, slice, len).await;
-            if let Err(error) = piece {
-                self.body = None;
-                if !self.lane.wait_after_break(&mut breaks, &error).await {
-                    return Err(error);
-                }
+    /// A slice of the object. A body that broke off is asked for again from where it did, by the next slice: this one
+    /// ends there, since nobody who has one waits for a place. Ends: every turn brings bytes or is a break, and breaks
+    /// are bounded.
+    async fn receive(&mut self, key: &Key, etag: &str, len: usize) -> Result<Buffer> {
+        loop {
+            if self.rest.offset >= self.breaks.1 + SLICE_BYTES as u64 {
+                self.breaks = (Breaks::new(self.rest.offset), self.rest.offset);
             }
+            if let Some(error) = self.broken.take()
+                && !self.lane.wait_after_break(&mut self.breaks.0, &error).await
+            {
+                return Err(error);
+            }
+            self.broken = self.open(key, etag).await.err();
+            if self.broken.is_some() {
+                continue;
+            }
+            let mut slice = self.lane.slice(len).await;
+            self.broken = self.fill(&mut slice, key, len).await.err();
+            if !slice.bytes().is_empty() {
+                return Ok(slice);
+            }
+        }
+    }
+
+    /// Asks for what has not arrived, unless it is on its way.
+    async fn open(&mut self, key: &Key, etag: &str) -> Result<()> {
+        if self.body.is_none() && self.left.is_empty() {
+            let body = self.lane.source().get(key, Some(self.rest), Some(etag)).await?;
+            if body.object.size != self.parts.size {
+                return Err(changed(key));
+            }
+            self.body = Some(body);
         }
         Ok(())
     }
 
-    /// Appends the next bytes of the body to a slice of `len` bytes.
-    async fn piece(&mut self, key: &Key, etag: &str, slice: &mut Buffer, len: u64) -> Result<()> {
-        let room = len as usize - slice.bytes().len();
-        let mut piece = match self.left.is_empty() {
-            false => std::mem::take(&mut self.left),
-            true => self.chunk(key, etag, slice.bytes().len() as u64).await?,
-        };
-        self.left = piece.split_off(piece.len().min(room));
-        self.lane.spend(piece.len()).await;
-        slice.append(&piece);
+    /// Fills a slice of `len` bytes from the body, which is gone if it breaks off.
+    async fn fill(&mut self, slice: &mut Buffer, key: &Key, len: usize) -> Result<()> {
+        // Ends: every turn brings bytes.
+        while slice.bytes().len() < len {
+            let mut piece = match (self.left.is_empty(), &mut self.body) {
+                (false, _) => std::mem::take(&mut self.left),
+                (true, None) => return Err(cut_short(key)),
+                (true, Some(body)) => match body.chunk().await {
+                    Ok(Some(piece)) => piece,
+                    ended => {
+                        self.body = None;
+                        return Err(ended.err().unwrap_or_else(|| cut_short(key)));
+                    }
+                },
+            };
+            self.left = piece.split_off(piece.len().min(len - slice.bytes().len()));
+            self.lane.spend(piece.len()).await;
+            slice.append(&piece);
+        }
         Ok(())
-    }
-
-    async fn chunk(&mut self, key: &Key, etag: &str, done: u64) -> Result<Bytes> {
-        let body = match &mut self.body {
-            Some(body) => body,
-            None => {
-                let range = ByteRange { offset: self.rest.offset + done, len: self.rest.len - done };
-                let body = self.lane.source().get(key, Some(range), Some(etag)).await?;
-                if body.object.size != self.parts.size {
-                    return Err(changed(key));
-                }
-                self.body.insert(body)
-            }
-        };
-        body.chunk().await?.ok_or_else(|| cut_short(key))
     }
 }

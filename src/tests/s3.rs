@@ -5,12 +5,15 @@
 //! wires that fail; `s3/lies.rs` servers and metadata that say what is not so; `s3/resume.rs` kills and what they
 //! cost; `s3/uploads.rs` uploads that nothing goes on with; `s3/verify.rs` comparisons; `s3/rehearsal.rs` what a dry
 //! run says; `s3/delete.rs` what goes from a destination; `s3/stale.rs` mounts that become stale; `s3/streamed.rs`
-//! parts that fit no buffer; `s3/tls.rs` whose certificate is believed; `s3/xattrs.rs` extended attributes and ACLs;
-//! `s3/credentials.rs` where keys come from; `s3/headers.rs` what objects are stored with beside their content;
-//! `s3/identity.rs` which bucket of which server a job is about; `s3/links.rs` names of one file and their objects.
+//! parts that fit no buffer; `s3/circles.rs` memory and places that are wanted at once; `s3/tls.rs` whose certificate
+//! is believed; `s3/xattrs.rs` extended attributes and ACLs; `s3/credentials.rs` where keys come from; `s3/headers.rs`
+//! what objects are stored with beside their content; `s3/identity.rs` which bucket of which server a job is about;
+//! `s3/links.rs` names of one file and their objects.
 
 mod support;
 
+#[path = "s3/circles.rs"]
+mod circles;
 #[path = "s3/credentials.rs"]
 mod credentials;
 #[path = "s3/delete.rs"]

@@ -9,7 +9,7 @@
 //! An attempt that fails drops its channel, and the next one is fed from the start, when whoever reads lets it begin: a
 //! job that is paused opens no connection. Whoever reads drops the demand to give up; then the request ends with its
 //! attempt. One slice waits in a channel, and none before the attempt has all that it needs, so memory does not grow
-//! (I4) and nobody waits for memory that another one holds who waits for a place.
+//! (I4) and nobody waits for memory that another one holds who waits for a place (lane/buffers.rs).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
