@@ -73,7 +73,7 @@ impl Listing {
                 let stat = Posix::new(caller, Side::Source).stat_handle(&open.source);
                 let stat = stat.map_err(|errno| job.dir_error(Side::Source, dir, "stat", errno))?;
                 let then = job.catalog.reader()?.dir(dir.id)?.and_then(|record| record.stamp);
-                then.iter().for_each(|then| dir.set_recorded_dev(then.dev));
+                then.iter().for_each(|then| dir.set_recorded_dev(job.recorded_dev(then.dev)));
                 dir.set_stamp(seen(job, caller, (&open.source, c""), dir, &stat)?);
                 look_at_dest(job, caller, dir, &open)?;
                 (open, stat)
@@ -403,7 +403,7 @@ fn open_child(
     }
     dirs.source.insert(dir, source.clone());
     let stamp = seen(job, caller, (&source, c""), dir, &stat)?;
-    let stamp = recorded_as(job, parent, dir, (&stat, stamp))?;
+    let stamp = recorded_as(job, parent, dir, stamp)?;
     let dest = match job.config.delete.is_none() && job.is_as_recorded(dir, Some(stamp))? {
         true => {
             dir.set_dest(DestDir::Unneeded);

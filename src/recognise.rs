@@ -51,18 +51,15 @@ impl Job {
         xattrs::without_acl(Thing::named(Posix::new(caller, Side::Source), at, name), stat)
     }
 
-    /// The number in the catalog of a device of the source. The two numbers of its root change places, so that no file
-    /// system below it gets that of the root.
+    /// The number in the catalog of a device of the source, and the device's of that number: see [`renumbered`].
     pub fn recorded_dev(&self, dev: u64) -> u64 {
-        match (self.source.stat.dev, self.source_dev) {
-            _ if self.source.bucket.is_some() || self.has_device() => dev,
-            (now, then) if dev == now => then,
-            (now, then) if dev == then => now,
-            _ => dev,
+        match self.source.bucket.is_some() || self.has_device() {
+            true => dev,
+            false => renumbered(dev, (self.source.stat.dev, self.source_dev)),
         }
     }
 
-    /// What is recorded of a directory of the source.
+    /// What is recorded of a directory of the source, and what it is in this run's numbers of what is recorded.
     pub fn recorded_dir(&self, stamp: DirStamp) -> DirStamp {
         DirStamp { dev: self.recorded_dev(stamp.dev), ..stamp }
     }
@@ -181,7 +178,8 @@ impl Job {
             true => (recorded.dev, recorded.ino),
             false => (now.dev, now.ino),
         };
-        Ok(is_finished && DirStamp { atime: now.atime, ctime, dev, ino, ..recorded } == now)
+        let (atime, is_mount) = (now.atime, now.is_mount);
+        Ok(is_finished && DirStamp { atime, ctime, dev, ino, is_mount, ..recorded } == now)
     }
 
     /// What an object that stays as it is has lost counts as much as if it had been lost now.
@@ -206,5 +204,15 @@ impl Job {
     pub fn clock(&self) -> Clock {
         let granularity_nanos = self.granularity_nanos.load(Ordering::Relaxed);
         Clock { reach: self.dest_reach(), granularity_nanos }
+    }
+}
+
+/// A device's number in the catalog: the two numbers of the source's root, the one it has `now` and the one it had
+/// `then`, change places, so that no file system below it gets that of the root. Twice is not at all.
+pub(crate) fn renumbered(dev: u64, (now, then): (u64, u64)) -> u64 {
+    match dev {
+        dev if dev == now => then,
+        dev if dev == then => now,
+        dev => dev,
     }
 }

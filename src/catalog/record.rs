@@ -210,6 +210,8 @@ pub struct DirStamp {
     pub ino: u64,
     /// Device of its file system.
     pub dev: u64,
+    /// Whether it was what is mounted there. Catalogs of earlier versions do not tell: false.
+    pub is_mount: bool,
 }
 
 impl DirStamp {
@@ -224,6 +226,7 @@ impl DirStamp {
             ctime: stat.ctime,
             ino: stat.ino,
             dev: stat.dev,
+            is_mount: stat.is_mount,
         }
     }
 }
@@ -265,6 +268,8 @@ const OWNER: u8 = 8;
 const DIR_STAMP: u8 = 1;
 const DIR_LOSSES: u8 = 2;
 const DIR_TOLD: u8 = 4;
+/// Among a directory's mode, where no type or permission has a bit: it was what is mounted there.
+const MODE_MOUNT: u32 = 1 << 16;
 
 const TAG_LISTED_TO: u8 = 1;
 
@@ -412,7 +417,8 @@ pub fn encode_dir(dir: &DirRecord, body: &mut Vec<u8>) {
     body.put_varint(dir.listed_batch);
     body.put_bytes(dir.name.to_bytes());
     if let Some(stamp) = &dir.stamp {
-        [stamp.mode, stamp.uid, stamp.gid].into_iter().for_each(|number| body.put_varint(u64::from(number)));
+        let mode = stamp.mode | if stamp.is_mount { MODE_MOUNT } else { 0 };
+        [mode, stamp.uid, stamp.gid].into_iter().for_each(|number| body.put_varint(u64::from(number)));
         [stamp.atime, stamp.mtime, stamp.ctime].into_iter().for_each(|time| put_time(body, time, TIME_BASE_SECS, true));
         body.put_varint(stamp.ino);
         body.put_varint(stamp.dev);
@@ -435,23 +441,26 @@ pub fn decode_dir(body: &[u8]) -> Decoded<DirRecord> {
     if tag & !(DIR_STAMP | DIR_LOSSES | DIR_TOLD) != 0 {
         return Err(Damage("a record is of no known kind"));
     }
-    let stamp = match tag & DIR_STAMP {
-        0 => None,
-        _ => Some(DirStamp {
-            mode: take.varint_u32()?,
-            uid: take.varint_u32()?,
-            gid: take.varint_u32()?,
-            atime: take_time(&mut take, TIME_BASE_SECS, true)?,
-            mtime: take_time(&mut take, TIME_BASE_SECS, true)?,
-            ctime: take_time(&mut take, TIME_BASE_SECS, true)?,
-            ino: take.varint()?,
-            dev: take.varint()?,
-        }),
-    };
+    let stamp = if tag & DIR_STAMP != 0 { Some(decode_dir_stamp(&mut take)?) } else { None };
     let told = if tag & DIR_TOLD != 0 { take.bytes()?.to_vec() } else { Vec::new() };
     let losses = if tag & DIR_LOSSES != 0 { u16::from_le_bytes(take.array()?) } else { 0 };
     take.end()?;
     Ok(DirRecord { parent, name, stamp, listed_batch, losses: LossSet::from_bits(losses), told })
+}
+
+fn decode_dir_stamp(take: &mut Take<'_>) -> Decoded<DirStamp> {
+    let mode = take.varint_u32()?;
+    Ok(DirStamp {
+        mode: mode & !MODE_MOUNT,
+        is_mount: mode & MODE_MOUNT != 0,
+        uid: take.varint_u32()?,
+        gid: take.varint_u32()?,
+        atime: take_time(take, TIME_BASE_SECS, true)?,
+        mtime: take_time(take, TIME_BASE_SECS, true)?,
+        ctime: take_time(take, TIME_BASE_SECS, true)?,
+        ino: take.varint()?,
+        dev: take.varint()?,
+    })
 }
 
 /// Appends the first name of a hard-linked inode.

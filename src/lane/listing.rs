@@ -505,6 +505,7 @@ fn dir_stamp(job: &Job, object: &Object) -> DirStamp {
         ctime: object.modified,
         ino: hash(&object.etag).max(1),
         dev: 0,
+        is_mount: false,
     }
 }
 

@@ -41,9 +41,10 @@ use crate::lane::listing::stamp_of;
 use crate::listing::leave_out;
 use crate::plan::{Again, Progress};
 use crate::provider::s3::Client;
+use crate::recognise::renumbered;
 use crate::report::{Console, Crowd, ExitCode, Lookout, Vigil};
 use crate::resume;
-use crate::ring::{Kind, Name, Side, Stat};
+use crate::ring::{Kind, Name, Side};
 use crate::roots::DestOrigin;
 use crate::selection::{Choice, read_choice};
 use crate::stop::Stop;
@@ -364,9 +365,10 @@ impl Rehearsal<'_> {
         };
         let End::Files(files) = &self.asked.source else { return Ok(false) };
         let reader = catalog.reader()?;
-        let recorded = |id| Ok::<_, Error>(reader.dir(id)?.and_then(|record| record.stamp));
+        let numbers = (files.stat.dev, catalog.source_dev()?.unwrap_or(files.stat.dev));
+        let here = |stamp: DirStamp| DirStamp { dev: renumbered(stamp.dev, numbers), ..stamp };
+        let recorded = |id| Ok::<_, Error>(reader.dir(id)?.and_then(|record| record.stamp).map(here));
         let (Some(then), then_above) = (recorded(dir.id)?, recorded(above.id)?) else { return Ok(false) };
-        let now = Stat { dev: now.dev, ino: now.ino, ..Stat::default() };
         let dev_above = then_above.map(|stamp| stamp.dev);
         Ok(files.inodes.is_lasting() && is_unmounted(&then, dev_above, &now, above.source_id()))
     }

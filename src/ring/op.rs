@@ -76,6 +76,8 @@ pub struct Stat {
     pub ctime: Time,
     /// The mount the object was reached through; differs across a bind mount of one file system.
     pub mount_id: u64,
+    /// Whether it is what is mounted there; never where the kernel does not tell (before 5.8).
+    pub is_mount: bool,
     /// Alignment of offset and length for O_DIRECT in bytes; 0 where there is no O_DIRECT. Only from
     /// [`Op::StatHandle`] and [`Op::StatNew`].
     pub direct_align: u32,

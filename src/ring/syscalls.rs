@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, StatxFlags, Timestamps, Uid,
+    AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, StatxAttributes, StatxFlags,
+    Timestamps, Uid,
 };
 
 use super::xattrs;
@@ -300,6 +301,7 @@ fn stat(at: &Handle, name: &CStr, flags: AtFlags, mask: StatxFlags) -> Result<St
         mtime: time(statx.stx_mtime),
         ctime: time(statx.stx_ctime),
         mount_id: statx.stx_mnt_id,
+        is_mount: statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
         direct_align: statx.stx_dio_offset_align.max(statx.stx_dio_mem_align),
         birth: if statx.stx_mask & StatxFlags::BTIME.bits() == 0 { 0 } else { birth(time(statx.stx_btime)) },
     })

@@ -28,7 +28,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
 
 use crate::config::{Config, Mounts};
 use crate::error::{Cause, Errno, Error, Result, join};
@@ -475,6 +475,7 @@ fn describe_at(dir: &OwnedFd, name: &CStr, flags: AtFlags) -> std::result::Resul
         mtime: time(statx.stx_mtime),
         ctime: time(statx.stx_ctime),
         mount_id: statx.stx_mnt_id,
+        is_mount: statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
         direct_align: 0,
         birth: 0,
     };

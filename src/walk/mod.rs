@@ -60,7 +60,7 @@ pub struct DirNode {
     told: OnceLock<Vec<u8>>,
     /// The source's state when the listing began.
     stamp: OnceLock<Box<DirStamp>>,
-    /// The device that it was on in the last pass.
+    /// The device that it was on in the last pass, by its number in this run.
     recorded_dev: OnceLock<u64>,
 }
 

@@ -54,8 +54,8 @@ fn record() -> impl Strategy<Value = Record> {
 }
 
 fn dir_stamp() -> impl Strategy<Value = DirStamp> {
-    let ids = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>());
-    (ids, time(), time(), time()).prop_map(|((mode, uid, gid, ino, dev), atime, mtime, ctime)| DirStamp {
+    let ids = (0..1_u32 << 16, any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>(), any::<bool>());
+    (ids, time(), time(), time()).prop_map(|((mode, uid, gid, ino, dev, is_mount), atime, mtime, ctime)| DirStamp {
         mode,
         uid,
         gid,
@@ -64,6 +64,7 @@ fn dir_stamp() -> impl Strategy<Value = DirStamp> {
         ctime,
         ino,
         dev,
+        is_mount,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use super::support::block::Loop;
 use super::*;
 
 #[test]
@@ -70,6 +71,111 @@ fn what_was_mounted_in_the_last_pass_is_not_gone() {
         }
         let outcome = deleting.run().expect(25);
         assert!(outcome.says("mounted there") && !scene.dest.join("later").exists(), "{outcome}");
+        job.arg("-force-delete").run().expect(0);
+        Comparison::new(&scene.source, &scene.dest).assert_same();
+        deleting.run().expect(0);
+    }
+}
+
+/// A file system on a loop device, detached with it when dropped.
+struct Disk {
+    device: Loop,
+    point: PathBuf,
+}
+
+impl Disk {
+    fn new(point: &Path) -> Disk {
+        let device = Loop::new(16 << 20);
+        must(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(device.path()));
+        let disk = Disk { device, point: point.to_owned() };
+        disk.mount();
+        disk
+    }
+
+    fn mount(&self) {
+        fs::create_dir_all(&self.point).unwrap();
+        must(Command::new("mount").arg(self.device.path()).arg(&self.point));
+    }
+
+    fn unmount(&self) {
+        must(Command::new("umount").arg(&self.point));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-q", "-l"]).arg(&self.point).status();
+    }
+}
+
+#[test]
+fn what_was_mounted_is_not_gone_where_the_root_has_its_number_by_now() {
+    if !can_mount("what_was_mounted_is_not_gone_where_the_root_has_its_number_by_now") {
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let mut root = Disk::new(&scene.source);
+        let mut other = Disk::new(&scene.source.join("m"));
+        write(&scene.source.join("keep"), "keep");
+        write(&scene.source.join("m/deep/x"), "x");
+        let job = scene.job(engine);
+        job.run().expect(0);
+        other.unmount();
+        root.unmount();
+        // The other disk is missing, and the root's has moved into its place.
+        other.device.write(0, &root.device.content());
+        std::mem::swap(&mut root.device, &mut other.device);
+        root.mount();
+        let deleting = job.clone().arg("-delete");
+        for _ in 0..3 {
+            let said = rehearse(&deleting, 25);
+            assert!(!said.keys().any(|path| path.starts_with("m/")), "{said:?}");
+            let outcome = deleting.run().expect(25);
+            assert!(scene.dest.join("m/deep/x").exists(), "{outcome}");
+            assert!(outcome.says("mounted there") && outcome.number("copied") == 0, "{outcome}");
+        }
+        deleting.arg("-force-delete").run().expect(0);
+        assert!(!scene.dest.join("m/deep").exists());
+    }
+}
+
+#[test]
+fn what_was_bound_from_the_same_file_system_is_not_gone() {
+    if !can_mount("what_was_bound_from_the_same_file_system_is_not_gone") {
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let elsewhere = scene.scratch.path().join("elsewhere");
+        write(&elsewhere.join("deep/x"), "x");
+        let bind = || {
+            let bound = Over::new(&scene.source.join("d/sub"), &["--bind", elsewhere.to_str().unwrap()]);
+            // Itself: it is the same directory without.
+            let own = scene.source.join("d/e");
+            (bound, Over::new(&own, &["--bind", own.to_str().unwrap()]))
+        };
+        let bound = bind();
+        let job = scene.job(engine);
+        job.run().expect(0);
+        drop(bound);
+        let deleting = job.clone().arg("-delete");
+        write(&scene.dest.join("d/e/later"), "x");
+        let said = rehearse(&deleting, 25);
+        assert!(said.contains_key("d/e/later") && !said.keys().any(|path| path.starts_with("d/sub/")), "{said:?}");
+        for job in [&deleting, &deleting, &job, &deleting] {
+            let outcome = job.run().expect_one_of(&[0, 25]);
+            assert!(scene.dest.join("d/sub/deep/x").exists(), "{outcome}");
+        }
+        let outcome = deleting.run().expect(25);
+        assert!(outcome.says("d/sub: the file system that was mounted there"), "{outcome}");
+        assert!(!scene.dest.join("d/e/later").exists(), "{outcome}");
+        let bound = bind();
+        fs::remove_dir_all(elsewhere.join("deep")).unwrap();
+        deleting.run().expect(0);
+        Comparison::new(&scene.source, &scene.dest).assert_same();
+        drop(bound);
+        deleting.run().expect(25);
         job.arg("-force-delete").run().expect(0);
         Comparison::new(&scene.source, &scene.dest).assert_same();
         deleting.run().expect(0);
