@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use crossbeam_deque::Worker;
 
-use crate::catalog::{DirId, DirState, FileRecord, Record, Stamp};
+use crate::catalog::{DirId, DirState, FileRecord, Record, Stamp, Status};
 use crate::config::UNSTABLE_ATTEMPTS_MAX;
-use crate::error::{Cause, Error, Result};
+use crate::error::{Cause, Errno, Error, Result};
 use crate::filter::Sort;
 use crate::job::{Job, Past, Place, Ticket};
 use crate::links::LinkKey;
@@ -102,7 +102,8 @@ impl Errands {
             (Ok(open), Ok(record)) => {
                 dir.touch();
                 self.push(&dir, Name::default(), What::Reopened);
-                let errand = self.errand(dir, open, name, (file_record(record), None), Ticket::Alone);
+                let record = file_record(record).filter(|record| !self.is_lost(&dir, &open, &name, record));
+                let errand = self.errand(dir, open, name, (record, None), Ticket::Alone);
                 Some(Errand { claimed: group, ..errand })
             }
             (Err(error), _) | (_, Err(error)) => {
@@ -113,6 +114,16 @@ impl Errands {
                 None
             }
         }
+    }
+
+    /// Whether what an earlier pass has done is not at the destination any more: it waited there for the first name of
+    /// its group, and is copied now.
+    fn is_lost(&self, dir: &DirNode, open: &DirPair, name: &Name, record: &FileRecord) -> bool {
+        let is_of_before = record.batch < self.job.progress.pass_start_batch;
+        let is_done = is_of_before && matches!(record.status, Status::Done | Status::Written);
+        let is_looked_at = is_done && self.job.dest.bucket.is_none() && !self.job.has_device();
+        let there = || Posix::new(&*self.caller, Side::Dest).stat(&open.dest, self.job.dest_name(dir, name));
+        is_looked_at && matches!(there(), Err(Errno::NOENT))
     }
 
     /// Looks at a name of a listing: a directory is queued, an object that is done is counted, any other is an errand.

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use crate::boards::Boards;
-use crate::catalog::{Catalog, Checksum, DirId, DirState, Owner, Record, Row, Stamp, Status};
+use crate::catalog::{Catalog, Checksum, DirId, DirState, FileRecord, Owner, Record, Row, Stamp, Status};
 use crate::config::{Config, LossPolicy, SyncPolicy};
 use crate::error::{Cause, Errno, Error};
 use crate::extents::Extents;
@@ -288,12 +288,22 @@ pub struct Sealed {
     pub name: LinkName,
     /// The source's state that was copied.
     pub stamp: Stamp,
+    /// What it is recognised by at the destination; 0 where that is not known.
+    pub dest_ino: u64,
     /// Checksum of its content where one was computed.
     pub checksum: Option<Checksum>,
     /// Whose it was in the source, where that is known.
     pub owner: Option<Owner>,
     /// What it has lost, and a link to it with it.
     pub losses: LossSet,
+}
+
+impl Sealed {
+    /// A name of which this is recorded.
+    pub fn of(name: LinkName, record: FileRecord) -> Sealed {
+        let FileRecord { stamp, dest_ino, checksum, owner, losses, .. } = record;
+        Sealed { name, stamp, dest_ino, checksum, owner, losses }
+    }
 }
 
 impl Job {

@@ -157,6 +157,23 @@ impl LinkMap {
         self.promoted.lock().insert(name, key);
     }
 
+    /// Likewise, of a group whose recorded first is lost; false if a name of its file is being copied, in whatever state.
+    pub fn succeed(&self, key: LinkKey, name: LinkName) -> bool {
+        let mut numbers = self.firsts.lock();
+        let firsts = numbers.entry((key.dev, key.ino)).or_default();
+        let is_free = firsts.is_empty();
+        if is_free {
+            firsts.push((key.state, name.clone()));
+            self.promoted.lock().insert(name, key);
+        }
+        is_free
+    }
+
+    /// Whether a name of the group's file is being copied, in whatever state.
+    pub fn is_claimed(&self, key: LinkKey) -> bool {
+        self.firsts.lock().contains_key(&(key.dev, key.ino))
+    }
+
     /// The group that a name was promoted in, told once: whoever takes the name up sees to it that the group hears of
     /// it, whatever the name has become meanwhile.
     pub fn take_promoted(&self, name: &LinkName) -> Option<LinkKey> {
@@ -198,5 +215,9 @@ mod tests {
         map.forget(key);
         assert_eq!(map.claim(later, name("d"), none), Ok(Claim::First));
         assert_eq!(claim("c", Some(name("b"))), Claim::Further, "the catalog knows the first");
+        assert!(map.is_claimed(key) && !map.succeed(key, name("c")), "it is being copied in another state");
+        map.forget(later);
+        assert!(!map.is_claimed(key) && map.succeed(key, name("c")) && map.is_claimed(key));
+        assert_eq!((claim("c", Some(name("b"))), map.take_promoted(&name("c"))), (Claim::First, Some(key)));
     }
 }

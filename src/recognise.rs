@@ -108,13 +108,7 @@ impl Job {
     /// As [`Job::recorded_first`], if it can be linked to (an interruption left no doubt of its seal).
     pub fn sealed_first(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<Sealed>, Error> {
         let first = self.first_record(key, stamp)?.filter(|(_, record)| record.batch != BATCH_UNSEALED);
-        Ok(first.map(|(name, FileRecord { stamp, checksum, owner, losses, .. })| Sealed {
-            name,
-            stamp,
-            checksum,
-            owner,
-            losses,
-        }))
+        Ok(first.map(|(name, record)| Sealed::of(name, record)))
     }
 
     fn first_record(&self, key: LinkKey, stamp: &Stamp) -> Result<Option<(LinkName, FileRecord)>, Error> {

@@ -3,9 +3,12 @@
 //!
 //! ```text
 //! first sealed in this batch, or recorded    waiting names are linked to it (or stored in a bucket as its links)
-//! first failed                               one waiting name is promoted and copied, the others wait for it
-//! neither                                    they wait in the catalog's late links
+//! first failed, or recorded and lost         one waiting name is promoted and copied, the others wait for it
+//! neither, or it is being copied again       they wait in the catalog's late links
 //! ```
+//!
+//! What is recorded says nothing of what became of the first name's copy since: it is linked to only if it is still the
+//! file that it was.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,19 +57,33 @@ impl Checkpointer {
     }
 
     fn settle_group(&mut self, draft: &mut Draft, key: LinkKey, mut names: Vec<Further>) -> Result<()> {
-        let first = match draft.firsts.get(&key) {
-            Some(first) => Some(first.clone()),
+        let has_failed = draft.orphans.contains(&key);
+        let (first, is_lost) = match draft.firsts.get(&key) {
+            Some(first) => (Some(first.clone()), false),
             None => {
                 let stamp = names.first().map_or_else(Stamp::default, |name| name.stamp);
-                self.job.sealed_first(key, &stamp)?
+                let recorded = self.job.sealed_first(key, &stamp)?;
+                let is_recorded = recorded.is_some();
+                let first = self.still_there(recorded)?;
+                let is_lost = is_recorded && first.is_none();
+                // Asked after the look: what is being copied to where the first was may have got its number.
+                let is_whole = has_failed || self.publisher.is_some() || !self.job.links.is_claimed(key);
+                (first.filter(|_| is_whole), is_lost)
             }
         };
-        let is_orphan = first.is_none() && draft.orphans.contains(&key);
+        let is_orphan = first.is_none() && has_failed;
         if first.is_some() || is_orphan {
             names.extend(self.late_names(key)?);
         }
         if is_orphan {
             return self.promote(draft, key, names);
+        }
+        if is_lost
+            && let Some(heir) = names.first()
+            && self.job.links.succeed(key, (heir.dir.id, heir.name.clone()))
+        {
+            self.hand_back(draft, names);
+            return Ok(());
         }
         for name in names {
             match &first {
@@ -90,16 +107,47 @@ impl Checkpointer {
 
     /// A group whose first failed: one waiting name is copied in its place, the others wait for that one.
     fn promote(&mut self, draft: &mut Draft, key: LinkKey, names: Vec<Further>) -> Result<()> {
-        let mut names = names.into_iter();
-        let Some(next) = names.next() else {
+        let Some(next) = names.first() else {
             draft.settled.push(key);
             return Ok(());
         };
         self.job.links.promote(key, (next.dir.id, next.name.clone()));
-        draft.rows.extend(reopen_rows((key.waiting_dev(), key.ino), next.dir.id, &next.name));
-        self.job.walker.inject(Work::File(next.dir, next.name));
-        names.for_each(|name| wait(draft, name));
+        self.hand_back(draft, names);
         Ok(())
+    }
+
+    /// The first of these names is copied, the others wait for it.
+    fn hand_back(&self, draft: &mut Draft, names: Vec<Further>) {
+        let mut names = names.into_iter();
+        for Further { key, dir, name, .. } in names.by_ref().take(1) {
+            draft.rows.extend(reopen_rows((key.waiting_dev(), key.ino), dir.id, &name));
+            self.job.walker.inject(Work::File(dir, name));
+        }
+        names.for_each(|name| wait(draft, name));
+    }
+
+    /// A first name of which this is recorded, if what the destination has under it is still that. A user-space daemon
+    /// may have given it another number meanwhile; its size tells most others. In a bucket nobody looks.
+    pub(super) fn still_there(&mut self, recorded: Option<Sealed>) -> Result<Option<Sealed>> {
+        let Some(first) = recorded else { return Ok(None) };
+        if self.publisher.is_some() {
+            return Ok(Some(first));
+        }
+        let (id, name) = &first.name;
+        let node = self.node(*id)?;
+        let inodes = self.job.dest.inodes;
+        let is_there = match self.open(&node).map(|at| self.dest().stat(&at, name)) {
+            Ok(Ok(there)) => {
+                let is_same = self.job.dest_id(&there) == first.dest_ino;
+                is_same || !inodes.is_lasting() && there.size == first.stamp.size
+            }
+            Ok(Err(errno)) | Err(Error { cause: Cause::Os(errno), .. }) => {
+                // Of any other reason linking to it tells.
+                !matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+            }
+            Err(_) => true,
+        };
+        Ok(is_there.then_some(first))
     }
 
     /// Makes one link. What is recorded of it is what was copied to its first name, not what its source is by now.
@@ -145,7 +193,7 @@ impl Checkpointer {
         let path = crate::error::join(&self.job.path(Side::Dest, &dir), self.job.dest_name(&dir, &name));
         losses.iter().for_each(|loss| self.job.losses.record(loss, &path));
         losses.extend(self.job.take_lost(dir.id, &name));
-        self.record_done(draft, Sealed { name: (dir.id, name), stamp, losses, ..first.clone() }, dest_ino);
+        self.record_done(draft, Sealed { name: (dir.id, name), stamp, dest_ino, losses, ..first.clone() });
     }
 
     fn link_failed(&self, draft: &mut Draft, further: Further, error: &Error) -> Result<()> {

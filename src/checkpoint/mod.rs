@@ -277,8 +277,8 @@ impl Checkpointer {
                 draft.orphans.extend(group);
                 draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
                 let losses = self.job.take_lost(dir.id, &name);
-                let lost = Sealed { name: (dir.id, name), stamp, checksum: None, owner: Some(owner), losses };
-                self.record_done(draft, lost, 0);
+                let (name, owner) = ((dir.id, name), Some(owner));
+                self.record_done(draft, Sealed { name, stamp, dest_ino: 0, checksum: None, owner, losses });
             }
             What::Further(key, stamp) => draft.further.push(Further { key, dir, name, stamp }),
             What::Replacing(dest_ino) => {
@@ -397,7 +397,8 @@ impl Checkpointer {
         draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
         let at = (dir.id, name.clone());
         let losses = self.job.take_lost(dir.id, &name);
-        let sealed = Sealed { name: at, stamp: copied.stamp, checksum: copied.checksum, owner: copied.owner, losses };
+        let Copied { stamp, dest_ino, checksum, owner, .. } = copied;
+        let sealed = Sealed { name: at, stamp, dest_ino, checksum, owner, losses };
         if let Some(key) = copied.group {
             let first = LinkFirst { dir: dir.id, name: name.clone(), batch: draft.number };
             draft.rows.push(Row::PutLink { dev: key.dev, ino: key.ino, first });
@@ -410,25 +411,28 @@ impl Checkpointer {
             draft.firsts.insert(key, sealed.clone());
             draft.settled.push(key);
         }
-        self.record_done(draft, sealed, copied.dest_ino);
+        self.record_done(draft, sealed);
     }
 
     /// An unchanged file that has further names by now.
-    fn known_first(&self, draft: &mut Draft, dir: &DirNode, name: Name, key: LinkKey) -> Result<()> {
-        let Some(Record::File(record)) = self.job.catalog.reader()?.entry(dir.id, &name)? else {
+    fn known_first(&mut self, draft: &mut Draft, dir: &DirNode, name: Name, key: LinkKey) -> Result<()> {
+        let recorded = match self.job.catalog.reader()?.entry(dir.id, &name)? {
+            Some(Record::File(record)) => Some(Sealed::of((dir.id, name.clone()), record)),
+            _ => None,
+        };
+        let Some(sealed) = self.still_there(recorded)? else {
             draft.orphans.push(key);
             return Ok(());
         };
-        let first = LinkFirst { dir: dir.id, name: name.clone(), batch: draft.number };
+        let first = LinkFirst { dir: dir.id, name, batch: draft.number };
         draft.rows.push(Row::PutLink { dev: key.dev, ino: key.ino, first });
-        let FileRecord { stamp, checksum, owner, losses, .. } = record;
-        draft.firsts.insert(key, Sealed { name: (dir.id, name), stamp, checksum, owner, losses });
+        draft.firsts.insert(key, sealed);
         draft.settled.push(key);
         Ok(())
     }
 
-    fn record_done(&self, draft: &mut Draft, sealed: Sealed, dest_ino: u64) {
-        let Sealed { name: (dir, name), stamp, checksum, owner, losses } = sealed;
+    fn record_done(&self, draft: &mut Draft, sealed: Sealed) {
+        let Sealed { name: (dir, name), stamp, dest_ino, checksum, owner, losses } = sealed;
         let status = if self.job.config.sync == SyncPolicy::None { Status::Written } else { Status::Done };
         let batch = draft.number;
         let record = FileRecord { status, batch, stamp, dest_ino, large_id: 0, failure: None, checksum, losses, owner };

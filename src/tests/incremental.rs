@@ -189,6 +189,70 @@ fn new_names_of_a_file_that_had_one_are_links() {
     }
 }
 
+/// A directory of files of several names is renamed on both sides: what the catalog knows of their first names is of a
+/// place that is no more.
+#[test]
+fn names_in_a_directory_that_was_renamed_on_both_sides_stay_links() {
+    for engine in Engine::all() {
+        let scratch = support::Scratch::new();
+        let (tree, copy) = (scratch.path().join("tree"), scratch.path().join("copy"));
+        fs::create_dir_all(tree.join("old/sub")).unwrap();
+        for number in 0..5 {
+            let first = tree.join(format!("old/{number}"));
+            fs::write(&first, vec![number; 10_000 * number as usize]).unwrap();
+            ["old/again", "old/sub/more"]
+                .iter()
+                .for_each(|name| fs::hard_link(&first, tree.join(format!("{name}{number}"))).unwrap());
+        }
+        let job = Job::new(&tree, &copy, scratch.path().join("state"), engine);
+        job.run().expect(0);
+        [&tree, &copy].iter().for_each(|root| fs::rename(root.join("old"), root.join("new")).unwrap());
+        let outcome = job.run().expect(0);
+        Comparison::new(&tree, &copy).assert_same();
+        assert_eq!(outcome.number("bytes"), 0, "{outcome}");
+        // The copy of before is gone, removed by hand.
+        fs::rename(tree.join("new"), tree.join("newer")).unwrap();
+        fs::remove_dir_all(copy.join("new")).unwrap();
+        let outcome = job.run().expect(0);
+        Comparison::new(&tree, &copy).assert_same();
+        assert_eq!((outcome.number("copied"), outcome.number("hard_links")), (5, 10), "{outcome}");
+        // Where it is not removed, it is linked to.
+        fs::rename(tree.join("newer"), tree.join("newest")).unwrap();
+        let outcome = job.run().expect(0);
+        assert_eq!((outcome.number("copied"), outcome.number("hard_links")), (0, 15), "{outcome}");
+        assert_eq!(inode(&copy.join("newest/3")), inode(&copy.join("newer/again3")));
+        let outcome = job.run().expect(0);
+        assert_eq!((outcome.number("copied"), outcome.number("hard_links")), (0, 0), "{outcome}");
+    }
+}
+
+/// A file that had one name when it was copied, which is gone at the destination, or is another file there.
+#[test]
+fn a_new_name_of_a_file_whose_copy_is_lost_is_copied() {
+    for engine in Engine::all() {
+        let scratch = support::Scratch::new();
+        let (tree, copy) = (scratch.path().join("tree"), scratch.path().join("copy"));
+        fs::create_dir_all(&tree).unwrap();
+        let names = ["gone", "other"];
+        names.iter().for_each(|name| fs::write(tree.join(name), name).unwrap());
+        // Met after them: names are met in the order of their inodes.
+        fs::create_dir(tree.join("later")).unwrap();
+        // What is younger than a tick of the clock is read again.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let job = Job::new(&tree, &copy, scratch.path().join("state"), engine).arg("--ignore-ctime");
+        job.run().expect(0);
+        fs::remove_file(copy.join("gone")).unwrap();
+        fs::write(copy.join("another"), "another").unwrap();
+        fs::rename(copy.join("another"), copy.join("other")).unwrap();
+        names.iter().for_each(|name| fs::hard_link(tree.join(name), tree.join("later").join(name)).unwrap());
+        let outcome = job.run().expect(0);
+        assert_eq!((outcome.number("copied"), outcome.number("hard_links")), (2, 0), "{outcome}");
+        Comparison::new(&tree.join("later"), &copy.join("later")).assert_same();
+        let outcome = job.run().expect(0);
+        assert_eq!((outcome.number("copied"), outcome.number("hard_links")), (0, 0), "{outcome}");
+    }
+}
+
 /// From the second pass on the summary tells what the next one will take, and from how much.
 #[test]
 fn a_second_pass_tells_of_the_third() {

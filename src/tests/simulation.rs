@@ -25,8 +25,8 @@ use crate::config::{Attributes, DirectChoice, Metadata, Naming};
 use crate::error::{Cause, Errno, Error};
 use crate::report::{Count, End};
 use crate::resume::Kind;
-use crate::ring::Side;
 use crate::ring::sim::{Disk, Failure, Random, Target, Verb};
+use crate::ring::{Side, Time};
 
 /// Seeds of the test in the gate.
 const SEEDS: u64 = 200;
@@ -426,4 +426,55 @@ fn ranges_are_forgotten_before_their_number_is_given_again() {
         assert_eq!(lived, Ok(()), "crashes at {first} and {second}:\n{}", life.log.join("\n"));
     }
     assert!(given_again > 0, "no number was ever given again");
+}
+
+/// Directories are lost at the destination, and with them the first name of a file of several. Whichever name is met
+/// first by the pass that makes them again, none becomes a link to what is not there, or to what is being written where
+/// the first name was, and in half of the lives fails then.
+#[test]
+fn a_first_name_that_is_lost_at_the_destination_is_none() {
+    let mut failed = 0;
+    for seed in 1..40 {
+        let style = Style { checkpoint_bytes: 4096, block_bytes: 4096, ..Style::draw(&mut Random::new(seed)) };
+        let style = Style { naming: Naming::InPlace, metadata: Metadata::Keep, ..style };
+        let names = ["t/a/1", "t/b/2", "t/c/3"];
+        let mut source = Disk::new(1001);
+        ["t", "t/a", "t/b", "t/c"].iter().for_each(|dir| source.add_dir(dir.as_bytes()));
+        source.add_file(names[0].as_bytes(), &Random::new(seed).bytes(45_000));
+        names[1..].iter().for_each(|name| source.add_link(names[0].as_bytes(), name.as_bytes()));
+        (0..12).for_each(|count| {
+            source.add_file(format!("t/{}/other{count}", ["a", "b", "c"][count % 3]).as_bytes(), b"x")
+        });
+        let machine = Machine::new(seed, source.clone(), Disk::new(1002), style);
+        let mut life = Life { before: source, machine, random: Random::new(seed), log: Vec::new() };
+        let mut live = || -> Verdict {
+            life.calm_run()?;
+            life.machine.keep_source();
+            for dir in ["t", "t/a", "t/b", "t/c"] {
+                let mtime = Time { secs: 1_500_000_000, nanos: seed as u32 };
+                life.machine.source.set_attrs(dir.as_bytes(), 0, 0, 0o750, mtime);
+            }
+            let paths: Vec<Vec<u8>> = life.machine.dest.dump().into_keys().filter(|path| !path.is_empty()).collect();
+            paths.iter().rev().for_each(|path| life.machine.dest.remove(path));
+            life.machine.dest.give_numbers_again();
+            let mut order = scene::calm(life.random.bits());
+            let is_failing = seed % 2 == 0;
+            if is_failing {
+                let target = Target::Name(names[life.random.index(3)].as_bytes()[4..].to_vec());
+                let (side, verb) = [(Side::Source, Verb::Read), (Side::Dest, Verb::Attributes)][life.random.index(2)];
+                order.faults.failures = vec![Failure { side, verb, target, errno: Errno::IO, times: u32::MAX }];
+            }
+            let ran = life.run(order)?;
+            life.judge(&ran)?;
+            failed += ran.failures();
+            if ran.end != Some(End::Finished) || ran.failures() > u64::from(is_failing) {
+                return Err(format!("it ended with {:?} and {} failures", ran.end, ran.failures()));
+            }
+            life.calm_run()?;
+            life.end()
+        };
+        let lived = live();
+        assert_eq!(lived, Ok(()), "seed {seed}:\n{}", life.log.join("\n"));
+    }
+    assert!(failed > 0, "no first name ever failed");
 }

@@ -143,7 +143,10 @@ impl Disk {
     /// Removes an object that is not a directory.
     pub fn remove(&mut self, path: &[u8]) {
         let (at, name) = self.split(path);
-        let removed = self.unlink(at, &name);
+        let removed = match self.unlink(at, &name) {
+            Err(Errno::ISDIR) => self.remove_dir(at, &name),
+            removed => removed,
+        };
         self.built(removed);
     }
 
