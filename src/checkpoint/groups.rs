@@ -185,8 +185,9 @@ impl Checkpointer {
         let Further { key, dir, name, stamp } = further;
         draft.rows.push(Row::DropLateLink { dev: key.waiting_dev(), ino: key.ino, dir: dir.id, name: name.clone() });
         draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
-        // A bucket's link is an object of its own; one that waited in the catalog shows its state in the next listing.
-        let is_own = key.is_in_bucket() && stamp != Stamp::default();
+        // A bucket's link is an object of its own; one that waited in the catalog shows its state in the next listing,
+        // and so does one whose first stands in for another.
+        let is_own = key.is_in_bucket() && stamp != Stamp::default() && !first.stamp.is_racy();
         let stamp = if is_own { stamp } else { first.stamp };
         // What its file has lost it has lost, too; that the first name was no link itself is nothing of this one's.
         let mut losses = first.losses.without(Loss::HardLink);

@@ -253,12 +253,13 @@ impl Lane {
         self.place(&download, content).await.map(Some)
     }
 
-    /// A further hard link: it waits for its first. One whose first has not come by the end of the pass (it lies
-    /// outside of what is restored, or failed) gets the content of the object it links to, and is the first of the
+    /// A further hard link: it waits for its first. One whose first has failed, or has not come by the end of the pass
+    /// (it lies outside of what is restored), gets the content of the object it links to, and is the first of the
     /// others.
     async fn download_link(self: &Rc<Lane>, link: Download<'_>, first: String, group: &mut Option<LinkKey>) -> Carried {
         let key = link_key(&first);
-        if !self.job().is_resealed.load(Ordering::Relaxed) {
+        let is_promoted = link.errand.claimed == Some(key);
+        if !is_promoted && !self.job().is_resealed.load(Ordering::Relaxed) {
             return Ok(Some(Ending::Further(key, link.stamp)));
         }
         let place = &link.errand.place;
@@ -272,7 +273,10 @@ impl Lane {
             return Err(self.refused(place, "the object that it is a hard link to is not there"));
         };
         let target = self.describe(link.errand, first, object);
-        let target = Download { stamp: link.stamp, group: *group, ..target };
+        // What comes in the place of a first that failed is looked at again by the next pass, which tries that one,
+        // too.
+        let stamp = if is_promoted { link.stamp.racy() } else { link.stamp };
+        let target = Download { stamp, group: *group, ..target };
         // However large it is, it fits the budget.
         if target.object.size > self.whole_bytes() && target.stat.kind() == Kind::File {
             place.dir.touch();

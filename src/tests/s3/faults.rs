@@ -1,6 +1,7 @@
 //! Servers and wires that fail: a storm completes, a lie about content fails its object, on every path.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -119,6 +120,33 @@ fn a_tree_survives_the_storm() {
     scene.job(&tree, "s3://b/p", "up").run().expect(0);
     scene.job("s3://b/p", scene.join("back"), "down").run().expect(0);
     Comparison::new(&tree, &scene.join("back")).assert_same();
+}
+
+/// A hard link whose first fails takes its place, and may fail like it: nobody waits for ever.
+#[test]
+fn hard_links_whose_first_fails_are_tried_by_themselves() {
+    let server = fault_server(14);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    server.put("b", "p/first", vec![1; 5000], &[("gfast-links", "3")]);
+    for key in ["p/second", "p/third"] {
+        server.put("b", key, "", &[("gfast-link", "p/first")]);
+    }
+    // The first is asked for three times.
+    for (times, failed) in [(u64::MAX, 3), (3, 1)] {
+        server.script(Rule::new(Fault::FlipAnswer(77)).on(&[Kind::Get]).key("first").times(times));
+        let job = scene.job("s3://b/p", scene.join("back"), "down");
+        let running = job.start();
+        assert!(!running.run_for(Duration::from_secs(60)), "it goes round and round: {}", running.said());
+        let outcome = running.wait().expect(23);
+        assert_eq!(outcome.number("failed"), failed, "{outcome}");
+        server.heal();
+    }
+    scene.job("s3://b/p", scene.join("back"), "down").run().expect(0);
+    let inode = |name: &str| fs::metadata(scene.join("back").join(name)).unwrap().ino();
+    let is_whole = |name: &str| fs::read(scene.join("back").join(name)).unwrap() == [1; 5000];
+    assert!(["first", "second", "third"].into_iter().all(is_whole));
+    // What came without its first is looked at again, and they are one file.
+    assert_eq!((inode("second"), inode("third")), (inode("first"), inode("first")));
 }
 
 /// What passes by itself: every one of these once, on every path that meets it.
