@@ -204,7 +204,7 @@ pub struct Config {
     pub part_bytes: Option<u64>,
     /// Whether objects are proved to be what was read.
     pub checksum: ChecksumPolicy,
-    /// Whether set-id bits come back from a bucket's metadata.
+    /// Whether what privileges comes back from a bucket's metadata.
     pub special_bits: SpecialBits,
     /// What is allowed where an end is a block device.
     pub devices: DeviceOptions,
@@ -471,7 +471,8 @@ pub enum CtimePolicy {
     Ignore,
 }
 
-/// Whether set-id bits come back from a bucket's metadata, which whoever may write there has set.
+/// Whether set-id bits, device nodes and attributes that privilege come back from a bucket's metadata, which whoever
+/// may write there has set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpecialBits {
     /// They do not (I9).

@@ -159,7 +159,7 @@ struct Arguments {
     /// storage class of new S3 objects
     #[argh(option, arg_name = "name", from_str_fn(words::decode_text))]
     storage_class: Option<String>,
-    /// take set-id bits from S3 metadata
+    /// take set-id bits and device nodes from S3 metadata
     #[argh(switch)]
     special_bits: bool,
     /// write to a device that carries a file system or partitions

@@ -99,7 +99,7 @@ impl Loss {
     fn remedy(self) -> &'static str {
         match self {
             Loss::Owner | Loss::SetIds => "run as root to keep it, or ask for --no-metadata",
-            Loss::DeviceNode => "run as root to make it",
+            Loss::DeviceNode => "run as root to make it; from S3 with --special-bits",
             Loss::Mode | Loss::Times => "this destination cannot hold it, or this user may not set it",
             Loss::Xattrs => "this destination cannot hold all of them, or this user may not set them",
             Loss::Acl => "this destination cannot hold it: nobody gets in whom it would have kept out",

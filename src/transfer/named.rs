@@ -3,7 +3,7 @@
 
 use super::attributes::Kept;
 use super::{Copied, Seal, Work};
-use crate::config::Metadata;
+use crate::config::{Metadata, SpecialBits};
 use crate::error::{Cause, Errno, Error, Result};
 use crate::filesystem::Reach;
 use crate::job::LinkChanges;
@@ -55,14 +55,19 @@ impl Work<'_> {
         Ok(found)
     }
 
-    /// A FIFO, socket or device node. `None`: it could not be made, which is counted as a loss.
+    /// A FIFO, socket or device node. `None`: it could not be made, or is a device that somebody's metadata asks for,
+    /// which is counted as a loss.
     pub(crate) fn copy_special(&self) -> Result<Option<Copied>> {
+        let is_device = matches!(self.stat.mode & libc::S_IFMT, libc::S_IFBLK | libc::S_IFCHR);
+        if is_device && self.told.is_some() && self.job.config.special_bits == SpecialBits::Leave {
+            self.job.lose(self.place, Loss::DeviceNode)?;
+            return Ok(None);
+        }
         let mode = match self.job.config.metadata {
             Metadata::Keep => self.stat.mode,
             Metadata::TimesOnly => self.stat.mode & !self.job.identity.umask,
         };
         let made = self.make_named(|name| self.make_node(name, mode & !0o6000));
-        let is_device = matches!(self.stat.mode & libc::S_IFMT, libc::S_IFBLK | libc::S_IFCHR);
         match made {
             Ok(made) => self.settle_by_name(made, Count::Specials, LinkChanges::Own).map(Some),
             Err(Error { cause: Cause::Os(errno), verb: "create", .. }) if metadata::is_denied(errno) => {

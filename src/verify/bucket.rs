@@ -61,7 +61,7 @@ struct Comparison {
     sample: Option<Sample>,
     /// Bytes of a unit of a sample.
     unit_bytes: u64,
-    /// Whether set-id bits are compared: they do not come back from a bucket by themselves.
+    /// Whether set-id bits are compared, and device nodes missed: they do not come back from a bucket by themselves.
     has_special_bits: bool,
     findings: Findings,
     tally: Tally,
@@ -462,7 +462,9 @@ impl Comparison {
         let Some(source) = self.source.describe(dir, name, Hint::Other).await? else { return Ok(()) };
         let path = dir.node.path_of(name);
         let Some(dest) = self.dest.describe(dir, self.dest_name(&dir.node, name), Hint::Other).await? else {
-            self.findings.differ(&path, Aspects::only(Aspect::Missing), None);
+            if self.has_special_bits || !source.is_device() {
+                self.findings.differ(&path, Aspects::only(Aspect::Missing), None);
+            }
             return Ok(());
         };
         let dest = dest.cut(&self.dest, source.size);

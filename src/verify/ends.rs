@@ -409,6 +409,11 @@ impl Seen {
         Seen { mode: None, owner: None, mtime: None, group: None, rdev: None, ..Seen::of(stat) }
     }
 
+    /// Whether it is a device node.
+    pub(super) fn is_device(&self) -> bool {
+        self.kind == Some(Kind::Special) && self.rdev.is_some()
+    }
+
     /// A destination as far as it is compared with a source of `size` bytes: a device may hold more.
     pub(super) fn cut(self, end: &End, size: Option<u64>) -> Seen {
         let is_larger = matches!(end, End::Files { device: Some(_), .. }) && self.size > size;

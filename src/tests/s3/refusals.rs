@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::support::fault::{Fault, FaultServer, Kind, Rule, Terms};
+use super::support::fixture::skip;
 use super::support::s3::S3sFs;
 use super::support::{Comparison, Engine, Outcome, Rng};
 use super::{SECRET_KEY, Scene, fault_server, noise, plain_tree};
@@ -156,7 +157,6 @@ fn keys_that_lead_out_of_the_tree_are_refused() {
     assert!(again.number("failed") >= 8, "a repeated job refuses them again: {again}");
 }
 
-/// An object's metadata asks for no more than the job allows: set-id bits only with `--special-bits`.
 /// Some servers take `/x` for `x`: such keys are neither asked for nor made.
 #[test]
 fn a_slash_at_the_start_of_a_key_is_refused() {
@@ -174,6 +174,7 @@ fn a_slash_at_the_start_of_a_key_is_refused() {
     assert_eq!(fs::read(scene.join("back/x")).unwrap(), b"as it is");
 }
 
+/// An object's metadata asks for no more than the job allows: set-id bits only with `--special-bits`.
 #[test]
 fn set_id_bits_come_down_only_when_asked_for() {
     let server = fault_server(1);
@@ -185,6 +186,50 @@ fn set_id_bits_come_down_only_when_asked_for() {
     assert_eq!(mode("plain"), 0o755);
     scene.job("s3://b/p", scene.join("special"), "special").arg("--special-bits").run().expect(0);
     assert_eq!(mode("special"), 0o4755);
+}
+
+/// Whoever may write to the bucket opens no disk of this machine: device nodes come with `--special-bits` only. FIFOs
+/// do in any case.
+#[test]
+fn device_nodes_come_down_only_when_asked_for() {
+    let test = "device_nodes_come_down_only_when_asked_for";
+    if !rustix::process::geteuid().is_root() {
+        skip(test, "device nodes need root");
+        return;
+    }
+    let server = fault_server(1);
+    let mtime = ("file-mtime", "1500000000000000000ns");
+    let put =
+        |name: &str, pairs: &[(&str, &str)]| server.put("b", &format!("p/{name}"), "", &[pairs, &[mtime]].concat());
+    put("disk", &[("file-permissions", "0060666"), ("gfast-rdev", "2048"), ("gfast-links", "2")]);
+    put("disk-too", &[("gfast-link", "p/disk")]);
+    put("memory", &[("file-permissions", "0020666"), ("gfast-rdev", "257")]);
+    put("of-rclone", &[("mode", "60666"), ("rdev", "2048")]);
+    put("fifo", &[("file-permissions", "0010644")]);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let names = |dir: &str| {
+        let entries = fs::read_dir(scene.join(dir)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let plain = scene.job("s3://b/p", scene.join("plain"), "state");
+    let outcome = plain.run().expect(0);
+    assert_eq!(names("plain"), ["fifo"], "{outcome}");
+    assert_eq!(outcome.number("device_node"), 4, "{outcome}");
+    assert!(outcome.says("--special-bits"), "{outcome}");
+    // They are asked for once more, and lost once more.
+    assert_eq!(plain.run().expect(0).number("device_node"), 4);
+    let back = scene.join("plain");
+    let (code, differences, said) =
+        scene.verify(&["-source".as_ref(), "s3://b/p".as_ref(), "-dest".as_ref(), back.as_os_str()]);
+    assert_eq!((code, differences.len()), (0, 0), "{said}");
+    scene.job("s3://b/p", scene.join("strict"), "state-strict").arg("--strict").run().expect(23);
+    assert_eq!(names("strict"), ["fifo"]);
+    scene.job("s3://b/p", scene.join("special"), "state-special").arg("--special-bits").run().expect(0);
+    assert_eq!(names("special"), ["disk", "disk-too", "fifo", "memory", "of-rclone"]);
+    let disk = fs::metadata(scene.join("special/disk-too")).unwrap();
+    assert_eq!((disk.mode(), disk.rdev()), (0o060_666, 2048));
 }
 
 #[test]
