@@ -32,6 +32,8 @@ pub(super) struct Audit {
     pub dest: JobRoot,
     /// What stands for the source, where it is not read.
     pub catalog: Option<Catalog>,
+    /// Whether that is a bucket: then the sizes and times of files that it recorded are those of objects.
+    pub is_of_bucket: bool,
     /// Where one file is compared: its name on both sides.
     pub single: Option<(Name, Name)>,
     /// Which names are compared.
@@ -114,9 +116,7 @@ impl Audit {
         let mut source = self.source.stat;
         if let Some(catalog) = &self.catalog {
             match catalog.reader().and_then(|reader| reader.dir(DirId::ROOT)) {
-                Ok(Some(DirRecord { stamp: Some(DirStamp { mode, uid, gid, mtime, .. }), .. })) => {
-                    source = Stat { mode, uid, gid, mtime, ..source };
-                }
+                Ok(Some(DirRecord { stamp: Some(stamp), .. })) => source = self.recorded_dir(&stamp, source),
                 Ok(_) => return self.findings.differ(b"", Aspects::only(Aspect::Unfinished), None),
                 Err(error) => return self.findings.trouble(&error),
             }
@@ -128,6 +128,13 @@ impl Audit {
         if !aspects.is_empty() {
             self.findings.differ_dir(b"", aspects);
         }
+    }
+
+    /// A directory as it was recorded, as far as that tells: of one that no object of a bucket describes nothing is
+    /// known.
+    pub fn recorded_dir(&self, stamp: &DirStamp, dest: Stat) -> Stat {
+        let DirStamp { mode, uid, gid, mtime, ino, .. } = *stamp;
+        if self.is_of_bucket && ino == 0 { dest } else { Stat { mode, uid, gid, mtime, ..dest } }
     }
 
     /// Says which listed paths the source has not: they could not be compared.

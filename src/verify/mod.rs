@@ -273,6 +273,7 @@ fn make_audit(
     Audit {
         source: JobRoot::of(ends.source.as_ref().unwrap_or(&ends.dest)),
         dest: JobRoot::of(&ends.dest),
+        is_of_bucket: ends.catalog.as_ref().is_some_and(|(_, identity)| identity.source.starts_with(b"s3://")),
         catalog: ends.catalog.map(|(catalog, _)| catalog),
         single: ends.single,
         choice,

@@ -426,8 +426,15 @@ impl<I: Interpreter> Auditor<I> {
             return None;
         }
         // What the record does not tell, the type among it, is taken as it is.
-        let (size, mut mtime) = (record.stamp.size, record.stamp.mtime);
+        let (mut size, mut mtime) = (record.stamp.size, record.stamp.mtime);
         let mut dest = dest;
+        if audit.is_of_bucket {
+            // A file has the time that the object's metadata told, and a hard link the content of another object.
+            mtime = dest.mtime;
+            if size == 0 && record.checksum.is_some_and(|recorded| recorded.crc64 != 0) {
+                size = dest.size.max(1);
+            }
+        }
         if audit.device(Side::Dest).is_some() {
             dest = Stat { size: dest.size.min(size), mtime, ..dest };
         } else if (mtime, record.stamp.ctime) == (Time::default(), Time::default()) {
@@ -479,9 +486,7 @@ impl<I: Interpreter> Auditor<I> {
         let record = audit.catalog.as_ref().map(|catalog| catalog.reader().and_then(|reader| reader.dir(id)));
         let aspects = match record {
             Some(Ok(Some(record))) => match record.stamp {
-                Some(DirStamp { mode, uid, gid, mtime, .. }) => {
-                    compare(&Stat { mode, uid, gid, mtime, ..*dest }, dest, &audit.measure)
-                }
+                Some(stamp) => compare(&audit.recorded_dir(&stamp, *dest), dest, &audit.measure),
                 None => Aspects::only(Aspect::Unfinished),
             },
             Some(Err(error)) => return audit.findings.trouble(&error),

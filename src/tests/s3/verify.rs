@@ -79,6 +79,48 @@ fn trees_in_buckets_are_the_same() {
     assert_same(scene.compare(up, down.as_os_str()));
     assert_same(scene.compare_recorded(up, "state-up"));
     assert_same(scene.compare_recorded(across, "state-across"));
+    assert_same(scene.compare_recorded(down.as_os_str(), "state-down"));
+}
+
+/// What was restored is held to what was recorded of it: by content, hard links too, whose objects are empty, and not
+/// by the times and attributes that a bucket has of its own.
+#[test]
+fn a_restored_tree_is_held_to_what_was_recorded() {
+    let server = fault_server(72);
+    let scene = Scene::new(&server, Engine::Auto);
+    let tree = scene.dir("tree");
+    for (index, name) in ["same", "flipped", "linked", "emptied", "empty"].into_iter().enumerate() {
+        noise(&tree.join(name), &mut Rng::new(index as u64), if name == "empty" { 0 } else { 5000 });
+    }
+    fs::hard_link(tree.join("linked"), tree.join("linked-too")).unwrap();
+    fs::hard_link(tree.join("emptied"), tree.join("emptied-too")).unwrap();
+    fs::hard_link(tree.join("empty"), tree.join("empty-too")).unwrap();
+    scene.job(&tree, "s3://b/up", "state-up").run().expect(0);
+    server.put("b", "up/dir/of-rclone", vec![7; 100], &[("mtime", "1500000000.123456789")]);
+    let down = scene.join("down");
+    scene.job("s3://b/up", &down, "state-down").run().expect(0);
+    assert_same(scene.compare_recorded(down.as_os_str(), "state-down"));
+    for name in ["flipped", "linked"] {
+        let path = down.join(name);
+        let before = fs::metadata(&path).unwrap().modified().unwrap();
+        File::options().write(true).open(&path).unwrap().write_all_at(b"flip", 2500).unwrap();
+        File::open(&path).unwrap().set_modified(before).unwrap();
+    }
+    File::options().write(true).open(down.join("emptied")).unwrap().set_len(0).unwrap();
+    fs::write(down.join("empty-too"), "x").unwrap();
+    fs::remove_file(down.join("dir/of-rclone")).unwrap();
+    let (code, differences, said) = scene.compare_recorded(down.as_os_str(), "state-down");
+    let expected = [
+        ("emptied", "size"),
+        ("emptied-too", "size"),
+        ("flipped", "content"),
+        ("linked", "content"),
+        ("linked-too", "content"),
+        ("empty", "size"),
+        ("empty-too", "size"),
+        ("dir/of-rclone", "missing"),
+    ];
+    assert_eq!((code, differences), (1, named(&expected)), "{said}");
 }
 
 /// Every difference between a tree and a bucket is named, whichever of the two is the source.
