@@ -14,20 +14,8 @@ use super::{Lane, hash};
 use crate::catalog::{Checksum, Proof};
 use crate::config::{ChecksumPolicy, PART_BYTES_MIN};
 use crate::error::{Cause, Error, Result};
-use crate::provider::s3::{ByteRange, Client, Key, Stored};
+use crate::provider::s3::{Client, Key, Stored, Sum};
 use crate::report::{Count, Weight};
-
-/// An object that is read for its checksum alone.
-struct Reading {
-    /// Of what has come.
-    digest: crc64fast_nvme::Digest,
-    /// How much that is.
-    offset: u64,
-    /// Bytes of the object, once an answer has told it.
-    size: Option<u64>,
-    /// Its state; empty where the server tells none.
-    etag: String,
-}
 
 impl Lane {
     /// What is proved of an object that was stored.
@@ -71,45 +59,18 @@ impl Lane {
     /// The checksum of what an object holds, by reading it. Ends: every turn brings a part's bytes or is a break, and
     /// breaks are bounded.
     async fn checksum_of(&self, client: &Client, key: &Key, etag: &str) -> Result<u64> {
-        let digest = crc64fast_nvme::Digest::new();
-        let mut reading = Reading { digest, offset: 0, size: None, etag: etag.to_owned() };
+        let mut sum = Sum::new(None, etag);
         let mut breaks = Breaks::new(hash(key.as_str()));
         loop {
-            let before = reading.offset;
-            let Err(error) = reading.go_on(client, key).await else { return Ok(reading.digest.sum64()) };
-            if reading.offset >= before + PART_BYTES_MIN {
-                breaks = Breaks::new(reading.offset);
+            let before = sum.done();
+            let Err(error) = sum.go_on(client, key).await else { return Ok(sum.crc64()) };
+            if sum.done() >= before + PART_BYTES_MIN {
+                breaks = Breaks::new(sum.done());
             }
             if !self.wait_after_break(&mut breaks, &error).await {
                 return Err(error);
             }
             self.job().failures.causes.note(Weight::Retry, &error.cause);
         }
-    }
-}
-
-impl Reading {
-    /// Reads the rest, of the same state of the object.
-    async fn go_on(&mut self, client: &Client, key: &Key) -> Result<()> {
-        if self.etag.is_empty() {
-            // Nothing would tell another object from the one that the beginning is of.
-            (self.digest, self.offset) = (crc64fast_nvme::Digest::new(), 0);
-        }
-        let range = match self.size {
-            Some(size) if self.offset == size => return Ok(()),
-            Some(size) if self.offset > 0 => Some(ByteRange { offset: self.offset, len: size - self.offset }),
-            _ => None,
-        };
-        let mut body = client.get(key, range, Some(&self.etag)).await?;
-        if self.size.is_some_and(|size| size != body.object.size) {
-            return Err(super::parts::changed(key));
-        }
-        self.size = Some(body.object.size);
-        self.etag.clone_from(&body.object.etag);
-        while let Some(chunk) = body.chunk().await? {
-            self.digest.write(&chunk);
-            self.offset += chunk.len() as u64;
-        }
-        Ok(())
     }
 }

@@ -6,19 +6,21 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::compare::{Aspect, Aspects};
 use super::reading::{self, Place};
 use crate::catalog::{Catalog, DirId, DirStamp, FileRecord, Record, Status};
-use crate::config::{Attributes, Mounts};
-use crate::digest::{combine, crc64};
-use crate::error::{Errno, Error, Result, join};
+use crate::config::{Attributes, Mounts, PART_BYTES_MIN};
+use crate::digest::crc64;
+use crate::error::{Cause, Errno, Error, Result, join};
 use crate::job::{BucketRoot, KeyNames, fnv1a};
 use crate::links::LinkKey;
 use crate::listing::{BUFFER_BYTES, leave_out, parse};
 use crate::provider::block::Device;
 use crate::provider::posix::{Posix, Verb, is_missing};
-use crate::provider::s3::{ByteRange, Client, Download, From, Key, Object, attributes, extended, keys};
+use crate::provider::s3::retry::{Attempts, Pace, Patience};
+use crate::provider::s3::{ByteRange, Client, From, Key, Object, Sum, attributes, extended, keys};
 use crate::provider::xattrs::{self, Thing, Told};
 use crate::report::{Crowd, Loss};
 use crate::ring::syscalls::Kernel;
@@ -303,7 +305,7 @@ impl End {
     pub(super) async fn checksum_of(&self, dir: &Dir, name: &Name, seen: &Seen, range: ByteRange) -> Result<u64> {
         match (self, &seen.content) {
             (End::Bucket { client, .. }, Content::Object(key, etag)) => {
-                Ok(checksum_of_body(client.get(key, Some(range), Some(etag)).await?).await?.0)
+                Ok(checksum_of_object(client, key, etag, Some(range)).await?.0)
             }
             _ => Ok(self.read(dir, name, Some(range)).await?.0),
         }
@@ -335,7 +337,7 @@ impl End {
                 Ok((Some(crc64), bytes))
             }
             (End::Bucket { client, .. }, Content::Object(key, etag)) => {
-                let (value, bytes) = checksum_of_body(client.get(key, None, Some(etag)).await?).await?;
+                let (value, bytes) = checksum_of_object(client, key, etag, None).await?;
                 Ok((Some(value), bytes))
             }
             _ => Ok((None, 0)),
@@ -543,13 +545,19 @@ async fn describe_prefix(root: &BucketRoot, client: &Client, node: &DirNode) -> 
     Ok(Some(Seen { kind: Some(Kind::Dir), size: None, crc64: None, ..seen }))
 }
 
-/// The CRC64 of what an answer brings, and its length.
-async fn checksum_of_body(mut body: Download) -> Result<(u64, u64)> {
-    let (mut value, mut bytes) = (0, 0);
-    // Ends: the body does.
-    while let Some(chunk) = body.chunk().await? {
-        value = combine(value, crc64(&chunk), chunk.len() as u64);
-        bytes += chunk.len() as u64;
+/// The CRC64 of what an object or a range of it holds, and its length. What breaks off is asked for again as a copy
+/// would: 8 times for each 8 MiB. Ends: every turn brings as much or is a break, and breaks are bounded.
+async fn checksum_of_object(client: &Client, key: &Key, etag: &str, range: Option<ByteRange>) -> Result<(u64, u64)> {
+    let attempts = || Attempts::new(Patience::JOB, jiff::Timestamp::now().as_nanosecond() as u64);
+    let (mut sum, mut left) = (Sum::new(range, etag), attempts());
+    loop {
+        let (before, began) = (sum.done(), Instant::now());
+        let Err(error) = sum.go_on(client, key).await else { return Ok((sum.crc64(), sum.done())) };
+        if sum.done() >= before + PART_BYTES_MIN {
+            left = attempts();
+        }
+        let is_break = matches!(error.cause, Cause::Cut(_));
+        let wait = if is_break { left.wait(Pace::Error, began.elapsed(), None) } else { None };
+        tokio::time::sleep(wait.ok_or(error)?).await;
     }
-    Ok((value, bytes))
 }

@@ -34,6 +34,7 @@ mod request;
 pub mod retry;
 mod settings;
 mod sources;
+mod sum;
 mod supply;
 pub mod throttle;
 mod times;
@@ -47,6 +48,7 @@ pub use client::Client;
 pub use download::Download;
 pub use keys::Key;
 pub use settings::{Variables, process_variables, server_id, server_of};
+pub use sum::Sum;
 pub use supply::{Demand, Supply, supply};
 pub use xml::Unfinished;
 

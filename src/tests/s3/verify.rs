@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::chown;
 use std::process::Command;
 
-use support::fault::Checksums;
+use support::fault::{Checksums, Fault, Kind, Rule};
 
 use super::*;
 
@@ -353,6 +353,44 @@ fn a_sample_reads_its_share_and_says_so() {
     let holes = ["-source".as_ref(), tree.as_os_str(), "-dest".as_ref(), bucket, "-holes".as_ref()];
     let (code, _, said) = scene.verify(&holes);
     assert!(code == 2 && said.contains("have no holes"), "{said}");
+}
+
+/// A body that breaks off is no trouble: it goes on where it did, on either side, in ranges too, as often as a copy
+/// would have it.
+#[test]
+fn a_comparison_survives_bodies_that_break_off() {
+    let server = fault_server(73);
+    server.set_checksums(Checksums::Ignored);
+    server.make_bucket("c");
+    let scene = Scene::new(&server, Engine::Auto);
+    let tree = scene.dir("tree");
+    noise(&tree.join("small"), &mut Rng::new(1), 70_000);
+    noise(&tree.join("large"), &mut Rng::new(2), 3 << 20);
+    scene.job(&tree, "s3://b/up", "state").run().expect(0);
+    scene.job("s3://b/up", "s3://c/up", "across").run().expect(0);
+    let (up, across) = (OsStr::new("s3://b/up"), OsStr::new("s3://c/up"));
+    let broken = |fault: Fault, times: u64| {
+        server.heal();
+        server.reset_counts();
+        server.script(Rule::new(fault).on(&[Kind::Get]).times(times));
+    };
+    for fault in [Fault::Short(1000), Fault::ResetAnswer(60_000)] {
+        for (source, dest) in [(tree.as_os_str(), up), (up, across)] {
+            broken(fault.clone(), 5);
+            assert_same(scene.compare(source, dest));
+            assert_eq!(server.counts().faults, 5);
+            let read = server.counts().body_out;
+            assert!(read < 7_500_000, "{read} bytes read: a body goes on where it broke off");
+        }
+        broken(fault, 3);
+        assert_same(scene.compare_recorded(up, "state"));
+    }
+    broken(Fault::Short(1000), 3);
+    let words = ["-source".as_ref(), tree.as_os_str(), "-dest".as_ref(), up, "-sample".as_ref(), "100".as_ref()];
+    assert_same(scene.verify(&words));
+    broken(Fault::ResetAnswer(0), u64::MAX);
+    let (code, _, said) = scene.compare(tree.as_os_str(), up);
+    assert_eq!(code, 2, "{said}");
 }
 
 #[test]
