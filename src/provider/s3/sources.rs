@@ -110,15 +110,20 @@ impl Sources {
         };
         let sts = variables.get("AWS_ENDPOINT_URL_STS").map(|url| url.trim_end_matches('/').to_owned());
         let environment = Environment(Arc::new(for_sources(settings, variables)));
-        let context = |timeout| -> Result<Context, String> {
-            let http = Http::new(timeout, sts.clone()).map_err(|_| "TLS cannot be set up on this system".to_owned())?;
+        let context = |kind| -> Result<Context, String> {
+            let http = Http::new(kind, sts.clone()).map_err(|_| "TLS cannot be set up on this system".to_owned())?;
             let context = Context::new().with_file_read(Files).with_command_execute(Processes).with_http_send(http);
             Ok(context.with_env(environment.clone()))
         };
-        let (usual, quick) = (context(SOURCE_TIMEOUT)?, context(METADATA_TIMEOUT)?);
+        let (usual, container) = (context(Kind::WebIdentity)?, context(Kind::Container)?);
+        let instance = context(Kind::Instance)?;
         let source = |(kind, provider)| {
-            let context = if kind == Kind::Instance { quick.clone() } else { usual.clone() };
-            Source { kind, provider, context }
+            let context = match kind {
+                Kind::Instance => &instance,
+                Kind::Container => &container,
+                _ => &usual,
+            };
+            Source { kind, provider, context: context.clone() }
         };
         let all = providers(settings.profile.as_ref()).into_iter();
         Ok(Sources { list: all.filter(|(kind, _)| !is_left_out(*kind)).map(source).collect() })
@@ -315,9 +320,16 @@ struct Http {
 }
 
 impl Http {
-    fn new(timeout: Duration, sts: Option<String>) -> reqwest::Result<Http> {
-        let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-        Ok(Http { client: builder.timeout(timeout).build()?, sts })
+    /// For a kind of source. STS and SSO are out there, behind the proxy that there may be; the roles of containers and
+    /// instances are given by this machine.
+    fn new(kind: Kind, sts: Option<String>) -> reqwest::Result<Http> {
+        let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        let builder = match kind {
+            Kind::Instance => builder.no_proxy().timeout(METADATA_TIMEOUT),
+            Kind::Container => builder.no_proxy().timeout(SOURCE_TIMEOUT),
+            _ => builder.timeout(SOURCE_TIMEOUT),
+        };
+        Ok(Http { client: builder.build()?, sts })
     }
 
     /// The library knows AWS's own STS only.

@@ -56,6 +56,16 @@ fn keys(token: &str) -> String {
     )
 }
 
+/// The same, as STS tells them.
+fn role(token: &str) -> String {
+    format!(
+        "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>\
+         <AccessKeyId>{ACCESS_KEY}</AccessKeyId><SecretAccessKey>{SECRET_KEY}</SecretAccessKey>\
+         <SessionToken>{token}</SessionToken><Expiration>{FAR}</Expiration></Credentials>\
+         </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
+    )
+}
+
 fn header<'a>(asked: &'a Asked, name: &str) -> &'a str {
     asked.headers.get(name).map_or("", String::as_str)
 }
@@ -103,13 +113,7 @@ fn a_web_identity_is_given_its_role() {
             let form = String::from_utf8_lossy(&asked.body).into_owned();
             let wanted = ["Action=AssumeRoleWithWebIdentity", "RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fx", PROOF];
             match asked.line.starts_with("POST /") && wanted.iter().all(|word| form.contains(word)) {
-                true => answer(format!(
-                    "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>\
-                     <AccessKeyId>{ACCESS_KEY}</AccessKeyId><SecretAccessKey>{SECRET_KEY}</SecretAccessKey>\
-                     <SessionToken>{}</SessionToken><Expiration>{FAR}</Expiration></Credentials>\
-                     </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
-                    TOKENS[0]
-                )),
+                true => answer(role(TOKENS[0])),
                 false => denied(),
             }
         }
@@ -126,6 +130,33 @@ fn a_web_identity_is_given_its_role() {
     fs::write(scene.join("token"), "somebody else").unwrap();
     let outcome = is_discreet(job("denied").run().expect(2));
     assert!(outcome.says("web identity"), "{outcome}");
+}
+
+/// STS is asked through the proxy that the environment names, a container's endpoint is not.
+#[test]
+fn a_proxy_stands_before_sts_alone() {
+    let server = fault_server(1);
+    let scene = scene_of(&server);
+    let proxy = Scripted::start(|asked, is_read| match is_read {
+        false => None,
+        true if asked.line.starts_with("POST http://sts.far.invalid/") => answer(role(TOKENS[0])),
+        true => denied(),
+    });
+    let behind = |state: &str| {
+        let job = job_without_keys(&scene, state).env("http_proxy", &proxy.endpoint).env("HTTP_PROXY", &proxy.endpoint);
+        // The bucket is near.
+        job.env("no_proxy", "127.0.0.1").env("NO_PROXY", "127.0.0.1")
+    };
+    fs::write(scene.join("token"), PROOF).unwrap();
+    let job = behind("state").env("AWS_ROLE_ARN", "arn:aws:iam::1:role/x");
+    let job = job.env("AWS_WEB_IDENTITY_TOKEN_FILE", scene.join("token"));
+    is_discreet(job.env("AWS_ENDPOINT_URL_STS", "http://sts.far.invalid").run().expect(0));
+    let asked = || proxy.count.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(asked(), 1);
+    let mut container = container(Arc::new(Mutex::new(TOKENS[0])));
+    container.endpoint = container.endpoint.replace("127.0.0.1", "localhost");
+    is_discreet(in_container(behind("in-container"), &scene, &container).run().expect(0));
+    assert_eq!(asked(), 1);
 }
 
 /// IMDSv2: a token for a PUT, the role's name for the token, its keys for both.
