@@ -14,7 +14,7 @@ use super::{Lane, hash};
 use crate::catalog::{Checksum, Proof};
 use crate::config::{ChecksumPolicy, PART_BYTES_MIN};
 use crate::error::{Cause, Error, Result};
-use crate::provider::s3::{Client, Key, Stored, Sum};
+use crate::provider::s3::{Client, Key, Stored, Sum, of_dest};
 use crate::report::{Count, Weight};
 
 impl Lane {
@@ -48,7 +48,7 @@ impl Lane {
 
     /// Reads an object of the destination back and compares it with what was sent. One that differs does not stay (I2).
     async fn read_back(&self, key: &Key, sent: u64, etag: &str) -> Result<()> {
-        if self.checksum_of(self.dest(), key, etag).await? == sent {
+        if self.checksum_of(self.dest(), key, etag).await.map_err(of_dest)? == sent {
             return Ok(());
         }
         self.dest().delete(key).await?;

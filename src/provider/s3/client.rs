@@ -277,6 +277,16 @@ pub(super) fn of_source(mut error: Error) -> Error {
     error
 }
 
+/// What an error of reading means where what is read was stored just before: nothing is wrong with the source.
+pub fn of_dest(error: Error) -> Error {
+    let cause = match error.cause {
+        Cause::Vanished => Cause::Protected("what was stored is not there any more"),
+        Cause::Unstable { .. } => Cause::Protected("what was stored has been replaced by somebody else"),
+        cause => cause,
+    };
+    Error { cause, ..error }
+}
+
 /// Whether the server found what arrived to be other than what was sent.
 fn is_damage(error: &Error) -> bool {
     const CODES: [&str; 3] = ["BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"];

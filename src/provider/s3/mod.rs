@@ -44,7 +44,7 @@ use std::collections::BTreeMap;
 
 pub use body::Payload;
 pub use bucket::Bucket;
-pub use client::Client;
+pub use client::{Client, of_dest};
 pub use download::Download;
 pub use keys::Key;
 pub use settings::{Variables, process_variables, server_id, server_of};

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use rusty_s3::Method;
 
-use super::client::{CLOCK_SLACK_SECS, CRC64_HEADER, Client, copy_source, etag, is_missing, of_source, text};
+use super::client::{CLOCK_SLACK_SECS, CRC64_HEADER, Client, copy_source, etag, is_missing, of_dest, of_source, text};
 use super::request::{Answer, Request, failure};
 use super::xml::{self, Unfinished};
 use super::{Bucket, ByteRange, Description, Key, Object, Part, Payload, Stored, Supply};
@@ -320,7 +320,7 @@ impl Client {
                     return Err(failure(&self.bucket, request, cause));
                 }
                 Some(object) => (object.etag, object.crc64),
-                None => return Err(failure(&self.bucket, request, Cause::Vanished)),
+                None => return Err(of_dest(failure(&self.bucket, request, Cause::Vanished))),
             },
             false => (made.etag, told),
         };

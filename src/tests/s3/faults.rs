@@ -122,6 +122,30 @@ fn a_tree_survives_the_storm() {
     Comparison::new(&tree, &scene.join("back")).assert_same();
 }
 
+/// What was stored is gone, or another's, when it is read back: the bucket is to blame, and not the source.
+#[test]
+fn a_destination_that_loses_what_was_stored_is_not_the_source_s_fault() {
+    let gone = Fault::Refuse { status: 404, code: "NoSuchKey" };
+    let replaced = Fault::Refuse { status: 412, code: "PreconditionFailed" };
+    // Without --checksum it is HEAD that looks after what was put together of parts.
+    let cases = [
+        (gone.clone(), Kind::Get, "--checksum", 2, "what was stored is not there any more"),
+        (replaced, Kind::Get, "--checksum", 2, "what was stored has been replaced by somebody else"),
+        (gone, Kind::Head, "--quiet", 1, "what was stored is not there any more"),
+    ];
+    for (fault, kind, arg, failed, why) in cases {
+        let trial = Trial::new(Way::Up);
+        trial.dest.set_checksums(Checksums::Ignored);
+        trial.dest.script(Rule::new(fault).on(&[kind]));
+        let outcome = trial.run_with(&[arg]).expect(23);
+        assert_eq!((outcome.number("failed"), outcome.number("vanished")), (failed, 0), "{outcome}");
+        assert!(outcome.says(why) && trial.dest.counts().faults > 0, "{outcome}");
+        trial.dest.heal();
+        trial.run_with(&[arg]).expect(0);
+        trial.assert_complete();
+    }
+}
+
 /// A hard link whose first fails takes its place, and may fail like it: nobody waits for ever.
 #[test]
 fn hard_links_whose_first_fails_are_tried_by_themselves() {
