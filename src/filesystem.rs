@@ -31,7 +31,8 @@ pub enum FileSystem {
     Smb,
     /// Anything behind FUSE: sshfs, rclone mount, GlusterFS.
     Fuse,
-    /// Other shared file systems: Ceph, Lustre, GPFS, BeeGFS, OrangeFS, 9p, AFS, OCFS2, GFS2, folders of a machine's host.
+    /// Other shared file systems: Ceph, Lustre, GPFS, BeeGFS, OrangeFS, 9p, AFS, OCFS2, GFS2, folders of a machine's
+    /// host.
     Cluster,
     /// procfs, sysfs and their like: no data to copy.
     Kernel,

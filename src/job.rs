@@ -232,8 +232,8 @@ pub struct Job {
     pub link_changes: Mutex<HashMap<u64, LinkChanges>>,
     /// Bytes of a source device that could not be read and are zeros at the destination, or what was read earlier.
     pub unreadable: Mutex<Extents>,
-    /// Of a job with a device: what the destination is known by if an earlier run, or this one, has written all of it but
-    /// what it could not read. What is rescued so stays where less can be read; 0 for none.
+    /// Of a job with a device: what the destination is known by if an earlier run, or this one, has written all of it
+    /// but what it could not read. What is rescued so stays where less can be read; 0 for none.
     pub standing: AtomicU64,
 }
 

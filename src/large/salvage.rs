@@ -6,7 +6,8 @@
 //!                      |- read -||failed-|  ... down to one logical block, which has one more chance
 //! ```
 //! What an earlier run of the job has read of such a block stays: a disk that fails gives less each time, and what it
-//! gave once may be the only copy. On the spot, by plain reads: a disk that fails takes its time, and what else is in flight completes meanwhile.
+//! gave once may be the only copy. On the spot, by plain reads: a disk that fails takes its time, and what else is in
+//! flight completes meanwhile.
 
 use std::ops::Range;
 
@@ -38,8 +39,8 @@ pub(crate) fn is_of_medium(errno: Errno) -> bool {
     matches!(errno, Errno::IO | Errno::NODATA | Errno::REMOTEIO | Errno::ILSEQ)
 }
 
-/// Reads what can be read of `failed` into `lease`, and the rest from earlier copies, or zeroes it; the lease, and what is missing. An errno that
-/// tells of anything else ends it. Ends: each turn reads a part, gives one up, or halves it.
+/// Reads what can be read of `failed` into `lease`, and the rest from earlier copies, or zeroes it; the lease, and what
+/// is missing. An errno that tells of anything else ends it. Ends: each turn reads a part, gives one up, or halves it.
 pub(crate) fn read_around(
     caller: &dyn Caller,
     arena: &Arena,
