@@ -25,7 +25,16 @@ pub(super) struct Span {
     /// One past the last one.
     end: u64,
     /// How many of them, where it is not known which: a volume on a device that may hold others.
-    some: Option<u64>,
+    some: Option<Share>,
+}
+
+/// What a volume has of a device that it lies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Share {
+    /// Bytes of the volume. None of one whose pool gives each of its volumes bytes of its own.
+    bytes: u64,
+    /// Bytes of the other devices below it, where its own may lie instead.
+    elsewhere: u64,
 }
 
 /// What devices lie on in the end.
@@ -55,11 +64,14 @@ impl Span {
     }
 
     /// Whether two spans have bytes in common. Volumes beside each other have none: the kernel's device mapper has
-    /// seen to that, unless together they are larger than what they lie on.
+    /// seen to that, unless together they are larger than all that they lie on: a snapshot and its origin.
     pub fn meets(&self, other: &Span) -> bool {
         let (start, end) = (self.start.max(other.start), self.end.min(other.end));
         let is_close = match (self.some, other.some) {
-            (Some(a), Some(b)) => a.saturating_add(b) > end.saturating_sub(start),
+            (Some(a), Some(b)) => {
+                let room = end.saturating_sub(start).saturating_add(a.elsewhere).saturating_add(b.elsewhere);
+                a.bytes.saturating_add(b.bytes) > room
+            }
             _ => true,
         };
         self.base == other.base && start < end && is_close
@@ -69,6 +81,14 @@ impl Span {
     fn part(self, start: u64, size: u64) -> Span {
         let first = self.start.saturating_add(start);
         Span { start: first, end: self.end.min(first.saturating_add(size)), ..self }
+    }
+}
+
+impl Share {
+    /// What a volume has of this part of a device below it.
+    fn of(self, volume: Share) -> Share {
+        let bytes = self.bytes.min(volume.bytes);
+        Share { bytes, elsewhere: self.elsewhere.saturating_add(volume.elsewhere) }
     }
 }
 
@@ -116,13 +136,40 @@ fn within(number: u64, depth: Depth, levels: u32) -> Vec<Span> {
     if depth == Depth::Exact {
         return spans;
     }
-    let below = fs::read_dir(folder.join("slaves")).into_iter().flatten().flatten();
-    let numbers = below.filter_map(|entry| sys::number_of(&entry.path()));
-    // Which of their bytes a volume has, its table would tell; a RAID has them all.
-    let some = folder.join("dm").exists().then_some(size);
-    let below = numbers.flat_map(|number| within(number, depth, levels - 1));
-    spans.extend(below.map(|span| Span { some: span.some.into_iter().chain(some).min(), ..span }));
+    let is_volume = folder.join("dm").exists();
+    let below: Vec<Below> =
+        fs::read_dir(folder.join("slaves")).into_iter().flatten().flatten().filter_map(below).collect();
+    let all = below.iter().fold(0u64, |all, below| all.saturating_add(below.bytes));
+    for Below { number, bytes, is_pool } in below {
+        // Which of their bytes a volume has, its table would tell; a RAID has them all.
+        let own = Share { bytes: if is_pool { 0 } else { size }, elsewhere: all - bytes };
+        let share = |some: Option<Share>| match some {
+            Some(part) if is_volume => Some(part.of(own)),
+            None if is_volume => Some(own),
+            some => some,
+        };
+        spans.extend(within(number, depth, levels - 1).into_iter().map(|span| Span { some: share(span.some), ..span }));
+    }
     spans
+}
+
+/// A device that a volume or RAID lies on.
+struct Below {
+    number: u64,
+    /// Its size.
+    bytes: u64,
+    /// Whether it gives each volume on it bytes of its own, as they are written: LVM's thin pools, and those of VDO.
+    is_pool: bool,
+}
+
+fn below(entry: fs::DirEntry) -> Option<Below> {
+    let folder = entry.path();
+    let uuid = sys::text_in(&folder, "dm/uuid").unwrap_or_default();
+    Some(Below {
+        number: sys::number_of(&folder)?,
+        bytes: sys::number_in(&folder, "size").unwrap_or(0).saturating_mul(512),
+        is_pool: ["-tpool", "-vpool"].iter().any(|pool| uuid.ends_with(pool)),
+    })
 }
 
 /// A disk as a base. Only WWIDs that are assigned worldwide, or made up of an NVMe drive's serial number, make one disk of
@@ -167,9 +214,12 @@ mod tests {
     #[test]
     fn volumes_beside_each_other_share_nothing_and_each_shares_with_what_it_lies_on() {
         let disk = Span { base: Base::Disk(1), start: 0, end: 100, some: None };
-        let volume = |some| Span { some: Some(some), ..disk };
+        let spread = |bytes, elsewhere| Span { some: Some(Share { bytes, elsewhere }), ..disk };
+        let volume = |bytes| spread(bytes, 0);
         assert!(!volume(40).meets(&volume(60)), "two volumes of one disk");
         assert!(volume(40).meets(&volume(61)), "they have no room beside each other");
+        assert!(!spread(160, 100).meets(&volume(40)), "one of them lies on another disk, too");
+        assert!(!volume(0).meets(&volume(100)) && volume(0).meets(&disk), "a thin volume");
         assert!(volume(1).meets(&disk) && disk.meets(&volume(1)));
         let part = Span { start: 10, end: 20, ..disk };
         assert!(part.meets(&volume(1)) && part.meets(&disk));

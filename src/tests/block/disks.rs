@@ -205,3 +205,49 @@ fn two_paths_that_lead_to_one_disk_are_one_disk() {
     alike.job(alike.disks[0].path(), alike.disks[1].path()).run().expect(0);
     assert_same(&alike.disks[1].content(), &alike.disks[0].content());
 }
+
+/// Which blocks a volume has, its table tells, and a pool gives each of its volumes other ones.
+#[test]
+fn volumes_beside_each_other_are_copied_and_what_they_lie_on_is_not() {
+    if !can_mount("volumes_beside_each_other_are_copied_and_what_they_lie_on_is_not") {
+        return;
+    }
+    let (source, dest, scratch) = (noisy(8, 92), noisy(8, 93), Scratch::new());
+    let below = [Loop::new(10 << 20), Loop::new(10 << 20), Loop::new(8 << 20)];
+    let [disk, other, real] = &below;
+    let pool = "LVM-iPZpool-tpool";
+    // What both volumes lie on, with its UUID, and whether they have blocks in common.
+    let stacks = [
+        (vec![(disk, ""), (other, "")], false),
+        (vec![(disk, pool)], false),
+        (vec![(disk, "")], true),
+        (vec![(real, "LVM-iPZorigin-real")], true),
+    ];
+    for (index, (on, is_refused)) in stacks.into_iter().enumerate() {
+        let mut disguise = Disguise::new();
+        for volume in [&source, &dest] {
+            let mut files = vec![("dm/uuid".to_owned(), format!("LVM-iPZ{}", volume.path().display()))];
+            for (device, uuid) in &on {
+                let name = device.path().file_name().unwrap().to_str().unwrap();
+                for file in ["dev", "size"] {
+                    let content = fs::read_to_string(format!("/sys/class/block/{name}/{file}")).unwrap();
+                    files.push((format!("slaves/{name}/{file}"), content.trim().to_owned()));
+                }
+                files.push((format!("slaves/{name}/dm/uuid"), (*uuid).to_owned()));
+            }
+            let files: Vec<_> = files.iter().map(|(name, content)| (&**name, &**content)).collect();
+            disguise.disk(volume, &files);
+        }
+        let job = |to: &Loop| {
+            let state = scratch.path().join(format!("{index}-{}", to.image().metadata().unwrap().len()));
+            let job = Job::new(source.path(), to.path(), state, Engine::Auto).within(&disguise.wrapper());
+            job.arg("--overwrite-device").run()
+        };
+        match is_refused {
+            true => assert!(job(&dest).expect(2).says("lies on the same blocks"), "{index}"),
+            false => drop(job(&dest).expect(0)),
+        }
+        on.iter().for_each(|(device, _)| assert!(job(device).expect(2).says("lies on the same blocks")));
+    }
+    assert_same(&dest.content(), &source.content());
+}

@@ -145,7 +145,11 @@ impl Disguise {
         for name in ["dev", "size", "ro", "diskseq"] {
             fs::write(folder.join(name), fs::read(place.join(name)).unwrap()).unwrap();
         }
-        files.iter().for_each(|(name, content)| fs::write(folder.join(name), format!("{content}\n")).unwrap());
+        for (name, content) in files {
+            let file = folder.join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, format!("{content}\n")).unwrap();
+        }
         self.places.push(place);
     }
 
