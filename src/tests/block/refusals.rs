@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::support::block::Loop;
+use super::support::block::{LET_GO, Loop};
 use super::support::fixture::{can_mount, must, skip};
 use super::support::{Engine, Job, Scratch};
 use super::{assert_same, noisy};
@@ -237,9 +237,9 @@ fn a_source_in_use_out_of_sight_is_copied_only_when_asked() {
     }
     let (disk, point) = (Loop::new(MIB << 20), Scratch::new());
     format(disk.path());
-    let script = "mount \"$0\" \"$1\" && echo mounted && read -r _";
+    let script = format!("{LET_GO}; mount \"$0\" \"$1\" && echo mounted && read -r _");
     let mut elsewhere = Command::new("unshare")
-        .args(["-m", "sh", "-c", script])
+        .args(["-m", "sh", "-c", &script])
         .args([disk.path(), point.path()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
