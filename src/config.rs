@@ -504,7 +504,7 @@ pub enum Overwrite {
     Allow,
 }
 
-/// Whether a source device that is mounted for writing is copied.
+/// Whether a source device that is mounted for writing, or in use otherwise, is copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LiveSource {
     /// It is refused: its copy would be of no one moment.

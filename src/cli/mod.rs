@@ -165,7 +165,7 @@ struct Arguments {
     /// write to a device that carries a file system or partitions
     #[argh(switch)]
     overwrite_device: bool,
-    /// read a device although it is mounted read-write
+    /// read a device although it is mounted read-write or in use
     #[argh(switch)]
     live_source: bool,
     /// go on behind unreadable blocks of a device; exit 23

@@ -4,8 +4,8 @@
 //! a disk           its WWID or serial number          a volume, a RAID    its UUID
 //! a partition      its disk's, and where it begins    a loop device       what it lies on, and where in it
 //! ```
-//! A disk that tells nothing of that kind (a virtual one, mostly) is known for as long as it stays attached: of two such
-//! disks of one size the kernel may give each the other's name at the next boot.
+//! A disk that tells nothing of that kind (a virtual one, mostly) is known for as long as it stays attached: of two
+//! such disks of one size the kernel may give each the other's name at the next boot.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;

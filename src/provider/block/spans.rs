@@ -155,6 +155,7 @@ fn within(number: u64, depth: Depth, levels: u32) -> Vec<Span> {
 
 /// A device that a volume or RAID lies on.
 struct Below {
+    /// Its number.
     number: u64,
     /// Its size.
     bytes: u64,
@@ -172,8 +173,8 @@ fn below(entry: fs::DirEntry) -> Option<Below> {
     })
 }
 
-/// A disk as a base. Only WWIDs that are assigned worldwide, or made up of an NVMe drive's serial number, make one disk of
-/// two devices: what a vendor calls its disks (`t10.`) may be the same for each.
+/// A disk as a base. Only WWIDs that are assigned worldwide, or made up of an NVMe drive's serial number, make one disk
+/// of two devices: what a vendor calls its disks (`t10.`) may be the same for each.
 fn disk(number: u64, wwid: Option<&str>) -> Base {
     let is_assigned = |wwid: &&str| ["naa.", "eui.", "uuid.", "nvme."].iter().any(|kind| wwid.starts_with(kind));
     let unit = wwid.map(str::trim).filter(is_assigned).map(|wwid| Base::Unit(digest::crc64(wwid.as_bytes())));
