@@ -9,7 +9,8 @@
 //! They come after owner and mode, and before the seal. The kernel drops a file's capabilities when it is written to or
 //! gets another owner, so they are safe from here on. One value at a time is in memory, of 64 KiB at most (I4). The
 //! model is `rsync -X -A`; what the system gives its files by itself (labels, measurements) is set where the source has
-//! it and never removed.
+//! it and never removed. The ACLs of NFSv4 and SMB are none of these, and cannot be kept: where a source that knows no
+//! POSIX ACLs has one that says more than the mode, that is a loss.
 
 use std::ffi::CStr;
 
@@ -23,6 +24,9 @@ use crate::ring::{Handle, Kind, Name, Stat};
 pub const ACCESS: &CStr = c"system.posix_acl_access";
 /// The ACL that a directory hands on.
 pub const DEFAULT: &CStr = c"system.posix_acl_default";
+/// The ACL of an object on an NFSv4 mount (fs/nfs/nfs4proc.c), and on an SMB mount (fs/smb/client/xattr.c).
+const NFS4: &CStr = c"system.nfs4_acl";
+const SMB: &CStr = c"system.cifs_acl";
 /// What makes a program privileged.
 const CAPABILITY: &CStr = c"security.capability";
 
@@ -135,6 +139,22 @@ impl<'a> Thing<'a> {
         }
     }
 
+    /// The ACL that decides about access; whether it is one of another kind, which says more than the mode.
+    fn access(&self) -> Verb<(Option<Vec<u8>>, bool)> {
+        match self.posix.xattr(self.at, self.name, &ACCESS.to_owned()) {
+            Ok(acl) => Ok((Some(acl), false)),
+            Err(Errno::NODATA) => Ok((None, false)),
+            Err(errno) if is_unknown(errno) => {
+                let is_other = match self.value(&NFS4.to_owned())? {
+                    Some(acl) => !is_like_mode(&acl),
+                    None => self.value(&SMB.to_owned())?.is_some_and(|acl| !acl.is_empty()),
+                };
+                Ok((None, is_other))
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
     fn set_mode(&self, permissions: u32) -> Verb<()> {
         match self.name.is_empty() {
             true => self.posix.set_mode(self.at, permissions),
@@ -159,6 +179,16 @@ impl Origin<'_> {
     }
 }
 
+impl Origin<'_> {
+    /// As [`Thing::access`].
+    fn access(&self) -> Result<(Option<Vec<u8>>, bool), Failed> {
+        match self {
+            Origin::Object(thing) => thing.access().map_err(Failed::Source),
+            Origin::Told(_) => Ok((self.value(&ACCESS.to_owned())?, false)),
+        }
+    }
+}
+
 /// Gives a copy the attributes of its origin that are `wanted`; what it cannot hold comes back.
 pub fn keep(origin: Origin<'_>, target: &Target<'_>, wanted: Attributes) -> Result<LossSet, Failed> {
     let mut losses = LossSet::default();
@@ -166,9 +196,13 @@ pub fn keep(origin: Origin<'_>, target: &Target<'_>, wanted: Attributes) -> Resu
         target.keep_xattrs(origin, &mut losses)?;
     }
     if wanted.has_acls() && target.kind != Kind::Symlink {
-        target.keep_acl(origin, ACCESS, &mut losses)?;
+        let (access, is_other) = origin.access()?;
+        target.keep_acl(access, ACCESS, &mut losses)?;
+        if is_other {
+            losses.add(Loss::Acl);
+        }
         if target.kind == Kind::Dir {
-            target.keep_acl(origin, DEFAULT, &mut losses)?;
+            target.keep_acl(origin.value(&DEFAULT.to_owned())?, DEFAULT, &mut losses)?;
         }
     }
     Ok(losses)
@@ -203,9 +237,8 @@ impl Target<'_> {
         Ok(())
     }
 
-    fn keep_acl(&self, origin: Origin<'_>, key: &CStr, losses: &mut LossSet) -> Result<(), Failed> {
+    fn keep_acl(&self, wanted: Option<Vec<u8>>, key: &CStr, losses: &mut LossSet) -> Result<(), Failed> {
         let key = key.to_owned();
-        let wanted = origin.value(&key)?;
         let there = match self.made {
             Made::New => None,
             Made::Before => self.thing.value(&key).map_err(Failed::Dest)?,
@@ -338,7 +371,17 @@ pub fn read(thing: Thing<'_>, kind: Kind, wanted: Attributes, bytes_max: usize) 
     let acls = acls.into_iter().filter(|key| wanted.has_acls() && kind != Kind::Symlink && has_acl(kind, key));
     let listed = if wanted.has_xattrs() { thing.keys()? } else { Vec::new() };
     for key in acls.chain(names(&listed).filter(|key| travels(key))) {
-        let Some(value) = thing.value(&key)? else { continue };
+        let value = match *key == *ACCESS {
+            true => {
+                let (access, is_other) = thing.access()?;
+                if is_other {
+                    losses.add(Loss::Acl);
+                }
+                access
+            }
+            false => thing.value(&key)?,
+        };
+        let Some(value) = value else { continue };
         let bytes = key.count_bytes() + value.len();
         total += bytes;
         match bytes <= bytes_max && total <= READ_BYTES_MAX {
@@ -403,6 +446,21 @@ fn owning_group(acl: &[u8]) -> Option<u32> {
     Some(entry(GROUP_OBJ)? & entry(MASK).unwrap_or(7))
 }
 
+/// Whether an ACL of NFSv4 is about nobody but those that a mode is about: their number, then of each its type, flags
+/// and rights (4 bytes each) and its name (length and bytes, up to a multiple of 4), all big endian (RFC 7530, 6.2.1).
+fn is_like_mode(acl: &[u8]) -> bool {
+    let names = [&b"OWNER@"[..], b"GROUP@", b"EVERYONE@"];
+    let number = |bytes: Option<&[u8]>| bytes.and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
+    let (Some(mut count), mut rest) = (number(acl.get(..4)), acl.get(4..).unwrap_or_default()) else { return false };
+    // Ends: each turn takes an entry of 16 bytes at least.
+    while let Some(len) = number(rest.get(12..16)).map(|len| len as usize) {
+        let is_one = rest.get(16..).and_then(|rest| rest.get(..len)).is_some_and(|name| names.contains(&name));
+        let Some(next) = rest.get(16 + len.next_multiple_of(4)..).filter(|_| is_one && count > 0) else { return false };
+        (count, rest) = (count - 1, next);
+    }
+    count == 0 && rest.is_empty()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -423,6 +481,25 @@ mod tests {
         assert_eq!(owning_group(&shared), Some(4), "the mask limits the group");
         assert_eq!(owning_group(&ACL[..20]), None);
         assert_eq!(owning_group(&[]), None);
+    }
+
+    #[test]
+    fn an_acl_of_nfs4_that_names_somebody_says_more_than_a_mode() {
+        let acl = |names: &[&str]| {
+            let mut bytes = (names.len() as u32).to_be_bytes().to_vec();
+            for name in names {
+                bytes.extend([0; 12]);
+                bytes.extend((name.len() as u32).to_be_bytes());
+                bytes.extend(name.as_bytes());
+                bytes.resize(bytes.len().next_multiple_of(4), 0);
+            }
+            bytes
+        };
+        assert!(is_like_mode(&acl(&["OWNER@", "GROUP@", "EVERYONE@"])) && is_like_mode(&acl(&[])));
+        assert!(!is_like_mode(&acl(&["OWNER@", "ann@example.org", "EVERYONE@"])));
+        let cut = acl(&["OWNER@", "GROUP@"]);
+        assert!((0..cut.len()).all(|len| !is_like_mode(&cut[..len])));
+        assert!(!is_like_mode(&[]) && !is_like_mode(&[0xff; 40]));
     }
 
     #[test]

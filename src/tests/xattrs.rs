@@ -404,3 +404,26 @@ fn a_copy_without_its_acl_grants_the_group_no_more_than_that() {
         assert_eq!(verified().0, Some(1));
     }
 }
+
+/// A mount that has no POSIX ACLs and others instead: what they say beyond the mode is lost, and told.
+#[test]
+fn an_acl_of_nfs4_is_a_loss() {
+    let test = "an_acl_of_nfs4_is_a_loss";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    let (mount, other) = (SlowMount::having_acls_of_nfs4(), Scratch::new());
+    for name in ["shared", "plain"] {
+        fs::write(mount.folder().join(name), "content").unwrap();
+    }
+    let job = |more: &[&str], state: &str| {
+        let job = Job::new(mount.path(), other.path().join("copy"), other.path().join(state), Engine::Auto);
+        job.args(more)
+    };
+    let asked = job(&["--acls", "--xattrs"], "asked");
+    let outcome = asked.run().expect(0);
+    assert!(outcome.says("\"losses\":{\"acl\":1}") && outcome.number("copied") == 2, "{outcome}");
+    asked.arg("--strict").run().expect(23);
+    let outcome = job(&["--xattrs", "--strict"], "unasked").run().expect(0);
+    assert!(outcome.says("\"losses\":{}"), "{outcome}");
+}

@@ -25,6 +25,8 @@ pub enum Habit {
     LosesWrites,
     /// Names with a colon cannot be made (EINVAL), nor can those with a question mark (ENOENT, as exfat-fuse has it).
     RefusesNames,
+    /// ACLs are those of NFSv4: of files called `shared` they name a user, of others they say what the mode does.
+    HasAclsOfNfs4,
 }
 
 impl Habit {

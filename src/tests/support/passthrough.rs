@@ -190,6 +190,17 @@ impl Passthrough {
     }
 }
 
+/// An ACL as an NFSv4 mount tells it (RFC 7530, 6.2.1).
+fn acl_of_nfs4(names: &[&str]) -> Vec<u8> {
+    let mut acl = (names.len() as u32).to_be_bytes().to_vec();
+    for name in names {
+        [0, 0, 0x16_01ff, name.len() as u32].iter().for_each(|number: &u32| acl.extend(number.to_be_bytes()));
+        acl.extend(name.as_bytes());
+        acl.resize(acl.len().next_multiple_of(4), 0);
+    }
+    acl
+}
+
 fn attributes(stat: &Metadata) -> FileAttr {
     let kind = stat.file_type();
     let kinds = [
@@ -562,7 +573,15 @@ impl fuser::Filesystem for Passthrough {
         reply.statfs(1 << 20, 1 << 20, 1 << 20, 1 << 20, 1 << 20, 4096, 255, 4096);
     }
 
-    fn getxattr(&self, _request: &Request, _node: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOTSUP);
+    fn getxattr(&self, _request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if self.habit != Habit::HasAclsOfNfs4 || name != "system.nfs4_acl" {
+            return reply.error(Errno::ENOTSUP);
+        }
+        let is_shared = self.path(node).is_ok_and(|path| path.ends_with("shared"));
+        let acl = acl_of_nfs4(if is_shared { &["OWNER@", "ann@example.org"] } else { &["OWNER@", "EVERYONE@"] });
+        match size {
+            0 => reply.size(acl.len() as u32),
+            _ => reply.data(&acl),
+        }
     }
 }

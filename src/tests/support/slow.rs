@@ -91,6 +91,11 @@ impl SlowMount {
         SlowMount::try_new(Duration::ZERO, Habit::RefusesNames).unwrap()
     }
 
+    /// An empty folder whose ACLs are those of NFSv4, without delay: see [`Habit::HasAclsOfNfs4`].
+    pub fn having_acls_of_nfs4() -> SlowMount {
+        SlowMount::try_new(Duration::ZERO, Habit::HasAclsOfNfs4).unwrap()
+    }
+
     fn try_new(delay: Duration, habit: Habit) -> io::Result<SlowMount> {
         let (point, folder) = (Scratch::new(), Scratch::new());
         let halt = Arc::new(Halt::default());
