@@ -258,7 +258,14 @@ impl LargeFile {
         let blocks = match self.write_path {
             WritePath::Buffered => file.handle.clone(),
             WritePath::Direct => {
-                dest.open(&place.open.dest, name, Access::WriteDirect).map_err(|errno| failed("open direct", errno))?
+                let opened = dest.open(&place.open.dest, name, Access::WriteDirect);
+                let blocks = opened.map_err(|errno| failed("open direct", errno))?;
+                let now = dest.stat_handle(&blocks).map_err(|errno| failed("stat", errno))?;
+                // Another file has the name by now: nothing is written to that (I8).
+                if (now.dev, now.ino) != (file.made.dev, file.made.ino) {
+                    return Err(failed("open direct", Errno::STALE));
+                }
+                blocks
             }
         };
         let handles = Dest { blocks, plain: file.handle.clone() };
@@ -450,7 +457,15 @@ fn open_source(work: &Work, attempt: u32) -> Result<Source> {
     let align = direct_align(job, &now, work.stat.size, &place.path(job, Side::Source))?;
     let direct = match align {
         1 => plain.clone(),
-        _ => opened(Access::ReadDirect).map_err(|errno| source_error(job, place, "open direct", errno))?,
+        _ => {
+            let direct = opened(Access::ReadDirect).map_err(|errno| source_error(job, place, "open direct", errno))?;
+            let again = source.stat_handle(&direct).map_err(|errno| source_error(job, place, "stat", errno))?;
+            // Another file has the name by now (I8).
+            if (again.dev, again.ino) != (now.dev, now.ino) {
+                return Err(work.unstable(attempt));
+            }
+            direct
+        }
     };
     Ok(Source { direct, plain, align })
 }

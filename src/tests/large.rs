@@ -3,11 +3,13 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::fs::{CWD, RenameFlags};
 use support::block::Loop;
 use support::compare::What;
 use support::fixture::{can_mount, must, set_mode};
@@ -136,5 +138,49 @@ fn data_that_ends_off_the_destinations_alignment_is_copied() {
         let job = Job::new(&root, copy, images.path().join(format!("state-{name}")), engine);
         job.args(&["--direct", "always"]).run().expect(0);
         Comparison::new(&root, &dest.point.path().join(&name)).assert_same();
+    }
+}
+
+/// Somebody exchanges each file for another as soon as it is made: whenever that is, nothing is written to the other.
+#[test]
+fn a_file_that_is_exchanged_for_another_gets_no_blocks() {
+    if !can_mount("a_file_that_is_exchanged_for_another_gets_no_blocks") {
+        return;
+    }
+    const FILES: usize = 100;
+    let (source, dest) = (Mount::new(Kind::Ext4, 512), Mount::new(Kind::Ext4, 1024));
+    let root = source.dir("tree");
+    (0..FILES).for_each(|file| fs::write(root.join(file.to_string()), vec![1; 2 << 20]).unwrap());
+    for engine in Engine::all() {
+        let (copy, others) = (dest.join("copy"), dest.dir("others"));
+        let other = |file: usize| others.join(file.to_string());
+        (0..FILES).for_each(|file| fs::write(other(file), vec![2; 2 << 20]).unwrap());
+        // Whatever becomes of their names.
+        let held: Vec<_> = (0..FILES).map(|file| fs::File::open(other(file)).unwrap()).collect();
+        let is_over = AtomicBool::new(false);
+        let exchanged = std::thread::scope(|scope| {
+            let exchanging = scope.spawn(|| {
+                let mut left: Vec<usize> = (0..FILES).collect();
+                while !is_over.load(Ordering::Relaxed) {
+                    left.retain(|&file| {
+                        let (from, to) = (copy.join(file.to_string()), other(file));
+                        rustix::fs::renameat_with(CWD, &from, CWD, &to, RenameFlags::EXCHANGE).is_err()
+                    });
+                }
+                FILES - left.len()
+            });
+            let job = Job::new(&root, &copy, source.join(format!("state-{engine:?}")), engine);
+            let outcome = job.args(&["--direct", "always"]).run().expect_one_of(&[0, 23]);
+            is_over.store(true, Ordering::Relaxed);
+            (exchanging.join().unwrap(), outcome)
+        });
+        let (exchanged, outcome) = exchanged;
+        assert!(exchanged > 0, "{outcome}");
+        for (file, held) in held.iter().enumerate() {
+            let mut bytes = vec![0; 2 << 20];
+            held.read_exact_at(&mut bytes, 0).unwrap();
+            assert!(bytes.iter().all(|&byte| byte == 2), "{engine:?}: {file} of {exchanged} was written to: {outcome}");
+        }
+        [copy, others].iter().for_each(|dir| fs::remove_dir_all(dir).unwrap());
     }
 }
