@@ -18,7 +18,7 @@ use crate::filesystem::{FileSystem, Inodes, KernelVersion, Reach};
 use crate::filter::Sort;
 use crate::gate::Gate;
 use crate::links::{LinkMap, LinkName};
-use crate::plan::Progress;
+use crate::plan::{Again, Progress};
 use crate::provider::block::Device;
 use crate::provider::metadata::Identity;
 use crate::provider::s3::{Bucket, Key, keys};
@@ -420,11 +420,13 @@ impl Job {
     }
 
     /// What the destination holds of a name that failed now: an older file goes only when its replacement is there. So
-    /// the next run knows it again, with its hard links, if the source did not change after all.
+    /// the next run knows it again, with its hard links, if the source did not change after all. Where all is copied
+    /// again whatever is there, what is there proves nothing, and the next run copies it, too.
     pub fn held(&self, dir: DirId, name: &Name) -> Result<(Stamp, Option<Owner>), Error> {
         Ok(match self.catalog.reader()?.entry(dir, name)? {
             Some(Record::File(record)) if matches!(record.status, Status::Done | Status::Failed) => {
-                (record.stamp, record.owner)
+                let is_believed = self.progress.again != Again::All;
+                (if is_believed { record.stamp } else { Stamp::default() }, record.owner)
             }
             _ => (Stamp::default(), None),
         })

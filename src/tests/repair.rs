@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use support::fixture::{must, set_mode, skip};
-use support::{Comparison, Engine, Job, Scratch};
+use support::fixture::{can_mount, must, set_mode, skip};
+use support::{Comparison, Engine, Job, Kind, Mount, Scratch};
 
 mod support;
 
@@ -82,6 +82,32 @@ fn what_verify_finds_is_repaired() {
         assert_eq!(verify(&source, dest, &[]).status.code(), Some(0));
         let unchanged = job.run().expect(0);
         assert_eq!(unchanged.number("copied"), 0, "{unchanged}");
+    }
+}
+
+/// What is at the destination is not believed because a run that was to replace it could not.
+#[test]
+fn what_could_not_be_copied_again_is_copied_by_the_next_run() {
+    if !can_mount("what_could_not_be_copied_again_is_copied_by_the_next_run") {
+        return;
+    }
+    for option in [None, Some("-retry-failed")] {
+        let (mount, scratch) = (Mount::new(Kind::Ext4, 64), Scratch::new());
+        let source = scratch.path().join("source");
+        make_tree(&source);
+        let job = Job::new(&source, mount.join("dest"), scratch.path().join("state"), Engine::Auto).arg("-checksum");
+        job.run().expect(0);
+        let rotten = job.dest().join("d/f3");
+        corrupt(&rotten);
+        must(Command::new("chattr").arg("+i").arg(&rotten));
+        let outcome = job.clone().arg("-recopy").run();
+        must(Command::new("chattr").arg("-i").arg(&rotten));
+        assert_eq!(outcome.expect(23).number("failed"), 1);
+        let outcome = option.into_iter().fold(job.clone(), Job::arg).run().expect(0);
+        assert_eq!((outcome.number("copied"), outcome.number("adopted")), (1, 0), "{outcome}");
+        let same = verify(&source, job.dest(), &[]);
+        assert_eq!(same.status.code(), Some(0), "{same:?}");
+        Comparison::new(&source, job.dest()).assert_same();
     }
 }
 
