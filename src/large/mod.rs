@@ -172,6 +172,7 @@ impl LargeFile {
             device,
             ..LargeFile::new(work, record, source, (ticket, attempt))
         };
+        large.chunk_bytes = chunk_bytes_of(&large.durable, work.stat.size).unwrap_or(large.chunk_bytes);
         large.durable.iter().for_each(|range| large.note_told(range));
         match large.open_dest(work, &file) {
             Ok(dest) => {
@@ -348,7 +349,7 @@ impl LargeFile {
 
     /// Bytes that need not be copied, because an earlier run made them durable.
     pub fn durable_bytes(&self) -> u64 {
-        self.durable.iter().map(|range| range.len).sum()
+        covered(&self.durable)
     }
 
     /// Bytes that are copied, earlier runs included.
@@ -481,6 +482,22 @@ fn direct_align(job: &Job, stat: &Stat, size: u64, path: &[u8]) -> Result<u64> {
         DirectChoice::Auto if fits && size >= DIRECT_BYTES_MIN => Ok(align),
         DirectChoice::Auto => Ok(1),
     }
+}
+
+/// Bytes of the chunks that an earlier run cut a file into, as its ranges tell: it may have had another block size. The
+/// last of them may be shorter.
+fn chunk_bytes_of(durable: &[Range], size: u64) -> Option<u64> {
+    let whole = durable.iter().filter(|range| range.offset == 0 || range.offset + range.len < size);
+    whole.map(|range| range.len).max().filter(|len| len.is_multiple_of(4096) && *len > 0)
+}
+
+/// Bytes that ascending ranges cover, each of them once.
+fn covered(ranges: &[Range]) -> u64 {
+    let add = |(end, bytes): (u64, u64), range: &Range| {
+        let range_end = range.offset + range.len;
+        (end.max(range_end), bytes + range_end.saturating_sub(end.max(range.offset)))
+    };
+    ranges.iter().fold((0, 0), add).1
 }
 
 fn chunk_bytes(size: u64, block_bytes: u64) -> u64 {

@@ -119,7 +119,7 @@ impl<I: Interpreter> Shard<I> {
 
     pub(super) fn begin_large(&mut self, errand: &Errand, file: LargeFile) {
         let file = Arc::new(file);
-        self.errands.counters.add(Count::BytesPlanned, file.stat.size - file.durable_bytes());
+        self.errands.counters.add(Count::BytesPlanned, file.stat.size.saturating_sub(file.durable_bytes()));
         if file.goal() == Goal::Copy {
             errand.place.dir.touch();
             let name = &errand.place.name;

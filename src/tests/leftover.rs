@@ -54,6 +54,14 @@ impl Scene {
         catalog.reader().unwrap().ranged(usize::MAX).unwrap().len()
     }
 
+    /// Bytes of the file that are recorded as durable.
+    fn durable(&self) -> u64 {
+        let (catalog, _) = Catalog::open_recorded(&self.state.path().join("state"), None).unwrap();
+        let reader = catalog.reader().unwrap();
+        let ids = reader.ranged(usize::MAX).unwrap();
+        ids.iter().flat_map(|id| reader.ranges(*id).unwrap()).map(|range| range.len).sum()
+    }
+
     /// Copies a part of the file, of which ranges are recorded, and kills the job; the inode number of what it left.
     fn copy_in_part(&self) -> u64 {
         let running = self.job(&SLOW).args(&["--checkpoint-interval", "1"]).start();
@@ -109,6 +117,34 @@ fn ranges_are_not_those_of_a_file_that_was_born_later() {
         tree::regular(&mut Rng::new(42), &tree::open_dir(&scene.dest.join("copy")), c"large", BYTES);
         assert_eq!(fs::metadata(scene.partial()).unwrap().ino(), ino, "the inode number was not given again");
         scene.finish();
+    }
+}
+
+/// What is durable of a file is so whatever the size of the blocks that are to follow.
+#[test]
+fn finished_ranges_count_under_another_block_size() {
+    if !can_mount("finished_ranges_count_under_another_block_size") {
+        return;
+    }
+    let checksums = [&[][..], &["-checksum"]];
+    for (engine, checksum) in Engine::all().into_iter().flat_map(|engine| checksums.map(|words| (engine, words))) {
+        let scene = Scene::new(engine, 256);
+        let mut durable = 0;
+        for block in ["1M", "8M"] {
+            let slow = scene.job(checksum).args(&["--bwlimit", "4M", "--checkpoint-interval", "0.5"]);
+            let running = slow.args(&["--buffer-size", block]).start();
+            let alive = running.run_for(Duration::from_millis(3000));
+            let outcome = running.kill();
+            let now = scene.durable();
+            assert!(alive && now > durable, "{durable}, {now} with {block}, {alive}: {outcome}");
+            durable = now;
+        }
+        let job = scene.job(checksum).args(&["--buffer-size", "16M"]);
+        job.load_program();
+        let outcome = job.run().expect(0);
+        assert_eq!(outcome.number("bytes"), BYTES - durable, "{outcome}");
+        assert!(outcome.io.read_bytes < BYTES - durable + (3 << 20), "{durable}: {outcome}");
+        Comparison::new(&scene.tree, &scene.dest.join("copy")).assert_same();
     }
 }
 
