@@ -211,6 +211,28 @@ fn what_is_listed_otherwise_is_no_extra() {
     }
 }
 
+/// The destination lists two names that answer for one file: which of them is the source's nobody can tell.
+#[test]
+fn what_verify_cannot_tell_apart_is_trouble() {
+    let test = "what_verify_cannot_tell_apart_is_trouble";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    for engine in Engine::all() {
+        let (slow, other) = (SlowMount::folding(), Scratch::new());
+        let tree = other.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("Foo"), "foo").unwrap();
+        let job = job(&tree, &slow, &other.path().join("state"), engine);
+        job.run().expect(0);
+        let copy = slow.folder().join("copy");
+        must(Command::new("cp").arg("-p").arg(copy.join("Foo")).arg(copy.join("FOO")));
+        let outcome = job.clone().arg("-delete").run().expect(25);
+        let (code, said) = verify(&tree, &job);
+        assert!(code == Some(2) && said.contains("another name"), "{code:?} {said} {outcome}");
+    }
+}
+
 /// A source that folds names answers for what it does not have.
 #[test]
 fn what_a_folding_source_does_not_list_goes() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::auditor::Auditor;
 use super::compare::{Aspect, Aspects};
-use crate::error::{Errno, Result};
+use crate::error::{Cause, Errno, Error, Result};
 use crate::filesystem::FileSystem;
 use crate::filter::Sort;
 use crate::listing::each_page;
@@ -45,8 +45,14 @@ impl<I: Interpreter> Auditor<I> {
         let verdicts = self.verdicts(dir, open, &gone)?;
         let mut verdicts = verdicts.into_iter();
         for (name, _) in gone {
-            if verdicts.next().unwrap_or(Verdict::Extra) == Verdict::Extra {
-                audit.findings.differ(&dir.path_of(&name), Aspects::only(Aspect::Extra), None);
+            let path = dir.path_of(&name);
+            match verdicts.next().unwrap_or(Verdict::Extra) {
+                Verdict::Extra => audit.findings.differ(&path, Aspects::only(Aspect::Extra), None),
+                Verdict::Same(_) => {}
+                Verdict::Unsure => {
+                    let cause = Cause::Protected("the destination may have another name of the source under it");
+                    audit.findings.trouble(&Error { verb: "compare", object: path, cause });
+                }
             }
         }
         Ok(())
