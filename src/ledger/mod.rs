@@ -19,11 +19,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use chain::check;
 pub use walk::Line;
 
-use crate::catalog::{Catalog, JobIdentity, JobStatus, Status};
+use crate::catalog::{Catalog, JobIdentity, JobStatus};
 use crate::error::{Error, Result, escape};
 use crate::report::{Loss, Note, Object, bytes, count};
 use chain::Chain;
-use walk::{Outcome, each_line};
+use walk::{Outcome, each_line, is_copied};
 
 /// How a report is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +127,8 @@ impl Sum {
         self.outcomes[line.outcome as usize] += 1;
         self.dirs += u64::from(line.is_dir);
         self.checksums += u64::from(line.checksum.is_some());
-        if matches!(line.status, Some(Status::Done | Status::Written)) {
+        let is_there = line.status.is_some_and(is_copied) && line.outcome != Outcome::NotMade;
+        if is_there && !line.is_further {
             self.bytes += line.size;
         }
         line.losses.iter().for_each(|loss| self.losses[loss as usize] += 1);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::catalog::{
-    BATCH_UNSEALED, Catalog, Checksum, DirId, FileRecord, Header, JobIdentity, Owner, Proof, Record, Status,
+    BATCH_UNSEALED, Catalog, Checksum, DirId, FileRecord, Header, JobIdentity, Owner, Proof, Record, Stamp, Status,
 };
 use crate::error::{Result, escape, join};
 use crate::report::{Loss, LossSet, Object};
@@ -86,20 +86,22 @@ pub struct Line {
     pub size: u64,
     /// Its last change as it was copied.
     pub mtime: Time,
-    /// Likewise of anything.
-    pub ctime: Time,
+    /// Likewise of anything, unless it was too near to the moment of the copy to prove anything.
+    pub ctime: Option<Time>,
     /// Whose it was in the source, where that is known.
     pub owner: Option<Owner>,
     /// Checksum of its content, as it came from the source.
     pub checksum: Option<Checksum>,
     /// CRC64 of what the destination holds, as far as it was read back or the destination's server told it.
     pub dest_crc64: Option<u64>,
-    /// How often it was tried, as far as is recorded.
-    pub attempts: u32,
+    /// How often it was tried, where that is recorded: of what failed.
+    pub attempts: Option<u32>,
     /// What it lost.
     pub losses: LossSet,
     /// Why it failed.
     pub error: Option<String>,
+    /// Whether it is another name of a file that is counted by its first.
+    pub is_further: bool,
 }
 
 impl Line {
@@ -117,13 +119,14 @@ impl Line {
             status: Some(record.status),
             size: record.stamp.size,
             mtime: record.stamp.mtime,
-            ctime: record.stamp.ctime,
+            ctime: (!record.stamp.is_racy()).then_some(record.stamp.ctime),
             owner: record.owner,
             dest_crc64: record.checksum.filter(is_told).map(|checksum| checksum.crc64),
             checksum: record.checksum,
-            attempts: record.failure.as_ref().map_or(1, |failure| failure.attempts),
+            attempts: record.failure.as_ref().map(|failure| failure.attempts),
             losses: record.losses,
             error: record.failure.map(|failure| format!("cannot {}: {}", failure.verb, failure.cause)),
+            is_further: false,
         }
     }
 
@@ -153,7 +156,8 @@ impl Line {
     /// For people.
     pub(super) fn text(&self) -> String {
         let owner = self.owner.map(|Owner { uid, gid }| format!(" (owner {uid}:{gid})")).unwrap_or_default();
-        let error = self.error.as_ref().map(|error| format!(" ({error}, {} attempts)", self.attempts));
+        let attempts = self.attempts.unwrap_or_default();
+        let error = self.error.as_ref().map(|error| format!(" ({error}, {attempts} attempts)"));
         let losses: Vec<&str> = self.losses.iter().map(Loss::name).collect();
         let losses = if losses.is_empty() { String::new() } else { format!(" (lost: {})", losses.join(", ")) };
         format!("{}: {}{owner}{}{losses}\n", self.outcome.name(), self.shown_path(), error.unwrap_or_default())
@@ -167,14 +171,14 @@ impl Line {
         object.text("outcome", self.outcome.name());
         object.number("size", self.size);
         object.text("mtime", &time(self.mtime));
-        object.text("ctime", &time(self.ctime));
+        object.text_or_null("ctime", self.ctime.map(time).as_deref());
         object.number_or_null("uid", self.owner.map(|owner| owner.uid.into()));
         object.number_or_null("gid", self.owner.map(|owner| owner.gid.into()));
         let [source_crc64, dest_crc64] = self.crc64s();
         object.text_or_null("crc64", source_crc64.as_deref());
         object.text_or_null("dest_crc64", dest_crc64.as_deref());
         object.text("level", self.level());
-        object.number("attempts", self.attempts.into());
+        object.number_or_null("attempts", self.attempts.map(u64::from));
         object.texts("losses", &self.losses.iter().map(Loss::key).collect::<Vec<_>>());
         object.text_or_null("error", self.error.as_deref());
         object
@@ -190,13 +194,13 @@ impl Line {
             self.outcome.name().to_owned(),
             self.size.to_string(),
             time(self.mtime),
-            time(self.ctime),
+            self.ctime.map(time).unwrap_or_default(),
             self.owner.map(|owner| owner.uid.to_string()).unwrap_or_default(),
             self.owner.map(|owner| owner.gid.to_string()).unwrap_or_default(),
             source_crc64.unwrap_or_default(),
             dest_crc64.unwrap_or_default(),
             self.level().to_owned(),
-            self.attempts.to_string(),
+            self.attempts.map(|attempts| attempts.to_string()).unwrap_or_default(),
             losses.join(" "),
             quote_text(&escape(self.error.as_deref().unwrap_or_default().as_bytes())),
         ];
@@ -265,7 +269,10 @@ pub(super) fn each_line(
         // The directory itself, where it could not be read, has an empty name.
         let path = if name.is_empty() { dir_path.clone() } else { join(&dir_path, &name) };
         match record {
-            Record::File(record) => take(Line::of_file(path, record, &header, identity))?,
+            Record::File(record) => {
+                let is_further = is_further(catalog, (level.id, &name), &record)?;
+                take(Line { is_further, ..Line::of_file(path, record, &header, identity) })?;
+            }
             Record::Dir(id) => {
                 take(dir_line(catalog, id, path.clone())?)?;
                 levels.push(Level { id, path_bytes: path.len(), page: VecDeque::new(), after: None });
@@ -274,6 +281,28 @@ pub(super) fn each_line(
         }
     }
     Ok(())
+}
+
+/// Whether a name is a hard link to a file that is recorded by another name, its first.
+fn is_further(catalog: &Catalog, (dir, name): (DirId, &Name), record: &FileRecord) -> Result<bool> {
+    let (stamp, reader) = (record.stamp, catalog.reader()?);
+    let Some(dir_stamp) = reader.dir(dir)?.and_then(|dir| dir.stamp).filter(|_| stamp.ino != 0) else {
+        return Ok(false);
+    };
+    let Some(first) = reader.link(dir_stamp.dev, stamp.ino)? else { return Ok(false) };
+    let is_itself = (first.dir, &first.name) == (dir, name);
+    // An inode of the same number may be another file by now.
+    let is_one = |first: &Stamp| (first.ino, first.size, first.mtime) == (stamp.ino, stamp.size, stamp.mtime);
+    Ok(!is_itself
+        && match reader.entry(first.dir, &first.name)? {
+            Some(Record::File(first)) => is_copied(first.status) && is_one(&first.stamp),
+            _ => false,
+        })
+}
+
+/// Whether it is at the destination.
+pub(super) fn is_copied(status: Status) -> bool {
+    matches!(status, Status::Done | Status::Written)
 }
 
 fn dir_line(catalog: &Catalog, id: DirId, path: Vec<u8>) -> Result<Line> {
@@ -295,13 +324,14 @@ fn dir_line(catalog: &Catalog, id: DirId, path: Vec<u8>) -> Result<Line> {
         status: None,
         size: 0,
         mtime: stamp.mtime,
-        ctime: stamp.ctime,
+        ctime: Some(stamp.ctime),
         owner,
         checksum: None,
         dest_crc64: None,
-        attempts: 1,
+        attempts: None,
         losses: record.losses,
         error: None,
+        is_further: false,
     })
 }
 

@@ -7,8 +7,8 @@ use std::os::unix::fs::lchown;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use support::fixture::set_mode;
-use support::{Engine, Job, Scratch};
+use support::fixture::{can_mount, set_mode};
+use support::{Engine, Job, Kind, Mount, Scratch};
 
 mod support;
 
@@ -79,11 +79,9 @@ fn every_object_has_its_line() {
     let [user, theirs] = if has_failure { [12_345, 0] } else { [rustix::process::geteuid().as_raw(); 2] };
     assert!(["a\\\\x0ab", "d,\\\"1\\\"", "."].iter().all(|path| owned(path, user)), "{all:#?}");
     assert!(owned("theirs", theirs), "{}", line("theirs"));
-    assert!(
-        line("d,\\\"1\\\"/c").contains(
-            "\"crc64\":null,\"dest_crc64\":null,\"level\":\"none\",\"attempts\":1,\"losses\":[],\"error\":null"
-        )
-    );
+    assert!(line("d,\\\"1\\\"/c").contains(
+        "\"crc64\":null,\"dest_crc64\":null,\"level\":\"none\",\"attempts\":null,\"losses\":[],\"error\":null"
+    ));
     let csv = lines(&[&"-state-dir", &state, &"-format", &"csv"]);
     let columns = "path,kind,outcome,size,mtime,ctime,uid,gid,crc64,dest_crc64,level,attempts,losses,error,chain";
     let at = csv.iter().position(|line| line == columns).unwrap();
@@ -99,6 +97,30 @@ fn every_object_has_its_line() {
         assert_eq!(lost.last().unwrap(), "completed: theirs (owner 0:0) (lost: owner)");
         assert_eq!((fact("failed"), fact("lost owner")), ("1", "1"));
     }
+}
+
+/// A ctime that proves nothing is told as none, and bytes are those that there are.
+#[test]
+fn what_is_not_known_is_not_told() {
+    if !can_mount("what_is_not_known_is_not_told") {
+        return;
+    }
+    // Its times are whole seconds: what is as young as this is read again by the next pass.
+    let (source, other) = (Mount::new(Kind::OldExt4, 64), Scratch::new());
+    let (tree, state) = (source.dir("tree"), other.path().join("state"));
+    fs::create_dir(tree.join("d")).unwrap();
+    fs::write(tree.join("one"), [7; 1000]).unwrap();
+    ["d/two", "three"].iter().for_each(|name| fs::hard_link(tree.join("one"), tree.join(name)).unwrap());
+    fs::write(tree.join("alone"), [7; 30]).unwrap();
+    Job::new(&tree, other.path().join("dest"), &state, Engine::Sync).run().expect(0);
+    let all = lines(&[&"-state-dir", &state, &"-format", &"ndjson"]);
+    assert!(all[0].contains("\"bytes\":1030,"), "{}", all[0]);
+    let files: Vec<_> = all.iter().filter(|line| line.contains("\"kind\":\"object\"")).collect();
+    let is_told = |line: &&&String| line.contains("\"ctime\":null,") && line.contains("\"attempts\":null,");
+    assert_eq!((files.len(), files.iter().filter(is_told).count()), (4, 4), "{all:#?}");
+    let csv = lines(&[&"-state-dir", &state, &"-format", &"csv"]);
+    let alone: Vec<_> = csv.iter().find(|line| line.starts_with("alone,object,")).unwrap().split(',').collect();
+    assert_eq!((alone[5], alone[11]), ("", ""), "{alone:?}");
 }
 
 #[test]
