@@ -40,7 +40,9 @@ pub struct Conductor {
     /// How far a run that only tries what failed has come.
     retried: Retried,
     /// How far links to what it has replaced are looked for.
-    relinked: Relinked,
+    relinked: Scanned,
+    /// How far what is missing at the destination is queued.
+    restored: Scanned,
     /// When it began.
     started: Instant,
 }
@@ -55,8 +57,8 @@ enum Retried {
     All,
 }
 
-/// How far the entries of the catalog are looked through for links to what the pass has replaced.
-enum Relinked {
+/// How far the entries of the catalog are looked through.
+enum Scanned {
     /// Up to this one.
     Until(Option<LinkName>),
     /// All of them.
@@ -82,8 +84,8 @@ impl Conductor {
             Retry::WithAll | Retry::All => Retried::All,
         };
         let (rounds, is_cleared, started) = (0, false, Instant::now());
-        let relinked = Relinked::Until(None);
-        Conductor { job, checkpointer, counters, stop, rounds, is_cleared, retried, relinked, started }
+        let (relinked, restored) = (Scanned::Until(None), Scanned::Until(None));
+        Conductor { job, checkpointer, counters, stop, rounds, is_cleared, retried, relinked, restored, started }
     }
 
     /// Does what is to be done now. `is_time` says that the interval between checkpoints is over.
@@ -122,6 +124,9 @@ impl Conductor {
         if !std::mem::replace(&mut self.is_cleared, true) && self.clear()? {
             return Ok(Step::Checkpointed);
         }
+        if self.queue_missing()? {
+            return Ok(Step::Checkpointed);
+        }
         unmet::tell(&self.job, &*self.checkpointer.caller, &self.checkpointer.counters)?;
         let totals = Totals::of(&self.counters);
         let totals = match self.job.config.retry {
@@ -158,14 +163,23 @@ impl Conductor {
         let is_from_bucket = self.job.source.bucket.is_some() && self.job.dest.bucket.is_none();
         let may_be = self.job.links.has_replaced() || (is_from_bucket && self.job.past == Past::Interrupted);
         match &mut self.relinked {
-            Relinked::Until(after) if may_be => {
+            Scanned::Until(after) if may_be => {
                 self.job.is_resealed.store(true, Ordering::Relaxed);
                 let last = resume::queue_outdated(&self.job, after.take())?;
-                self.relinked = last.map_or(Relinked::All, |last| Relinked::Until(Some(last)));
+                self.relinked = last.map_or(Scanned::All, |last| Scanned::Until(Some(last)));
                 Ok(true)
             }
             _ => Ok(false),
         }
+    }
+
+    /// Queues the next of what `--delete` found missing, in this run or in one before it that did not come to them;
+    /// false if there is no more.
+    fn queue_missing(&mut self) -> Result<bool> {
+        let Scanned::Until(after) = &mut self.restored else { return Ok(false) };
+        let (last, queued) = resume::retry_missing(&self.job, after.take())?;
+        self.restored = last.map_or(Scanned::All, |last| Scanned::Until(Some(last)));
+        Ok(queued > 0)
     }
 
     /// What this run came to, if it was a whole pass.
@@ -181,8 +195,8 @@ impl Conductor {
         (self.job.past != Past::Interrupted).then_some((self.started, pass))
     }
 
-    /// Removes what the source no longer has. True if names whose way is free now, or that are missing at the
-    /// destination, go round again, or the run is to stop.
+    /// Removes what the source no longer has. True if names whose way is free now go round again, or the run is to
+    /// stop.
     fn clear(&mut self) -> Result<bool> {
         self.job.is_cleared.store(true, Ordering::Relaxed);
         let clashes: Vec<_> = std::mem::take(&mut *self.job.clashes.lock()).into_iter().collect();
@@ -193,7 +207,7 @@ impl Conductor {
         let (job, counters) = (self.job.clone(), self.checkpointer.counters.clone());
         // The last of the counters is this thread's own.
         let threads = self.counters.len().saturating_sub(1).min(job.gate.limit() as usize);
-        nodes.extend(delete::run(&job, &self.checkpointer.caller, &counters, (threads, &self.stop), &nodes)?);
+        delete::run(&job, &self.checkpointer.caller, &counters, (threads, &self.stop), &nodes)?;
         let is_repeated = !nodes.is_empty();
         nodes.into_iter().for_each(|(dir, name)| job.walker.inject(Work::File(dir, name)));
         Ok(is_repeated || self.stop.is_requested() || job.fatal.lock().is_some())

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::catalog::{
-    BATCH_UNSEALED, Batch, Catalog, DirId, DirRecord, DirState, FileRecord, Header, JobStatus, Record, Row, Status,
+    BATCH_UNSEALED, Batch, Catalog, DirId, DirRecord, DirState, FileRecord, Header, JobStatus, Reader, Record, Row,
+    Status,
 };
 use crate::config::{QUEUED_DIRS_MAX, Retry, scaled};
 use crate::error::{Error, Result};
@@ -212,7 +213,11 @@ fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()
         after = Some(last.clone());
         for (dir, name) in page {
             let record = reader.entry(dir, &name)?;
-            let is_failed = matches!(record, Some(Record::File(record)) if record.status == Status::Failed);
+            // What --delete found missing has no record.
+            let is_failed = record.is_none_or(|record| match record {
+                Record::File(record) => record.status == Status::Failed,
+                Record::Dir(_) => false,
+            });
             let node = load_node(&job.catalog, dir, nodes)?;
             // A directory that is listed again brings its names, but for those before the mark it is listed from.
             let comes_up = match job.is_listed(dir)? {
@@ -240,17 +245,31 @@ fn is_before_mark(job: &Job, dir: &DirNode, name: &Name) -> Result<bool> {
 
 /// Queues the next of the entries that failed, from behind `after` on, up to `RETRIED_MAX`; the last one looked at,
 /// or `None` if there are no more. To be called when nothing is queued, right after a checkpoint.
-pub fn retry_failed(job: &Job, mut after: Option<LinkName>) -> Result<Option<LinkName>> {
+pub fn retry_failed(job: &Job, after: Option<LinkName>) -> Result<Option<LinkName>> {
+    Ok(retry_open(job, after, |_, _, _| Ok(true))?.0)
+}
+
+/// Likewise the next of those that `--delete` found missing at the destination, and how many these are. They have no
+/// record. Those of directories that this pass has not listed come up when one does.
+pub fn retry_missing(job: &Job, after: Option<LinkName>) -> Result<(Option<LinkName>, usize)> {
+    retry_open(job, after, |reader, dir, name| Ok(reader.entry(dir, name)?.is_none() && job.is_listed(dir)?))
+}
+
+fn retry_open(
+    job: &Job,
+    mut after: Option<LinkName>,
+    is_wanted: impl Fn(&Reader<'_>, DirId, &Name) -> Result<bool>,
+) -> Result<(Option<LinkName>, usize)> {
     let reader = job.catalog.reader()?;
     let (mut nodes, mut queued) = (HashMap::new(), 0);
     // Ends: each page lies strictly behind the one before.
     while queued < RETRIED_MAX {
         let page = reader.open_files(after.as_ref(), PAGE)?;
-        let Some(last) = page.last() else { return Ok(None) };
+        let Some(last) = page.last() else { return Ok((None, queued)) };
         after = Some(last.clone());
         for (dir, name) in page {
             // A directory that is listed again brings its names.
-            if !name.is_empty() && reader.is_open_file(dir, c"")? {
+            if (!name.is_empty() && reader.is_open_file(dir, c"")?) || !is_wanted(&reader, dir, &name)? {
                 continue;
             }
             queued += 1;
@@ -261,7 +280,7 @@ pub fn retry_failed(job: &Job, mut after: Option<LinkName>) -> Result<Option<Lin
             }
         }
     }
-    Ok(after)
+    Ok((after, queued))
 }
 
 /// Likewise the next of the entries that have lost something; what is lost of directories is theirs to have again when

@@ -33,6 +33,23 @@ pub(super) fn forget<'d>(
     commit_if(job, &mut rows, 1)
 }
 
+/// Forgets files of a directory that are missing at the destination, and puts them into the index of what a run has to
+/// do: one commit, so that none of them is lost between the two.
+pub(super) fn reopen(job: &Job, dir: &DirNode, missing: &[(Name, Record)]) -> Result<()> {
+    let mut rows = Vec::new();
+    for (name, record) in missing {
+        if let Record::File(record) = record {
+            rows.extend(ranges_of(job, record)?);
+        }
+        rows.push(Row::DeleteEntry { dir: dir.id, name: name.clone() });
+        rows.push(Row::OpenFile { dir: dir.id, name: name.clone() });
+    }
+    if !rows.is_empty() {
+        rows.push(Row::OpenDir { id: dir.id, state: DirState::Unfinished });
+    }
+    commit_if(job, &mut rows, 1)
+}
+
 /// Forgets that directories could not be listed.
 pub(super) fn forget_unlisted(job: &Job, dirs: Vec<DirId>) -> Result<()> {
     let mut rows = Vec::new();

@@ -1,22 +1,20 @@
 //! What is recorded and is not at the destination any more: copied once more by the pass that finds it missing.
 //!
 //! Only where fewer names of a directory were found than are recorded is each that is recorded asked for. A record goes
-//! before its name is copied again (I1). What is found beyond a bound fails, and is copied by the next pass (I4).
+//! before its name is copied again (I1). Until then the catalog's index of what a run has to do holds the name, however
+//! many there are (I4); there it is told apart by having no record.
 
 use std::sync::Arc;
 
-use super::forget::forget;
+use super::forget::{forget, reopen};
 use super::{BATCH, Deletion, Remover};
-use crate::catalog::{Batch, DirId, DirState, Record, Row, Status};
-use crate::error::{Cause, Errno, Error, Result, join};
+use crate::catalog::{DirId, Record, Status};
+use crate::error::{Errno, Result};
 use crate::filter::Sort;
 use crate::job::Job;
 use crate::provider::posix::Posix;
 use crate::ring::{Name, Side};
 use crate::walk::{DirNode, DirPair};
-
-/// Missing names that are copied again by the pass that finds them.
-const MISSING_MAX: usize = 65_536;
 
 /// Whether the destination is to have what is recorded.
 pub(super) fn is_held(record: &Record) -> bool {
@@ -48,7 +46,7 @@ impl Remover<'_> {
         })
     }
 
-    /// Has names copied again that the source has, and forgets those that it has not.
+    /// Leaves names to be copied again that the source has, and forgets those that it has not.
     fn restore(&self, dir: &Arc<DirNode>, open: &DirPair, missing: Vec<(Name, Record)>) -> Result<()> {
         let Deletion { job, .. } = *self.deletion;
         let (mut gone, mut again) = (Vec::new(), Vec::new());
@@ -59,24 +57,8 @@ impl Remover<'_> {
                 _ => {}
             }
         }
-        let forgotten = gone.iter().chain(&again);
-        forget(job, forgotten.map(|(name, record)| (&**dir, name, Some(record))))?;
-        let mut waiting = self.deletion.missing.lock();
-        let room = MISSING_MAX.saturating_sub(waiting.len());
-        let late = again.split_off(again.len().min(room));
-        let mut rows = vec![Row::OpenDir { id: dir.id, state: DirState::Unfinished }];
-        rows.extend(again.iter().map(|(name, _)| Row::OpenFile { dir: dir.id, name: name.clone() }));
-        if !again.is_empty() {
-            let reseal_dirs = job.catalog.reader()?.reseal_dirs()?;
-            job.catalog.commit(&Batch { rows, header: job.catalog.header(), reseal_dirs })?;
-        }
-        waiting.extend(again.into_iter().map(|(name, _)| (dir.clone(), name)));
-        drop(waiting);
-        for (name, _) in late {
-            let object = join(&job.path(Side::Dest, dir), &name);
-            self.fail(&Error { verb: "find", object, cause: Cause::Os(Errno::NOENT) });
-        }
-        Ok(())
+        forget(job, gone.iter().map(|(name, record)| (&**dir, name, Some(record))))?;
+        reopen(job, dir, &again)
     }
 }
 

@@ -24,7 +24,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_deque::Worker;
-use parking_lot::Mutex;
 
 pub(crate) use self::bucket::each;
 use self::forget::forget;
@@ -55,9 +54,6 @@ pub(crate) const NAMES_MAX: usize = 65_536;
 /// Time between two looks at the stop.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Names with the directories they are in.
-type Missing = Vec<(Arc<DirNode>, Name)>;
-
 /// What all threads share.
 struct Deletion<'j> {
     job: &'j Job,
@@ -67,34 +63,32 @@ struct Deletion<'j> {
     walker: Walker,
     /// Removals that are still allowed.
     left: AtomicU64,
-    /// Names that are recorded and are not at the destination: they are copied once more.
-    missing: Mutex<Missing>,
     /// Whether the source's file system tells all names apart, if it tells their case apart.
     is_source_local: bool,
 }
 
 /// Removes what the source no longer has. To be called when nothing is queued or under way, after a checkpoint.
-/// `clashes` are directories in the way of what is none in the source: they go first. Answers the names that were found
-/// to be missing at the destination: they are to be copied once more.
+/// `clashes` are directories in the way of what is none in the source: they go first. What is found to be missing at
+/// the destination is left in the catalog's index, to be copied once more.
 pub(crate) fn run(
     job: &Arc<Job>,
     caller: &Arc<dyn Caller>,
     counters: &Arc<Counters>,
     (threads, stop): (usize, &Stop),
     clashes: &[(Arc<DirNode>, Name)],
-) -> Result<Missing> {
-    let Some(deletes) = job.config.delete.filter(|_| job.single.is_none()) else { return Ok(Missing::new()) };
+) -> Result<()> {
+    let Some(deletes) = job.config.delete.filter(|_| job.single.is_none()) else { return Ok(()) };
     if !deletes.is_forced && has_unlisted(job)? {
         withhold(job, "some directories could not be listed");
-        return Ok(Missing::new());
+        return Ok(());
     }
     if !deletes.is_forced && job.source.bucket.is_none() && is_root_lost(job, &**caller) {
         counters.add(Count::DeletesWithheld, 1);
         withhold(job, "the source is not there any more");
-        return Ok(Missing::new());
+        return Ok(());
     }
     if job.dest.bucket.is_some() {
-        return bucket::run(job, caller, counters, (deletes, stop)).map(|()| Missing::new());
+        return bucket::run(job, caller, counters, (deletes, stop));
     }
     run_local(job, &**caller, counters, (threads, stop, deletes), clashes)
 }
@@ -110,7 +104,7 @@ fn run_local(
     counters: &Counters,
     (threads, stop, deletes): (usize, &Stop, Deletes),
     clashes: &[(Arc<DirNode>, Name)],
-) -> Result<Missing> {
+) -> Result<()> {
     let is_source_empty = match &job.source.bucket {
         None => is_empty(caller, Side::Source, &job.source.handle),
         Some(root) => Asked::new(root)?.is_empty()?,
@@ -118,12 +112,12 @@ fn run_local(
     if !deletes.is_forced && is_source_empty && !is_empty(caller, Side::Dest, &job.dest.handle) {
         counters.add(Count::DeletesWithheld, 1);
         withhold(job, "the source is empty");
-        return Ok(Missing::new());
+        return Ok(());
     }
     let (walker, workers) = Walker::new(threads.max(1), Arc::new(Bell::default()));
     let left = AtomicU64::new(deletes.max.unwrap_or(u64::MAX));
     let is_source_local = FileSystem::of(&job.source.handle).is_ok_and(FileSystem::tells_names_apart);
-    let deletion = Deletion { job, caller, counters, walker, left, missing: Mutex::default(), is_source_local };
+    let deletion = Deletion { job, caller, counters, walker, left, is_source_local };
     deletion.walker.inject(Work::List(DirNode::root()));
     for (dir, name) in clashes {
         deletion.walker.inject(Work::File(dir.clone(), name.clone()));
@@ -144,8 +138,7 @@ fn run_local(
             }
         }
         removers.into_iter().try_for_each(|remover| remover.join().unwrap_or(Ok(())))
-    })?;
-    Ok(deletion.missing.into_inner())
+    })
 }
 
 /// Whether a root holds no names. One that cannot be read holds what nobody knows.

@@ -181,3 +181,22 @@ fn what_was_bound_from_the_same_file_system_is_not_gone() {
         deleting.run().expect(0);
     }
 }
+
+/// However many there are: they wait in the catalog.
+#[test]
+fn all_that_is_missing_comes_back_at_once() {
+    const FILES: u64 = 66_000;
+    if !can_mount("all_that_is_missing_comes_back_at_once") {
+        return;
+    }
+    let mount = Mount::new(Kind::Tmpfs, 512);
+    let (many, copy) = (mount.join("tree/many"), mount.join("copy/many"));
+    fs::create_dir_all(&many).unwrap();
+    (0..FILES).for_each(|number| drop(fs::File::create(many.join(number.to_string())).unwrap()));
+    let job = Job::new(mount.join("tree"), mount.join("copy"), mount.join("state"), Engine::Auto).arg("-delete");
+    job.run().expect(0);
+    (0..FILES).for_each(|number| fs::remove_file(copy.join(number.to_string())).unwrap());
+    let outcome = job.run().expect(0);
+    assert_eq!((outcome.number("copied"), outcome.number("failed")), (FILES, 0), "{outcome}");
+    assert_eq!(fs::read_dir(&copy).unwrap().count() as u64, FILES);
+}
