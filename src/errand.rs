@@ -10,7 +10,7 @@ use crossbeam_deque::Worker;
 
 use crate::catalog::{DirId, DirState, FileRecord, Record, Stamp, Status};
 use crate::config::UNSTABLE_ATTEMPTS_MAX;
-use crate::error::{Cause, Errno, Error, Result};
+use crate::error::{Cause, Errno, Error, Result, join};
 use crate::filter::Sort;
 use crate::job::{Job, Past, Place, Ticket};
 use crate::links::LinkKey;
@@ -18,7 +18,7 @@ use crate::outcome::{Intake, Outcome, What};
 use crate::pages::Page;
 use crate::plan::Skip;
 use crate::provider::posix::Posix;
-use crate::report::{Count, Counters, LossSet, Meter, Weight};
+use crate::report::{Count, Counters, Failure, LossSet, Meter, Weight};
 use crate::ring::{Caller, Name, Side};
 use crate::transfer::{Ending, is_fatal};
 use crate::walk::{DestDir, DirNode, DirPair, Entry, Queued, Unmet, Work};
@@ -105,6 +105,12 @@ impl Errands {
                 let record = file_record(record).filter(|record| !self.is_lost(&dir, &open, &name, record));
                 let errand = self.errand(dir, open, name, (record, None), Ticket::Alone);
                 Some(Errand { claimed: group, ..errand })
+            }
+            // Its directory has left the source, and it with that.
+            (Err(Error { cause: Cause::Vanished, .. }), Ok(_)) => {
+                self.end_vanished(&dir, name, 1, group);
+                self.job.walker.complete();
+                None
             }
             (Err(error), _) | (_, Err(error)) => {
                 if !self.stops(&error) {
@@ -239,6 +245,7 @@ impl Errands {
         }
         if error.cause == Cause::Vanished {
             self.counters.add(Count::Vanished, 1);
+            self.job.failures.say_vanished(&Failure { error, attempts: 1 });
         } else {
             dir.note_unread();
             self.push_failure(dir, Name::default(), error, 1, None);
@@ -269,7 +276,9 @@ impl Errands {
         }
         match ending {
             // Not even from the root is it reached by its name.
-            Ending::Failed(Error { cause: Cause::Stale, .. }) => self.end_vanished(&dir, name, group),
+            Ending::Failed(Error { cause: Cause::Stale, .. }) => {
+                self.end_vanished(&dir, name, errand.attempt, group);
+            }
             Ending::Changed if errand.attempt < UNSTABLE_ATTEMPTS_MAX => {
                 self.job.failures.causes.note(Weight::Retry, &Cause::Unstable { attempts: errand.attempt });
                 errand.attempt += 1;
@@ -290,7 +299,7 @@ impl Errands {
             }
             Ending::Failed(error) if self.stops(&error) => return None,
             Ending::Failed(error) => self.push_failure(&dir, name, error, errand.attempt, group),
-            Ending::Vanished => self.end_vanished(&dir, name, group),
+            Ending::Vanished => self.end_vanished(&dir, name, errand.attempt, group),
             Ending::NotMade(stamp, owner) => {
                 self.counters.add(Count::Unchanged, 1);
                 self.push(&dir, name, What::NotMade { stamp, owner, group });
@@ -333,8 +342,11 @@ impl Errands {
         None
     }
 
-    fn end_vanished(&self, dir: &Arc<DirNode>, name: Name, group: Option<LinkKey>) {
+    fn end_vanished(&self, dir: &Arc<DirNode>, name: Name, attempts: u32, group: Option<LinkKey>) {
         self.counters.add(Count::Vanished, 1);
+        let object = join(&self.job.path(Side::Source, dir), &name);
+        let error = Error { verb: "copy", object, cause: Cause::Vanished };
+        self.job.failures.say_vanished(&Failure { error, attempts });
         self.push(dir, name, What::Vanished(group));
     }
 

@@ -12,12 +12,13 @@ use std::time::Instant;
 use crate::catalog::{Batch, DirId, DirRecord, DirStamp, DirState, Header, JobStatus, Row, Totals};
 use crate::checkpoint::Checkpointer;
 use crate::config::{Attributes, LossPolicy, Metadata, SpecialBits, scaled};
+use crate::delete;
 use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::lane::publish::{self, Publication};
 use crate::provider::metadata;
 use crate::provider::s3::{Unfinished, extended};
 use crate::provider::xattrs::{self, Failed, Made, Origin, Target, Thing, Trust};
-use crate::report::{Count, Loss, LossSet, PASSES_MAX, Pass};
+use crate::report::{Count, Failure, Loss, LossSet, PASSES_MAX, Pass};
 use crate::ring::{Handle, Kind, Name, Side, Stat};
 use crate::seal::{Sealer, on_all};
 use crate::walk::DirNode;
@@ -133,7 +134,9 @@ impl Checkpointer {
             let settled = on_all(&mut self.sealers, level, |sealer, (dir, record)| sealer.finish_dir(dir, record));
             for ((dir, record), settled) in level.iter().zip(settled) {
                 match settled {
-                    Ok((losses, count)) => {
+                    // Nothing would ever list it again.
+                    Ok(None) => delete::forget_gone(&self.job, dir)?,
+                    Ok(Some((losses, count))) => {
                         self.counters.add(count, 1);
                         rows.push(Row::CloseDir { id: dir.id });
                         if losses != record.losses {
@@ -201,9 +204,9 @@ impl Checkpointer {
 }
 
 impl Sealer {
-    /// Owner, mode, attributes and times of a directory; what was lost of them, and what to count it as. Once more,
-    /// from the root, where it has become stale.
-    fn finish_dir(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<(LossSet, Count)> {
+    /// Owner, mode, attributes and times of a directory; what was lost of them, and what to count it as. `None`:
+    /// neither side has it any more. Once more, from the root, where it has become stale.
+    fn finish_dir(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<Option<(LossSet, Count)>> {
         match self.settle_dir(dir, record) {
             Err(error) if error.is_stale() => {
                 self.forget(dir);
@@ -213,14 +216,21 @@ impl Sealer {
         }
     }
 
-    fn settle_dir(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<(LossSet, Count)> {
-        let Some(stamp) = record.stamp else { return Ok((LossSet::default(), Count::Dirs)) };
+    fn settle_dir(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<Option<(LossSet, Count)>> {
+        let Some(stamp) = record.stamp else { return Ok(Some((LossSet::default(), Count::Dirs))) };
         let job = self.job.clone();
         let is_asked = job.config.attributes != Attributes::None && job.source.bucket.is_none();
         let found = if is_asked { self.find_source(dir, record)? } else { None };
         let is_gone = is_asked && found.is_none();
         let hidden = hidden_bits(is_gone, job.config.attributes);
-        let handle = self.open(dir)?;
+        let handle = match self.open(dir) {
+            Err(Error { cause: Cause::Os(Errno::NOENT | Errno::NOTDIR | Errno::LOOP), .. })
+                if !self.is_in_source(dir, record)? =>
+            {
+                return Ok(None);
+            }
+            opened => opened?,
+        };
         let dest = self.dest();
         let mut losses = LossSet::default();
         let failed = |verb, errno| job.dir_error(Side::Dest, dir, verb, errno);
@@ -241,7 +251,19 @@ impl Sealer {
             set.map_err(|errno| failed("set times of", errno))?.into_iter().for_each(|loss| losses.add(loss));
         }
         losses.iter().try_for_each(|loss| self.lose_dir(dir, loss))?;
-        Ok((losses, if is_gone { Count::Vanished } else { Count::Dirs }))
+        if is_gone {
+            let error = Error { verb: "copy", object: job.path(Side::Source, dir), cause: Cause::Vanished };
+            job.failures.say_vanished(&Failure { error, attempts: 1 });
+        }
+        Ok(Some((losses, if is_gone { Count::Vanished } else { Count::Dirs })))
+    }
+
+    /// Whether the source has a directory. A bucket has what this pass has listed.
+    fn is_in_source(&mut self, dir: &Arc<DirNode>, record: &DirRecord) -> Result<bool> {
+        match self.job.source.bucket {
+            Some(_) => self.job.is_listed(dir.id),
+            None => Ok(self.find_source(dir, record)?.is_some()),
+        }
     }
 
     /// The source is asked for them by the directory's name: it may be one that nobody may list.
@@ -293,9 +315,7 @@ impl Sealer {
         let Some(parent) = &dir.parent else { return Ok(Some((self.job.source.handle.clone(), Name::default()))) };
         let at = match self.open_source(parent) {
             Ok(at) => at,
-            Err(Error { cause: Cause::Stale | Cause::Os(Errno::NOENT | Errno::NOTDIR | Errno::LOOP), .. }) => {
-                return Ok(None);
-            }
+            Err(Error { cause: Cause::Stale | Cause::Vanished, .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
         let is_it = |now: Stat| record.stamp.is_some_and(|stamp| self.job.is_same_dir(&stamp, &now));

@@ -285,7 +285,7 @@ pub fn open_listed(job: &Job, caller: &dyn Caller, dirs: &mut OpenDirs, dir: &Ar
 }
 
 /// One side of a directory that was listed before, reopened from the nearest open ancestor; from the root where one
-/// has become stale.
+/// has become stale. One that the source has no more is [`Cause::Vanished`].
 pub(crate) fn open_side(
     job: &Job,
     caller: &dyn Caller,
@@ -315,7 +315,12 @@ fn try_open_side(
     let (mut handle, below) = cache.nearest(dir);
     for (path, node) in path_steps(&below) {
         let opened = Posix::new(caller, side).open_dir(&handle, &path);
-        handle = opened.map_err(|errno| job.dir_error(side, node, "open", errno))?;
+        handle = opened.map_err(|errno| match (side, errno) {
+            (Side::Source, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                Error { verb: "open", object: job.path(side, node), cause: Cause::Vanished }
+            }
+            (side, errno) => job.dir_error(side, node, "open", errno),
+        })?;
         if side == Side::Dest {
             note_dest(job, caller, node, &handle)?;
         }

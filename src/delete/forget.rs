@@ -50,6 +50,18 @@ pub(super) fn reopen(job: &Job, dir: &DirNode, missing: &[(Name, Record)]) -> Re
     commit_if(job, &mut rows, 1)
 }
 
+/// Forgets a directory that neither side has any more, with all that is recorded below it.
+pub(crate) fn forget_gone(job: &Job, dir: &DirNode) -> Result<()> {
+    let Some(parent) = &dir.parent else { return Ok(()) };
+    let mut rows = Vec::new();
+    // Something else may have its name by now.
+    if job.catalog.reader()?.entry(parent.id, &dir.name)? == Some(Record::Dir(dir.id)) {
+        rows.push(Row::DeleteEntry { dir: parent.id, name: dir.name.clone() });
+    }
+    forget_dir(job, dir.id, &mut rows)?;
+    commit_if(job, &mut rows, 1)
+}
+
 /// Forgets that directories could not be listed.
 pub(super) fn forget_unlisted(job: &Job, dirs: Vec<DirId>) -> Result<()> {
     let mut rows = Vec::new();

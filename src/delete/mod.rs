@@ -27,6 +27,7 @@ use crossbeam_deque::Worker;
 
 pub(crate) use self::bucket::each;
 use self::forget::forget;
+pub(crate) use self::forget::forget_gone;
 use self::judge::{Found, Met};
 use self::source::Asked;
 pub(crate) use self::source::{has, has_below, holds_names, listed};

@@ -40,6 +40,8 @@ pub struct Failures {
     console: Arc<Console>,
     /// How many there were.
     count: AtomicU64,
+    /// Objects that were gone when their turn came.
+    vanished: AtomicU64,
     /// The last ones, oldest first, at most [`FAILURES_KEPT_MAX`].
     last: Mutex<VecDeque<String>>,
     /// All of them by cause, and what was tried again before it failed or did not.
@@ -49,14 +51,24 @@ pub struct Failures {
 impl Failures {
     /// None yet.
     pub fn new(console: Arc<Console>) -> Failures {
-        Failures { console, count: AtomicU64::new(0), last: Mutex::default(), causes: Arc::default() }
+        let (count, vanished) = (AtomicU64::new(0), AtomicU64::new(0));
+        Failures { console, count, vanished, last: Mutex::default(), causes: Arc::default() }
     }
 
     /// Says one failure, if it is among the first. The caller counts it and keeps it in the catalog.
     pub fn say(&self, failure: &Failure) {
         self.causes.note(Weight::Object, &failure.error.cause);
+        self.tell(failure, &self.count);
+    }
+
+    /// Says that an object is not in the source any more, likewise. It is no failure, and nothing is kept of it.
+    pub fn say_vanished(&self, failure: &Failure) {
+        self.tell(failure, &self.vanished);
+    }
+
+    fn tell(&self, failure: &Failure, count: &AtomicU64) {
         let line = failure.line();
-        if self.count.fetch_add(1, Ordering::Relaxed) < FAILURES_SHOWN_MAX {
+        if count.fetch_add(1, Ordering::Relaxed) < FAILURES_SHOWN_MAX {
             self.console.error(&line);
         }
         let mut last = self.last.lock();
@@ -82,6 +94,10 @@ impl Failures {
         if more > 0 {
             self.console.error(&format!("gfast: and {more} more, see the catalog"));
         }
+        let more = self.vanished.load(Ordering::Relaxed).saturating_sub(FAILURES_SHOWN_MAX);
+        if more > 0 {
+            self.console.error(&format!("gfast: and {more} more vanished"));
+        }
     }
 }
 
@@ -102,7 +118,7 @@ mod tests {
         failures.finish();
         let text = kept.text();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 21);
+        assert_eq!((lines.len(), failures.count()), (21, FAILURES_SHOWN_MAX + 3));
         assert_eq!(failures.last()[22], "gfast: cannot read /s/22: Input/output error");
         assert_eq!(lines[0], "gfast: cannot read /s/0: Input/output error");
         assert_eq!(lines[1], "gfast: cannot read /s/1: Input/output error (tried 2 times)");

@@ -200,3 +200,68 @@ fn all_that_is_missing_comes_back_at_once() {
     assert_eq!((outcome.number("copied"), outcome.number("failed")), (FILES, 0), "{outcome}");
     assert_eq!(fs::read_dir(&copy).unwrap().count() as u64, FILES);
 }
+
+/// A directory of which one file cannot be read by the user who copies it, and one cannot keep its owner.
+fn with_failures(scene: &Scene, engine: Engine) -> Job {
+    for name in ["secret", "theirs"] {
+        write(&scene.source.join("gone/below").join(name), name);
+    }
+    must(Command::new("chown").args(["-R", "12345:12345"]).arg(scene.scratch.path()));
+    // The directory loses its owner, too.
+    for name in ["gone", "gone/below/secret", "gone/below/theirs"] {
+        must(Command::new("chown").arg("0:0").arg(scene.source.join(name)));
+    }
+    set_mode(&scene.source.join("gone/below/secret"), 0o600);
+    let job = scene.job(engine).user(12_345);
+    job.run().expect(23);
+    job
+}
+
+#[test]
+fn what_left_the_source_is_no_failure_of_a_retry() {
+    if !rustix::process::geteuid().is_root() {
+        support::fixture::skip("what_left_the_source_is_no_failure_of_a_retry", "not root");
+        return;
+    }
+    for engine in Engine::all() {
+        for is_replaced in [false, true] {
+            let scene = Scene::new();
+            let job = with_failures(&scene, engine);
+            fs::remove_dir_all(scene.source.join("gone")).unwrap();
+            if is_replaced {
+                std::os::unix::fs::symlink("d", scene.source.join("gone")).unwrap();
+            }
+            let retry = job.clone().arg("-retry-failed");
+            let outcome = retry.run().expect(24);
+            assert_eq!((outcome.number("failed"), outcome.number("vanished")), (0, 2), "{outcome}");
+            // Each by its name.
+            for name in ["gone/below/secret", "gone/below/theirs"] {
+                let line = format!("/{name}: it vanished");
+                assert!(outcome.stderr.contains(&line), "{line}: {outcome}");
+            }
+            let outcome = retry.run();
+            assert_eq!((outcome.number("failed"), outcome.number("copied")), (0, 0), "{outcome}");
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_neither_side_has_is_finished_with() {
+    if !rustix::process::geteuid().is_root() {
+        support::fixture::skip("a_directory_that_neither_side_has_is_finished_with", "not root");
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let job = with_failures(&scene, engine);
+        [&scene.source, &scene.dest].iter().for_each(|root| fs::remove_dir_all(root.join("gone")).unwrap());
+        let outcome = job.clone().arg("-retry-failed").run().expect(24);
+        assert_eq!((outcome.number("failed"), outcome.number("vanished")), (0, 2), "{outcome}");
+        job.run().expect(0);
+        job.clone().arg("-retry-failed").run().expect(0);
+        // As if it had never been there.
+        write(&scene.source.join("gone/below/new"), "new");
+        job.run().expect(0);
+        assert!(scene.dest.join("gone/below/new").exists());
+    }
+}
