@@ -165,8 +165,8 @@ impl Asked {
             self.dest.check_key(&met.dir, self.dest_name(&met))?;
         }
         Ok(Some(match plan {
+            Plan::Skip(_) if self.is_missing(&met, record.as_ref())? => ("copy", "missing"),
             Plan::Skip(Skip::Done) => ("skip", "done"),
-            Plan::Skip(Skip::Unchanged) if self.is_missing(&met)? => ("copy", "missing"),
             Plan::Skip(Skip::Unchanged) => ("skip", "unchanged"),
             Plan::Compare => match self.compare(&met).await? {
                 None => return Ok(None),
@@ -184,10 +184,11 @@ impl Asked {
         }))
     }
 
-    /// Whether --delete would find an unchanged object missing (delete/missing.rs).
-    fn is_missing(&self, met: &Met) -> Result<bool> {
+    /// Whether --delete would find an object missing that is recorded as copied (delete/missing.rs).
+    fn is_missing(&self, met: &Met, record: Option<&FileRecord>) -> Result<bool> {
         let End::Files(files) = &self.dest else { return Ok(false) };
-        Ok(self.is_deleting && files.stat(&met.dir, self.dest_name(met))?.is_none())
+        let is_made = record.is_some_and(|record| !record.losses.has_object());
+        Ok(self.is_deleting && is_made && files.stat(&met.dir, self.dest_name(met))?.is_none())
     }
 
     /// Whether a file system has a directory under the name of an object.

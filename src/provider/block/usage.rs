@@ -64,8 +64,9 @@ impl Bytes {
         Ok(mounted.or_else(|| self.holder()))
     }
 
-    /// Keeps everybody from writing to the bytes of a device while they are read, for as long as what is returned lives;
-    /// who has some of them already. `claim` opens the device itself with O_EXCL. Who has mounted it read-only may.
+    /// Keeps everybody from writing to the bytes of a device while they are read, for as long as what is returned
+    /// lives; who has some of them already. `claim` opens the device itself with O_EXCL. Who has mounted it read-only
+    /// may.
     pub fn claim_still(
         &self,
         claim: impl Fn() -> std::result::Result<OwnedFd, Errno>,

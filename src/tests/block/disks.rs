@@ -51,7 +51,8 @@ impl Pair {
     }
 }
 
-/// What a resume asks of its ends is true of the source as well: it holds what was copied, for it was copied from there.
+/// What a resume asks of its destination is true of the source as well: it holds what was copied, for that came from
+/// there.
 #[test]
 fn disks_that_have_each_others_names_are_not_written_to() {
     if !can_mount("disks_that_have_each_others_names_are_not_written_to") {

@@ -182,6 +182,26 @@ fn what_was_bound_from_the_same_file_system_is_not_gone() {
     }
 }
 
+/// Also of a pass that was interrupted, and the dry run says so.
+#[test]
+fn what_is_missing_of_an_interrupted_pass_comes_back() {
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        fs::write(scene.source.join("large"), vec![7; 16 << 20]).unwrap();
+        let job = scene.job(engine).arg("-delete");
+        let running = job.clone().args(&["-bwlimit=2M", "-checkpoint-interval=0.5"]).start();
+        assert!(running.run_for(std::time::Duration::from_secs(3)), "it ended too early");
+        running.kill();
+        fs::remove_file(scene.dest.join("keep")).unwrap();
+        let said = rehearse(&job, 0);
+        let says = |path: &str| said.get(path).map(String::as_str);
+        assert_eq!((says("keep"), says("d/keep")), (Some("copy missing"), Some("skip done")), "{said:?}");
+        let outcome = job.run().expect(0);
+        assert_eq!(outcome.number("copied"), 2, "{outcome}");
+        Comparison::new(&scene.source, &scene.dest).assert_same();
+    }
+}
+
 /// However many there are: they wait in the catalog.
 #[test]
 fn all_that_is_missing_comes_back_at_once() {
