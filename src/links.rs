@@ -157,7 +157,8 @@ impl LinkMap {
         self.promoted.lock().insert(name, key);
     }
 
-    /// Likewise, of a group whose recorded first is lost; false if a name of its file is being copied, in whatever state.
+    /// Likewise, of a group whose recorded first is lost; false if a name of its file, in whatever state, is being
+    /// copied.
     pub fn succeed(&self, key: LinkKey, name: LinkName) -> bool {
         let mut numbers = self.firsts.lock();
         let firsts = numbers.entry((key.dev, key.ino)).or_default();
