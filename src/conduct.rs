@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::catalog;
 use crate::checkpoint::Checkpointer;
-use crate::config::Retry;
+use crate::config::{Retry, scaled};
 use crate::delete;
 use crate::error::{Error, Result};
 use crate::job::{Job, Past};
@@ -20,7 +20,9 @@ use crate::stop::Stop;
 use crate::unmet;
 use crate::walk::Work;
 
-/// Rounds of names left over at the end of a pass before they count as failed.
+/// Names left over at the end of a pass that go round again at a time (I4).
+const LATE_MAX: usize = scaled(1 << 16, 4);
+/// Rounds of them, one after the other, after which no fewer wait than before: then they never will.
 const ROUNDS_MAX: u32 = 8;
 
 /// Conducts one run.
@@ -33,8 +35,10 @@ pub struct Conductor {
     counters: Vec<Arc<Counters>>,
     /// Raised when the run is to be interrupted.
     stop: Stop,
-    /// Rounds of names that were left over.
+    /// Rounds of names that were left over since fewer of them waited than ever.
     rounds: u32,
+    /// The fewest that have waited.
+    waiting_min: u64,
     /// Whether what the source no longer has is gone.
     is_cleared: bool,
     /// How far a run that only tries what failed has come.
@@ -83,9 +87,19 @@ impl Conductor {
             Retry::FailedOnly => Retried::Until(None),
             Retry::WithAll | Retry::All => Retried::All,
         };
-        let (rounds, is_cleared, started) = (0, false, Instant::now());
-        let (relinked, restored) = (Scanned::Until(None), Scanned::Until(None));
-        Conductor { job, checkpointer, counters, stop, rounds, is_cleared, retried, relinked, restored, started }
+        Conductor {
+            job,
+            checkpointer,
+            counters,
+            stop,
+            rounds: 0,
+            waiting_min: u64::MAX,
+            is_cleared: false,
+            retried,
+            relinked: Scanned::Until(None),
+            restored: Scanned::Until(None),
+            started: Instant::now(),
+        }
     }
 
     /// Does what is to be done now. `is_time` says that the interval between checkpoints is over.
@@ -215,11 +229,17 @@ impl Conductor {
 
     /// Names that still wait for a first name go round again; true if there were any.
     fn bring_back(&mut self) -> Result<bool> {
-        let late = self.job.catalog.reader()?.any_late_links(1 << 16)?;
-        self.rounds += 1;
+        let reader = self.job.catalog.reader()?;
+        let (late, waiting) = (reader.any_late_links(LATE_MAX)?, reader.late_links_len()?);
+        drop(reader);
         if late.is_empty() {
+            (self.rounds, self.waiting_min) = (0, u64::MAX);
             return Ok(false);
         }
+        (self.rounds, self.waiting_min) = match waiting < self.waiting_min {
+            true => (1, waiting),
+            false => (self.rounds + 1, self.waiting_min),
+        };
         if self.rounds > ROUNDS_MAX {
             return Err(Error::catalog("", "hard links wait for names that never come"));
         }

@@ -21,6 +21,8 @@ use crate::walk::{DirNode, Work};
 const PAGE: usize = scaled(4096, 3);
 /// Most failed entries of an interrupted run that its resume tries again; the next pass tries all of them (I4).
 const RETRIED_MAX: usize = 100_000;
+/// Entries that a run which only tries again queues at a time (I4).
+const RETRIED_ROUND: usize = scaled(100_000, 3);
 
 /// What kind of run this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +100,7 @@ pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
 /// for the first of their group get work of their own, too. A retry opens the pass it belongs to again: cut short, it
 /// is gone on with like any other run.
 fn begin_resume(catalog: &Catalog) -> Result<()> {
+    end_waiting(catalog)?;
     let before = catalog.header();
     let header = Header { status: JobStatus::Running, ..before.clone().for_this_boot() };
     let reader = catalog.reader()?;
@@ -119,14 +122,30 @@ fn begin_resume(catalog: &Catalog) -> Result<()> {
             }
         }
     }
-    for (dev, ino, dir, name) in reader.any_late_links(usize::MAX)? {
-        rows.push(Row::DropLateLink { dev, ino, dir, name: name.clone() });
-        rows.push(Row::OpenFile { dir, name });
-    }
     drop(reader);
     match rows.is_empty() && header == before {
         true => Ok(()),
         false => catalog.commit(&Batch { rows, header, reseal_dirs: Vec::new() }),
+    }
+}
+
+/// Names that wait for the first of their group wait no more, a page of them in each commit (I4).
+fn end_waiting(catalog: &Catalog) -> Result<()> {
+    // Ends: each turn drops what it has read.
+    loop {
+        let reader = catalog.reader()?;
+        let page = reader.any_late_links(PAGE)?;
+        if page.is_empty() {
+            return Ok(());
+        }
+        let mut rows = Vec::with_capacity(2 * page.len());
+        for (dev, ino, dir, name) in page {
+            rows.push(Row::DropLateLink { dev, ino, dir, name: name.clone() });
+            rows.push(Row::OpenFile { dir, name });
+        }
+        let reseal_dirs = reader.reseal_dirs()?;
+        drop(reader);
+        catalog.commit(&Batch { rows, header: catalog.header(), reseal_dirs })?;
     }
 }
 
@@ -243,7 +262,7 @@ fn is_before_mark(job: &Job, dir: &DirNode, name: &Name) -> Result<bool> {
     Ok(mark.is_some_and(|mark| root.key(dir, name).is_ok_and(|key| key.as_str() <= mark.as_str())))
 }
 
-/// Queues the next of the entries that failed, from behind `after` on, up to `RETRIED_MAX`; the last one looked at,
+/// Queues the next of the entries that failed, from behind `after` on, up to `RETRIED_ROUND`; the last one looked at,
 /// or `None` if there are no more. To be called when nothing is queued, right after a checkpoint.
 pub fn retry_failed(job: &Job, after: Option<LinkName>) -> Result<Option<LinkName>> {
     Ok(retry_open(job, after, |_, _, _| Ok(true))?.0)
@@ -263,7 +282,7 @@ fn retry_open(
     let reader = job.catalog.reader()?;
     let (mut nodes, mut queued) = (HashMap::new(), 0);
     // Ends: each page lies strictly behind the one before.
-    while queued < RETRIED_MAX {
+    while queued < RETRIED_ROUND {
         let page = reader.open_files(after.as_ref(), PAGE)?;
         let Some(last) = page.last() else { return Ok((None, queued)) };
         after = Some(last.clone());
@@ -293,7 +312,7 @@ pub fn retry_losses(job: &Job, mut after: Option<LinkName>) -> Result<(Option<Li
         dirs.push(DirId::ROOT);
     }
     // Ends: each page lies strictly behind the one before.
-    while queued < RETRIED_MAX {
+    while queued < RETRIED_ROUND {
         let page = reader.all_entries(after.as_ref(), PAGE)?;
         let Some((dir, name, _)) = page.last() else { return Ok((None, dirs)) };
         after = Some((*dir, name.clone()));

@@ -261,6 +261,12 @@ impl<'c> Reader<'c> {
         })
     }
 
+    /// How many names wait.
+    pub fn late_links_len(&self) -> Result<u64> {
+        let tree = self.catalog.store.tree(Tree::LateLinks);
+        tree.len(&self.txn).map_err(|error| trouble(self.catalog.path(), &error))
+    }
+
     /// Directories that hold records of the newest durable batch, ascending.
     pub fn reseal_dirs(&self) -> Result<Vec<DirId>> {
         let expected = self.catalog.store.header(&self.txn, self.catalog.path())?.reseal_count;

@@ -291,7 +291,7 @@ fn everything_comes_back_after_a_reopen() {
     assert_eq!(reader.link(3, 98).unwrap(), None);
     assert_eq!(reader.late_links(3, 99, 10).unwrap(), [(DirId(1), name("late"))]);
     let late = [(3, 99, DirId(1), name("late")), (3, 100, DirId(1), name(&long))];
-    assert_eq!(reader.any_late_links(10).unwrap(), late);
+    assert_eq!((reader.any_late_links(10).unwrap(), reader.late_links_len().unwrap()), (late.to_vec(), 2));
     assert_eq!(reader.reseal_dirs().unwrap(), reseal_dirs);
 }
 

@@ -21,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use check::{Claims, Verdict, claims_hold, outcome_is_true, seals_hold, trees_agree};
 use machine::{Machine, Order, Ran, Style};
 
-use crate::config::{Attributes, DirectChoice, Metadata, Naming};
+use crate::config::{Attributes, ChecksumPolicy, DirectChoice, Metadata, Naming};
 use crate::error::{Cause, Errno, Error};
 use crate::report::{Count, End};
 use crate::resume::Kind;
@@ -477,4 +477,41 @@ fn a_first_name_that_is_lost_at_the_destination_is_none() {
         assert_eq!(lived, Ok(()), "seed {seed}:\n{}", life.log.join("\n"));
     }
     assert!(failed > 0, "no first name ever failed");
+}
+
+/// Names that wait for first names which the source has no more, many times as many as go round at a time: the oldest
+/// of a row of snapshots is rotated away.
+#[test]
+fn however_many_names_wait_for_first_names_that_are_gone_they_are_copied() {
+    let mut waited = 0;
+    for seed in 1..9 {
+        let style = Style { checksum: ChecksumPolicy::Keep, ..Style::draw(&mut Random::new(seed)) };
+        let mut source = Disk::new(1001);
+        let path = |day: usize, file: usize| format!("day{day}/{file}").into_bytes();
+        for day in 0..3 {
+            source.add_dir(format!("day{day}").as_bytes());
+            for file in 0..60 {
+                match day {
+                    0 => source.add_file(&path(day, file), format!("content {file}").as_bytes()),
+                    _ => source.add_link(&path(0, file), &path(day, file)),
+                }
+            }
+        }
+        let machine = Machine::new(seed, source.clone(), Disk::new(1002), style);
+        let mut life = Life { before: source, machine, random: Random::new(seed), log: Vec::new() };
+        let mut live = || -> Verdict {
+            life.calm_run()?;
+            life.machine.keep_source();
+            // Whose names were first is a matter of chance.
+            let gone = seed as usize % 3;
+            (0..60).for_each(|file| life.machine.source.remove(&path(gone, file)));
+            life.machine.source.remove(format!("day{gone}").as_bytes());
+            let ran = life.calm_run()?;
+            waited += ran.totals.get(Count::FilesCopied) + ran.totals.get(Count::Refreshed);
+            life.end()
+        };
+        let lived = live();
+        assert_eq!(lived, Ok(()), "seed {seed}:\n{}", life.log.join("\n"));
+    }
+    assert!(waited > 0, "no first name was ever gone");
 }
