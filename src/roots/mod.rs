@@ -394,9 +394,16 @@ impl Root {
 }
 
 impl Found {
-    /// What `path` leads to, symlinks followed; `None` when there is nothing.
+    /// What `path` leads to, symlinks followed; `None` when there is nothing. Only who asks for a directory has mounted
+    /// what is mounted on demand (autofs, file systems below an export of NFS 4): else that is an empty directory, or
+    /// none that can be read (open(2), O_PATH).
     fn at(path: &Path) -> Result<Option<Found>> {
-        match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let opened = match rustix::fs::open(path, flags | OFlags::DIRECTORY, Mode::empty()) {
+            Err(Errno::NOTDIR) => rustix::fs::open(path, flags, Mode::empty()),
+            opened => opened,
+        };
+        match opened {
             Ok(fd) => Found::describe(fd, path.as_os_str().as_bytes()).map(Some),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(refused_by(path.as_os_str().as_bytes(), "reached", errno)),

@@ -2,15 +2,19 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use gfast::cli::{Parsed, parse};
 use gfast::config::Config;
 use gfast::error::{Cause, escape};
+use gfast::location::Location;
 use gfast::report::Busy;
-use gfast::roots::{DestOrigin, Examined, Roots, examine};
+use gfast::roots::{DestOrigin, Examined, Root, Roots, examine, open_to_read};
+use rustix::fs::{Access, AtFlags};
 
 /// A directory of its own, gone at the end with all that is mounted in it.
 struct Scratch(PathBuf);
@@ -214,26 +218,87 @@ fn one_file_goes_under_a_new_name_or_into_a_directory() {
     assert_eq!(escape(&examined(&file, &scratch.path("new")).source_path()), file.to_str().unwrap());
 }
 
-/// Runs itself again in a mount namespace of its own, so that no mount outlives it, whatever happens.
-#[test]
-fn bind_mounts_do_not_hide_an_overlap() {
+/// Runs a test again in a mount namespace of its own, so that no mount outlives it, whatever happens.
+fn in_namespace(test: &str, inside: impl FnOnce()) {
     const INSIDE: &str = "GFAST_TEST_IN_NAMESPACE";
     if std::env::var_os(INSIDE).is_some() {
-        return overlaps_through_mounts();
+        return inside();
     }
     let unshared = Command::new("unshare").args(["--mount", "true"]).output();
     if !unshared.is_ok_and(|output| output.status.success()) {
-        println!("skipped: a mount namespace needs unshare(1) and root");
+        println!("skipped: {test}: a mount namespace needs unshare(1) and root");
         return;
     }
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "bind_mounts_do_not_hide_an_overlap", "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
         .status()
         .unwrap();
     assert!(status.success());
+}
+
+#[test]
+fn bind_mounts_do_not_hide_an_overlap() {
+    in_namespace("bind_mounts_do_not_hide_an_overlap", overlaps_through_mounts);
+}
+
+/// Mounts autofs on a directory, and a file system with a file in it on that once somebody comes in.
+const AUTOMOUNT: &str = r#"
+import fcntl, os, struct, subprocess, sys
+reader, writer = os.pipe()
+options = f"fd={writer},pgrp={os.getpgrp()},minproto=5,maxproto=5,direct"
+subprocess.run(["mount", "-t", "autofs", "-o", options, "test", sys.argv[1]], check=True, pass_fds=[writer])
+os.close(writer)
+trigger = os.open(sys.argv[1], os.O_RDONLY)
+print("ready", flush=True)
+packet = os.read(reader, 304)
+subprocess.run(["mount", "-t", "tmpfs", "none", sys.argv[1]], check=True)
+open(sys.argv[1] + "/file", "w").close()
+AUTOFS_IOC_READY = 0x9360
+fcntl.ioctl(trigger, AUTOFS_IOC_READY, struct.unpack_from("I", packet, 8)[0])
+"#;
+
+/// The daemon of one such mount, ended when dropped.
+struct Automount(Child);
+
+impl Automount {
+    /// `None` where autofs cannot be mounted, or nobody is there to do it.
+    fn new(point: &Path) -> Option<Automount> {
+        let mut python = Command::new("python3");
+        // What a daemon's own process group does mounts nothing.
+        python.args(["-c", AUTOMOUNT]).arg(point).process_group(0).stdout(Stdio::piped());
+        let mut daemon = Automount(python.spawn().ok()?);
+        let mut line = String::new();
+        BufReader::new(daemon.0.stdout.take()?).read_line(&mut line).ok()?;
+        (line == "ready\n").then_some(daemon)
+    }
+}
+
+impl Drop for Automount {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_is_mounted_on_demand_is_mounted() {
+    in_namespace("what_is_mounted_on_demand_is_mounted", || {
+        let scratch = Scratch::new("automount");
+        let plain = scratch.dir("plain");
+        let points = ["source", "dest", "read"].map(|name| scratch.dir(name));
+        let daemons: Vec<_> = points.iter().map_while(|point| Automount::new(point)).collect();
+        if daemons.len() < points.len() {
+            return println!("skipped: autofs cannot be mounted, or there is no python3");
+        }
+        let has_file = |root: &Root| rustix::fs::accessat(&root.handle, "file", Access::EXISTS, AtFlags::empty());
+        assert_eq!(has_file(&opened(&points[0], &scratch.path("new")).source), Ok(()));
+        assert_eq!(has_file(&opened(&plain, &points[1]).dest), Ok(()));
+        let (read, _) = open_to_read(&Location::Posix(points[2].clone())).unwrap();
+        assert_eq!(has_file(&read), Ok(()));
+    });
 }
 
 fn mount(args: &[&str], source: &Path, point: &Path) {
