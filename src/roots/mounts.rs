@@ -112,10 +112,12 @@ impl MountTable {
         MountTable { mounts: text.split(|&b| b == b'\n').filter_map(parse_line).collect() }
     }
 
-    /// Where `path` really lies, which was reached through mount `mount_id` (0: the kernel does not tell, before 5.8).
-    pub fn place(&self, mount_id: u64, path: &[u8]) -> Option<Place> {
-        let mount = self.mount(mount_id, path)?;
-        Some(mount.place(path))
+    /// Where `path` really lies, which was reached through mount `mount_id` (0: the kernel does not tell, before 5.8)
+    /// and is on device `dev`. Below a root directory that is no mount point (chroot(2)) the table does not list what
+    /// lies on its own file system: there are the paths that this process sees.
+    pub fn place(&self, mount_id: u64, path: &[u8], dev: u64) -> Place {
+        let unlisted = || Place { dev, path: path.to_vec(), export: None };
+        self.mount(mount_id, path).map_or_else(unlisted, |mount| mount.place(path))
     }
 
     /// What tells where `path` lies from where it would lie if something else was mounted, or nothing; the same after a
@@ -258,7 +260,7 @@ garbage
 ";
 
     fn place(table: &MountTable, mount_id: u64, path: &[u8]) -> (u64, String) {
-        let place = table.place(mount_id, path).unwrap();
+        let place = table.place(mount_id, path, 1);
         (place.dev, String::from_utf8(place.path).unwrap())
     }
 
@@ -273,6 +275,8 @@ garbage
         assert_eq!(place(&table, 37, b"/mnt/b/c"), (data, "/a b/c".into()));
         assert_eq!(place(&table, 0, b"/mnt/b/c"), (data, "/x/c".into()));
         assert_eq!(place(&table, 0, b"/mnt/bc"), (root, "/mnt/bc".into()));
+        let chroot = MountTable::parse(b"39 27 0:21 / /proc rw - proc proc rw\n");
+        assert_eq!(place(&chroot, 27, b"/etc"), (1, "/etc".into()));
     }
 
     #[test]

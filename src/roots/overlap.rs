@@ -93,10 +93,8 @@ fn has_ancestor(start: &Found, ancestor: &Found) -> Result<bool> {
 
 fn by_mounts(source: &Found, dest: &Target, mounts: Mounts) -> Result<()> {
     let table = MountTable::read()?;
-    let unknown = |path: &[u8]| Error::refused(path, "is on no mount of /proc/self/mountinfo");
-    let source_place = table.place(source.stat.mount_id, &source.path).ok_or_else(|| unknown(&source.path))?;
-    let dest_found = table.place(dest.found.stat.mount_id, &dest.found.path);
-    let dest_found = dest_found.ok_or_else(|| unknown(&dest.found.path))?;
+    let place = |found: &Found| table.place(found.stat.mount_id, &found.path, found.stat.dev);
+    let (source_place, dest_found) = (place(source), place(&dest.found));
     let dest_place = dest.missing().iter().fold(dest_found, |place, name| place.child(name));
     match through_mounts(&table, (&source.path, source_place), (&dest.path(), dest_place), mounts) {
         Some((relation, through)) => Err(refusal(source, dest, relation, through)),
@@ -166,7 +164,7 @@ mod tests {
 
     fn told<'p>(source: &'p str, dest: &'p str, mounts: Mounts) -> Option<Relation> {
         let table = MountTable::parse(TABLE);
-        let end = |path: &'p str| (path.as_bytes(), table.place(0, path.as_bytes()).unwrap());
+        let end = |path: &'p str| (path.as_bytes(), table.place(0, path.as_bytes(), 0));
         through_mounts(&table, end(source), end(dest), mounts).map(|(relation, _)| relation)
     }
 

@@ -244,6 +244,28 @@ fn bind_mounts_do_not_hide_an_overlap() {
     in_namespace("bind_mounts_do_not_hide_an_overlap", overlaps_through_mounts);
 }
 
+#[test]
+fn a_root_directory_that_is_no_mount_point_will_do() {
+    in_namespace("a_root_directory_that_is_no_mount_point_will_do", || {
+        let scratch = Scratch::new("chroot");
+        scratch.dir("data/source/inner");
+        mount(&["-t", "proc"], Path::new("none"), &scratch.dir("proc"));
+        let outside = fs::File::open("/").unwrap();
+        std::os::unix::fs::chroot(&scratch.0).unwrap();
+        std::env::set_current_dir("/").unwrap();
+        let examined = |source, dest| {
+            let examined = examine(&config(Path::new(source), Path::new(dest), &[]), &Busy::default());
+            examined.map(|_| ()).map_err(|error| error.to_string())
+        };
+        let apart = examined("/data/source", "/data/dest");
+        let inside = examined("/data/source", "/data/source/inner/new").unwrap_err();
+        rustix::process::fchdir(outside).unwrap();
+        std::os::unix::fs::chroot(".").unwrap();
+        assert_eq!(apart, Ok(()));
+        assert!(inside.contains("lies inside the source"), "{inside}");
+    });
+}
+
 /// Mounts autofs on a directory, and a file system with a file in it on that once somebody comes in.
 const AUTOMOUNT: &str = r#"
 import fcntl, os, struct, subprocess, sys
