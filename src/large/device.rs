@@ -157,13 +157,14 @@ impl LargeFile {
 }
 
 /// Files that earlier runs of this job have made of a device: the one that is gone on with, and the one that it is to
-/// replace.
+/// replace. Where inode numbers do not last that one is known by its name and size.
 fn earlier_files(work: &Work, file: &NewFile, is_begun: bool) -> Vec<Handle> {
     let (job, place, dest) = (work.job, work.place, Posix::new(work.caller, Side::Dest));
     let open = |name: &Name, id: u64| {
         let copy = dest.open(&place.open.dest, name, Access::Read).ok()?;
         let stat = dest.stat_handle(&copy).ok()?;
-        (stat.kind() == Kind::File && job.dest_id(&stat) == id).then_some(copy)
+        let is_it = job.dest_id(&stat) == id || !job.dest.inodes.is_lasting() && stat.size == work.stat.size;
+        (stat.kind() == Kind::File && is_it).then_some(copy)
     };
     let name = file.temp.as_ref().unwrap_or(&place.dest_name);
     let begun = is_begun.then(|| open(name, job.dest_id(&file.made))).flatten();
