@@ -131,10 +131,12 @@ pub(crate) fn source_holds(job: &Job, ranges: &[Range]) -> bool {
 }
 
 /// Takes note of what earlier runs of the job left at the destination, if one of them has written all of it but what it
-/// could not read: what that one read stays where this one cannot.
+/// could not read: what that one read stays where this one cannot. Of a device that a whole copy was written to nothing
+/// tells that the copy is still there: it may have been in use since.
 pub(crate) fn note_standing(job: &Job, record: Option<&FileRecord>) -> Result<()> {
     let Some(record) = record else { return Ok(()) };
     let standing = match record.status {
+        Status::Done | Status::Written if job.device(Side::Dest).is_some() => 0,
         Status::Done | Status::Written | Status::Failed => record.dest_ino,
         Status::Pending => 0,
         Status::InProgress => {

@@ -426,12 +426,11 @@ fn what_was_read_beside_a_bad_sector_outlives_a_kill() {
         let dest = if to_device { device.path().to_owned() } else { scratch.path().join("image") };
         let job = |source: &Loop| {
             let job = Job::new(source.path(), &dest, scratch.path().join("state"), Engine::Auto);
-            job.args(&["--skip-bad-sectors", "--bwlimit", "4M", "--checkpoint-interval", "0.1"])
+            job.args(&["--skip-bad-sectors", "--checkpoint-interval", "0.1"])
         };
-        let running = job(&source).start();
-        // Behind the first bad page and the chunk it lies in.
-        assert!(running.run_until(|io| io.write_bytes > 17 << 19), "it was too fast");
-        running.run_for(Duration::from_millis(300));
+        let running = job(&source).args(&["--bwlimit", "2M"]).start();
+        // Behind the first bad page and the chunk it lies in, whatever of what is written is the catalog's.
+        assert!(running.run_for(Duration::from_millis(5200)), "it was too fast");
         running.kill();
         drop(source);
         worsen(&mount, &(0..16).map(|page| 6 * MIB + page * 4096).collect::<Vec<_>>(), &[]);
