@@ -138,6 +138,7 @@ impl Checkpointer {
         let (mut outcomes, bytes) = self.intake.take();
         self.sync_batch()?;
         self.readback.run(&mut self.sealers, &mut outcomes);
+        self.record_replaced(&outcomes)?;
         let mut draft = Draft { number: self.header.durable_batch + 1, ..Draft::default() };
         for (dir, name, id) in std::mem::take(&mut self.found_early) {
             self.found(&mut draft, &dir, name, id)?;
@@ -151,6 +152,21 @@ impl Checkpointer {
         self.counters.add(Count::BytesDurable, bytes);
         self.intake.close();
         Ok(())
+    }
+
+    /// Files that are about to be replaced under their first names, and have others: once replaced, they tell nobody.
+    fn record_replaced(&self, outcomes: &[Outcome]) -> Result<()> {
+        let batch = self.header.durable_batch + 1;
+        let row_of = |outcome: &Outcome| {
+            let What::Replacing(dest_ino) = outcome.what else { return None };
+            let (key, dir, name) = (LinkKey::replaced(dest_ino), outcome.dir.id, outcome.name.clone());
+            Some(Row::PutLink { dev: key.dev, ino: key.ino, first: LinkFirst { dir, name, batch } })
+        };
+        let rows: Vec<Row> = outcomes.iter().filter_map(row_of).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.job.catalog.commit(&Batch { rows, header: self.header.clone(), reseal_dirs: self.reseal_dirs.clone() })
     }
 
     /// What lets the seals of a batch claim anything (I2).
@@ -281,10 +297,8 @@ impl Checkpointer {
                 self.record_done(draft, Sealed { name, stamp, dest_ino: 0, checksum: None, owner, losses });
             }
             What::Further(key, stamp) => draft.further.push(Further { key, dir, name, stamp }),
-            What::Replacing(dest_ino) => {
-                let (key, first) = (LinkKey::replaced(dest_ino), LinkFirst { dir: dir.id, name, batch: draft.number });
-                draft.rows.push(Row::PutLink { dev: key.dev, ino: key.ino, first });
-            }
+            // Recorded before the seals.
+            What::Replacing(_) => {}
             What::Begun(record) => {
                 draft.rows.extend(self.replaced_ranges(&dir, &name, record.large_id)?);
                 let standing = Some(self.job.standing.load(Ordering::Acquire)).filter(|id| *id != 0);

@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::support::fault::{Fault, FaultServer, Kind, Rule};
-use super::support::{Comparison, Engine, Rng};
+use super::support::slow::can_mount_fuse;
+use super::support::{Comparison, Engine, Rng, SlowMount};
 use super::{PART_BYTES, Scene, fault_server, noise};
 
 /// Names of a small file, and of a large one.
@@ -79,6 +81,41 @@ fn further_names_follow_their_first_object() {
             let moved = (outcome.number("copied"), outcome.number("hard_links"), server.counts().of(Kind::Get));
             assert_eq!(moved, (0, 0, 0), "{outcome}");
         }
+    }
+}
+
+/// Killed when the first name is another file already, and no batch says so: only what was recorded before it was
+/// replaced tells that the further names have to follow.
+#[test]
+fn further_names_follow_a_first_that_was_replaced_by_a_run_that_was_killed() {
+    if !can_mount_fuse("further_names_follow_a_first_that_was_replaced_by_a_run_that_was_killed") {
+        return;
+    }
+    for engine in Engine::all() {
+        let server = fault_server(3);
+        let scene = Scene::new(&server, engine);
+        let tree = linked(&scene.dir("tree"));
+        scene.job(&tree, "s3://b/p", "up").run().expect(0);
+        // Between two seals of a batch there is time to kill it.
+        let slow = SlowMount::new(Duration::from_millis(2));
+        let (mirror, behind) = (slow.path().join("mirror"), slow.folder().join("mirror"));
+        let job = scene.job("s3://b/p", &mirror, "down").arg("--streams=1").arg("--checkpoint-interval=60");
+        (0..3).for_each(|_| drop(job.run().expect(0)));
+        let [names, _] = GROUPS;
+        is_one_file(&behind, &names, &fs::read(tree.join("a")).unwrap());
+        let first = first_of(&server, &names);
+        let content = vec![b'0'; 7000];
+        server.put("b", &first, content.clone(), &[]);
+        (0..40).for_each(|n| server.put("b", &format!("p/z{n:02}"), format!("new {n}"), &[]));
+        let path = behind.join(first.strip_prefix("p/").unwrap());
+        let before = fs::metadata(&path).unwrap().ino();
+        let running = job.start();
+        let is_replaced = || fs::metadata(&path).unwrap().ino() != before;
+        assert!(running.run_until(|_| is_replaced()), "ended too soon");
+        running.kill();
+        job.run().expect(0);
+        is_one_file(&behind, &names, &content);
+        assert_eq!(job.run().expect(0).number("hard_links"), 0);
     }
 }
 
