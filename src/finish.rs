@@ -135,7 +135,7 @@ impl Checkpointer {
             for ((dir, record), settled) in level.iter().zip(settled) {
                 match settled {
                     // Nothing would ever list it again.
-                    Ok(None) => delete::forget_gone(&self.job, dir)?,
+                    Ok(None) => delete::forget_gone(&self.job.catalog, dir)?,
                     Ok(Some((losses, count))) => {
                         self.counters.add(count, 1);
                         rows.push(Row::CloseDir { id: dir.id });

@@ -223,13 +223,11 @@ pub fn refill(job: &Job) -> Result<()> {
 /// Entries that an interruption left to be sealed again, and those that failed before it. Those of unlisted directories
 /// come up in the listing.
 fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()> {
-    let reader = job.catalog.reader()?;
     let (mut after, mut retried) = (None, 0);
     // Ends: each page lies strictly behind the one before.
     loop {
-        let page = reader.open_files(after.as_ref(), PAGE)?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = Some(last.clone());
+        let Some(page) = open_names(job, &mut after)? else { return Ok(()) };
+        let reader = job.catalog.reader()?;
         for (dir, name) in page {
             let record = reader.entry(dir, &name)?;
             // What --delete found missing has no record.
@@ -253,6 +251,28 @@ fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()
             }
         }
     }
+}
+
+/// A page of the index of what a run has to do, from behind `after` on. Names of directories that are recorded no more,
+/// as earlier versions left them, are closed.
+fn open_names(job: &Job, after: &mut Option<LinkName>) -> Result<Option<Vec<LinkName>>> {
+    let reader = job.catalog.reader()?;
+    let page = reader.open_files(after.as_ref(), PAGE)?;
+    let Some(last) = page.last() else { return Ok(None) };
+    *after = Some(last.clone());
+    let (mut kept, mut rows) = (Vec::with_capacity(page.len()), Vec::new());
+    for (dir, name) in page {
+        match dir == DirId::ROOT || reader.dir(dir)?.is_some() {
+            true => kept.push((dir, name)),
+            false => rows.push(Row::CloseFile { dir, name }),
+        }
+    }
+    let reseal_dirs = reader.reseal_dirs()?;
+    drop(reader);
+    if !rows.is_empty() {
+        job.catalog.commit(&Batch { rows, header: job.catalog.header(), reseal_dirs })?;
+    }
+    Ok(Some(kept))
 }
 
 /// Whether a name of an unlisted directory lies before what the listing goes on with.
@@ -279,13 +299,11 @@ fn retry_open(
     mut after: Option<LinkName>,
     is_wanted: impl Fn(&Reader<'_>, DirId, &Name) -> Result<bool>,
 ) -> Result<(Option<LinkName>, usize)> {
-    let reader = job.catalog.reader()?;
     let (mut nodes, mut queued) = (HashMap::new(), 0);
     // Ends: each page lies strictly behind the one before.
     while queued < RETRIED_ROUND {
-        let page = reader.open_files(after.as_ref(), PAGE)?;
-        let Some(last) = page.last() else { return Ok((None, queued)) };
-        after = Some(last.clone());
+        let Some(page) = open_names(job, &mut after)? else { return Ok((None, queued)) };
+        let reader = job.catalog.reader()?;
         for (dir, name) in page {
             // A directory that is listed again brings its names.
             if (!name.is_empty() && reader.is_open_file(dir, c"")?) || !is_wanted(&reader, dir, &name)? {

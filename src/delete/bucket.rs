@@ -322,7 +322,7 @@ impl Clearing {
             None => true,
         };
         let gone = doomed.iter().filter(|doomed| !doomed.is_replaced || is_its_own(doomed));
-        forget(&self.job, gone.map(|doomed| (&*doomed.dir, &doomed.name, doomed.record.as_ref())))?;
+        forget(&self.job.catalog, gone.map(|doomed| (&*doomed.dir, &doomed.name, doomed.record.as_ref())))?;
         let this = self.clone();
         let keys = each(doomed, async move |doomed| this.clone().remove_one(doomed).await).await;
         self.delete_all(keys.into_iter().flatten().collect()).await;

@@ -57,8 +57,8 @@ impl Remover<'_> {
                 _ => {}
             }
         }
-        forget(job, gone.iter().map(|(name, record)| (&**dir, name, Some(record))))?;
-        reopen(job, dir, &again)
+        forget(&job.catalog, gone.iter().map(|(name, record)| (&**dir, name, Some(record))))?;
+        reopen(&job.catalog, dir, &again)
     }
 }
 

@@ -8,7 +8,8 @@
 //! Only directories that this pass listed without an error are looked at; if any could not be listed, or the source is
 //! empty, nothing is removed at all, unless that is forced. Names that the job's rules leave out stay. Nothing is
 //! followed: every name is removed below a held directory, no symlink is entered (I8), nor another mount, nor a state
-//! directory. Memory: a page of doomed names for each thread, and the subdirectories of one branch (I4).
+//! directory. Memory: a page of doomed names for each thread, the subdirectories of one branch, and the numbers of the
+//! directories that are recorded below one that goes (I4).
 
 mod bucket;
 mod forget;
@@ -35,7 +36,7 @@ use self::trust::{has_unlisted, is_as_listed, is_root_lost, is_to_be_trusted};
 pub(crate) use self::trust::{is_beside_jobs, is_job_folder};
 use crate::bell::Bell;
 use crate::catalog::{DirId, Record};
-use crate::config::{Deletes, QUEUED_DIRS_MAX};
+use crate::config::{Deletes, QUEUED_DIRS_MAX, scaled};
 use crate::error::{Cause, Errno, Error, Result, escape, join};
 use crate::filesystem::FileSystem;
 use crate::filter::Sort;
@@ -49,7 +50,7 @@ use crate::stop::Stop;
 use crate::walk::{DirCache, DirNode, DirPair, OpenDirs, Walker, Work, path_steps};
 
 /// Doomed names whose records are forgotten by one commit.
-const BATCH: usize = 4096;
+const BATCH: usize = scaled(4096, 3);
 /// Names of a directory that are held against a bucket's listing at a time.
 pub(crate) const NAMES_MAX: usize = 65_536;
 /// Time between two looks at the stop.
@@ -299,7 +300,8 @@ impl<'d> Remover<'d> {
             self.deletion.counters.add(Count::DeletesWithheld, doomed.len() as u64);
             return Ok(());
         }
-        forget(self.deletion.job, doomed.iter().map(|doomed| (&*doomed.dir, &doomed.name, doomed.record.as_ref())))?;
+        let names = doomed.iter().map(|doomed| (&*doomed.dir, &doomed.name, doomed.record.as_ref()));
+        forget(&self.deletion.job.catalog, names)?;
         for of_dir in doomed.chunk_by(|a, b| Arc::ptr_eq(&a.dir, &b.dir)) {
             let dir = &of_dir[0].dir;
             let open = match self.open(dir) {

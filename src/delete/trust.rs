@@ -28,7 +28,7 @@ pub(super) fn has_unlisted(job: &Job) -> Result<bool> {
                 false => return Ok(true),
             }
         }
-        forget_unlisted(job, gone)?;
+        forget_unlisted(&job.catalog, gone)?;
         match page.last() {
             Some(last) => after = Some(last.clone()),
             None => return Ok(false),

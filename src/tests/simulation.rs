@@ -21,12 +21,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use check::{Claims, Verdict, claims_hold, outcome_is_true, seals_hold, trees_agree};
 use machine::{Machine, Order, Ran, Style};
 
-use crate::config::{Attributes, ChecksumPolicy, DirectChoice, Metadata, Naming};
+use crate::catalog::{Batch, DirId, Row};
+use crate::config::{Attributes, ChecksumPolicy, DirectChoice, Metadata, Naming, Retry};
 use crate::error::{Cause, Errno, Error};
 use crate::report::{Count, End};
 use crate::resume::Kind;
 use crate::ring::sim::{Disk, Failure, Random, Target, Verb};
-use crate::ring::{Side, Time};
+use crate::ring::{Name, Side, Time};
 
 /// Seeds of the test in the gate.
 const SEEDS: u64 = 200;
@@ -514,4 +515,39 @@ fn however_many_names_wait_for_first_names_that_are_gone_they_are_copied() {
         assert_eq!(lived, Ok(()), "seed {seed}:\n{}", life.log.join("\n"));
     }
     assert!(waited > 0, "no first name was ever gone");
+}
+
+/// An earlier version left names to be seen to in directories that it had forgotten: they stop no run.
+#[test]
+fn names_to_be_seen_to_of_directories_that_are_recorded_no_more_stop_no_run() {
+    let style = Style { streams: 1, shards: 1, ..Style::draw(&mut Random::new(1)) };
+    for (seed, crash_at, retry) in [(1, Some(30), Retry::WithAll), (2, None, Retry::FailedOnly)] {
+        let mut source = Disk::new(1001);
+        (0..20).for_each(|file| source.add_file(format!("file{file}").as_bytes(), b"content"));
+        let machine = Machine::new(seed, source.clone(), Disk::new(1002), style);
+        let mut life = Life { before: source, machine, random: Random::new(seed), log: Vec::new() };
+        let mut live = || -> Verdict {
+            let mut order = scene::calm(seed);
+            order.faults.crash_at = crash_at;
+            let ran = life.run(order)?;
+            life.judge(&ran)?;
+            let catalog = life.machine.catalog().map_err(said)?;
+            let names = ["", "a", "b", "c", "d", "e"].map(|name| Name::new(name).unwrap());
+            let open = |name: &Name| Row::OpenFile { dir: DirId(1 << 40), name: name.clone() };
+            let rows = names.iter().map(open).collect();
+            let reseal_dirs = catalog.reader().and_then(|reader| reader.reseal_dirs()).map_err(said)?;
+            catalog.commit(&Batch { rows, header: catalog.header(), reseal_dirs }).map_err(said)?;
+            drop(catalog);
+            let ran = life.run(Order { retry, ..scene::calm(seed) })?;
+            let kind = if crash_at.is_some() { Kind::Resume } else { Kind::Retry };
+            assert_eq!((ran.kind, ran.end), (kind, Some(End::Finished)));
+            let catalog = life.machine.catalog().map_err(said)?;
+            let left = catalog.reader().and_then(|reader| reader.open_files(None, 10)).map_err(said)?;
+            assert_eq!(left, []);
+            drop(catalog);
+            life.end()
+        };
+        let lived = live();
+        assert_eq!(lived, Ok(()), "{}", life.log.join("\n"));
+    }
 }
