@@ -81,6 +81,12 @@ impl Download<'_> {
         }
     }
 
+    /// Whether what is recorded of it is the state of the object that is read: neither that of a link to it, nor one
+    /// that it was listed with and has no more. Only then a record tells whether ranges that came earlier are of it.
+    pub fn tells_state(&self) -> bool {
+        self.stamp == state_of(&self.object)
+    }
+
     /// What is proved of the file by the checksum of what came.
     pub fn checksum(&self, crc64: u64) -> Checksum {
         let proof = if self.object.crc64 == Some(crc64) { Proof::Server } else { Proof::Length };
@@ -95,7 +101,7 @@ impl Lane {
         let listed = match errand.listed {
             Some(listed) => listed,
             None => match self.source().head(&key).await? {
-                Some(object) => stamp_of(object.size, object.modified, &object.etag),
+                Some(object) => state_of(&object),
                 None => return Ok(Some(Ending::Vanished)),
             },
         };
@@ -387,7 +393,12 @@ impl Lane {
 /// it is where what was listed was of another size, for then it is not that.
 pub(super) fn stamp_seen(errand: &Errand, object: &Object) -> Stamp {
     let is_listed = |listed: &Stamp| listed.size == object.size;
-    errand.listed.filter(is_listed).unwrap_or_else(|| stamp_of(object.size, object.modified, &object.etag))
+    errand.listed.filter(is_listed).unwrap_or_else(|| state_of(object))
+}
+
+/// The state of an object.
+pub(super) fn state_of(object: &Object) -> Stamp {
+    stamp_of(object.size, object.modified, &object.etag)
 }
 
 /// The file that an object stands for.

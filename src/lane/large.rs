@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::download::Download;
+use super::download::{Download, state_of};
 use super::parts::{Parts, Progress, Route};
 use super::relay::Relay;
 use super::upload::Upload;
@@ -110,12 +110,13 @@ impl Lane {
     }
 
     pub(super) async fn relay_parts(self: &Rc<Lane>, relay: Relay<'_>) -> Carried {
-        let stamp = relay.stamp;
+        // Parts of another state than the one that is read are none of its.
+        let stamp = if relay.stamp == state_of(&relay.object) { relay.stamp } else { relay.stamp.racy() };
         let told = (relay.description(), relay.object.crc64);
         let begun = match self.begin_upload(relay.errand, &relay.key, stamp, told).await? {
             Some(Standing::Begun(begun)) => *begun,
             Some(Standing::Completed(Completed { large_id, stored, crc64 })) => {
-                let mut copied = self.relayed(&relay, stamp, crc64, &stored, 0).await?;
+                let mut copied = self.relayed(&relay, relay.stamp, crc64, &stored, 0).await?;
                 copied.large_id = large_id;
                 return Ok(Some(Ending::Copied(Box::new(copied))));
             }
@@ -143,7 +144,7 @@ impl Lane {
         let crc64 = crc64.or(relay.object.crc64);
         let to = (&relay.key, id.as_str());
         let stored = self.complete(relay.errand, to, parts.large_id, &list, crc64.unwrap_or(0)).await?;
-        let mut copied = self.relayed(&relay, stamp, crc64, &stored, 0).await?;
+        let mut copied = self.relayed(&relay, relay.stamp, crc64, &stored, 0).await?;
         copied.large_id = parts.large_id;
         Ok(Some(Ending::Copied(Box::new(copied))))
     }
@@ -396,10 +397,11 @@ impl Lane {
         let (job, work, object) = (self.job(), download.work(self), &download.object);
         // A server numbers no ranges: however large the object, they fit their buffers.
         let bytes = part_bytes(object.size, job.config.part_bytes).min(PART_BYTES_LARGE);
-        let (file, large_id, ranges) = match find_leftover(&work, download.errand.record.as_ref())? {
+        let record = download.errand.record.as_ref();
+        let (file, large_id, ranges) = match find_leftover(&work, record.filter(|_| download.tells_state()))? {
             Some(leftover) => (leftover.file, leftover.id, leftover.ranges),
             None => {
-                forget_ranges(&work, download.errand.record.as_ref(), download.errand.attempt)?;
+                forget_ranges(&work, record, download.errand.attempt)?;
                 (work.create_large()?, job.new_id(), Vec::new())
             }
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::support::fault::{Counts, Fault, FaultServer, Kind, Rule};
+use super::support::fault::{Checksums, Counts, Fault, FaultServer, Kind, Rule};
 use super::support::{Comparison, Engine, Job, Rng, number, seed};
 use super::{PART_BYTES, Scene, bytes_below, fault_server, noise, plain_tree};
 
@@ -223,6 +223,62 @@ fn a_download_of_a_changed_object_is_begun_again() {
     server.heal();
     job.run().expect(0);
     assert!(fs::read(scene.join("back/large")).unwrap() == content, "a mixture of both versions");
+}
+
+/// What a link leads to changes while its content comes down under the link's name: the link's object does not.
+#[test]
+fn a_download_through_a_link_of_a_changed_object_is_begun_again() {
+    for engine in Engine::all() {
+        let server = fault_server(1);
+        server.set_checksums(Checksums::Ignored);
+        let scene = Scene::new(&server, engine);
+        let mut content = vec![1; LARGE as usize];
+        server.put("b", "p/first", content.clone(), &[("gfast-links", "2")]);
+        server.put("b", "p/d/link", "", &[("gfast-link", "p/first")]);
+        server.script(Rule::new(Fault::StallMs(50)).on(&[Kind::Get]));
+        let job = patient_in(scene.job("s3://b/p/d", scene.join("back"), "down"), 1);
+        let running = job.start();
+        assert!(running.run_until(|_| server.counts().of(Kind::Get) >= 9), "ended too soon");
+        running.kill();
+        content.fill(2);
+        server.put("b", "p/first", content.clone(), &[("gfast-links", "2")]);
+        server.heal();
+        job.run().expect(0);
+        assert!(fs::read(scene.join("back/link")).unwrap() == content, "a mixture of both versions");
+    }
+}
+
+/// The object changes after the resume has listed it and before it is asked for, and keeps its size.
+#[test]
+fn what_changes_after_the_listing_of_a_resume_is_begun_again() {
+    for is_across in [false, true] {
+        let (server, other) = (fault_server(1), fault_server(2));
+        [&server, &other].iter().for_each(|server| server.set_checksums(Checksums::Ignored));
+        let scene = Scene::new(&other, Engine::all()[0]);
+        let mut content = vec![1; LARGE as usize];
+        server.put("b", "p/large", content.clone(), &[]);
+        server.script(Rule::new(Fault::StallMs(50)).on(&[Kind::Get]));
+        let dest = if is_across { "s3://b/q".into() } else { scene.join("back") };
+        let job = scene.job("s3://b/p", dest, "state").arg(format!("--source-endpoint-url={}", server.endpoint()));
+        let job = patient_in(job, 1);
+        let running = job.start();
+        assert!(running.run_until(|_| server.counts().of(Kind::Get) >= 9), "ended too soon");
+        running.kill();
+        server.heal();
+        server.reset_counts();
+        server.script(Rule::new(Fault::StallMs(1500)).on(&[Kind::Head]));
+        let running = job.start();
+        assert!(running.run_until(|_| server.counts().of(Kind::Head) > 0), "ended too soon");
+        content.fill(2);
+        server.put("b", "p/large", content.clone(), &[]);
+        running.wait().expect(0);
+        let arrived = match is_across {
+            true => other.object("b", "q/large").unwrap().body.to_vec(),
+            false => fs::read(scene.join("back/large")).unwrap(),
+        };
+        assert!(arrived == content, "across {is_across}: a mixture of both versions");
+        assert!(other.uploads().is_empty(), "the old upload was not aborted");
+    }
 }
 
 /// The server has forgotten the upload (a lifecycle rule, an administrator): it is begun again, without an error.
