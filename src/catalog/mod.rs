@@ -211,8 +211,8 @@ impl Catalog {
         folder::refuse_remote(state_dir)
     }
 
-    /// Opens the job's catalog in `state_dir`, or makes it. An existing one is not changed, but for the format that it
-    /// tells: from now on records of this one may be in it.
+    /// Opens the job's catalog in `state_dir`, or makes it. An existing one is not changed; before anything is recorded
+    /// in it comes [`Catalog::raise_format`].
     ///
     /// Refused (exit 2), with nothing touched: a state directory that is a symlink, not ours, writable by others, or on
     /// a network or FUSE file system (unless `force_network`); a job that another process runs; source or destination
@@ -222,9 +222,14 @@ impl Catalog {
             Found::Job(folder, job_id) => (folder, job_id),
             Found::New(folder) => create(folder, identity)?,
         };
-        let catalog = Catalog::open_in(folder, job_id)?;
-        catalog.folder.raise_format(identity, job_id)?;
-        Ok(catalog)
+        Catalog::open_in(folder, job_id)
+    }
+
+    /// Lets the job file tell this program's format, whose records may be there from now on, and what of `identity` it
+    /// did not tell before. To be called once nothing refuses the run any more, and before its first commit: a refused
+    /// run may be at another server than the job's.
+    pub fn raise_format(&self, identity: &JobIdentity) -> Result<()> {
+        self.folder.raise_format(identity, self.header().job_id)
     }
 
     /// Opens the catalog of a job that ran before, known by its destination or as the only one, to read it. Makes

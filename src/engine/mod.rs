@@ -99,6 +99,7 @@ pub fn run(config: &Config, asks: &Asks) -> Result<Summary> {
     let catalog = Arc::new(Catalog::open(&config.state_dir, &identity, false)?);
     let kind = resume::kind(&catalog, config.retry)?;
     emptied::refuse(config, &catalog, kind, (&roots, &names.1, dest.as_ref()))?;
+    catalog.raise_format(&identity)?;
     resume::begin(&catalog, kind)?;
 
     let streams = affordable_streams(config, &console);

@@ -76,6 +76,10 @@ fn a_job_stays_with_the_server_it_began_at() {
     // From before servers were recorded: goes on as it did, and stays where it is from then on.
     forget_servers(&scene.join("up"));
     assert_eq!(recorded_servers(&scene.join("up")), [""; 0]);
+    // A run that is refused binds it to nothing.
+    there.make_bucket("b");
+    refused(elsewhere(up.clone()).run(), &["emptied"]);
+    assert_eq!(recorded_servers(&scene.join("up")), [""; 0]);
     up.run().expect(0);
     assert_eq!(recorded_servers(&scene.join("up")), [format!("dest_server={first}")]);
     refused(elsewhere(up).run(), &[&first, &second]);
