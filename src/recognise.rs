@@ -51,7 +51,7 @@ impl Job {
         xattrs::without_acl(Thing::named(Posix::new(caller, Side::Source), at, name), stat)
     }
 
-    /// The number in the catalog of a device of the source, and the device's of that number: see [`renumbered`].
+    /// The number in the catalog of a device of the source, and the device's of that number: see `renumbered`.
     pub fn recorded_dev(&self, dev: u64) -> u64 {
         match self.source.bucket.is_some() || self.has_device() {
             true => dev,

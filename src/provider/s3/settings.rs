@@ -69,7 +69,7 @@ pub fn server_of(options: &S3Options, variables: &Variables) -> String {
     format!("{scheme}://{host}")
 }
 
-/// What tells that server from any other, as [`Settings::server`] writes it.
+/// What tells that server from any other, as `Settings::server` writes it.
 pub fn server_id(options: &S3Options, variables: &Variables) -> String {
     Settings::load(options, variables).server()
 }
