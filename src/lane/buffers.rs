@@ -9,7 +9,8 @@
 //! ```text
 //! buffer -> place at the destination -> place at the source -> slice of a part that is sent as it is read
 //! ```
-//! So slices have memory of their own, set apart ([`Pool::split`]) when there is the first such part.
+//! So slices have memory of their own, set apart ([`Pool::split`]) when there is the first such part. What that needs
+//! of an object that is there already (salvage.rs) comes by requests that take no place: theirs is the part's.
 //!
 //! What they hold begins at a multiple of [`LINE_BYTES`]. The allocator's large blocks lie 16 bytes behind a page, and
 //! to such an address the kernel's `rep movsb` copies at a quarter of the speed on AMD's Zen: 1 GiB read from memory

@@ -82,12 +82,13 @@ impl Lane {
         Ok(object.filter(is_it).map(|object| (key.clone(), object.etag)))
     }
 
-    /// Puts what an earlier run has stored where `bytes`, from `at` on, could not be read.
+    /// Puts what an earlier run has stored where `bytes`, from `at` on, could not be read. A part that is sent as it is
+    /// read has a place meanwhile, and a slice: so it takes none (buffers.rs).
     async fn recall(&self, (key, etag): &Earlier, at: u64, bytes: &mut [u8], bad: &Extents) -> Result<()> {
         let first = bad.iter().next().map_or(at, |(offset, _)| offset);
         let end = bad.iter().last().map_or(at, |(offset, len)| offset + len);
         let range = ByteRange { offset: first, len: end - first };
-        let (mut body, mut stored) = (self.dest().get(key, Some(range), Some(etag)).await?, Vec::new());
+        let (mut body, mut stored) = (self.dest().get_beside(key, range, etag).await?, Vec::new());
         // Ends: the body does.
         while let Some(chunk) = body.chunk().await? {
             stored.extend_from_slice(&chunk);

@@ -33,8 +33,16 @@ impl Client {
     /// Begins to read an object, or `range` of it, which must lie within it. With `etag` only that version is read:
     /// another is [`Cause::Unstable`]; no object at all is [`Cause::Vanished`].
     pub async fn get(&self, key: &Key, range: Option<ByteRange>, etag: Option<&str>) -> Result<Download> {
+        self.begin(Request::new("read", Method::Get, Some(key)), range, etag).await
+    }
+
+    /// Likewise `range` of that version, for a request that has a place under the throttle and waits for this one.
+    pub async fn get_beside(&self, key: &Key, range: ByteRange, etag: &str) -> Result<Download> {
+        self.begin(Request::new("read", Method::Get, Some(key)).beside(), Some(range), Some(etag)).await
+    }
+
+    async fn begin(&self, mut request: Request<'_>, range: Option<ByteRange>, etag: Option<&str>) -> Result<Download> {
         let etag = etag.filter(|etag| !etag.is_empty());
-        let mut request = Request::new("read", Method::Get, Some(key));
         // A server that is asked for a range has no checksum of it to tell.
         if range.is_none() {
             request = request.signed("x-amz-checksum-mode", "ENABLED");

@@ -58,6 +58,8 @@ pub(super) struct Request<'a> {
     pub supply: Option<&'a Supply>,
     /// How long the server may think once it has everything.
     pub answer_time: Duration,
+    /// Whether it is made for another request, which has a place under the throttle and waits for it.
+    pub is_beside: bool,
 }
 
 /// A whole answer.
@@ -70,12 +72,23 @@ pub(super) struct Answer {
     pub is_doubtful: bool,
 }
 
-/// A place under the throttle; given back when dropped.
-pub(super) struct Permit(Arc<Throttle>);
+/// A place under the throttle, unless the request takes none; given back when dropped.
+pub(super) struct Permit(Option<Arc<Throttle>>);
+
+impl Permit {
+    /// Waits for a place.
+    async fn acquire(bucket: &Bucket, request: &Request<'_>) -> Permit {
+        if request.is_beside {
+            return Permit(None);
+        }
+        bucket.throttle().acquire().await;
+        Permit(Some(bucket.throttle().clone()))
+    }
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.release();
+        self.0.iter().for_each(|throttle| throttle.release());
     }
 }
 
@@ -118,7 +131,14 @@ impl<'a> Request<'a> {
             body: Payload::default(),
             supply: None,
             answer_time: STALL,
+            is_beside: false,
         }
+    }
+
+    /// Made for another request that has a place and waits for it: it takes none.
+    pub fn beside(mut self) -> Request<'a> {
+        self.is_beside = true;
+        self
     }
 
     /// With a parameter.
@@ -305,8 +325,7 @@ impl<'a> Exchange<'a> {
             None => None,
         };
         self.began = Instant::now();
-        self.bucket.throttle().acquire().await;
-        let permit = Permit(self.bucket.throttle().clone());
+        let permit = Permit::acquire(self.bucket, self.request).await;
         let (place, keys) = (self.bucket.place(), self.bucket.keys().await);
         let url = self.bucket.sign(&place, &keys, self.request);
         self.signature = Some(Signature { place, keys, time: self.bucket.now().as_second() });

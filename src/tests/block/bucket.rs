@@ -3,11 +3,12 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::damage::{failing_of, worsen};
 use super::refusals::{Mounted, format};
 use super::support::block::Loop;
+use super::support::fault::{Fault, Kind, Rule};
 use super::support::fixture::can_mount;
 use super::support::s3::S3sFs;
 use super::support::slow::{SlowMount, can_mount_fuse};
@@ -297,4 +298,42 @@ fn an_object_keeps_what_was_read_of_a_disk_that_gets_worse() {
         }
         server.remove("bucket", "disk.img");
     }
+}
+
+/// The only place that a throttled server leaves is the part's, which is sent as it is read: what it needs of the
+/// object that is there comes without another one.
+#[test]
+fn what_an_object_keeps_is_read_for_the_part_that_has_the_last_place() {
+    let test = "what_an_object_keeps_is_read_for_the_part_that_has_the_last_place";
+    if !can_mount(test) || !can_mount_fuse(test) {
+        return;
+    }
+    const MIB: usize = 1 << 20;
+    let mount = SlowMount::new(Duration::ZERO);
+    let (server, scratch) = (fault_server(test, 53), Scratch::new());
+    let (source, mut expected) = failing_of(&mount, 68);
+    let job = |source: &Loop| {
+        let job = bucket_job(&server, source.path(), "s3://bucket/disk.img", &scratch.path().join("state"));
+        job.args(&["--part-size", "128M", "--skip-bad-sectors"])
+    };
+    job(&source).run().expect(23);
+    drop(source);
+    let lost: Vec<usize> = (0..32).map(|page| 16 * MIB + page * 4096).collect();
+    let repaired = [5 * MIB, 9_445_376];
+    worsen(&mount, &lost, &repaired);
+    repaired.iter().for_each(|at| expected[*at..at + 4096].fill(b'r'));
+    let source = Loop::over(&mount.path().join("disk"), &[]);
+    server.reset_counts();
+    // Not the byte that asks whether parts must bring their checksums.
+    let refuse = Fault::Refuse { status: 503, code: "SlowDown" };
+    server.script(Rule::new(refuse).on(&[Kind::PutPart]).after(1).times(1));
+    let (running, began) = (job(&source).start(), Instant::now());
+    // Far more than it takes.
+    let is_running = running.run_until(|_| began.elapsed() > Duration::from_secs(60));
+    assert!(!is_running, "it waits for itself: {}", running.said());
+    let outcome = running.wait().expect(23);
+    assert!(outcome.stdout.contains("\"unreadable\":\"16777216+131072\""), "{outcome}");
+    assert_same(&server.object("bucket", "disk.img").unwrap().body, &expected);
+    let counts = server.counts();
+    assert_eq!((counts.faults, counts.of(Kind::PutPart)), (1, 3), "{outcome}");
 }
