@@ -288,6 +288,11 @@ impl Bucket {
         self.credentials.renew(stale).await
     }
 
+    /// The server refused `keys` and did not say why. Whether there are other keys.
+    pub(super) async fn suspect(&self, keys: &Arc<Keys>) -> bool {
+        self.credentials.suspect(keys).await
+    }
+
     /// The server's time, as far as known.
     pub(super) fn now(&self) -> Timestamp {
         let offset = SignedDuration::from_millis(self.clock_offset_ms.load(Ordering::Relaxed));

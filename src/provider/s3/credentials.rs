@@ -18,6 +18,9 @@ const USABLE_SECS: i64 = 60;
 /// Time in which a source that had no new keys is not asked again for the sake of keys that are still good: it has its
 /// own time for that, and every request would wait for it.
 const REST: Duration = Duration::from_secs(10);
+/// Time in which a source is not asked again because of refusals without a reason: what is forbidden is so with any
+/// keys, and sources that make new ones each time they are asked would be asked by every such request.
+const SUSPICION_REST: Duration = Duration::from_secs(60);
 
 /// The keys of one end of a job, shared by its lanes.
 pub(super) struct Credentials {
@@ -29,6 +32,8 @@ pub(super) struct Credentials {
     current: Mutex<Arc<Keys>>,
     /// When the source had no new ones.
     asked: Mutex<Option<Instant>>,
+    /// When it was last asked because of a refusal without a reason.
+    suspected: Mutex<Option<Instant>>,
     /// Held by the lane that asks for new ones.
     refresh: tokio::sync::Mutex<()>,
 }
@@ -47,6 +52,7 @@ impl Credentials {
             giver,
             current: Mutex::new(Arc::new(keys)),
             asked: Mutex::new(None),
+            suspected: Mutex::new(None),
             refresh: tokio::sync::Mutex::new(()),
         })
     }
@@ -80,6 +86,28 @@ impl Credentials {
         if !Arc::ptr_eq(&self.latest(), stale) {
             return true;
         }
+        self.replace(stale).await
+    }
+
+    /// Asks for keys other than `keys`, which a server refused without a reason: their session may have ended. Whether
+    /// there are such now.
+    pub async fn suspect(&self, keys: &Arc<Keys>) -> bool {
+        let _only_one = self.refresh.lock().await;
+        if !Arc::ptr_eq(&self.latest(), keys) {
+            return true;
+        }
+        let is_time = || {
+            let mut suspected = self.suspected.lock();
+            let is_time = suspected.is_none_or(|then| then.elapsed() >= SUSPICION_REST);
+            suspected.take_if(|_| is_time);
+            suspected.get_or_insert_with(Instant::now);
+            is_time
+        };
+        is_time() && self.replace(keys).await
+    }
+
+    /// Asks the source, while nobody else does.
+    async fn replace(&self, stale: &Arc<Keys>) -> bool {
         let Some(keys) = self.sources.again(self.giver).await else { return false };
         let is_new = (&keys.access_key, &keys.token) != (&stale.access_key, &stale.token);
         if is_new || keys.expires != stale.expires {

@@ -463,6 +463,7 @@ impl<'a> Exchange<'a> {
                 true
             }
             (Verdict::Credentials, ..) => self.bucket.renew(&signature.keys).await,
+            (Verdict::Suspicion, ..) => self.bucket.suspect(&signature.keys).await,
             _ => false,
         }
     }
@@ -482,8 +483,14 @@ impl<'a> Exchange<'a> {
             (400 | 403, _) if is_elsewhere => Verdict::Region,
             (403, _) if may_be_time && refusal.date.is_some_and(is_skewed) => Verdict::Clock,
             (400, false) if signature.keys.token.is_some() => Verdict::Credentials,
+            // Of the bucket a listing is asked next (bucket.rs), which says why.
+            (403, false) if signature.keys.token.is_some() && self.asks_about_object() => Verdict::Suspicion,
             _ => Verdict::Fail,
         }
+    }
+
+    fn asks_about_object(&self) -> bool {
+        matches!(self.request.method, Method::Head) && self.request.key.is_some()
     }
 
     fn fail(&self, trouble: Trouble) -> Error {

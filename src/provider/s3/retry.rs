@@ -26,6 +26,8 @@ pub enum Verdict {
     Clock,
     /// Again with credentials asked for anew.
     Credentials,
+    /// Likewise, if they may be what it was refused for: that was not said.
+    Suspicion,
 }
 
 /// How the wait before the next attempt grows, and what ends the attempts.

@@ -342,6 +342,58 @@ fn a_head_without_a_length_is_an_error() {
     });
 }
 
+/// A bucket whose HEADs are refused for other tokens than those from `first` on; the keys come from a container's
+/// endpoint that makes new ones each time. Asks for an object `times` times: the last answer, how often keys were asked
+/// for, and how often for the object.
+fn heads_by_sessions(first: usize, times: usize) -> (Result<u64, Error>, usize, usize) {
+    let (given, asked_for) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (keys_given, heads) = (given.clone(), asked_for.clone());
+    let server = Scripted::start(move |asked, _| {
+        if asked.line.starts_with("GET /role") {
+            let token = keys_given.fetch_add(1, Ordering::Relaxed);
+            let keys = format!(
+                "{{\"AccessKeyId\":\"AKIAFAULT\",\"SecretAccessKey\":\"{SECRET}\",\"Token\":\"token-{token}\",\
+                 \"Expiration\":\"2099-01-01T00:00:00Z\"}}"
+            );
+            return Some(answer("200 OK", &keys));
+        }
+        if asked.line.starts_with("HEAD /bucket/?") {
+            return Some(answer("200 OK", ""));
+        }
+        heads.fetch_add(1, Ordering::Relaxed);
+        let (_, token) = asked.line.split_once("token-").unwrap();
+        let digits = token.split(|digit: char| !digit.is_ascii_digit()).next().unwrap();
+        match digits.parse::<usize>().unwrap() >= first {
+            true => Some(Reply::Answer("200 OK", vec![("content-length", "7".to_owned())], Vec::new())),
+            false => Some(answer("403 Forbidden", "")),
+        }
+    });
+    let role = format!("{}/role", server.endpoint);
+    let pairs = [("AWS_CONTAINER_CREDENTIALS_FULL_URI", &role[..]), ("AWS_EC2_METADATA_DISABLED", "true")];
+    let variables = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let options = S3Options { endpoint_url: Some(server.endpoint.clone()), ..S3Options::default() };
+    let last = block(async {
+        let bucket = Bucket::open_at(BUCKET, "", &options, Side::Source, &variables).await.unwrap();
+        let client = Client::new(Arc::new(bucket)).unwrap();
+        for _ in 1..times {
+            let _ = client.head(&key("k")).await;
+        }
+        client.head(&key("k")).await.map(|object| object.unwrap().size)
+    });
+    (last, given.load(Ordering::Relaxed), asked_for.load(Ordering::Relaxed))
+}
+
+/// An answer to HEAD says no more than 403 of a session that has ended, as of what is forbidden: then with any keys.
+#[test]
+fn keys_are_asked_for_anew_once_for_a_refusal_that_may_be_their_session_s() {
+    assert!(matches!(heads_by_sessions(0, 1), (Ok(7), 1, 1)), "no more than it takes");
+    let (last, given, asked) = heads_by_sessions(1, 1);
+    assert_eq!((last.ok(), given, asked), (Some(7), 2, 2));
+    let (last, given, asked) = heads_by_sessions(usize::MAX, 20);
+    let error = last.unwrap_err();
+    assert_eq!((&error.cause, given, asked), (&remote(403, "Forbidden"), 2, 21));
+}
+
 #[test]
 fn credentials_that_are_refused_end_the_job() {
     for code in ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket"] {
