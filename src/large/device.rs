@@ -37,6 +37,9 @@ impl DevicePart {
     /// For a job with a device on either side. `begun` is what an interrupted run has recorded of the copy, if it has
     /// begun it.
     pub fn of(work: &Work, file: &NewFile, begun: Option<&[Range]>) -> Option<DevicePart> {
+        if !work.job.has_device() {
+            return None;
+        }
         let dest = work.job.device(Side::Dest);
         let (is_recorded, is_known) = (AtomicBool::new(false), AtomicBool::new(false));
         let (earlier, written) = match dest {
@@ -47,8 +50,7 @@ impl DevicePart {
             None => (earlier_files(work, file, begun.is_some()), None),
         };
         let missing = Mutex::default();
-        let part = DevicePart { missing, is_dest: dest.is_some(), is_recorded, is_known, earlier, written };
-        work.job.has_device().then_some(part)
+        Some(DevicePart { missing, is_dest: dest.is_some(), is_recorded, is_known, earlier, written })
     }
 
     /// A destination device, for blocks written by `path`.
