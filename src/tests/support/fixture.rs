@@ -236,6 +236,16 @@ impl Mount {
             is_done
         });
         assert!(unmounted, "{} stays busy", self.path.display());
+        // A mount namespace that was just made has a copy of every mount: what was cut lives on, and would be what is
+        // mounted again, until it lets go (block.rs). With the file system goes its loop device.
+        let is_gone = (0..200).any(|_| {
+            let is_gone = must(Command::new("losetup").arg("-j").args(&self.image)).trim().is_empty();
+            if !is_gone {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            is_gone
+        });
+        assert!(is_gone, "{} is still mounted elsewhere", self.path.display());
         self.attach(0);
     }
 }
