@@ -15,7 +15,7 @@ use crate::filesystem::{FileSystem, Reach};
 use crate::job::{Job, Past};
 use crate::names::{self, Claim};
 use crate::provider::metadata;
-use crate::provider::posix::Posix;
+use crate::provider::posix::{Posix, Verb};
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
 use crate::walk::{DestDir, DirCache, DirNode, DirPair, Entry, OpenDirs, path_steps};
 
@@ -355,16 +355,24 @@ pub fn look_at_dest(job: &Job, caller: &dyn Caller, dir: &DirNode, open: &DirPai
     if dir.dest() == DestDir::Unknown {
         let dest = Posix::new(caller, Side::Dest);
         remove_probe(job, caller, &open.dest);
+        let there = dest.stat_handle(&open.dest);
+        let there = there.map_err(|errno| job.dir_error(Side::Dest, dir, "stat", errno))?;
         if dir.parent.is_some() && job.identity.uid != 0 {
-            let there = dest.stat_handle(&open.dest);
-            let there = there.map_err(|errno| job.dir_error(Side::Dest, dir, "stat", errno))?;
             widen(job, dest, dir, &open.dest, &there)?;
         }
-        let has_acl = dest.has_default_acl(&open.dest);
-        let has_acl = has_acl.map_err(|errno| job.dir_error(Side::Dest, dir, "read the ACL of", errno))?;
-        dir.set_dest(if has_acl { DestDir::ExistingWithAcl } else { DestDir::Existing });
+        let handed = handed_on(job, dest, &open.dest, &there);
+        dir.set_dest(handed.map_err(|errno| job.dir_error(Side::Dest, dir, "read the ACL of", errno))?);
     }
     Ok(())
+}
+
+/// What an existing directory of the destination, of this description, hands on to what is created in it (I9).
+pub(crate) fn handed_on(job: &Job, dest: Posix, handle: &Handle, there: &Stat) -> Verb<DestDir> {
+    Ok(match dest.has_default_acl(handle)? {
+        true => DestDir::ExistingWithAcl,
+        false if there.gid != job.identity.gid => DestDir::ExistingWithGroup,
+        false => DestDir::Existing,
+    })
 }
 
 /// What came of opening a directory below its parent.
@@ -493,10 +501,8 @@ pub(crate) fn make_dest(
     }
     let there = dest.stat_handle(&handle).map_err(|errno| failed("stat", errno))?;
     prepare_existing(job, dest, dir, &handle, &there)?;
-    match dest.has_default_acl(&handle).map_err(|errno| failed("read the ACL of", errno))? {
-        true => Ok((handle, DestDir::ExistingWithAcl)),
-        false => Ok((handle, DestDir::Existing)),
-    }
+    let handed = handed_on(job, dest, &handle, &there).map_err(|errno| failed("read the ACL of", errno))?;
+    Ok((handle, handed))
 }
 
 /// Puts a directory where something has the name, unless that is one; true if it is new. Otherwise what failed.

@@ -50,6 +50,7 @@ use crate::gate::Gate;
 use crate::job::{Job, JobRoot, Past, Reflink};
 use crate::limits::Verdict;
 use crate::links::LinkMap;
+use crate::listing::handed_on;
 use crate::location::Location;
 use crate::nudges::Nudges;
 use crate::outcome::Intake;
@@ -339,8 +340,9 @@ pub(crate) fn make_job(
 /// Clears the way at the destination's root, which is nobody's child, and tells what is known of it.
 pub(crate) fn prepare_root(job: &Job, roots: &Roots, caller: &dyn Caller) -> Result<Arc<DirNode>> {
     let (dest, root, node) = (Posix::new(caller, Side::Dest), &job.dest, DirNode::root());
+    let is_made = roots.dest_origin == DestOrigin::Made;
     if root.bucket.is_some() {
-        node.set_dest(if roots.dest_origin == DestOrigin::Made { DestDir::Created } else { DestDir::Existing });
+        node.set_dest(if is_made { DestDir::Created } else { DestDir::Existing });
         return Ok(node);
     }
     let failed = |errno| Error::os("prepare", &root.path, errno);
@@ -350,10 +352,11 @@ pub(crate) fn prepare_root(job: &Job, roots: &Roots, caller: &dyn Caller) -> Res
         node.note_widened();
         dest.set_mode(&root.handle, root.stat.permissions() | 0o700).map_err(failed)?;
     }
-    node.set_dest(match dest.has_default_acl(&root.handle).map_err(failed)? {
-        true => DestDir::ExistingWithAcl,
-        false if roots.dest_origin == DestOrigin::Made => DestDir::Created,
-        false => DestDir::Existing,
+    node.set_dest(match handed_on(job, dest, &root.handle, &root.stat).map_err(failed)? {
+        // Made for a tree it is shut as yet.
+        DestDir::ExistingWithGroup if is_made && job.single.is_none() => DestDir::Created,
+        DestDir::Existing if is_made => DestDir::Created,
+        handed => handed,
     });
     Ok(node)
 }

@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "hostile/handed.rs"]
+mod handed;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;

@@ -341,7 +341,12 @@ impl<'a> Work<'a> {
     }
 
     fn creation_mode(&self) -> u32 {
-        metadata::creation_mode(self.stat, self.job.config.metadata, &self.job.identity)
+        let mode = metadata::creation_mode(self.stat, self.job.config.metadata, &self.job.identity);
+        match self.place.dir.dest() {
+            // Whoever the directory hands its files to is not the source's group, until the owner is set (I9).
+            DestDir::ExistingWithAcl | DestDir::ExistingWithGroup if self.keeps_metadata() => mode & 0o700,
+            _ => mode,
+        }
     }
 
     fn create_as(&self, mode: u32) -> Result<NewFile> {

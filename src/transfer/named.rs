@@ -3,7 +3,7 @@
 
 use super::attributes::Kept;
 use super::{Copied, Seal, Work};
-use crate::config::{Metadata, SpecialBits};
+use crate::config::SpecialBits;
 use crate::error::{Cause, Errno, Error, Result};
 use crate::filesystem::Reach;
 use crate::job::LinkChanges;
@@ -63,11 +63,8 @@ impl Work<'_> {
             self.job.lose(self.place, Loss::DeviceNode)?;
             return Ok(None);
         }
-        let mode = match self.job.config.metadata {
-            Metadata::Keep => self.stat.mode,
-            Metadata::TimesOnly => self.stat.mode & !self.job.identity.umask,
-        };
-        let made = self.make_named(|name| self.make_node(name, mode & !0o6000));
+        let mode = self.stat.mode & libc::S_IFMT | self.creation_mode();
+        let made = self.make_named(|name| self.make_node(name, mode));
         match made {
             Ok(made) => self.settle_by_name(made, Count::Specials, LinkChanges::Own).map(Some),
             Err(Error { cause: Cause::Os(errno), verb: "create", .. }) if metadata::is_denied(errno) => {

@@ -78,6 +78,8 @@ pub enum DestDir {
     ExistingWithAcl = 3,
     /// The last pass left it as it should be, and this one has not needed it: it is opened once it does.
     Unneeded = 4,
+    /// It was there before and may hand on another group than this process's: setgid, or mounted so (grpid; I9).
+    ExistingWithGroup = 5,
 }
 
 /// Whether a destination directory tells all names apart.
@@ -217,6 +219,7 @@ impl DirNode {
             2 => DestDir::Existing,
             3 => DestDir::ExistingWithAcl,
             4 => DestDir::Unneeded,
+            5 => DestDir::ExistingWithGroup,
             _ => DestDir::Unknown,
         }
     }
@@ -377,8 +380,7 @@ impl Walker {
         Unmet(self.unmet.clone())
     }
 
-    /// Counts a work item that waits in another queue than the walker's (help with a large file), and wakes who may
-    /// take it.
+    /// Counts a work item that waits in another queue than the walker's (help with a large file), and wakes a taker.
     pub fn expect_help(&self) {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         self.notify();
