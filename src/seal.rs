@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::config::{Metadata, Naming};
-use crate::error::{Errno, Error, Result, join};
+use crate::error::{Class, Errno, Error, Result, join};
 use crate::filesystem::Reach;
 use crate::job::Job;
 use crate::listing::open_side;
@@ -77,8 +77,8 @@ impl Sealer {
         Sealer { job, caller, cache, source_cache }
     }
 
-    /// Seals a copied object, and does nothing with any other outcome. One that could not be sealed is removed; the
-    /// reason comes back.
+    /// Seals a copied object, and does nothing with any other outcome. One that could not be sealed is removed, unless
+    /// the job ends with that; the reason comes back.
     pub(crate) fn seal_outcome(&mut self, outcome: &Outcome) -> Option<Error> {
         let Outcome { dir, name, what: What::Copied(copied) } = outcome else { return None };
         let sealed = self.seal(dir, name, copied);
@@ -86,8 +86,8 @@ impl Sealer {
             self.job.temporaries.release(dir.id, temp);
         }
         let error = sealed.err()?;
-        // What was there before this run, whole, is not ours to remove.
-        if !copied.is_held() {
+        // What was there before this run, whole, is not ours to remove; what ends the job leaves all to the resume.
+        if !copied.is_held() && error.class() != Class::Fatal {
             self.remove_unsealed(dir, name, copied);
         }
         Some(error)

@@ -178,6 +178,7 @@ impl Checkpointer {
             Err(error) => self.link_failed(draft, further, &error)?,
         }
         Ok(())
+            Err(error) if error.class() == Class::Fatal => return Err(error),
     }
 
     fn linked(&self, draft: &mut Draft, first: &Sealed, further: Further, dest_ino: u64) {

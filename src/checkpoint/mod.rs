@@ -276,7 +276,8 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Turns an outcome into rows; `unsealed` is why a copied object could not be sealed, and is not there any more.
+    /// Turns an outcome into rows; `unsealed` is why a copied object could not be sealed: it is not there any more,
+    /// or that ends the job.
     fn take_in(&mut self, draft: &mut Draft, outcome: Outcome, unsealed: Option<Error>) -> Result<()> {
         let Outcome { dir, name, what } = outcome;
         self.nodes.entry(dir.id).or_insert_with(|| dir.clone());
@@ -289,6 +290,8 @@ impl Checkpointer {
                 Some(error) => self.failed(draft, &dir, name, &error, 1, copied.group)?,
             },
             What::NotMade { stamp, owner, group } => {
+                // It is there, whole, and nothing is recorded of it: the resume seals it, or copies it again.
+                Some(error) if error.class() == Class::Fatal => return Err(error),
                 // Each of its names is lost by itself.
                 draft.orphans.extend(group);
                 draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });

@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "hostile/full.rs"]
+mod full;
 #[path = "hostile/handed.rs"]
 mod handed;
 
