@@ -156,18 +156,21 @@ impl Checkpointer {
         let Further { key, dir, name, .. } = &further;
         match linked {
             Ok(dest_ino) => self.linked(draft, first, further, dest_ino),
-            // The file has as many names as the file system allows, or the file system allows one only: this name
-            // becomes a file of its own, in the first case the first of those that follow.
-            Err(Error {
-                verb: "link",
-                cause: Cause::Os(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS)),
-                ..
-            }) => {
+            // The file has as many names as the file system allows, or this name is on another file system, or the
+            // file system allows one name only: it becomes a file of its own, but for the last case the first of those
+            // that follow.
+            Err(Error { verb: "link", cause: Cause::Os(Errno::MLINK | Errno::XDEV), .. })
+                if draft.heirs.contains(key) =>
+            {
+                wait(draft, further);
+            }
+            Err(Error { verb: "link", cause: Cause::Os(errno), .. }) if is_none_there(errno) => {
                 match errno {
-                    Errno::MLINK => {
+                    Errno::MLINK | Errno::XDEV => {
                         if let Err(error) = self.job.lose_of(dir, name, Loss::HardLink) {
                             return self.link_failed(draft, further, &error);
                         }
+                        draft.heirs.insert(*key);
                         self.job.links.promote(*key, (dir.id, name.clone()));
                     }
                     _ => self.job.links.give_up(),
@@ -175,10 +178,10 @@ impl Checkpointer {
                 draft.rows.extend(reopen_rows((key.waiting_dev(), key.ino), dir.id, name));
                 self.job.walker.inject(Work::File(further.dir, further.name));
             }
+            Err(error) if error.class() == Class::Fatal => return Err(error),
             Err(error) => self.link_failed(draft, further, &error)?,
         }
         Ok(())
-            Err(error) if error.class() == Class::Fatal => return Err(error),
     }
 
     fn linked(&self, draft: &mut Draft, first: &Sealed, further: Further, dest_ino: u64) {
@@ -293,6 +296,11 @@ impl Checkpointer {
         }
         Ok(job.dest_id(&there))
     }
+}
+
+/// Whether an errno of link(2) says that there can be no such link.
+fn is_none_there(errno: Errno) -> bool {
+    matches!(errno, Errno::MLINK | Errno::XDEV | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS)
 }
 
 /// A name that waits no more for a first name, and has work of its own instead.

@@ -14,7 +14,7 @@
 mod groups;
 mod partials;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -83,6 +83,8 @@ pub(crate) struct Draft {
     further: Vec<Further>,
     /// Further names whose objects are to be stored in a bucket, with what they link to.
     published: Vec<(Sealed, Further)>,
+    /// Groups of which a name that could be no link is copied: others like it wait for that.
+    heirs: HashSet<LinkKey>,
     /// Groups that the catalog will know after the commit, or that nobody waits for.
     settled: Vec<LinkKey>,
 }
@@ -272,7 +274,8 @@ impl Checkpointer {
         self.header = batch.header;
         self.reseal_dirs = batch.reseal_dirs;
         self.nodes.clear();
-        draft.settled.into_iter().for_each(|key| self.job.links.forget(key));
+        let is_over = |key: &LinkKey| !draft.heirs.contains(key);
+        draft.settled.into_iter().filter(is_over).for_each(|key| self.job.links.forget(key));
         Ok(())
     }
 
@@ -287,11 +290,11 @@ impl Checkpointer {
             What::Listed => self.listed(draft, &dir)?,
             What::Copied(copied) => match unsealed {
                 None => self.copied(draft, &dir, name, *copied),
+                // It is there, whole, and nothing is recorded of it: the resume seals it, or copies it again.
+                Some(error) if error.class() == Class::Fatal => return Err(error),
                 Some(error) => self.failed(draft, &dir, name, &error, 1, copied.group)?,
             },
             What::NotMade { stamp, owner, group } => {
-                // It is there, whole, and nothing is recorded of it: the resume seals it, or copies it again.
-                Some(error) if error.class() == Class::Fatal => return Err(error),
                 // Each of its names is lost by itself.
                 draft.orphans.extend(group);
                 draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });

@@ -6,6 +6,8 @@ mod support;
 mod full;
 #[path = "hostile/handed.rs"]
 mod handed;
+#[path = "hostile/links.rs"]
+mod links;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
