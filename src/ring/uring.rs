@@ -421,7 +421,7 @@ fn build(entries: u32, completions: u32) -> Result<(IoUring, &'static str), Errn
             };
         }
         match builder.build(entries) {
-            Ok(ring) => return Ok((ring, flags)),
+            Ok(ring) => return usable(ring.params().is_feature_ext_arg()).map(|()| (ring, flags)),
             Err(error) => last = Errno::from_io_error(&error).unwrap_or(Errno::INVAL),
         }
         if last != Errno::INVAL {
@@ -429,6 +429,12 @@ fn build(entries: u32, completions: u32) -> Result<(IoUring, &'static str), Errn
         }
     }
     Err(last)
+}
+
+/// Whether a ring will do, by whether one may wait for it for a limited time (IORING_ENTER_EXT_ARG, Linux 5.11): one
+/// that answers such a wait with EINVAL is as good as none.
+fn usable(has_ext_arg: bool) -> Result<(), Errno> {
+    if has_ext_arg { Ok(()) } else { Err(Errno::NOSYS) }
 }
 
 /// What of the arena is registered: its head from the start, the rest with the first block of a large file. Registering

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use support::fixture::{has, must, skip};
+use support::fixture::{has, must, skip, traced};
 use support::{Comparison, Engine, Job, Scratch, seed, tree};
 
 /// Runs its arguments as a command for which io_uring_setup fails with the errno ERRNO, as in a container.
@@ -93,6 +93,39 @@ fn a_job_goes_on_without_io_uring_or_refuses_to() {
         Comparison::new(&tree, sync.dest()).assert_same();
         assert!(!outcome.stderr.contains("io_uring"), "nobody asked for it: {outcome}");
     }
+}
+
+/// Linux 5.6 to 5.10 have a ring that nobody can wait for with a time limit: what the first io_uring_setup tells of its
+/// features is put as theirs (linux/io_uring.h: entries, completions, flags, two of the polling thread, features).
+#[test]
+fn a_ring_of_an_old_kernel_is_none() {
+    let test = "a_ring_of_an_old_kernel_is_none";
+    if !has("strace") {
+        skip(test, "no strace");
+        return;
+    }
+    if Engine::all().len() == 1 {
+        return;
+    }
+    let scratch = Scratch::new();
+    let tree = scratch.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let at = tree::open_dir(&tree);
+    tree::regular(&mut support::Rng::new(seed(test, 83)), &at, c"large", 9 << 20);
+    let params = ["04000000", "08000000", "08000000", "00000000", "00000000", "ff000000"].concat();
+    let inject = format!("-o /dev/null -e inject=io_uring_setup:poke_exit=@arg2={params}:when=1");
+    let job = |name: &str, engine| {
+        let state = scratch.path().join(format!("{name}-state"));
+        Job::new(&tree, scratch.path().join(name), state, engine).within(&traced(&scratch, &inject))
+    };
+    let auto = job("auto", Engine::Auto);
+    let outcome = auto.run().expect(0);
+    Comparison::new(&tree, auto.dest()).assert_same();
+    let said: Vec<&str> = outcome.stderr.lines().filter(|line| line.contains("io_uring")).collect();
+    assert!(matches!(said[..], [line] if line.contains("no io_uring") && line.contains("Linux 5.15")), "{outcome}");
+    assert!(outcome.says("\"engine\":\"sync\""), "{outcome}");
+    let outcome = job("uring", Engine::Uring).run().expect(2);
+    assert!(outcome.stderr.contains("Linux 5.15"), "{outcome}");
 }
 
 /// An unprivileged user.
