@@ -58,6 +58,7 @@
 //! transfer/held.rs     what the destination holds already: sealed again, adopted, given new metadata
 //! transfer/device.rs   ends that are block devices
 //! transfer/grouping.rs  which of an object's names is copied
+//! transfer/source.rs   its source described and opened, and described again when it is read
 //! transfer/named.rs    objects without content: symlinks, FIFOs, sockets, device nodes
 //! large/mod.rs         the life of a large file
 //! large/task.rs        one shard's part in it

@@ -24,7 +24,7 @@ use crate::outcome::What;
 use crate::provider::s3::{Description, Key, Part, Stored};
 use crate::report::{Count, LossSet, Weight};
 use crate::ring::Side;
-use crate::transfer::{Ending, open_source, source_holds, stat_source};
+use crate::transfer::{Ending, open_source, restat_source, source_holds};
 
 /// Time between two looks for an early record.
 const RECORD_LOOK: Duration = Duration::from_millis(1);
@@ -88,7 +88,7 @@ impl Lane {
         let (key, earlier) = (upload.key.clone(), upload.earlier.clone());
         let route = Route::Up { file, key, upload: id.clone(), earlier };
         let parts = self.run_parts(upload.errand, route, stamp.size, begun).await;
-        let after = stat_source(job, &*self.errands.caller, place);
+        let after = restat_source(job, &*self.errands.caller, place);
         if let Some(ending) = self.unfinished(&parts) {
             return self.give_up_upload(upload.errand, (&upload.key, &id), parts.large_id, ending).await;
         }

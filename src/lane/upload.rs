@@ -25,7 +25,7 @@ use crate::provider::xattrs::{self, Thing};
 use crate::report::Count;
 use crate::ring::{Access, Kind, Name, Side, Stat};
 use crate::transfer::{Copied, Ending, Grouping, Seal, claim_group, note_standing, open_source};
-use crate::transfer::{source_error, stat_source};
+use crate::transfer::{restat_source, source_error, stat_source};
 use crate::walk::DestDir;
 
 /// Attribute of the first of several hard links: how many names the file had.
@@ -194,7 +194,7 @@ impl Lane {
             return Ok(None);
         }
         let read = self.checksum_of_source(upload).await?;
-        let after = stat_source(self.job(), &*self.errands.caller, &upload.errand.place)?;
+        let after = restat_source(self.job(), &*self.errands.caller, &upload.errand.place)?;
         match read {
             Some(crc64) if upload.stat.is_unchanged_in(&after) && crc64 == known => {}
             Some(_) if upload.stat.is_unchanged_in(&after) => return Ok(None),
@@ -270,7 +270,7 @@ impl Lane {
             }
             _ => {}
         }
-        let after = stat_source(job, &*self.errands.caller, place)?;
+        let after = restat_source(job, &*self.errands.caller, place)?;
         let is_whole = stat.kind() != Kind::File || buffer.bytes().len() as u64 == stat.size;
         if !is_whole || !stat.is_unchanged_in(&after) {
             return Ok(Ending::Changed);

@@ -404,7 +404,7 @@ impl LargeFile {
         if let Some(device) = work.job.device(Side::Source) {
             return device.stat().is_ok_and(|after| self.stat.is_unchanged_in(&after));
         }
-        let after = Posix::new(work.caller, Side::Source).stat_handle(&self.source_plain);
+        let after = Posix::new(work.caller, Side::Source).restat_handle(&self.source_plain);
         after.is_ok_and(|after| self.stat.is_unchanged_in(&after))
     }
 

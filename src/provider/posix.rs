@@ -87,6 +87,17 @@ impl<'a> Posix<'a> {
         self.describe(Op::StatHandle { file: file.clone() })
     }
 
+    /// Describes a name as its storage has it now. A mount answers from what this machine remembers otherwise, for up
+    /// to a minute (NFS), or for as long as a daemon allows (FUSE).
+    pub fn restat(&self, at: &Handle, name: &Name) -> Verb<Stat> {
+        self.describe(Op::Restat { at: at.clone(), name: name.clone() })
+    }
+
+    /// Likewise an open file.
+    pub fn restat_handle(&self, file: &Handle) -> Verb<Stat> {
+        self.describe(Op::RestatHandle { file: file.clone() })
+    }
+
     /// Describes a file that was just created; its times are not asked for.
     pub fn stat_new(&self, file: &Handle) -> Verb<Stat> {
         self.describe(Op::StatNew { file: file.clone() })

@@ -152,6 +152,11 @@ pub enum Op {
     MakeDir { at: Handle, name: Name, mode: u32 },
     /// Describes a name.
     Stat { at: Handle, name: Name },
+    /// Describes a name as its storage has it now, whatever this machine remembers of it: one question more to a server
+    /// or a daemon, none to a local file system.
+    Restat { at: Handle, name: Name },
+    /// Likewise an open file, without `direct_align` and `birth`.
+    RestatHandle { file: Handle },
     /// Describes an open file, `direct_align` and `birth` included.
     StatHandle { file: Handle },
     /// Describes a file that was just created, like [`Op::StatHandle`] but for its times, which are not asked for: on

@@ -114,6 +114,12 @@ fn perform(side: Side, op: &mut Op, arena: &Arena) -> Result<Answer, Errno> {
         Op::OpenDir { at, path } => open_dir(side, at, path).map(handle),
         Op::Open { at, name, access, mode } => open_file(at, name, *access, *mode).map(handle),
         Op::Stat { at, name } => stat(at, name, STAT_NAME, STAT_MASK).map(Answer::Stat),
+        Op::Restat { at, name } => {
+            stat(at, name, STAT_NAME.union(AtFlags::STATX_FORCE_SYNC), STAT_MASK).map(Answer::Stat)
+        }
+        Op::RestatHandle { file } => {
+            stat(file, c"", AtFlags::EMPTY_PATH.union(AtFlags::STATX_FORCE_SYNC), STAT_MASK).map(Answer::Stat)
+        }
         Op::StatHandle { file } => stat(file, c"", AtFlags::EMPTY_PATH, STAT_HANDLE_MASK).map(Answer::Stat),
         Op::StatNew { file } => stat(file, c"", AtFlags::EMPTY_PATH, STAT_NEW_MASK).map(Answer::Stat),
         Op::NextData { file, from } => next_data(file, *from).map(Answer::Extent),

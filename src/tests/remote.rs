@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "remote/cache.rs"]
+mod cache;
 #[path = "remote/probe.rs"]
 mod probe;
 #[path = "remote/silent.rs"]

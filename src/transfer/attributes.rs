@@ -3,7 +3,7 @@
 //! The source is asked for its attributes by name, as the copy gets them, and described once more behind that: ctime
 //! tells whether they were changed meanwhile, and then the object is copied again (I8).
 
-use super::{Work, source_error, stat_source};
+use super::{Work, restat_source, source_error};
 use crate::config::{Attributes, SpecialBits};
 use crate::error::Result;
 use crate::job::Job;
@@ -103,7 +103,7 @@ impl Work<'_> {
         losses.iter().try_for_each(|loss| self.job.lose(self.place, loss))?;
         match self.told {
             Some(_) => Ok(()),
-            None => match stat_source(self.job, self.caller, self.place)? {
+            None => match restat_source(self.job, self.caller, self.place)? {
                 after if self.stat.is_unchanged_in(&after) => Ok(()),
                 _ => Err(self.unstable(1)),
             },

@@ -4,7 +4,7 @@
 //! (I6). It is replaced by a copy.
 
 use super::attributes::Kept;
-use super::{Copied, Ending, Seal, Work, ending_of, stat_source};
+use super::{Copied, Ending, Seal, Work, ending_of, restat_source};
 use crate::catalog::{FileRecord, Status};
 use crate::error::{Errno, Result};
 use crate::filesystem::Reach;
@@ -211,7 +211,7 @@ impl Work<'_> {
     /// The second half of a small file that was read again and has its recorded content. `None`: the destination has
     /// not, so it is to be copied.
     pub fn refresh_small(&self, record: &FileRecord) -> Option<Ending> {
-        let refreshed = match stat_source(self.job, self.caller, self.place) {
+        let refreshed = match restat_source(self.job, self.caller, self.place) {
             Ok(after) if self.stat.is_unchanged_in(&after) => self.refresh(record),
             Ok(_) => return Some(Ending::Changed),
             Err(error) => Err(error),

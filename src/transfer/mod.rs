@@ -20,12 +20,14 @@ mod device;
 mod grouping;
 mod held;
 mod named;
+mod source;
 
 pub(crate) use attributes::note_unasked;
 pub use copied::{Copied, Seal};
 pub(crate) use device::{note_standing, source_holds};
 pub(crate) use grouping::{Grouping, claim_group};
 use grouping::{claim_inode, new_first};
+pub use source::{open_source, restat_source, source_error, stat_source};
 
 use std::sync::Arc;
 
@@ -206,35 +208,6 @@ fn try_prepare(
         Some(copied) => Ending::Copied(Box::new(copied)),
         None => Ending::NotMade(work.stamp, Owner::of(&stat)),
     }))
-}
-
-/// The source's state; an object that is gone is [`Cause::Vanished`].
-pub fn stat_source(job: &Job, caller: &dyn Caller, place: &Place) -> Result<Stat> {
-    if let Some(device) = job.device(Side::Source) {
-        return device.stat().map_err(|errno| Error::os("stat", &device.path, errno));
-    }
-    let source = Posix::new(caller, Side::Source);
-    source.stat(&place.open.source, &place.name).map_err(|errno| source_error(job, place, "stat", errno))
-}
-
-/// Opens the source to be read through the page cache; nothing if it is not in the state `stat` any more.
-pub fn open_source(job: &Job, caller: &dyn Caller, place: &Place, stat: &Stat) -> Result<Option<Handle>> {
-    if let Some(device) = job.device(Side::Source) {
-        return Ok(Some(device.buffered.clone()));
-    }
-    let source = Posix::new(caller, Side::Source);
-    let opened = source.open(&place.open.source, &place.name, Access::Read);
-    let file = opened.map_err(|errno| source_error(job, place, "open", errno))?;
-    let now = source.stat_handle(&file).map_err(|errno| source_error(job, place, "stat", errno))?;
-    Ok(stat.is_unchanged_in(&now).then_some(file))
-}
-
-/// An error on the source side: ENOENT means that the object is gone.
-pub fn source_error(job: &Job, place: &Place, verb: &'static str, errno: Errno) -> Error {
-    match errno {
-        Errno::NOENT => Error { verb, object: place.path(job, Side::Source), cause: Cause::Vanished },
-        errno => place.error(job, Side::Source, verb, errno),
-    }
 }
 
 /// A new file at the destination, open and without its seal.
@@ -557,7 +530,7 @@ impl<'a> Work<'a> {
             };
         }
         self.job.set_reflink(Reflink::Works);
-        let after = source.stat_handle(&from).map_err(|errno| source_error(self.job, self.place, "stat", errno));
+        let after = source.restat_handle(&from).map_err(|errno| source_error(self.job, self.place, "stat", errno));
         let after = after.inspect_err(|_| self.remove(file.temp.as_ref()))?;
         if !self.stat.is_unchanged_in(&after) {
             self.remove(file.temp.as_ref());
@@ -573,7 +546,7 @@ impl<'a> Work<'a> {
 
     /// The second half of a small file: `count` bytes of it, of this checksum, were read into `lease`.
     pub fn place_small(&self, lease: Lease, count: usize, checksum: Option<Checksum>) -> (Lease, Ending) {
-        match stat_source(self.job, self.caller, self.place) {
+        match restat_source(self.job, self.caller, self.place) {
             Ok(after) if self.stat.is_unchanged_in(&after) && count as u64 == self.stat.size => {}
             Ok(_) => return (lease, Ending::Changed),
             Err(error) => return (lease, ending_of(error)),

@@ -18,11 +18,11 @@ impl World {
         match op {
             Op::OpenDir { at, path } => self.open_dir(side, at, path),
             Op::ReadDir { dir, buffer } => self.read_dir(side, dir, buffer),
-            Op::Stat { at, name } => {
+            Op::Stat { at, name } | Op::Restat { at, name } => {
                 let ino = self.named(side, at, name)?;
                 Ok(Answer::Stat(self.disk(side).stat(ino)))
             }
-            Op::StatHandle { file } | Op::StatNew { file } => {
+            Op::StatHandle { file } | Op::StatNew { file } | Op::RestatHandle { file } => {
                 let ino = self.ino(side, file)?;
                 let mut stat = self.disk(side).stat(ino);
                 stat.direct_align = if stat.kind() == Kind::File { self.disk(side).direct_align } else { 0 };

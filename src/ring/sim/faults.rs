@@ -113,6 +113,7 @@ impl Verb {
             Op::Write { .. } | Op::Allocate { .. } | Op::Truncate { .. } | Op::Clone { .. } => Verb::Write,
             Op::ReadDir { .. } => Verb::List,
             Op::Stat { .. } | Op::StatHandle { .. } | Op::StatNew { .. } => Verb::Stat,
+            Op::Restat { .. } | Op::RestatHandle { .. } => Verb::Stat,
             Op::ReadLink { .. } | Op::HasDefaultAcl { .. } | Op::HasRoom { .. } => Verb::Stat,
             Op::ListXattrs { .. } | Op::GetXattr { .. } => Verb::Stat,
             Op::MakeDir { .. } | Op::MakeSymlink { .. } | Op::MakeNode { .. } | Op::Link { .. } => Verb::Create,

@@ -238,6 +238,7 @@ fn subject(op: &Op) -> Subject<'_> {
         Op::OpenDir { path: name, .. }
         | Op::MakeDir { name, .. }
         | Op::Stat { name, .. }
+        | Op::Restat { name, .. }
         | Op::ReadWhole { name, .. }
         | Op::Open { name, .. }
         | Op::SetOwnerAt { name, .. }
@@ -253,6 +254,7 @@ fn subject(op: &Op) -> Subject<'_> {
         | Op::RemoveDir { name, .. } => Subject::Name(name),
         Op::ReadDir { dir: file, .. }
         | Op::StatHandle { file }
+        | Op::RestatHandle { file }
         | Op::StatNew { file }
         | Op::Read { file, .. }
         | Op::Write { file, .. }

@@ -1,6 +1,10 @@
 //! In what the file systems of [`passthrough`](super::passthrough) differ from a local one.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
 
 use fuser::INodeNo;
 
@@ -27,9 +31,28 @@ pub enum Habit {
     RefusesNames,
     /// ACLs are those of NFSv4: of files called `shared` they name a user, of others they say what the mode does.
     HasAclsOfNfs4,
+    /// The kernel may believe what it was told for a minute, and nothing can be written through the mount. Somebody
+    /// else writes to each file called [`TORN`], behind its first read.
+    Remembers,
+}
+
+/// Begins the names of files that somebody else writes to.
+pub const TORN: &str = "torn-";
+
+/// Somebody else writes to the file at `path`, if it is called so: every bit is another then.
+pub fn tear(path: &Path) {
+    if path.file_name().unwrap().to_string_lossy().starts_with(TORN) {
+        let turned: Vec<u8> = fs::read(path).unwrap().into_iter().map(|byte| !byte).collect();
+        fs::File::options().write(true).open(path).unwrap().write_all_at(&turned, 0).unwrap();
+    }
 }
 
 impl Habit {
+    /// How long the kernel may believe an answer.
+    pub fn ttl(self) -> Duration {
+        if self == Habit::Remembers { Duration::from_secs(60) } else { Duration::ZERO }
+    }
+
     /// Whether names that differ may be one.
     pub fn folds_names(self) -> bool {
         matches!(self, Habit::FoldsNames | Habit::FoldsNamesUnnumbered | Habit::KeepsLowerCase)

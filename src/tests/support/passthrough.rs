@@ -27,8 +27,6 @@ use super::halt::Halt;
 pub const ROT: &[u8] = b"this rots";
 /// Pages that hold these bytes cannot be read, as bad sectors of a disk.
 pub const BAD: &[u8] = b"this page is lost";
-/// How long the kernel may believe an answer.
-const TTL: Duration = Duration::ZERO;
 
 /// Mounts `folder` at `point`; `threads` operations are answered at a time, each after `delay`.
 pub fn mount(
@@ -40,6 +38,7 @@ pub fn mount(
 ) -> io::Result<BackgroundSession> {
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName("slow".into()), MountOption::DefaultPermissions];
+    config.mount_options.extend((habit == Habit::Remembers).then_some(MountOption::RO));
     config.n_threads = Some(threads);
     fuser::spawn_mount(Passthrough::new(folder, delay, habit, halt), point, &config)
 }
@@ -73,6 +72,8 @@ struct Passthrough {
     stale: Mutex<Vec<PathBuf>>,
     /// Nodes of which something was lost that nobody was told of.
     unkept: Mutex<HashSet<u64>>,
+    /// Nodes that somebody else has written to.
+    torn: Mutex<HashSet<u64>>,
     next_file: AtomicU64,
 }
 
@@ -88,6 +89,7 @@ impl Passthrough {
             has_lost: AtomicBool::new(false),
             stale: Mutex::default(),
             unkept: Mutex::default(),
+            torn: Mutex::default(),
             next_file: AtomicU64::new(1),
         }
     }
@@ -273,14 +275,14 @@ impl fuser::Filesystem for Passthrough {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.after_delay(|| self.meet(self.child(parent, name)?)) {
-            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            Ok(attr) => reply.entry(&self.habit.ttl(), &attr, Generation(0)),
             Err(errno) => reply.error(errno),
         }
     }
 
     fn getattr(&self, _request: &Request, node: INodeNo, _file: Option<FileHandle>, reply: ReplyAttr) {
         match self.after_delay(|| self.describe(node)) {
-            Ok(attr) => reply.attr(&TTL, &attr),
+            Ok(attr) => reply.attr(&self.habit.ttl(), &attr),
             Err(errno) => reply.error(errno),
         }
     }
@@ -330,7 +332,7 @@ impl fuser::Filesystem for Passthrough {
             self.describe(node)
         };
         match self.after_delay(set) {
-            Ok(attr) => reply.attr(&TTL, &attr),
+            Ok(attr) => reply.attr(&self.habit.ttl(), &attr),
             Err(errno) => reply.error(errno),
         }
     }
@@ -350,7 +352,7 @@ impl fuser::Filesystem for Passthrough {
             self.meet(path)
         };
         match self.after_delay(make) {
-            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            Ok(attr) => reply.entry(&self.habit.ttl(), &attr, Generation(0)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -376,7 +378,7 @@ impl fuser::Filesystem for Passthrough {
             self.meet(path)
         };
         match self.after_delay(make) {
-            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            Ok(attr) => reply.entry(&self.habit.ttl(), &attr, Generation(0)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -410,7 +412,7 @@ impl fuser::Filesystem for Passthrough {
             self.meet(path)
         };
         match self.after_delay(link) {
-            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            Ok(attr) => reply.entry(&self.habit.ttl(), &attr, Generation(0)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -444,7 +446,9 @@ impl fuser::Filesystem for Passthrough {
             Ok((file, self.meet(path)?))
         };
         match self.after_delay(create) {
-            Ok((file, attr)) => reply.created(&TTL, &attr, Generation(0), self.keep(file), FopenFlags::empty()),
+            Ok((file, attr)) => {
+                reply.created(&self.habit.ttl(), &attr, Generation(0), self.keep(file), FopenFlags::empty())
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -475,6 +479,9 @@ impl fuser::Filesystem for Passthrough {
         match self.after_delay(read) {
             Ok(filled) if bytes[..filled].windows(BAD.len()).any(|window| window == BAD) => reply.error(Errno::EIO),
             Ok(filled) => {
+                if self.habit == Habit::Remembers && self.torn.lock().unwrap().insert(node.0) {
+                    super::habit::tear(&self.path(node).unwrap());
+                }
                 if let Some(at) = bytes.windows(ROT.len()).position(|window| window == ROT) {
                     bytes[at] ^= 1;
                 }

@@ -11,6 +11,7 @@ use fuser::BackgroundSession;
 
 use super::Scratch;
 use super::fixture::{has, skip};
+pub use super::habit::TORN;
 use super::halt::Halt;
 use super::passthrough::{self, Habit};
 pub use super::passthrough::{BAD, LOST, ROT, STALE, UNKEPT};
@@ -94,6 +95,11 @@ impl SlowMount {
     /// An empty folder whose ACLs are those of NFSv4, without delay: see [`Habit::HasAclsOfNfs4`].
     pub fn having_acls_of_nfs4() -> SlowMount {
         SlowMount::try_new(Duration::ZERO, Habit::HasAclsOfNfs4).unwrap()
+    }
+
+    /// An empty folder of which the kernel remembers what it was told, without delay: see [`Habit::Remembers`].
+    pub fn remembering() -> SlowMount {
+        SlowMount::try_new(Duration::ZERO, Habit::Remembers).unwrap()
     }
 
     fn try_new(delay: Duration, habit: Habit) -> io::Result<SlowMount> {
