@@ -5,6 +5,7 @@
 //! listed before all its entries are accounted for (I1).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam_deque::Worker;
 
@@ -44,6 +45,8 @@ pub(crate) struct Errand {
     pub unmet: Option<Unmet>,
     /// Counts its bytes as they pass, where that takes long.
     pub meter: Option<Arc<Meter>>,
+    /// Since when somebody's lease keeps it from being opened.
+    pub leased: Option<Instant>,
 }
 
 impl Errand {
@@ -91,6 +94,7 @@ impl Errands {
             page: None,
             unmet: None,
             meter: None,
+            leased: None,
         }
     }
 

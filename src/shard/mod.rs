@@ -48,6 +48,8 @@ enum Task {
     Small { errand: Errand, subject: Subject, group: Option<LinkKey> },
     /// This shard's part in a large file.
     Large(LargeTask, Part),
+    /// An object that somebody has a lease on, until it is tried again.
+    Leased(Errand, Instant),
 }
 
 impl Task {
@@ -57,6 +59,7 @@ impl Task {
             Task::Small { errand, subject, .. } => (&errand.place, subject.stat.size, 0),
             Task::Large(task, Part::Opener) => (&task.file.place, task.file.stat.size, task.file.done()),
             Task::Large(_, Part::Helper) => return None,
+            Task::Leased(errand, _) => (&errand.place, 0, 0),
         };
         Some(Open { path: place.dir.path_of(&place.name), size, done, began })
     }
@@ -116,7 +119,8 @@ pub struct Shard<I> {
     began: Vec<Instant>,
     /// Unused indexes of `tasks`.
     free: Vec<usize>,
-    /// Tasks that wait for a lease, a checkpoint, their stream or the limits; marks that are gone count for nothing.
+    /// Tasks that wait for memory, a checkpoint, their stream, the limits or their time; marks that are gone count for
+    /// nothing.
     starved: VecDeque<usize>,
     /// By index of `tasks`: whether it waits in `starved`.
     is_starved: Vec<bool>,
@@ -428,6 +432,10 @@ impl<I: Interpreter> Shard<I> {
                     let reading = if self.errands.intake.is_full() { Reading::Paused } else { Reading::Allowed };
                     task.turn(&job, &*self.errands.caller, &mut self.buffers, reading)
                 }
+                Some(Task::Leased(_, until)) if Instant::now() < *until && !job.walker.is_stopped() => {
+                    return self.starve(index);
+                }
+                Some(Task::Leased(..)) => return self.try_leased(index),
                 None => return,
             };
             match turn {
@@ -547,7 +555,7 @@ impl<I: Interpreter> Shard<I> {
                 self.drive(index);
             }
             Some(Task::Small { .. }) => self.place_small(index, completion),
-            None => unreachable!("I3: a task stays until its operations are back"),
+            Some(Task::Leased(..)) | None => unreachable!("I3: a task stays until its operations are back"),
         }
     }
 }

@@ -1,20 +1,21 @@
 //! The life of a shard's objects: begun, placed, finished, told of.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Current, Part, Shard, Started, Task};
 use crate::catalog::{Checksum, Proof};
-use crate::config::ChecksumPolicy;
+use crate::config::{ChecksumPolicy, scaled};
 use crate::digest::crc64;
 use crate::errand::Errand;
-use crate::error::{Errno, Result};
+use crate::error::{Cause, Errno, Error, Result};
 use crate::job::Place;
 use crate::large::{Goal, LargeFile, LargeTask};
 use crate::links::LinkKey;
 use crate::outcome::What;
+use crate::provider::posix::Posix;
 use crate::report::{Count, Weight};
-use crate::ring::{Answer, Completion, Handle, Interpreter, Lease, Op, Side};
+use crate::ring::{Access, Answer, Completion, Handle, Interpreter, Lease, Op, Side};
 use crate::transfer::{Ending, Prepared, Subject, Work as Object, ending_of, prepare};
 use crate::walk::DirPair;
 
@@ -56,26 +57,70 @@ impl<I: Interpreter> Shard<I> {
                 }
             };
             match self.end(errand, group, ending) {
-                Some(again) => errand = again,
-                None => return Started::Ended,
+                Next::Again(again) => errand = *again,
+                Next::Waits => return Started::InFlight,
+                Next::Over => return Started::Ended,
             }
         }
     }
 
-    /// Tells what became of an object. Returns it if it is to be tried again: also, once, from the root down, where
-    /// what it was reached by has become stale (ESTALE).
-    fn end(&mut self, mut errand: Errand, group: Option<LinkKey>, ending: Ending) -> Option<Errand> {
-        match ending {
+    /// Goes on with an object after what became of it.
+    fn go_on(&mut self, next: Next) -> Started {
+        match next {
+            Next::Again(errand) => self.begin(*errand),
+            Next::Waits => Started::InFlight,
+            Next::Over => Started::Ended,
+        }
+    }
+
+    /// Tells what became of an object, unless it is to be tried again: also, once, from the root down, where what it
+    /// was reached by has become stale (ESTALE), and as long as a lease may keep it from being opened (EAGAIN).
+    fn end(&mut self, mut errand: Errand, group: Option<LinkKey>, ending: Ending) -> Next {
+        let ended = match ending {
             Ending::Failed(error) if error.is_stale() && !errand.place.is_reopened => {
                 let Ok(open) = self.reopen(&errand.place) else {
-                    return self.errands.end(errand, group, Ending::Failed(error));
+                    return Next::of(self.errands.end(errand, group, Ending::Failed(error)));
                 };
                 self.errands.job.failures.causes.note(Weight::Retry, &error.cause);
                 errand.place = Place { open, is_reopened: true, ..errand.place };
                 errand.claimed = group;
                 Some(errand)
             }
+            Ending::Failed(Error { verb: "open" | "open direct" | "read", cause: Cause::Os(Errno::AGAIN), .. })
+                if may_be_leased(&errand) =>
+            {
+                errand.claimed = group;
+                self.set_aside(errand);
+                return Next::Waits;
+            }
             ending => self.errands.end(errand, group, ending),
+        };
+        Next::of(ended)
+    }
+
+    /// Keeps an object that somebody has a lease on (a file server, for a client that caches it) until it is tried
+    /// again: the holder was asked to give the lease back, and has some time for that. It is tried again soon at first,
+    /// then every [`LEASE_PAUSE_MAX`].
+    fn set_aside(&mut self, mut errand: Errand) {
+        let now = Instant::now();
+        let since = *errand.leased.get_or_insert(now);
+        let pause = (now - since).clamp(LEASE_PAUSE_MIN, LEASE_PAUSE_MAX);
+        let index = self.insert(Task::Leased(errand, now + pause));
+        self.starve(index);
+    }
+
+    /// Tries an object again that was set aside. A run that is to end leaves it to the resume.
+    pub(super) fn try_leased(&mut self, index: usize) {
+        let Some(Task::Leased(errand, _)) = self.remove(index) else { return };
+        if self.walker().is_stopped() {
+            return self.errands.job.gate.release();
+        }
+        let (source, place) = (Posix::new(&*self.errands.caller, Side::Source), &errand.place);
+        let opened = source.open(&place.open.source, &place.name, Access::Read).map(drop);
+        if opened == Err(Errno::AGAIN) && may_be_leased(&errand) {
+            self.set_aside(errand);
+        } else if self.begin(errand) == Started::Ended {
+            self.errands.job.gate.release();
         }
     }
 
@@ -141,7 +186,7 @@ impl<I: Interpreter> Shard<I> {
 
     /// The bytes of a small file are here.
     pub(super) fn place_small(&mut self, index: usize, completion: Completion) {
-        if matches!(completion.result, Err(Errno::INTR | Errno::AGAIN)) {
+        if matches!(completion.result, Err(Errno::INTR)) {
             self.ask(index, Side::Source, completion.op);
             return;
         }
@@ -149,12 +194,8 @@ impl<I: Interpreter> Shard<I> {
         let Completion { op: Op::ReadWhole { lease, .. }, result, .. } = completion else { return };
         let (lease, ending) = self.place_bytes(&errand, &subject, group, lease, result);
         self.buffers.release(lease);
-        let again = self.end(errand, group, ending);
-        let started = match again {
-            Some(errand) => self.begin(errand),
-            None => Started::Ended,
-        };
-        if started == Started::Ended {
+        let next = self.end(errand, group, ending);
+        if self.go_on(next) == Started::Ended {
             self.errands.job.gate.release();
         }
     }
@@ -211,11 +252,39 @@ impl<I: Interpreter> Shard<I> {
         }
         let (ticket, attempt) = (file.ticket, file.attempt);
         let (place, record) = (file.place.clone(), file.former().cloned());
-        let (claimed, listed, page, unmet, meter) = (None, None, None, None, None);
-        let errand = Errand { place, ticket, record, attempt, claimed, listed, page, unmet, meter };
-        match self.end(errand, file.group, ending) {
-            Some(errand) => self.begin(errand),
-            None => Started::Ended,
-        }
+        let (claimed, listed, page, unmet, meter, leased) = (None, None, None, None, None, None);
+        let errand = Errand { place, ticket, record, attempt, claimed, listed, page, unmet, meter, leased };
+        let next = self.end(errand, file.group, ending);
+        self.go_on(next)
     }
+}
+
+/// What comes next of an object.
+enum Next {
+    /// It is tried again.
+    Again(Box<Errand>),
+    /// It is set aside.
+    Waits,
+    /// Nothing: it has its outcome.
+    Over,
+}
+
+impl Next {
+    /// Of an object that is to be tried again, or not.
+    fn of(again: Option<Errand>) -> Next {
+        again.map_or(Next::Over, |errand| Next::Again(Box::new(errand)))
+    }
+}
+
+/// Pauses between two tries to open a file that somebody has a lease on.
+const LEASE_PAUSE_MIN: Duration = Duration::from_millis(scaled(1, 0) as u64);
+const LEASE_PAUSE_MAX: Duration = Duration::from_millis(scaled(50, 0) as u64);
+
+/// Whether a file that could not be opened may be waited for: as long as the kernel lets the holder of a lease keep it
+/// (proc_sys_fs(5)), and some seconds more. Then the kernel takes it, or it was none.
+fn may_be_leased(errand: &Errand) -> bool {
+    let Some(since) = errand.leased else { return true };
+    let told = std::fs::read_to_string("/proc/sys/fs/lease-break-time");
+    let secs = told.ok().and_then(|secs| secs.trim().parse().ok()).unwrap_or(45_u64);
+    since.elapsed() < Duration::from_secs(secs.saturating_add(5))
 }

@@ -6,6 +6,8 @@ mod support;
 mod full;
 #[path = "hostile/handed.rs"]
 mod handed;
+#[path = "hostile/leased.rs"]
+mod leased;
 #[path = "hostile/links.rs"]
 mod links;
 

@@ -11,6 +11,7 @@ pub mod fault;
 pub mod fixture;
 pub mod habit;
 pub mod halt;
+pub mod lease;
 pub mod mutate;
 pub mod network;
 pub mod passthrough;

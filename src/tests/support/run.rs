@@ -229,6 +229,14 @@ impl Running {
         line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
     }
 
+    /// Time that processors have spent on it so far, all its threads together.
+    pub fn cpu_time(&self) -> Duration {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Behind the program's name, which may hold anything: state, then 10 numbers, then ticks of 10 ms (proc(5)).
+        let fields = text.rsplit_once(')').unwrap().1.split_whitespace();
+        Duration::from_millis(fields.skip(11).take(2).map(|ticks| 10 * ticks.parse::<u64>().unwrap()).sum())
+    }
+
     /// Lets it run for `delay`, unless it ends before. True if it is still running.
     pub fn run_for(&self, delay: Duration) -> bool {
         let timeout = Timespec { tv_sec: delay.as_secs() as i64, tv_nsec: delay.subsec_nanos().into() };
