@@ -10,8 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use support::compare::{Difference, What};
-use support::fixture::can_mount;
-use support::{Comparison, Engine, Job, Kind, Mount, mutate, seed, tree};
+use support::fixture::{can_mount, has, skip, traced};
+use support::{Comparison, Engine, Job, Kind, Mount, Rng, Scratch, mutate, seed, tree};
 
 /// MiB of each file system: the mixed tree takes about 100.
 const MIB: u64 = 1024;
@@ -150,6 +150,34 @@ fn a_copy_within_xfs_shares_its_extents() {
         let (shared, copied) = (taken("shared", "auto"), taken("copied", "never"));
         assert!(shared < 100 << 20, "{shared} bytes taken by a copy that could be shared");
         assert!(copied > 200 << 20, "{copied} bytes taken by a copy that may not be shared");
+    }
+}
+
+/// A file that cannot be cloned (an active swap file, a group of XFS without room) is copied, and the others are cloned
+/// all the same.
+#[test]
+fn a_file_that_cannot_be_cloned_is_copied() {
+    let test = "a_file_that_cannot_be_cloned_is_copied";
+    if !can_mount(test) || (!has("strace") && !skip(test, "no strace")) {
+        return;
+    }
+    let (mount, scratch) = (Mount::new(Kind::Xfs, 512), Scratch::new());
+    let tree = mount.dir("tree");
+    tree::wide(&tree, 40);
+    let at = tree::open_dir(&tree);
+    let mut rng = Rng::new(seed(test, 5));
+    tree::regular(&mut rng, &at, c"small", 5000);
+    tree::regular(&mut rng, &at, c"large", 3 << 20);
+    for (engine, errno) in Engine::all().into_iter().flat_map(|engine| ["ETXTBSY", "ENOSPC"].map(|e| (engine, e))) {
+        let name = format!("{engine:?}-{errno}");
+        let refused = ["small", "large"].map(|file| format!("-P {}", mount.join(&name).join(file).display()));
+        let inject = format!("-o /dev/null {} -e inject=ioctl:error={errno}", refused.join(" "));
+        let job = Job::new(&tree, mount.join(&name), mount.join(name + "-state"), engine);
+        let job = job.within(&traced(&scratch, &inject));
+        let outcome = job.run().expect(0);
+        Comparison::new(&tree, job.dest()).assert_same();
+        // One of the others is empty.
+        assert_eq!((outcome.number("cloned"), outcome.number("copied")), (39, 3), "{outcome}");
     }
 }
 
