@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::catalog::{
     BATCH_UNSEALED, Batch, Catalog, DirId, DirRecord, DirState, FileRecord, Header, JobStatus, Reader, Record, Row,
-    Status,
+    Status, is_refused,
 };
 use crate::config::{QUEUED_DIRS_MAX, Retry, scaled};
 use crate::error::{Error, Result};
@@ -230,31 +230,55 @@ fn retry_files(job: &Job, nodes: &mut HashMap<DirId, Arc<DirNode>>) -> Result<()
         let reader = job.catalog.reader()?;
         for (dir, name) in page {
             let record = reader.entry(dir, &name)?;
+            let is_dir = is_dir_by_now(job, record.as_ref());
             // What --delete found missing has no record.
             let is_failed = record.is_none_or(|record| match record {
                 Record::File(record) => record.status == Status::Failed,
                 Record::Dir(_) => false,
             });
             let node = load_node(&job.catalog, dir, nodes)?;
-            // A directory that is listed again brings its names, but for those before the mark it is listed from.
-            let comes_up = match job.is_listed(dir)? {
-                true => !name.is_empty() && reader.is_open_file(dir, c"")?,
-                false => !is_before_mark(job, &node, &name)?,
+            // A directory that is listed brings its names, but for those before the mark that its listing goes on from.
+            let waits = !job.is_listed(dir)? || reader.is_open_dir(dir, DirState::Unlisted)?;
+            let comes_up = match waits {
+                true => !is_before_mark(job, &node, &name)?,
+                false => listed_by(job, &reader, dir)?.is_some_and(|by| by != name),
             };
-            if comes_up || (is_failed && retried == RETRIED_MAX) {
+            if comes_up || is_dir || (is_failed && retried == RETRIED_MAX) {
                 continue;
             }
             retried += usize::from(is_failed);
-            match name.is_empty() {
-                true => job.walker.inject(Work::List(node)),
-                false => job.walker.inject(Work::File(node, name)),
-            }
+            take_up(job, node, name);
         }
     }
 }
 
+/// A name of the index is taken up: by itself, or by listing its directory once more.
+fn take_up(job: &Job, dir: Arc<DirNode>, name: Name) {
+    job.walker.inject(match name.is_empty() || is_refused(&name) {
+        true => Work::List(dir),
+        false => Work::File(dir, name),
+    });
+}
+
+/// The name of the index by which a directory is listed once more: the empty one if it could not be listed, or its
+/// first refused key. Only the listing tells whether a key is still to be refused, and it brings all other names.
+fn listed_by(job: &Job, reader: &Reader<'_>, dir: DirId) -> Result<Option<Name>> {
+    match &job.source.bucket {
+        _ if reader.is_open_file(dir, c"")? => Ok(Some(Name::default())),
+        Some(_) => reader.first_refused(dir),
+        None => Ok(None),
+    }
+}
+
+/// Whether an object of a bucket failed before its name became a directory's. The bucket may have both: then the object
+/// is refused.
+fn is_dir_by_now(job: &Job, record: Option<&Record>) -> bool {
+    job.source.bucket.is_some() && matches!(record, Some(Record::Dir(_)))
+}
+
 /// A page of the index of what a run has to do, from behind `after` on. Names of directories that are recorded no more,
-/// as earlier versions left them, are closed.
+/// as earlier versions left them, are closed; so are refused keys of those that this pass has not listed: it refuses
+/// them again when it does.
 fn open_names(job: &Job, after: &mut Option<LinkName>) -> Result<Option<Vec<LinkName>>> {
     let reader = job.catalog.reader()?;
     let page = reader.open_files(after.as_ref(), PAGE)?;
@@ -262,9 +286,15 @@ fn open_names(job: &Job, after: &mut Option<LinkName>) -> Result<Option<Vec<Link
     *after = Some(last.clone());
     let (mut kept, mut rows) = (Vec::with_capacity(page.len()), Vec::new());
     for (dir, name) in page {
-        match dir == DirId::ROOT || reader.dir(dir)?.is_some() {
+        let is_known = dir == DirId::ROOT || reader.dir(dir)?.is_some();
+        match is_known && (!is_refused(&name) || job.is_listed(dir)?) {
             true => kept.push((dir, name)),
-            false => rows.push(Row::CloseFile { dir, name }),
+            false => {
+                if is_refused(&name) {
+                    rows.push(Row::DeleteEntry { dir, name: name.clone() });
+                }
+                rows.push(Row::CloseFile { dir, name });
+            }
         }
     }
     let reseal_dirs = reader.reseal_dirs()?;
@@ -277,7 +307,8 @@ fn open_names(job: &Job, after: &mut Option<LinkName>) -> Result<Option<Vec<Link
 
 /// Whether a name of an unlisted directory lies before what the listing goes on with.
 fn is_before_mark(job: &Job, dir: &DirNode, name: &Name) -> Result<bool> {
-    let Some(root) = job.source.bucket.as_ref().filter(|_| !name.is_empty()) else { return Ok(false) };
+    let has_key = !name.is_empty() && !is_refused(name);
+    let Some(root) = job.source.bucket.as_ref().filter(|_| has_key) else { return Ok(false) };
     let mark = job.catalog.reader()?.listed_to(dir.id)?;
     Ok(mark.is_some_and(|mark| root.key(dir, name).is_ok_and(|key| key.as_str() <= mark.as_str())))
 }
@@ -285,13 +316,20 @@ fn is_before_mark(job: &Job, dir: &DirNode, name: &Name) -> Result<bool> {
 /// Queues the next of the entries that failed, from behind `after` on, up to `RETRIED_ROUND`; the last one looked at,
 /// or `None` if there are no more. To be called when nothing is queued, right after a checkpoint.
 pub fn retry_failed(job: &Job, after: Option<LinkName>) -> Result<Option<LinkName>> {
-    Ok(retry_open(job, after, |_, _, _| Ok(true))?.0)
+    let (last, _) = retry_open(job, after, |reader, dir, name| {
+        let is_dir = is_dir_by_now(job, reader.entry(dir, name)?.as_ref());
+        Ok(!is_dir && listed_by(job, reader, dir)?.is_none_or(|by| by == *name))
+    })?;
+    Ok(last)
 }
 
 /// Likewise the next of those that `--delete` found missing at the destination, and how many these are. They have no
 /// record. Those of directories that this pass has not listed come up when one does.
 pub fn retry_missing(job: &Job, after: Option<LinkName>) -> Result<(Option<LinkName>, usize)> {
-    retry_open(job, after, |reader, dir, name| Ok(reader.entry(dir, name)?.is_none() && job.is_listed(dir)?))
+    retry_open(job, after, |reader, dir, name| {
+        let is_missing = reader.entry(dir, name)?.is_none() && job.is_listed(dir)?;
+        Ok(is_missing && !reader.is_open_file(dir, c"")?)
+    })
 }
 
 fn retry_open(
@@ -305,15 +343,9 @@ fn retry_open(
         let Some(page) = open_names(job, &mut after)? else { return Ok((None, queued)) };
         let reader = job.catalog.reader()?;
         for (dir, name) in page {
-            // A directory that is listed again brings its names.
-            if (!name.is_empty() && reader.is_open_file(dir, c"")?) || !is_wanted(&reader, dir, &name)? {
-                continue;
-            }
-            queued += 1;
-            let node = load_node(&job.catalog, dir, &mut nodes)?;
-            match name.is_empty() {
-                true => job.walker.inject(Work::List(node)),
-                false => job.walker.inject(Work::File(node, name)),
+            if is_wanted(&reader, dir, &name)? {
+                queued += 1;
+                take_up(job, load_node(&job.catalog, dir, &mut nodes)?, name);
             }
         }
     }

@@ -32,6 +32,7 @@ mod note;
 mod range;
 mod reader;
 mod record;
+mod refused;
 mod store;
 
 use std::hash::{BuildHasher, Hasher};
@@ -49,6 +50,8 @@ pub use record::{
     BATCH_UNSEALED, Checksum, DirId, DirRecord, DirStamp, DirState, Failure, FileRecord, LinkFirst, Owner, Proof,
     Record, Stamp, Status, decode_dir, decode_link, decode_record, encode_dir, encode_link, encode_record,
 };
+
+pub(crate) use refused::{is_refused, refused_name, shown_name};
 
 use crate::error::{Error, Result};
 use crate::report::Note;

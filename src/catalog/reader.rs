@@ -13,11 +13,14 @@ use super::key::{self, Key};
 use super::note;
 use super::range::{self, Range, UPLOAD_OFFSET, Upload};
 use super::record::{self, DirId, DirRecord, DirState, LinkFirst, Record};
+use super::refused::is_refused;
 use super::store::{Tree, damaged, trouble};
 use crate::error::Result;
 use crate::report::Note;
 use crate::ring::op::Name;
 
+/// What the names of refused keys begin with.
+const SLASH: &CStr = c"/";
 /// Ranges that are looked through at a time.
 const PAGE: usize = 4096;
 
@@ -96,11 +99,7 @@ impl<'c> Reader<'c> {
     pub fn entries(&self, dir: DirId, after: Option<&CStr>, limit: usize) -> Result<Vec<(Name, Record)>> {
         let prefix = Key::new().number(dir.0);
         let after = after.map(|name| key::entry(dir, name));
-        self.scan(Tree::Entries, &prefix, after.as_ref(), limit, |rest, body| {
-            let mut take = Take(body);
-            let name = key::take_name(rest, &mut take)?;
-            Ok((name, record::decode_record(take.0)?))
-        })
+        self.scan(Tree::Entries, &prefix, after.as_ref(), limit, take_entry)
     }
 
     /// Up to `limit` names of all directories behind `after`, in order of their keys.
@@ -112,6 +111,24 @@ impl<'c> Reader<'c> {
             let name = key::take_name(in_key.0, &mut take)?;
             Ok((dir, name, record::decode_record(take.0)?))
         })
+    }
+
+    /// Up to `limit` names of a directory that begin with a slash, from the first or behind `after`: those of refused
+    /// keys, and the directory of an empty component.
+    pub fn slashed(&self, dir: DirId, after: Option<&CStr>, limit: usize) -> Result<Vec<(Name, Record)>> {
+        let prefix = Key::new().number(dir.0);
+        let (first, after) = (key::entry(dir, SLASH), after.map(|name| key::entry(dir, name)));
+        let start = after.as_ref().map_or(Bound::Included(first.as_bytes()), |after| Bound::Excluded(after.as_bytes()));
+        let found = self.scan_from(Tree::Entries, &prefix, start, limit, take_entry)?;
+        Ok(found.into_iter().take_while(|(name, _)| is_refused(name)).collect())
+    }
+
+    /// The first of a directory's refused keys in the index of entries that need work.
+    pub fn first_refused(&self, dir: DirId) -> Result<Option<Name>> {
+        let (prefix, first) = (Key::new().number(dir.0), key::entry(dir, SLASH));
+        let start = Bound::Included(first.as_bytes());
+        let mut found = self.scan_from(Tree::OpenFiles, &prefix, start, 1, take_marked_name)?;
+        Ok(found.pop().filter(|name| is_refused(name)))
     }
 
     /// What is known of one directory.
@@ -304,13 +321,24 @@ impl<'c> Reader<'c> {
         limit: usize,
         decode: impl FnMut(&[u8], &[u8]) -> Decoded<T>,
     ) -> Result<Vec<T>> {
-        let tree = self.catalog.store.tree(tree);
         let start = match after {
             Some(after) => Bound::Excluded(after.as_bytes()),
             // LMDB has no empty key.
             None if prefix.as_bytes().is_empty() => Bound::Unbounded,
             None => Bound::Included(prefix.as_bytes()),
         };
+        self.scan_from(tree, prefix, start, limit, decode)
+    }
+
+    fn scan_from<T>(
+        &self,
+        tree: Tree,
+        prefix: &Key,
+        start: Bound<&[u8]>,
+        limit: usize,
+        decode: impl FnMut(&[u8], &[u8]) -> Decoded<T>,
+    ) -> Result<Vec<T>> {
+        let tree = self.catalog.store.tree(tree);
         let range = (start, Bound::Unbounded);
         let found = tree.range(&self.txn, &range).map_err(|error| trouble(self.catalog.path(), &error))?;
         let found = found.take_while(|item| !matches!(item, Ok((key, _)) if !key.starts_with(prefix.as_bytes())));
@@ -339,6 +367,12 @@ fn take_last_number(rest: &[u8]) -> Decoded<u64> {
     let number = key::take_number(&mut take)?;
     take.end()?;
     Ok(number)
+}
+
+fn take_entry(in_key: &[u8], body: &[u8]) -> Decoded<(Name, Record)> {
+    let mut take = Take(body);
+    let name = key::take_name(in_key, &mut take)?;
+    Ok((name, record::decode_record(take.0)?))
 }
 
 fn take_marked_name(in_key: &[u8], body: &[u8]) -> Decoded<Name> {

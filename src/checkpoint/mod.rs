@@ -23,7 +23,7 @@ use groups::{Further, reopen_rows};
 use crate::catalog::{
     Batch, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Range, Record, Row, Status,
 };
-use crate::config::SyncPolicy;
+use crate::config::{SyncPolicy, scaled};
 use crate::error::{Cause, Class, Error, Result};
 use crate::job::{Job, Past, Sealed};
 use crate::lane::publish::Publisher;
@@ -36,6 +36,11 @@ use crate::ring::{Caller, FixedBuffers, Handle, Name, Side};
 use crate::seal::{Sealer, on_all};
 use crate::transfer::Copied;
 use crate::walk::DirNode;
+
+/// Records that are read at a time.
+const PAGE: usize = scaled(4096, 3);
+/// Rows that end refusals of one directory; what is more is for the next time that it is listed (I4).
+const REFUSALS_MAX: usize = 65_536;
 
 /// Turns batches of outcomes into records.
 pub struct Checkpointer {
@@ -55,6 +60,8 @@ pub struct Checkpointer {
     readback: Readback,
     /// The header of the last commit.
     pub(crate) header: Header,
+    /// The first batch of this run.
+    first_batch: u64,
     /// Directories that hold records of the last batch.
     reseal_dirs: Vec<DirId>,
     /// Directories whose numbers are recorded and that no resume lists yet.
@@ -111,6 +118,7 @@ impl Checkpointer {
             sealers,
             publisher,
             readback: Readback::new(buffers),
+            first_batch: header.durable_batch + 1,
             header,
             reseal_dirs,
             found_early: Vec::new(),
@@ -392,12 +400,35 @@ impl Checkpointer {
             draft.rows.push(Row::CloseFile { dir: dir.id, name: Name::default() });
             if self.job.past != Past::Nothing {
                 draft.rows.push(Row::DeleteEntry { dir: dir.id, name: Name::default() });
+                self.end_refusals(draft, dir.id)?;
             }
         }
         draft.rows.push(Row::PutDir { id: dir.id, record });
         match dir.is_touched() {
             true => draft.rows.push(Row::OpenDir { id: dir.id, state: DirState::Unfinished }),
             false => self.counters.add(Count::Unchanged, 1),
+        }
+        Ok(())
+    }
+
+    /// Keys that an earlier run has refused, and the listing that this one has ended has not, are refused no more. What
+    /// it has refused is of this run's batches, or among the outcomes that follow.
+    fn end_refusals(&self, draft: &mut Draft, dir: DirId) -> Result<()> {
+        if self.job.source.bucket.is_none() {
+            return Ok(());
+        }
+        let (mut after, rows_max) = (None, draft.rows.len() + REFUSALS_MAX);
+        // Ends: each page lies strictly behind the one before.
+        while draft.rows.len() < rows_max {
+            let page = self.job.catalog.reader()?.slashed(dir, after.as_deref(), PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (name, record) in page {
+                if matches!(&record, Record::File(record) if record.batch < self.first_batch) {
+                    draft.rows.push(Row::CloseFile { dir, name: name.clone() });
+                    draft.rows.push(Row::DeleteEntry { dir, name });
+                }
+            }
         }
         Ok(())
     }

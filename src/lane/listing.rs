@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Lane, Way, hash};
-use crate::catalog::{DirId, DirStamp, Stamp};
+use crate::catalog::{DirId, DirStamp, Stamp, refused_name, shown_name};
 use crate::config::{Attributes, Mounts, SpecialBits};
 use crate::dir_stamp::seen;
 use crate::error::{Cause, Errno, Error, Result};
@@ -425,11 +425,10 @@ impl Lane {
         }
     }
 
-    /// Records a thing whose key no name can stand for.
+    /// Records a thing whose key no name can stand for, under a name that is none.
     fn refuse(&self, dir: &Arc<DirNode>, component: &str, why: &'static str) {
-        let Ok(name) = Name::new(component.replace('\0', "\\0")) else { return };
-        let name = if name.is_empty() { c"/".to_owned() } else { name };
-        let object = crate::error::join(&self.job().path(Side::Source, dir), &name);
+        let name = refused_name(component);
+        let object = crate::error::join(&self.job().path(Side::Source, dir), shown_name(&name));
         self.errands.counters.add(Count::EntriesWalked, 1);
         self.errands.push_failure(dir, name, Error::refused_object(object, why), 1, None);
     }
@@ -481,6 +480,9 @@ fn piece_name(item: &Item) -> std::result::Result<Name, &'static str> {
         (Some(_), component) => component.to_owned(),
         (None, component) => format!("{component}/"),
     };
+    if piece.len() > keys::KEY_BYTES_MAX {
+        return Err("its key is longer than 1,024 bytes");
+    }
     Name::new(piece).map_err(|_| "its key holds a NUL")
 }
 
@@ -551,5 +553,7 @@ mod tests {
         let names: Vec<String> =
             items.iter().map(|item| piece_name(item).unwrap().to_string_lossy().into_owned()).collect();
         assert_eq!(names, [".", "/", "a", "a/", "b"]);
+        let piece = |len, object| piece_name(&Item { component: "n".repeat(len), object }).is_ok();
+        assert_eq!((piece(1024, Some(listed("p/b"))), piece(1024, None), piece(1023, None)), (true, false, true));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::catalog::{
     BATCH_UNSEALED, Catalog, Checksum, DirId, FileRecord, Header, JobIdentity, Owner, Proof, Record, Stamp, Status,
+    shown_name,
 };
 use crate::error::{Result, escape, join};
 use crate::report::{Loss, LossSet, Object};
@@ -267,7 +268,7 @@ pub(super) fn each_line(
         };
         dir_path.truncate(level.path_bytes);
         // The directory itself, where it could not be read, has an empty name.
-        let path = if name.is_empty() { dir_path.clone() } else { join(&dir_path, &name) };
+        let path = if name.is_empty() { dir_path.clone() } else { join(&dir_path, shown_name(&name)) };
         match record {
             Record::File(record) => {
                 let is_further = is_further(catalog, (level.id, &name), &record)?;

@@ -8,10 +8,12 @@
 //! parts that fit no buffer; `s3/circles.rs` memory and places that are wanted at once; `s3/tls.rs` whose certificate
 //! is believed; `s3/xattrs.rs` extended attributes and ACLs; `s3/credentials.rs` where keys come from; `s3/headers.rs`
 //! what objects are stored with beside their content; `s3/identity.rs` which bucket of which server a job is about;
-//! `s3/links.rs` names of one file and their objects.
+//! `s3/links.rs` names of one file and their objects; `s3/again.rs` refused keys in the runs that follow.
 
 mod support;
 
+#[path = "s3/again.rs"]
+mod again;
 #[path = "s3/circles.rs"]
 mod circles;
 #[path = "s3/credentials.rs"]

@@ -26,11 +26,11 @@ use super::judge::compare;
 use super::reading::BLOCK_BYTES;
 use super::sample::Sample;
 use super::{Request, Verdict, conclude};
-use crate::catalog::{Catalog, DirId, Record};
+use crate::catalog::{Catalog, DirId, Record, is_refused, shown_name};
 use crate::config::{DIR_CACHE_PER_SHARD, Metadata, Mounts};
 use crate::engine::descriptor_limit;
 use crate::engine::ends::{find_copy_to_read, find_to_read};
-use crate::error::{Cause, Error, Result};
+use crate::error::{Cause, Error, Result, join};
 use crate::filter::Sort;
 use crate::job::{KeyNames, fnv1a};
 use crate::links::LinkKey;
@@ -458,6 +458,12 @@ impl Comparison {
 
     async fn try_object(&self, dir: &Dir, name: &Name) -> Result<()> {
         add(&self.tally.objects, 1);
+        // A key that was refused has none at the destination.
+        if matches!(self.source, End::Recorded { .. }) && is_refused(name) {
+            let path = join(&dir.node.path(), shown_name(name));
+            self.findings.differ(&path, Aspects::only(Aspect::Missing), None);
+            return Ok(());
+        }
         // Gone since it was listed: nothing is missing.
         let Some(source) = self.source.describe(dir, name, Hint::Other).await? else { return Ok(()) };
         let path = dir.node.path_of(name);

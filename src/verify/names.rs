@@ -18,10 +18,10 @@ use super::auditor::Auditor;
 use super::compare::{Aspect, Aspects, compare, has_filled_holes};
 use super::content::Content;
 use super::links::Grouping;
-use crate::catalog::{DirId, DirStamp, FileRecord, Record, Status};
+use crate::catalog::{DirId, DirStamp, FileRecord, Record, Status, is_refused, shown_name};
 use crate::config::{Mounts, QUEUED_DIRS_MAX};
 use crate::digest::crc64;
-use crate::error::Errno;
+use crate::error::{Errno, join};
 use crate::filesystem::FileSystem;
 use crate::filter::Sort;
 use crate::listing::{BUFFER_BYTES, each_page, parse};
@@ -316,11 +316,16 @@ impl<I: Interpreter> Auditor<I> {
             None => matches!(entry.record, Some(Record::Dir(_))),
         };
         let sort = if is_dir { Sort::Dir } else { Sort::Other };
-        let path = dir.path_of(&entry.name);
+        let path = join(&dir.path(), shown_name(&entry.name));
         if !audit.choice.is_everything() && !audit.choice.meets(&path, sort) {
             return (false, None);
         }
         add(&audit.tally.objects, 1);
+        // A key that was refused is nowhere, and its name leads out of the tree (I8).
+        if audit.catalog.is_some() && !is_dir && is_refused(&entry.name) {
+            audit.findings.differ(&path, Aspects::only(Aspect::Missing), None);
+            return (false, None);
+        }
         let dest_name = audit.dest_name(dir, &entry.name);
         let dest = match audit.stat(&*caller, Side::Dest, &open.dest, dest_name) {
             Ok(dest) => source.as_ref().map_or(dest, |source| audit.as_far_as(source, dest)),
