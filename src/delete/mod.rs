@@ -287,10 +287,17 @@ impl<'d> Remover<'d> {
         let Ok(open) = self.open(&dir) else { return Ok(()) };
         let Ok(dest) = Posix::new(caller, Side::Dest).stat(&open.dest, &name) else { return Ok(()) };
         let is_ours = dest.kind() == Kind::Dir && self.deletion.job.takes(&dir, &name, Sort::Dir);
-        if is_ours && self.look_for(&dir, &open, &name) == Some(Some(false)) {
+        if is_ours && self.look_for(&dir, &open, &name) == Some(Some(false)) && !self.is_dir_too(&dir, &name) {
             self.remove(&dir, &open.dest, &name, &dest);
         }
         Ok(())
+    }
+
+    /// Whether what the source has under a name may be a directory, too, as in a bucket: then its copy is in nobody's
+    /// way.
+    fn is_dir_too(&self, dir: &DirNode, name: &Name) -> bool {
+        let Some((asked, _)) = &self.asked else { return false };
+        asked.is_dir(dir, name).inspect_err(|error| self.fail(error)).unwrap_or(true)
     }
 
     /// Forgets the records of the doomed names, has their directories finished again, then removes them.

@@ -59,6 +59,16 @@ impl Asked {
         })
     }
 
+    /// Whether it has keys below a name. It may have an object of this name as well.
+    pub(super) fn is_dir(&self, dir: &DirNode, name: &Name) -> Result<bool> {
+        let prefix = self.prefix_of(dir, name);
+        self.runtime.block_on(has_below(&self.client, &prefix))
+    }
+
+    fn prefix_of(&self, dir: &DirNode, name: &Name) -> String {
+        format!("{}{}/", self.root.dir_key(dir), keys::encode_name(name.as_bytes()).0)
+    }
+
     /// Whether it has a name, and whether that is a directory.
     pub(super) fn look_for(&self, dir: &DirNode, name: &Name) -> Result<Option<bool>> {
         self.runtime.block_on(async {
@@ -67,8 +77,7 @@ impl Asked {
             {
                 return Ok(Some(false));
             }
-            let prefix = format!("{}{}/", self.root.dir_key(dir), keys::encode_name(name.as_bytes()).0);
-            Ok(has_below(&self.client, &prefix).await?.then_some(true))
+            Ok(has_below(&self.client, &self.prefix_of(dir, name)).await?.then_some(true))
         })
     }
 }

@@ -246,3 +246,19 @@ fn what_is_beside_a_refused_key_costs_no_request_of_its_own() {
         assert!(pass == 0 || asked == (0, 0), "pass {pass}: {asked:?} {outcome}");
     }
 }
+
+/// A directory's copy is in nobody's way once the source has keys below its name, too.
+#[test]
+fn a_directory_that_comes_to_the_source_while_its_name_is_cleared_stays() {
+    let server = fault_server(1);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    put(&server, &["p/a", "p/b/slow"]);
+    fs::create_dir_all(scene.join("back/a")).unwrap();
+    fs::write(scene.join("back/a/x"), "before").unwrap();
+    server.script(Rule::new(Fault::StallMs(2_000)).on(&[Kind::Get]).key("slow"));
+    let running = scene.job("s3://b/p", scene.join("back"), "state").arg("--delete").start();
+    assert!(running.run_until(|_| server.counts().of(Kind::Get) == 2) && running.run_for(Duration::from_millis(300)));
+    put(&server, &["p/a/x"]);
+    let outcome = running.wait().expect(23);
+    assert!(scene.join("back/a/x").exists(), "{outcome}");
+}
