@@ -124,13 +124,28 @@ pub(crate) async fn has(
 
 /// Whether any key begins with `prefix`.
 pub(crate) async fn has_below(client: &Client, prefix: &str) -> Result<bool> {
-    let page = client.list(prefix, &From::Start).await?;
-    Ok(!(page.objects.is_empty() && page.prefixes.is_empty()))
+    has_key(client, prefix, |_| true).await
 }
 
 /// Whether keys begin with `prefix` besides the one that is the prefix.
 pub(crate) async fn holds_names(client: &Client, prefix: &str) -> Result<bool> {
-    let page = client.list(prefix, &From::Start).await?;
     let is_own = |key: &str| Key::new(key.to_owned()).is_ok() && key == prefix;
-    Ok(page.next.is_some() || !page.prefixes.is_empty() || page.objects.iter().any(|object| !is_own(&object.key)))
+    has_key(client, prefix, |key| !is_own(key)).await
+}
+
+/// Whether a key that is wanted begins with `prefix`. A page may be empty and not the last one: servers leave out of it
+/// what has been removed.
+async fn has_key(client: &Client, prefix: &str, is_wanted: impl Fn(&str) -> bool) -> Result<bool> {
+    let mut from = From::Start;
+    // Ends: each page goes on behind the one before.
+    loop {
+        let page = client.list(prefix, &from).await?;
+        if !page.prefixes.is_empty() || page.objects.iter().any(|object| is_wanted(&object.key)) {
+            return Ok(true);
+        }
+        match page.next {
+            Some(token) => from = From::Token(token),
+            None => return Ok(false),
+        }
+    }
 }

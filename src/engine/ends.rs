@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{BadSectors, Config, EqualBlocks, NEAR_TIME_MAX, S3Options};
+use crate::delete::has_below;
 use crate::error::{Error, Result};
 use crate::filesystem::{FileSystem, Inodes};
 use crate::job::{BucketRoot, KeyNames};
@@ -204,13 +205,15 @@ async fn find_source(end: &mut BucketEnd, typed: &[u8]) -> Result<()> {
 /// Notes the one object that is meant if nothing lies below the prefix; false if there is neither.
 async fn find_single(end: &mut BucketEnd, typed: &[u8]) -> Result<bool> {
     let page = first_page(&mut end.root).await?;
-    if !(page.objects.is_empty() && page.prefixes.is_empty()) {
+    let is_told = !(page.objects.is_empty() && page.prefixes.is_empty());
+    let client = Client::new(end.root.bucket.clone())?;
+    if is_told || (page.next.is_some() && has_below(&client, &end.root.prefix).await?) {
         return Ok(true);
     }
     let typed = String::from_utf8_lossy(typed).into_owned();
     let key = Key::new(typed.clone()).ok().filter(|_| !typed.ends_with('/'));
     if let Some(key) = key
-        && let Some(object) = Client::new(end.root.bucket.clone())?.head(&key).await?
+        && let Some(object) = client.head(&key).await?
     {
         end.bytes = object.size;
         end.single = split_key(&mut end.root, typed.as_bytes());

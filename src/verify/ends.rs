@@ -12,6 +12,7 @@ use super::compare::{Aspect, Aspects};
 use super::reading::{self, Place};
 use crate::catalog::{Catalog, DirId, DirStamp, FileRecord, Record, Status};
 use crate::config::{Attributes, Mounts, PART_BYTES_MIN};
+use crate::delete::has_below;
 use crate::digest::crc64;
 use crate::error::{Cause, Errno, Error, Result, join};
 use crate::job::{BucketRoot, KeyNames, fnv1a};
@@ -531,7 +532,8 @@ async fn describe_prefix(root: &BucketRoot, client: &Client, node: &DirNode) -> 
         return Ok(None);
     }
     let page = client.list(&prefix, &From::Start).await?;
-    if page.objects.is_empty() && page.prefixes.is_empty() {
+    let is_told = !(page.objects.is_empty() && page.prefixes.is_empty());
+    if !is_told && (page.next.is_none() || !has_below(client, &prefix).await?) {
         return Ok(None);
     }
     let mut seen = Seen::default();

@@ -142,3 +142,42 @@ fn what_was_not_compared_is_by_length_only() {
     assert_eq!(proved, (0, 2), "the file and its directory's object: {outcome}");
     assert!(server.object("b", "q/f").is_some());
 }
+
+/// Where much was removed a page may hold nothing, and not be the last.
+#[test]
+fn an_empty_page_is_not_the_end_of_a_listing() {
+    let server = fault_server(1);
+    server.put("b", "p/f", "content", &[]);
+    server.put("b", "p/d/x", "below", &[]);
+    let scene = scene_of(&server);
+    let (back, one) = (scene.join("back"), scene.join("one"));
+    let empty = || Rule::new(Fault::EmptyPage).on(&[Kind::List]);
+    server.script(empty().times(1));
+    scene.job("s3://b/p", &back, "down").run().expect(0);
+    assert_eq!(fs::read_to_string(back.join("d/x")).unwrap(), "below");
+    // Below the name of one object a page is empty, and the last one is, too.
+    server.script(empty().key("p/f/").times(1));
+    scene.job("s3://b/p/f", &one, "state-one").run().expect(0);
+    assert_eq!(fs::read_to_string(&one).unwrap(), "content");
+    server.script(empty().key("p/d/").times(1));
+    let outcome = scene.job(&back, "s3://b/p", "up").arg("--dry-run").run().expect(0);
+    assert!(outcome.stdout.contains("copy") && !outcome.stdout.contains("make"), "{outcome}");
+    server.script(empty().key("p/d/").times(1));
+    let words = ["-source".as_ref(), back.as_os_str(), "-dest".as_ref(), "s3://b/p".as_ref()];
+    let (code, differences, said) = scene.verify(&words);
+    assert_eq!((code, differences.len()), (0, 0), "{said}");
+}
+
+/// Nor does it say that there is something.
+#[test]
+fn an_empty_page_is_no_content_of_a_source() {
+    let server = fault_server(1);
+    server.put("b", "p/", "", &[]);
+    let scene = scene_of(&server);
+    let full = scene.dir("full");
+    fs::write(full.join("kept"), "content").unwrap();
+    // The first questions are whether the prefix is there, and what it holds.
+    server.script(Rule::new(Fault::EmptyPage).on(&[Kind::List]).after(2).times(1));
+    let outcome = scene.job("s3://b/p", &full, "state").arg("--delete").run().expect(25);
+    assert!(outcome.says("the source is empty") && full.join("kept").exists(), "{outcome}");
+}

@@ -353,6 +353,7 @@ impl Shared {
                 return Ok(Answer::error(*status, code).with("Retry-After", seconds.to_string()));
             }
             Some(Fault::OkWithError(code)) => return Ok(Answer { status: 200, ..Answer::error(500, code) }),
+            Some(Fault::EmptyPage) => return Ok(Answer::empty_page()),
             Some(Fault::StallMs(time_ms)) => self.wait(Duration::from_millis(*time_ms))?,
             _ => {}
         }

@@ -94,6 +94,8 @@ pub enum Fault {
     },
     /// A 200 whose body is this error; nothing is done.
     OkWithError(&'static str),
+    /// A listing's first page holds nothing and says that more follows.
+    EmptyPage,
     /// The connection is reset after so many bytes of the request's body; nothing is done.
     ResetRequest(u64),
     /// The connection is reset after so many bytes of the answer's body.

@@ -128,6 +128,12 @@ impl Answer {
         self
     }
 
+    /// A listing's page without names that is not the last: the next one begins where this did.
+    pub fn empty_page() -> Answer {
+        let token = "<NextContinuationToken>after-</NextContinuationToken>";
+        Answer::xml("ListBucketResult", &format!("{token}<KeyCount>0</KeyCount><IsTruncated>true</IsTruncated>"))
+    }
+
     fn xml(root: &str, inner: &str) -> Answer {
         let text = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<{root} xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
