@@ -1,7 +1,7 @@
 //! Block devices, as source and destination: copied, resumed, verified, and refused wherever data could be lost.
 //! `block/refusals.rs` what is refused; `block/copies.rs` what arrives; `block/damage.rs` kills and bad sectors;
 //! `block/renamed.rs` devices under other names; `block/disks.rs` disks that are hard to tell apart; `block/bucket.rs`
-//! devices held against objects; `block/power.rs` power cuts.
+//! devices held against objects; `block/power.rs` power cuts; `block/signatures.rs` what a destination may carry.
 
 mod support;
 
@@ -19,6 +19,8 @@ mod power;
 mod refusals;
 #[path = "block/renamed.rs"]
 mod renamed;
+#[path = "block/signatures.rs"]
+mod signatures;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

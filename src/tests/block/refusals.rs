@@ -16,7 +16,7 @@ const MIB: u64 = 4;
 
 /// Refused for this reason, and neither the destination nor the state was touched.
 #[track_caller]
-fn refused(source: &Path, dest: &Path, more: &[&str], reason: &str) {
+pub(super) fn refused(source: &Path, dest: &Path, more: &[&str], reason: &str) {
     let scratch = Scratch::new();
     let state = scratch.path().join("state");
     let before = fs::read(dest).ok();
