@@ -31,7 +31,7 @@ pub(super) fn examine(source: &Found, dest: &Target, name: &CStr, config: &Confi
     }
     let source_ground = match source.is_block_device() {
         true => Ground::Device(source.stat.rdev),
-        false => Ground::File(source.stat.dev, source.stat.ino),
+        false => Ground::File(source.stat.dev, source.stat.ino, source.stat.mount_id),
     };
     block::refuse_overlap(source_ground, dest_ground, (&source.path, &dest.path()))?;
     let mut source_device = open_source(source, config)?;
@@ -56,8 +56,8 @@ pub(super) fn refuse_image(dest: &Target, name: &CStr) -> Result<()> {
 
 fn refuse_image_in_use(dest: &Target, ground: Ground) -> Result<()> {
     match ground {
-        Ground::File(dev, ino) => block::refuse_image_in_use(&dest.path(), dev, ino),
-        Ground::Device(_) | Ground::NewFile(_) => Ok(()),
+        Ground::File(dev, ino, _) => block::refuse_image_in_use(&dest.path(), dev, ino),
+        Ground::Device(_) | Ground::NewFile(..) => Ok(()),
     }
 }
 
@@ -66,12 +66,13 @@ fn dest_ground(dest: &Target, name: &CStr) -> Ground {
     let found = &dest.found;
     match found.stat.kind() {
         _ if found.is_block_device() => Ground::Device(found.stat.rdev),
-        Kind::File => Ground::File(found.stat.dev, found.stat.ino),
+        Kind::File => Ground::File(found.stat.dev, found.stat.ino, found.stat.mount_id),
         // A directory that is there may hold a file of this name.
         _ => {
             let there = describe_at(&found.fd, name, AtFlags::SYMLINK_NOFOLLOW).ok().filter(|_| dest.is_there());
             let file = there.filter(|(stat, _)| stat.kind() == Kind::File);
-            file.map_or(Ground::NewFile(found.stat.dev), |(stat, _)| Ground::File(stat.dev, stat.ino))
+            let new = Ground::NewFile(found.stat.dev, found.stat.mount_id);
+            file.map_or(new, |(stat, _)| Ground::File(stat.dev, stat.ino, stat.mount_id))
         }
     }
 }

@@ -256,7 +256,7 @@ fn refuse_as_dest(path: &[u8], number: u64, source: Option<&Device>) -> Result<V
 
 /// Refuses a file that must not be replaced: the image behind a device that somebody uses.
 pub fn refuse_image_in_use(path: &[u8], dev: u64, ino: u64) -> Result<()> {
-    claim_others(path, Ground::File(dev, ino), None).map(drop)
+    claim_others(path, Ground::File(dev, ino, 0), None).map(drop)
 }
 
 /// Keeps everybody from using these bytes by another name, as long as what is returned lives.
@@ -292,16 +292,16 @@ fn refuse_live_source(
 pub enum Ground {
     /// A device, by its number.
     Device(u64),
-    /// A file, by the number of its file system and its own.
-    File(u64, u64),
-    /// A file to be made on the file system of this number.
-    NewFile(u64),
+    /// A file, by the number of its file system, its own, and the mount that it was reached through.
+    File(u64, u64, u64),
+    /// A file to be made on the file system of this number, through this mount.
+    NewFile(u64, u64),
 }
 
 /// Refuses two ends that lie on the same blocks: a disk and its partition, a device and the image behind it, a device
 /// and a file on the file system it holds.
 pub fn refuse_overlap(source: Ground, dest: Ground, (source_path, dest_path): (&[u8], &[u8])) -> Result<()> {
-    match spans::overlap(source, dest) {
+    match spans::overlap(source, dest)? {
         true => {
             let why = format!("lies on the same blocks as the source: {}", escape(source_path));
             Err(Error::refused(dest_path, why))

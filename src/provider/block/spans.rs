@@ -9,8 +9,9 @@
 
 use std::fs;
 
-use super::{Ground, sys};
+use super::{Ground, sys, usage};
 use crate::digest;
+use crate::error::Result;
 
 /// Devices on devices that are looked through: more than anybody stacks, and an end if /sys had a loop.
 const LEVELS_MAX: u32 = 16;
@@ -93,21 +94,31 @@ impl Share {
 }
 
 /// Whether two ends have bytes in common.
-pub(super) fn overlap(source: Ground, dest: Ground) -> bool {
-    let (source, dest) = (of_ground(source), of_ground(dest));
-    source.iter().any(|a| dest.iter().any(|b| a.meets(b)))
+pub(super) fn overlap(source: Ground, dest: Ground) -> Result<bool> {
+    let (source, dest) = (of_ground(source)?, of_ground(dest)?);
+    Ok(source.iter().any(|a| dest.iter().any(|b| a.meets(b))))
 }
 
-fn of_ground(ground: Ground) -> Vec<Span> {
+fn of_ground(ground: Ground) -> Result<Vec<Span>> {
     match ground {
-        Ground::Device(number) => of_device(number, Depth::All),
-        Ground::File(dev, ino) => {
-            let mut spans = of_device(dev, Depth::All);
+        Ground::Device(number) => Ok(of_device(number, Depth::All)),
+        Ground::File(dev, ino, mount) => {
+            let mut spans = of_file_system(dev, mount)?;
             spans.push(Span::of_file(dev, ino));
-            spans
+            Ok(spans)
         }
-        Ground::NewFile(dev) => of_device(dev, Depth::All),
+        Ground::NewFile(dev, mount) => of_file_system(dev, mount),
     }
+}
+
+/// The bytes that a file system lies on, by its number. That of one with a number of its own (btrfs, each subvolume
+/// another) is of no device: then the mount table tells what was mounted.
+fn of_file_system(dev: u64, mount: u64) -> Result<Vec<Span>> {
+    let spans = of_device(dev, Depth::All);
+    if !spans.is_empty() {
+        return Ok(spans);
+    }
+    Ok(usage::devices_of(mount)?.into_iter().flat_map(|number| of_device(number, Depth::All)).collect())
 }
 
 /// The bytes that a device lies on, its own among them. A number without a device (tmpfs, btrfs) has none.
@@ -199,9 +210,10 @@ mod tests {
     fn spans_overlap_on_one_base_only() {
         let span = |base, start, end| Span { base, start, end, some: None };
         assert_eq!(of_device(rustix::fs::makedev(0, 77), Depth::All), Vec::new());
-        let file = Ground::File(rustix::fs::makedev(0, 77), 5);
-        assert_eq!(of_ground(file), [span(Base::File(rustix::fs::makedev(0, 77), 5), 0, u64::MAX)]);
-        assert!(overlap(file, file) && !overlap(file, Ground::File(rustix::fs::makedev(0, 77), 6)));
+        let file = Ground::File(rustix::fs::makedev(0, 77), 5, 0);
+        assert_eq!(of_ground(file).unwrap(), [span(Base::File(rustix::fs::makedev(0, 77), 5), 0, u64::MAX)]);
+        let other = Ground::File(rustix::fs::makedev(0, 77), 6, 0);
+        assert!(overlap(file, file).unwrap() && !overlap(file, other).unwrap());
     }
 
     #[test]

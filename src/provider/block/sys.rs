@@ -33,6 +33,16 @@ pub(super) fn with_parts(number: u64) -> Vec<u64> {
     numbers
 }
 
+/// A device and the further ones of the btrfs that it is part of, if that is mounted.
+pub(super) fn with_members(number: u64) -> Vec<u64> {
+    let systems = fs::read_dir("/sys/fs/btrfs").into_iter().flatten().flatten();
+    let mut members = systems.map(|system| {
+        let devices = fs::read_dir(system.path().join("devices")).into_iter().flatten().flatten();
+        devices.filter_map(|device| number_of(&device.path())).collect::<Vec<_>>()
+    });
+    members.find(|members| members.contains(&number)).unwrap_or_else(|| vec![number])
+}
+
 /// The disk that a device is, or is a partition of.
 pub(super) fn disk_of(number: u64) -> u64 {
     let partition = folder(number).filter(|folder| is_partition(folder));

@@ -46,8 +46,8 @@ impl Bytes {
     pub fn of(ground: Ground) -> Bytes {
         match ground {
             Ground::Device(number) => Bytes { own: sys::with_parts(number), spans: of_device(number, Depth::Exact) },
-            Ground::File(dev, ino) => Bytes { own: Vec::new(), spans: vec![Span::of_file(dev, ino)] },
-            Ground::NewFile(_) => Bytes { own: Vec::new(), spans: Vec::new() },
+            Ground::File(dev, ino, _) => Bytes { own: Vec::new(), spans: vec![Span::of_file(dev, ino)] },
+            Ground::NewFile(..) => Bytes { own: Vec::new(), spans: Vec::new() },
         }
     }
 
@@ -146,9 +146,7 @@ impl Bytes {
     /// What is mounted of them, and through which other device. A file system of several devices or with a number of
     /// its own (btrfs) is known by the device that its line in the mount table names.
     fn mounted(&self) -> Result<Vec<(Mounted, String)>> {
-        let table = "/proc/self/mountinfo";
-        let read = fs::read(table);
-        let text = read.map_err(|error| Error::refused(table, format!("the mount table cannot be read: {error}")))?;
+        let text = mount_table()?;
         let mut known = HashMap::new();
         let mut is_met = |number: &u64| *known.entry(*number).or_insert_with(|| self.meet(*number));
         let mounts = text.split(|&byte| byte == b'\n').filter_map(parse);
@@ -162,6 +160,20 @@ impl Bytes {
     fn through(&self, number: u64) -> String {
         if self.own.contains(&number) { String::new() } else { through(number) }
     }
+}
+
+/// The devices that a mount's file system lies on, as far as the mount table tells: the one that its line names, and
+/// those that make one btrfs with it.
+pub(super) fn devices_of(mount: u64) -> Result<Vec<u64>> {
+    let (text, id) = (mount_table()?, format!("{mount} "));
+    let line = text.split(|&byte| byte == b'\n').find(|line| line.starts_with(id.as_bytes()));
+    let named = line.and_then(parse).and_then(|mounted| mounted.devices[1]);
+    Ok(named.map_or_else(Vec::new, sys::with_members))
+}
+
+fn mount_table() -> Result<Vec<u8>> {
+    let table = "/proc/self/mountinfo";
+    fs::read(table).map_err(|error| Error::refused(table, format!("the mount table cannot be read: {error}")))
 }
 
 /// Claims the partitions of a disk of which somebody has some, which the kernel then gives nobody as a whole; `None` if

@@ -203,6 +203,29 @@ fn a_source_that_may_change_is_copied_only_when_asked() {
     assert_same(&dest.content(), &source.content());
 }
 
+/// A btrfs, and each of its subvolumes, has a device number that no device has.
+#[test]
+fn an_image_of_a_live_btrfs_does_not_go_onto_it() {
+    if !can_mount("an_image_of_a_live_btrfs_does_not_go_onto_it") {
+        return;
+    }
+    let members = [Loop::new(256 << 20), Loop::new(256 << 20)];
+    let paths = members.each_ref().map(Loop::path);
+    must(Command::new("mkfs.btrfs").args(["-q", "-f", "-m", "raid1", "-d", "raid1"]).args(paths));
+    let mounted = Mounted::new(paths[0], &format!("rw,device={}", paths[1].display()));
+    let below = mounted.path().join("subvolume");
+    must(Command::new("btrfs").args(["subvolume", "create"]).arg(&below));
+    let there = mounted.path().join("there");
+    fs::write(&there, b"an earlier image").unwrap();
+    for source in paths {
+        for dest in [&mounted.path().join("image"), &below.join("image"), &below, &there] {
+            refused(source, dest, &["--live-source"], "same blocks");
+        }
+    }
+    assert_eq!(fs::read(&there).unwrap(), b"an earlier image");
+    assert!(fs::read_dir(&below).unwrap().next().is_none());
+}
+
 /// What no table tells: the further devices of a file system, its journal, mounts of another namespace. The kernel has
 /// claimed each of them for its user.
 #[test]
