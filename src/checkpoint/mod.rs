@@ -442,9 +442,12 @@ impl Checkpointer {
         if let Some(proved) = copied.proved() {
             self.counters.add(proved, 1);
         }
-        if copied.large_id != 0 {
+        // Those of a device tell a resume that both ends are still what they were, until the pass is finished.
+        let is_kept = self.job.has_device() && self.job.dest.bucket.is_none();
+        if copied.large_id != 0 && !is_kept {
             draft.rows.push(Row::DropRanges { large_id: copied.large_id });
         }
+        let large_id = if is_kept { copied.large_id } else { 0 };
         draft.rows.push(Row::CloseFile { dir: dir.id, name: name.clone() });
         let at = (dir.id, name.clone());
         let losses = self.job.take_lost(dir.id, &name);
@@ -462,7 +465,7 @@ impl Checkpointer {
             draft.firsts.insert(key, sealed.clone());
             draft.settled.push(key);
         }
-        self.record_done(draft, sealed);
+        self.record_with_ranges(draft, sealed, large_id);
     }
 
     /// An unchanged file that has further names by now.
@@ -483,10 +486,14 @@ impl Checkpointer {
     }
 
     fn record_done(&self, draft: &mut Draft, sealed: Sealed) {
+        self.record_with_ranges(draft, sealed, 0);
+    }
+
+    fn record_with_ranges(&self, draft: &mut Draft, sealed: Sealed, large_id: u64) {
         let Sealed { name: (dir, name), stamp, dest_ino, checksum, owner, losses } = sealed;
         let status = if self.job.config.sync == SyncPolicy::None { Status::Written } else { Status::Done };
         let batch = draft.number;
-        let record = FileRecord { status, batch, stamp, dest_ino, large_id: 0, failure: None, checksum, losses, owner };
+        let record = FileRecord { status, batch, stamp, dest_ino, large_id, failure: None, checksum, losses, owner };
         draft.rows.push(Row::PutEntry { dir, name, record: Record::File(record) });
         draft.dirs.push(dir);
     }

@@ -161,7 +161,9 @@ impl Lane {
         let is_of_now = |r: &&FileRecord| !job.has_device() || r.batch > job.progress.completed_batch;
         let is_stored_as = |r: &&FileRecord| r.status == Status::Done && r.stamp == stamp;
         let record = upload.errand.record.as_ref().filter(|_| !plan.is_again());
-        if let Some(record) = record.filter(is_stored_as).filter(is_of_now) {
+        if let Some(record) = record.filter(is_stored_as).filter(is_of_now)
+            && self.is_still_stored(upload, record).await?
+        {
             let mut copied = self.copied(upload, record.dest_ino, 0, record.checksum);
             copied.large_id = record.large_id;
             return Ok(Some(Ending::Copied(Box::new(copied))));
@@ -182,6 +184,16 @@ impl Lane {
         let mut copied = self.copied(upload, hash(&object.etag), 0, checksum);
         copied.count = Count::Adopted;
         Ok(Some(Ending::Copied(Box::new(copied))))
+    }
+
+    /// Whether the object that an interrupted run has stored is still there. Asked of a device only: beside reading all
+    /// of it once more a question is nothing.
+    async fn is_still_stored(&self, upload: &Upload<'_>, record: &FileRecord) -> Result<bool> {
+        if !self.job().has_device() {
+            return Ok(true);
+        }
+        let object = self.dest().head(&upload.key).await?;
+        Ok(object.is_some_and(|object| hash(&object.etag) == record.dest_ino && object.size == upload.stat.size))
     }
 
     /// A file of which only the ctime is new: it is read, and if it has the content with this CRC64 that the object

@@ -1,7 +1,8 @@
 //! Block devices, as source and destination: copied, resumed, verified, and refused wherever data could be lost.
 //! `block/refusals.rs` what is refused; `block/copies.rs` what arrives; `block/damage.rs` kills and bad sectors;
 //! `block/renamed.rs` devices under other names; `block/disks.rs` disks that are hard to tell apart; `block/bucket.rs`
-//! devices held against objects; `block/power.rs` power cuts; `block/signatures.rs` what a destination may carry.
+//! devices held against objects; `block/power.rs` power cuts; `block/signatures.rs` what a destination may carry;
+//! `block/used.rs` copies that are used before the job goes on.
 
 mod support;
 
@@ -21,6 +22,8 @@ mod refusals;
 mod renamed;
 #[path = "block/signatures.rs"]
 mod signatures;
+#[path = "block/used.rs"]
+mod used;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

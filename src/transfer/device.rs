@@ -43,11 +43,17 @@ impl Work<'_> {
             Plan::Skip(skip) => return Ok(Some(Ending::Skipped(skip))),
             Plan::Copy(_) | Plan::Compare | Plan::Reread(_) | Plan::Renew => {}
         }
+        if let Some(record) = record.filter(|record| record.status == Status::Done)
+            && !source_holds(self.job, &self.job.catalog.reader()?.ranges(record.large_id)?)
+        {
+            return Ok(None);
+        }
         Ok(self.reseal(record)?.map(|copied| Ending::Copied(Box::new(copied))))
     }
 
-    /// A device whose content an interrupted run has made durable, and whose record only was not completed. If the
-    /// first of it that was summed is not there any more, all is copied again.
+    /// A device whose content an interrupted run has made durable, and whose record only was not completed. The first
+    /// of it that was summed is read again: a device that holds something else now was taken into use meanwhile. Where
+    /// none was, as in records of before they were kept until the end, all is copied again.
     pub(super) fn device_before(&self, device: &Device, record: Option<&FileRecord>) -> Result<Option<Copied>> {
         let is_durable = |r: &&FileRecord| {
             r.status == Status::Done && r.batch > self.job.progress.completed_batch && r.stamp == self.stamp
@@ -55,8 +61,10 @@ impl Work<'_> {
         let record = record.filter(is_durable).filter(|r| r.dest_ino == device.identity());
         let Some(record) = record else { return Ok(None) };
         let ranges = self.job.catalog.reader()?.ranges(record.large_id)?;
-        if still_holds(device, &ranges)? == Some(false) {
-            return Ok(None);
+        match still_holds(device, &ranges)? {
+            Some(true) => {}
+            Some(false) => return self.refuse_taken(device).map(|()| None),
+            None => return Ok(None),
         }
         let mut copied = self.copied(&self.open_device(device).made, Seal::None, 0, Count::FilesCopied);
         (copied.large_id, copied.checksum) = (record.large_id, record.checksum);
@@ -82,14 +90,25 @@ impl Work<'_> {
         let ranges = self.job.catalog.reader()?.ranges(record.large_id)?;
         // By ranges of which none is summed it cannot be known.
         let is_there = still_holds(device, &ranges)?.unwrap_or(!ranges.iter().any(Range::is_of_content));
-        if !is_there && self.job.config.devices.overwrite == Overwrite::Refuse {
-            let why = "does not hold any more what this job has written to it: to begin anew say --overwrite-device";
-            return Err(Error::refused(&device.path, why));
+        if !is_there {
+            self.refuse_taken(device)?;
         }
         if !is_there || !source_holds(self.job, &ranges) {
             return Ok(None);
         }
         Ok(Some((self.open_device(device), record.large_id, ranges)))
+    }
+
+    /// Refuses a device that does not hold any more what this job has written to it, unless it is to be overwritten.
+    fn refuse_taken(&self, device: &Device) -> Result<()> {
+        match self.job.config.devices.overwrite {
+            Overwrite::Allow => Ok(()),
+            Overwrite::Refuse => {
+                let why =
+                    "does not hold any more what this job has written to it: to begin anew say --overwrite-device";
+                Err(Error::refused(&device.path, why))
+            }
+        }
     }
 
     /// Ends a file of which parts could not be read: it stays, under its name, and has no seal. What is there of a
