@@ -119,7 +119,8 @@ impl Lane {
         }
         self.note_replaced(errand, &key)?;
         let is_sealed_before = errand.record.as_ref().is_some_and(|record| record.status == Status::Done);
-        let is_large = listed.size > self.whole_bytes();
+        // Nothing is written to a device before the catalog tells that this job does: that is seen to by parts.
+        let is_large = listed.size > self.whole_bytes() || self.job().device(Side::Dest).is_some();
         // Nothing of the body is wanted before it is known that it is needed.
         if is_large || is_sealed_before || plan == Plan::Compare {
             let Some(object) = self.source().head(&key).await? else { return Ok(Some(Ending::Vanished)) };
