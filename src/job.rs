@@ -22,6 +22,7 @@ use crate::plan::{Again, Progress};
 use crate::provider::block::Device;
 use crate::provider::metadata::Identity;
 use crate::provider::s3::{Bucket, Key, keys};
+use crate::remains::Remains;
 use crate::report::{Console, Crowd, Failure, Failures, Loss, LossSet, Losses, Notes};
 use crate::ring::{Handle, Name, Side, Stat, Time};
 use crate::roots::Root;
@@ -232,9 +233,8 @@ pub struct Job {
     pub link_changes: Mutex<HashMap<u64, LinkChanges>>,
     /// Bytes of a source device that could not be read and are zeros at the destination, or what was read earlier.
     pub unreadable: Mutex<Extents>,
-    /// Of a job with a device: what the destination is known by if an earlier run, or this one, has written all of it
-    /// but what it could not read. What is rescued so stays where less can be read; 0 for none.
-    pub standing: AtomicU64,
+    /// Of a job with a device: what earlier runs have left, which stays where this one can read less.
+    pub standing: Remains,
 }
 
 /// What a destination does that is asked to give a symlink an owner or times.

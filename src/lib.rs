@@ -10,6 +10,7 @@
 //! filter.rs            which names a job is about: include and exclude rules (pure)
 //! selection.rs         those and lists of paths, and what of a list was met
 //! extents.rs           parts of an object: where a device cannot be read
+//! remains.rs           what earlier runs have left of the copy of a device
 //! error.rs             Error {verb, object, cause} and what it means for the job
 //! digest.rs            CRC64/NVME, and putting the values of parts together
 //! filesystem.rs        kinds of file systems, and what each can be trusted with
@@ -168,6 +169,7 @@ pub mod provider;
 pub(crate) mod readback;
 pub(crate) mod recognise;
 pub mod rehearsal;
+pub(crate) mod remains;
 pub mod report;
 pub mod resume;
 pub mod ring;

@@ -28,8 +28,8 @@ impl Range {
         self.offset == BIRTH_OFFSET
     }
 
-    /// What the destination was known by, inode or hash of an ETag, when an earlier run had written all of it but what
-    /// it could not read; kept as a range without bytes, too.
+    /// What the destination was known by, the mark of a device or an image (remains.rs) or the hash of an ETag, when an
+    /// earlier run had written all of it but what it could not read; kept as a range without bytes, too. 0 for nothing.
     pub fn standing(id: u64) -> Range {
         Range { offset: STANDING_OFFSET, len: 0, crc64: Some(id), etag: None }
     }

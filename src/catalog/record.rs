@@ -128,7 +128,7 @@ pub struct FileRecord {
     pub batch: u64,
     /// The source as it was copied.
     pub stamp: Stamp,
-    /// The destination's inode; 0 where there is none yet. Of a failed copy of a device, that of what there is.
+    /// The destination's inode; 0 where there is none yet. Of a failed copy of a device, the mark of what there is.
     pub dest_ino: u64,
     /// Key of its ranges; 0 where it has none.
     pub large_id: u64,

@@ -34,7 +34,7 @@ use crate::readback::Readback;
 use crate::report::{Count, Counters, Loss, LossSet};
 use crate::ring::{Caller, FixedBuffers, Handle, Name, Side};
 use crate::seal::{Sealer, on_all};
-use crate::transfer::Copied;
+use crate::transfer::{Copied, left_standing};
 use crate::walk::DirNode;
 
 /// Records that are read at a time.
@@ -315,11 +315,12 @@ impl Checkpointer {
             What::Replacing(_) => {}
             What::Begun(record) => {
                 draft.rows.extend(self.replaced_ranges(&dir, &name, record.large_id)?);
-                let standing = Some(self.job.standing.load(Ordering::Acquire)).filter(|id| *id != 0);
-                draft.rows.extend(standing.map(|id| {
-                    let range = Range::standing(id);
-                    Row::PutRange { large_id: record.large_id, range }
-                }));
+                let standing = self.job.standing.mark();
+                // Nothing, too, where an earlier attempt that is gone on with has recorded something.
+                if standing != 0 || self.job.device(Side::Dest).is_some() {
+                    let range = Range::standing(standing);
+                    draft.rows.push(Row::PutRange { large_id: record.large_id, range });
+                }
                 let record = Record::File(FileRecord { batch: draft.number, ..record });
                 draft.rows.push(Row::OpenFile { dir: dir.id, name: name.clone() });
                 draft.rows.push(Row::PutEntry { dir: dir.id, name, record });
@@ -532,7 +533,7 @@ impl Checkpointer {
             status: Status::Failed,
             batch: draft.number,
             stamp,
-            dest_ino: self.job.standing.load(Ordering::Acquire),
+            dest_ino: left_standing(&self.job),
             large_id: 0,
             failure: Some(failure),
             checksum: None,

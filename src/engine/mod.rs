@@ -331,7 +331,7 @@ pub(crate) fn make_job(
         fatal: Mutex::new(None),
         reflink: AtomicU8::new(refused as u8),
         unreadable: Mutex::default(),
-        standing: AtomicU64::new(0),
+        standing: Default::default(),
         config: config.clone(),
         catalog,
     })

@@ -2,8 +2,6 @@
 //! their place, or what an earlier run of the job has read of them and stored. What is missing is told at the end, and
 //! by no part that a resume takes for done.
 
-use std::sync::atomic::Ordering;
-
 use crate::config::BadSectors;
 use crate::error::{Cause, Errno, Error, Result};
 use crate::extents::Extents;
@@ -73,7 +71,7 @@ impl Lane {
     /// The object that an earlier run of the job has stored of a device, for what cannot be read any more.
     pub(super) async fn earlier(&self, key: &Key, size: u64) -> Result<Option<Earlier>> {
         let job = self.job();
-        let standing = job.standing.load(Ordering::Acquire);
+        let standing = job.standing.id();
         if standing == 0 || job.config.devices.bad_sectors == BadSectors::Fail {
             return Ok(None);
         }
@@ -106,7 +104,8 @@ impl Lane {
     /// How an object ends that has zeros where the source could not be read: what there is stays, and it has failed.
     pub(super) fn stored_in_part(&self, place: &Place, missing: Missing, stored: &Stored) -> Option<Ending> {
         let (errno, extents) = missing?;
-        self.job().standing.store(hash(&stored.etag), Ordering::Release);
+        let id = hash(&stored.etag);
+        self.job().standing.set(id, id);
         let object = place.path(self.job(), Side::Source);
         Some(Ending::Failed(Error { verb: "read", object, cause: Cause::Unreadable(errno, extents) }))
     }

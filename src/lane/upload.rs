@@ -95,7 +95,7 @@ impl Lane {
         self.add_extended(place, &stat, &mut attributes)?;
         let mut earlier = None;
         if job.device(Side::Source).is_some() {
-            note_standing(job, errand.record.as_ref())?;
+            note_standing(job, errand.record.as_ref(), None)?;
             earlier = self.earlier(&key, stat.size).await?;
         }
         let upload = Upload { errand, stat, stamp, key, attributes, group: *group, earlier };

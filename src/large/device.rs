@@ -44,7 +44,7 @@ impl DevicePart {
         let (is_recorded, is_known) = (AtomicBool::new(false), AtomicBool::new(false));
         let (earlier, written) = match dest {
             Some(device) => {
-                let is_whole = work.job.standing.load(Ordering::Acquire) == device.identity();
+                let is_whole = work.job.standing.id() == device.identity();
                 (vec![device.buffered.clone()], (!is_whole).then(|| begun.unwrap_or_default().to_vec()))
             }
             None => (earlier_files(work, file, begun.is_some()), None),
@@ -170,6 +170,6 @@ fn earlier_files(work: &Work, file: &NewFile, is_begun: bool) -> Vec<Handle> {
     };
     let name = file.temp.as_ref().unwrap_or(&place.dest_name);
     let begun = is_begun.then(|| open(name, job.dest_id(&file.made))).flatten();
-    let standing = Some(job.standing.load(Ordering::Acquire)).filter(|id| *id != 0);
+    let standing = Some(job.standing.id()).filter(|id| *id != 0);
     begun.into_iter().chain(standing.and_then(|id| open(&place.dest_name, id))).collect()
 }

@@ -14,6 +14,7 @@ const RANKS: [&[&str]; 13] = [
     &[
         "error",
         "extents",
+        "remains",
         "location",
         "config",
         "digest",

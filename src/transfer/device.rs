@@ -7,22 +7,29 @@
 //! ```
 //! A device has no time of change: what a finished pass copied from one, or onto one, is copied again by the next.
 
-use std::sync::atomic::Ordering;
-
 use super::{Copied, Ending, NewFile, Prepared, Seal, Subject, Work, ending_of};
 use crate::catalog::{FileRecord, Range, Status};
-use crate::config::{LiveSource, Overwrite};
+use crate::config::{BadSectors, LiveSource, Overwrite};
+use crate::digest;
 use crate::error::{Error, Result, escape};
 use crate::job::Job;
 use crate::plan::{self, Plan, Skip};
 use crate::provider::block::Device;
 use crate::report::Count;
-use crate::ring::{Kind, Side};
+use crate::ring::{Kind, Side, Stat};
 
 impl Work<'_> {
     /// Decides about a device, or about an image that goes onto one. It is always copied in blocks.
     pub(super) fn prepare_device(&self, record: Option<&FileRecord>) -> Prepared {
-        match note_standing(self.job, record).and_then(|()| self.decide_device(record)) {
+        let there = self.dest().stat(self.dest_dir(), &self.place.dest_name).ok();
+        let noted = note_standing(self.job, record, there.as_ref()).map(|is_used| {
+            if is_used && self.job.config.devices.bad_sectors == BadSectors::Skip {
+                let path = escape(&self.place.path(self.job, Side::Dest));
+                let why = "is not what this job has left there: what cannot be read becomes zeros";
+                self.job.console.note(&format!("gfast: {path} {why}"));
+            }
+        });
+        match noted.and_then(|()| self.decide_device(record)) {
             Ok(Some(ending)) => Prepared::Ended(ending),
             Ok(None) => Prepared::Large(Subject { stat: *self.stat, stamp: self.stamp, known: None }),
             Err(error) => Prepared::Ended(ending_of(error)),
@@ -115,9 +122,8 @@ impl Work<'_> {
     /// failing disk may be all that is left of it.
     pub(crate) fn finish_in_part(&self, file: NewFile) -> Result<()> {
         let NewFile { handle, temp, made } = file;
-        let standing = self.job.dest_id(&made);
-        if self.job.device(Side::Dest).is_some() {
-            self.job.standing.store(standing, Ordering::Release);
+        if let Some(device) = self.job.device(Side::Dest) {
+            self.job.standing.set(device.identity(), 0);
             return Ok(());
         }
         let dest = self.dest();
@@ -129,7 +135,8 @@ impl Work<'_> {
             let renamed = dest.rename(self.dest_dir(), temp, &self.place.dest_name);
             renamed.map_err(|errno| self.error("rename", errno))?;
         }
-        self.job.standing.store(standing, Ordering::Release);
+        let left = dest.stat(self.dest_dir(), &self.place.dest_name).map_err(|errno| self.error("stat", errno))?;
+        self.job.standing.set(self.job.dest_id(&made), image_mark(self.job, &left));
         Ok(())
     }
 }
@@ -150,21 +157,66 @@ pub(crate) fn source_holds(job: &Job, ranges: &[Range]) -> bool {
 }
 
 /// Takes note of what earlier runs of the job left at the destination, if one of them has written all of it but what it
-/// could not read: what that one read stays where this one cannot. Of a device that a whole copy was written to nothing
-/// tells that the copy is still there: it may have been in use since.
-pub(crate) fn note_standing(job: &Job, record: Option<&FileRecord>) -> Result<()> {
-    let Some(record) = record else { return Ok(()) };
-    let standing = match record.status {
+/// could not read: what that one read stays where this one cannot. What has been in use since is another's: of a device
+/// that a whole copy was written to nothing tells, of another its head does, of an image (`there`) its size and mtime.
+/// Answers whether there was something that does not count any more.
+pub(crate) fn note_standing(job: &Job, record: Option<&FileRecord>, there: Option<&Stat>) -> Result<bool> {
+    let Some(record) = record.filter(|_| !job.standing.is_known()) else { return Ok(false) };
+    let ranges = match record.status {
+        Status::InProgress => job.catalog.reader()?.ranges(record.large_id)?,
+        _ => Vec::new(),
+    };
+    let known_by = match record.status {
         Status::Done | Status::Written if job.device(Side::Dest).is_some() => 0,
         Status::Done | Status::Written | Status::Failed => record.dest_ino,
         Status::Pending => 0,
-        Status::InProgress => {
-            let ranges = job.catalog.reader()?.ranges(record.large_id)?;
-            ranges.iter().find_map(Range::standing_id).unwrap_or(0)
-        }
+        Status::InProgress => ranges.iter().find_map(Range::standing_id).unwrap_or(0),
     };
-    job.standing.store(standing, Ordering::Release);
-    Ok(())
+    let (id, mark) = match (job.device(Side::Dest), there) {
+        _ if known_by == 0 => (0, 0),
+        (Some(device), _) => standing_on(device, known_by, &ranges)?,
+        (None, Some(there)) => standing_as(job, there, known_by, record),
+        (None, None) => (known_by, known_by),
+    };
+    job.standing.set(id, mark);
+    Ok(known_by != 0 && id == 0)
+}
+
+/// What is left on a device of a copy that was known by this, as it is opened and recorded; zeros if it is another's.
+fn standing_on(device: &Device, known_by: u64, ranges: &[Range]) -> Result<(u64, u64)> {
+    let mark = device.mark().map_err(|errno| Error::os("read", &device.path, errno))?;
+    // An interrupted run may have written to the head. Records of before marks tell whose device it is, and no more.
+    let is_left = still_holds(device, ranges)?.unwrap_or(known_by == mark || known_by == device.identity());
+    Ok(if is_left { (device.identity(), mark) } else { (0, 0) })
+}
+
+/// Likewise of an image. Where inode numbers do not last, that of a whole one is known by its size.
+fn standing_as(job: &Job, there: &Stat, known_by: u64, record: &FileRecord) -> (u64, u64) {
+    let (id, mark) = (job.dest_id(there), image_mark(job, there));
+    let is_whole = matches!(record.status, Status::Done | Status::Written) && !job.dest.inodes.is_lasting();
+    let is_left = known_by == mark || known_by == id || is_whole && there.size == record.stamp.size;
+    if is_left { (id, mark) } else { (0, 0) }
+}
+
+/// What the catalog knows an image by that is whole but for what could not be read: which file it is, where inode
+/// numbers last, and when it was last written to.
+fn image_mark(job: &Job, left: &Stat) -> u64 {
+    let (ino, nanos) = match job.dest.inodes.is_lasting() {
+        true => (left.ino, left.mtime.nanos),
+        // Nor do the fractions of times on some of these.
+        false => (0, 0),
+    };
+    let parts = [ino, left.size, left.mtime.secs as u64, u64::from(nanos)];
+    digest::crc64(&parts.map(u64::to_le_bytes).concat())
+}
+
+/// What is recorded of what stands at the destination when a copy has failed. Nobody else has written to a device that
+/// is claimed, so what its head holds by now is this job's.
+pub(crate) fn left_standing(job: &Job) -> u64 {
+    match job.device(Side::Dest).filter(|_| job.standing.id() != 0) {
+        Some(device) => device.mark().unwrap_or(0),
+        None => job.standing.mark(),
+    }
 }
 
 /// Whether a device holds the first of these ranges that was summed; `None` if none was.

@@ -24,7 +24,7 @@ mod source;
 
 pub(crate) use attributes::note_unasked;
 pub use copied::{Copied, Seal};
-pub(crate) use device::{note_standing, source_holds};
+pub(crate) use device::{left_standing, note_standing, source_holds};
 pub(crate) use grouping::{Grouping, claim_group};
 use grouping::{claim_inode, new_first};
 pub use source::{open_source, restat_source, source_error, stat_source};

@@ -30,6 +30,10 @@ use crate::ring::{Handle, Stat};
 /// Bytes of one read where a device is looked at, not copied.
 const LOOK_BYTES: u64 = 1 << 20;
 
+/// Bytes of the head that tell whether somebody else has used a device since: partition tables, the superblocks of
+/// whatever begins with the device, and of a first partition at 1 MiB.
+const MARK_BYTES: u64 = 4 << 20;
+
 /// Bytes of the smallest sector.
 pub const SECTOR_BYTES: u64 = 512;
 
@@ -190,6 +194,13 @@ impl Device {
             crc64 = digest::combine(crc64, digest::crc64(&bytes), bytes.len() as u64);
         }
         Ok(crc64)
+    }
+
+    /// What the catalog knows a copy on it by that is whole but for what could not be read: whose device it is, and
+    /// what it holds where whoever takes a device into use writes first.
+    pub fn mark(&self) -> std::result::Result<u64, Errno> {
+        let head = self.crc64(0, MARK_BYTES.min(self.size()))?;
+        Ok(digest::crc64(&[self.identity(), head].map(u64::to_le_bytes).concat()))
     }
 
     /// Whether this device was claimed for it, too.

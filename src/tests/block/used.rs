@@ -1,13 +1,19 @@
-//! What somebody has changed, on either side, before the job came back.
+//! What somebody has changed, on either side, before the job came back: no part of the copy.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
+use super::damage::failing_of;
 use super::support::block::Loop;
 use super::support::fault::{Fault, Kind, Rule};
-use super::support::fixture::{can_mount, has, skip, traced};
-use super::support::{Engine, Job, Scratch};
+use super::support::fixture::{can_mount, has, must, skip, traced};
+use super::support::slow::{SlowMount, can_mount_fuse};
+use super::support::{Engine, Job, Rng, Scratch};
 use super::{assert_same, bucket_job, fault_server, noisy};
 
 /// Kills a job when all of its copy is durable and recorded, and the pass is not finished yet.
@@ -144,4 +150,50 @@ fn an_object_that_was_changed_before_the_pass_ended_is_stored_again() {
     server.put("bucket", "disk.img", &b"another's"[..], &[]);
     job.run().expect(0);
     assert_same(&server.object("bucket", "disk.img").unwrap().body, &source.content());
+}
+
+/// Where the source cannot be read there is what an earlier run has read, and never what others have written since.
+#[test]
+fn what_others_have_written_is_not_taken_for_what_was_read() {
+    let test = "what_others_have_written_is_not_taken_for_what_was_read";
+    if !can_mount(test) || !can_mount_fuse(test) {
+        return;
+    }
+    let mount = SlowMount::new(Duration::ZERO);
+    let (source, expected) = failing_of(&mount, 12);
+    for is_killed in [false, true] {
+        for to_device in [true, false] {
+            let (scratch, device) = (Scratch::new(), noisy(12, 76));
+            let dest = if to_device { device.path().to_owned() } else { scratch.path().join("image") };
+            let job = Job::new(source.path(), &dest, scratch.path().join("state"), Engine::Auto);
+            let job = job.args(&["--skip-bad-sectors", "--checkpoint-interval", "0.1"]);
+            let job = if to_device { job.arg("--overwrite-device") } else { job };
+            job.run().expect(23);
+            if is_killed {
+                let running = job.clone().args(&["--bwlimit", "4M", "--buffer-size", "256K"]).start();
+                assert!(running.run_for(Duration::from_millis(1500)), "it was too fast");
+                running.kill();
+            }
+            use_it(&dest, to_device);
+            for is_used in [true, false] {
+                let outcome = job.run().expect(23);
+                assert_eq!(outcome.says("is not what this job has left there"), is_used, "{outcome}");
+                assert_same(&fs::read(&dest).unwrap(), &expected);
+            }
+        }
+    }
+}
+
+/// Takes a copy into use, and writes where its source could not be read.
+fn use_it(dest: &Path, is_device: bool) {
+    if is_device {
+        must(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(dest));
+    }
+    let file = OpenOptions::new().write(true).open(dest).unwrap();
+    let mut noise = vec![0; 4096];
+    Rng::new(77).fill(&mut noise);
+    for at in [5 << 20, (9 << 20) + 8192] {
+        file.write_all_at(&noise, at).unwrap();
+    }
+    file.sync_all().unwrap();
 }
