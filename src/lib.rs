@@ -87,7 +87,7 @@
 //! conduct.rs           the decisions of a run, apart from the waiting
 //! verify/*.rs          both sides compared on the same walker and rings; verify/bucket.rs where one is a bucket
 //! rehearsal/mod.rs     what a run would do, and why: nothing is changed
-//! rehearsal/*.rs       what both ends are asked for it, and what --delete would remove
+//! rehearsal/*.rs       what both ends are asked for it, what --delete would remove, what a resume passes over
 //! ledger/*.rs          what a job did to every object, as a report of lines that vouch for each other
 //! crew.rs              who does the work: what answers, on how many threads, with how much memory
 //! engine/mod.rs        one run, from the checks to the summary

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::asked::{End, Files, next_page};
-use super::{Rehearsal, tell};
+use super::{Level, Rehearsal, Said, Turn, tell};
 use crate::config::CtimePolicy;
 use crate::delete::{NAMES_MAX, holds_names, is_beside_jobs, is_job_folder};
 use crate::error::{Errno, Result, escape};
@@ -16,6 +16,9 @@ use crate::lane::upload::LINKS_ATTRIBUTE;
 use crate::ring::{Kind, Name};
 use crate::spelling;
 use crate::walk::{DirNode, Entry, Pending};
+
+/// Directories in the way of what is none that are remembered, as a run does (job.rs).
+const CLASHES_MAX: usize = 65_536;
 
 /// A name of the destination.
 pub(super) struct Extra {
@@ -77,7 +80,7 @@ impl Rehearsal<'_> {
                             }
                         }
                     }
-                    read.map(|is_end| (self.names_at(files, dir, names), is_end))
+                    read.and_then(|is_end| Ok((self.names_at(files, dir, names)?, is_end)))
                 }
                 End::Bucket(root, client) => match next_page(root, client, dir, &mut listing).await {
                     Ok(Some(page)) => {
@@ -120,22 +123,25 @@ impl Rehearsal<'_> {
         self.choice.is_everything() || self.choice.clears(&dir.path_of(&extra.name), sort)
     }
 
-    /// Names of a file system, less the state directory.
-    fn names_at(&self, files: &Files, dir: &Arc<DirNode>, entries: VecDeque<Entry>) -> Vec<Extra> {
-        let describe = |entry: Entry| {
-            let is_dir = match entry.kind {
-                libc::DT_DIR | libc::DT_UNKNOWN => {
-                    let stat = files.stat(dir, &entry.name).ok()??;
-                    if self.state_dir == Some((stat.dev, stat.ino)) {
-                        return None;
+    /// Names of a file system, less the state directory. What cannot be described stays, and is a failure.
+    fn names_at(&mut self, files: &Files, dir: &Arc<DirNode>, entries: VecDeque<Entry>) -> Result<Vec<Extra>> {
+        let mut found = Vec::with_capacity(entries.len());
+        for Entry { name, kind, .. } in entries {
+            let mut is_dir = false;
+            if matches!(kind, libc::DT_DIR | libc::DT_UNKNOWN) {
+                let stat = match files.stat(dir, &name) {
+                    Ok(stat) => stat,
+                    Err(error) => {
+                        self.fail(error)?;
+                        continue;
                     }
-                    stat.kind() == Kind::Dir
-                }
-                _ => false,
-            };
-            Some(Extra { name: entry.name, is_dir, item: None })
-        };
-        entries.into_iter().filter_map(describe).collect()
+                };
+                let Some(stat) = stat.filter(|stat| self.state_dir != Some((stat.dev, stat.ino))) else { continue };
+                is_dir = stat.kind() == Kind::Dir;
+            }
+            found.push(Extra { name, is_dir, item: None });
+        }
+        Ok(found)
     }
 
     /// Says that a name would go, after all below it.
@@ -211,7 +217,7 @@ impl Rehearsal<'_> {
                         None => return Ok(()),
                         Some(entries) => {
                             let told = entries.len();
-                            let found = self.names_at(files, &dir, entries);
+                            let found = self.names_at(files, &dir, entries)?;
                             branch.is_clean &= found.len() == told;
                             found
                         }
@@ -254,9 +260,9 @@ impl Rehearsal<'_> {
         }
     }
 
-    /// Whether it would be kept for a file that has a directory's name: nothing is removed for it without --delete, and
-    /// a directory that holds anything is never replaced.
-    pub(super) async fn clash(&mut self, dir: &Arc<DirNode>, name: &Name) -> Result<bool> {
+    /// Whether a directory is in the way of what is none: nothing is removed for it without --delete, and a directory
+    /// that holds anything is never replaced. With it what is `said` is said once the directory would be gone.
+    pub(super) fn clash(&mut self, dir: &Arc<DirNode>, name: &Name, said: Said) -> Result<bool> {
         let asked = self.asked.clone();
         let End::Files(files) = &asked.dest else { return Ok(false) };
         let child = DirNode::child(dir, self.new_id(), name.clone());
@@ -264,11 +270,75 @@ impl Rehearsal<'_> {
             Ok(names) => names.is_none_or(|names| names.is_empty()),
             Err(error) => return self.fail(error).map(|()| true),
         };
-        let may_go = self.config.delete.is_some() && self.takes(dir, &Extra::dir(name.clone()));
-        if is_empty || (may_go && self.tree(dir, name.clone(), "replaced").await?) {
+        if is_empty {
             return Ok(false);
         }
-        self.fail(files.error("replace the directory", &dir.path_of(name), Errno::NOTEMPTY))?;
+        let may_go = self.config.delete.is_some() && asked.single.is_none() && self.clashes.len() < CLASHES_MAX;
+        match may_go && self.takes(dir, &Extra::dir(name.clone())) {
+            true => self.clashes.push((dir.clone(), name.clone(), said)),
+            false => self.fail_clash(dir, name)?,
+        }
+        Ok(true)
+    }
+
+    fn fail_clash(&mut self, dir: &Arc<DirNode>, name: &Name) -> Result<()> {
+        let asked = self.asked.clone();
+        let End::Files(files) = &asked.dest else { return Ok(()) };
+        self.fail(files.error("replace the directory", &dir.path_of(name), Errno::NOTEMPTY))
+    }
+
+    /// Says what --delete would remove, once the source's names are listed.
+    pub(super) async fn clear_all(&mut self, is_there: bool) -> Result<()> {
+        let clashes = std::mem::take(&mut self.clashes);
+        let is_withheld = self.unlisted > 0 && !self.is_delete_forced();
+        for (dir, name, said) in clashes {
+            match !is_withheld && self.tree(&dir, name.clone(), "replaced").await? {
+                true => self.say(said, &dir.path_of(&name))?,
+                false => self.fail_clash(&dir, &name)?,
+            }
+        }
+        if is_withheld {
+            tell("nothing would be deleted: some directories cannot be listed (--force-delete deletes all the same)");
+            return Ok(());
+        }
+        self.walk(is_there, Turn::Extras).await
+    }
+
+    /// Says what --delete would remove from a directory. Whether it would look at those in it.
+    pub(super) async fn clear_dir(&mut self, level: &mut Level) -> Result<bool> {
+        let dir = level.dir.clone();
+        // What lies below a mount that is not crossed stays.
+        let is_read = match self.look_at(&dir) {
+            Ok(reason) => reason.is_none(),
+            Err(error) => self.fail(error).map(|()| false)?,
+        };
+        if !is_read || !level.is_there || self.is_spared(&dir)? {
+            return Ok(false);
+        }
+        let Some(count) = self.list(level, false).await? else { return Ok(false) };
+        if count == 0 && dir.parent.is_none() && !self.is_delete_forced() {
+            if self.has_dest_names().await? {
+                self.is_withheld = true;
+                tell("nothing would be deleted: the source is empty (--force-delete deletes all the same)");
+            }
+            return Ok(false);
+        }
+        self.extras(&dir).await?;
+        Ok(true)
+    }
+
+    /// Whether nothing would be deleted for a directory, whatever there is.
+    fn is_spared(&mut self, dir: &DirNode) -> Result<bool> {
+        let (what, end) = match () {
+            () if !self.is_delete_forced() && self.is_unmounted(dir)? => {
+                ("the file system that was mounted there is not there any more", " without --force-delete")
+            }
+            () if self.has_changed(dir)? => ("it changed after the interrupted run listed it", " by this run"),
+            () => return Ok(false),
+        };
+        self.is_withheld = true;
+        let path = if dir.parent.is_none() { ".".to_owned() } else { escape(&dir.path()) };
+        tell(&format!("{path}: {what}: nothing would be deleted for it{end}"));
         Ok(true)
     }
 

@@ -42,9 +42,13 @@ impl Rehearsal<'_> {
         let at = files.open(dir).map_err(failed)?;
         let (mut kept, mut suspects) = (Vec::new(), Vec::new());
         for extra in gone {
-            if let Ok(Some(stat)) = files.stat(dir, &extra.name) {
-                suspects.push((extra.name.clone(), stat));
-                kept.push(extra);
+            match files.stat(dir, &extra.name) {
+                Ok(Some(stat)) => {
+                    suspects.push((extra.name.clone(), stat));
+                    kept.push(extra);
+                }
+                Ok(None) => {}
+                Err(error) => self.fail(error)?,
             }
         }
         let mut folds = Folds::new(files.file_system.tells_names_apart());

@@ -6,7 +6,7 @@
 //! adopt    same size and time                                                  dir/name
 //! renew    metadata that was lost                                              dir/name
 //! reread   ctime alone is new: metadata if the content is as recorded, or copy dir/name
-//! skip     unchanged | done                                                    dir/name
+//! skip     unchanged | done | listed before                                    dir/name
 //! make     new directory                                                       dir
 //! update   owner or mode of a directory                                        dir
 //! leave    the state directory and the like, which are none of the job's       dir
@@ -14,11 +14,13 @@
 //! ```
 //! Decisions are those of plan.rs from the same source, record and destination as a run would take them. Lines come in
 //! the order of the walk, a directory before what it holds; a bucket is asked about the names of a page all at once.
+//! What would be deleted comes after them, of a walk of its own: that nothing would be is known when all are listed.
 //! Memory: a page of names, and a bounded number of directories that wait ([`Pending`], I4).
 
 mod asked;
 mod extras;
 mod missing;
+mod resumed;
 
 use std::io::Write;
 use std::rc::Rc;
@@ -54,6 +56,9 @@ use crate::walk::{DirNode, Entry, Pending};
 /// What is said of a name: what would be done, and why.
 type Said = (&'static str, &'static str);
 
+/// What is said of a name that a resume does not come to.
+const PASSED_OVER: Said = ("skip", "listed before");
+
 /// One dry run.
 struct Rehearsal<'r> {
     config: &'r Config,
@@ -65,6 +70,10 @@ struct Rehearsal<'r> {
     state_dir: Option<(u64, u64)>,
     /// Numbers for directories that the catalog does not know.
     next_id: u64,
+    /// Whether a run would go on with an interrupted one.
+    is_resume: bool,
+    /// Directories in the way of what is none, with what would be done once they are gone.
+    clashes: Vec<(Arc<DirNode>, Name, Said)>,
     deletes: u64,
     failed: u64,
     vanished: u64,
@@ -83,6 +92,15 @@ struct Level {
     pending: Pending,
 }
 
+/// What a walk is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// The source's names.
+    Names,
+    /// What --delete would remove.
+    Extras,
+}
+
 /// Says what the job that `config` asks for would do, to `out`.
 pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode> {
     let choice = read_choice(&config.filter, config.files_from.as_deref())?;
@@ -98,9 +116,11 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
     }
     let identity = identity_of(config, &choice, &names, &roots);
     let catalog = Catalog::find_job(&config.state_dir, &identity)?;
+    let mut is_resume = false;
     if let Some(catalog) = &catalog {
         let kind = resume::kind(catalog, config.retry)?;
         emptied::refuse(config, catalog, kind, (&roots, &names.1, dest.as_ref()))?;
+        is_resume = kind == resume::Kind::Resume;
     }
     let granularity_nanos = roots.dest.granularity_nanos();
     let end = |bucket: Option<crate::job::BucketRoot>, root, side| match bucket {
@@ -111,7 +131,7 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
     let inodes = roots.source.inodes;
     let ends = (end(source, roots.source, Side::Source)?, end(dest, roots.dest, Side::Dest)?);
     let next_id = catalog.as_ref().map_or(DirId::ROOT.0 + 1, |catalog| catalog.header().next_id);
-    let progress = progress(catalog.as_ref(), config, inodes);
+    let progress = progress(catalog.as_ref(), config, inodes, is_resume);
     let single = roots.single.map(|single| (single.source_name, single.dest_name));
     let state_dir = std::fs::metadata(&config.state_dir).ok();
     let mut rehearsal = Rehearsal {
@@ -123,6 +143,8 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
         state_dir: state_dir
             .map(|dir| (std::os::unix::fs::MetadataExt::dev(&dir), std::os::unix::fs::MetadataExt::ino(&dir))),
         next_id,
+        is_resume,
+        clashes: Vec::new(),
         deletes: 0,
         failed: 0,
         vanished: 0,
@@ -136,7 +158,7 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
 }
 
 /// Where a run of now would stand: in a pass of its own after a finished one.
-fn progress(catalog: Option<&Catalog>, config: &Config, inodes: Inodes) -> Progress {
+fn progress(catalog: Option<&Catalog>, config: &Config, inodes: Inodes, is_resume: bool) -> Progress {
     let (ctime, again) = (config.ctime, Again::of(config));
     let Some(header) = catalog.map(Catalog::header) else {
         return Progress { pass_start_batch: 0, completed_batch: 0, boot_batch: u64::MAX, ctime, inodes, again };
@@ -144,8 +166,8 @@ fn progress(catalog: Option<&Catalog>, config: &Config, inodes: Inodes) -> Progr
     let is_same_boot = header.boot_id != [0; 16] && header.boot_id == boot_id();
     Progress {
         pass_start_batch: match header.status {
-            JobStatus::Finished => header.durable_batch + 1,
-            JobStatus::Running => header.pass_start_batch,
+            JobStatus::Finished if !is_resume => header.durable_batch + 1,
+            JobStatus::Finished | JobStatus::Running => header.pass_start_batch,
         },
         completed_batch: header.completed_batch,
         boot_batch: if is_same_boot { header.boot_batch } else { u64::MAX },
@@ -166,15 +188,20 @@ fn tell(what: &str) {
 
 impl Rehearsal<'_> {
     async fn rehearse(&mut self, is_there: bool) -> Result<()> {
+        if self.is_resume {
+            tell("the last run was interrupted: a run would go on with it, and look only at what that one left");
+        }
         match self.asked.single.clone() {
             Some((name, _)) => self.single(name, is_there).await?,
-            None => self.walk(is_there).await?,
+            None => {
+                self.walk(is_there, Turn::Names).await?;
+                if self.config.delete.is_some() && !self.stop.is_requested() {
+                    self.clear_all(is_there).await?;
+                }
+            }
         }
         if self.asked.single.is_none() && !self.stop.is_requested() {
             self.tell_unmet()?;
-        }
-        if self.deletes > 0 && self.unlisted > 0 && !self.is_delete_forced() {
-            tell("nothing would be deleted: some directories cannot be listed (--force-delete deletes all the same)");
         }
         Ok(())
     }
@@ -256,9 +283,9 @@ impl Rehearsal<'_> {
         }
     }
 
-    async fn walk(&mut self, is_there: bool) -> Result<()> {
+    async fn walk(&mut self, is_there: bool, turn: Turn) -> Result<()> {
         let mut levels = Vec::new();
-        levels.extend(self.enter(DirNode::root(), is_there, Pending::root()).await?);
+        levels.extend(self.enter(DirNode::root(), (is_there, Pending::root()), turn).await?);
         // Ends: every turn goes into a directory that was listed once, lists one for more of them, or leaves one.
         while let Some(level) = levels.last_mut() {
             if self.stop.is_requested() {
@@ -266,8 +293,9 @@ impl Rehearsal<'_> {
             }
             if let Some(name) = level.pending.take() {
                 let (dir, is_there, below) = (level.dir.clone(), level.is_there, level.pending.below());
-                let (child, is_there) = self.subdir(&dir, name, is_there).await?;
-                levels.extend(self.enter(child, is_there, below).await?);
+                if let Some((child, is_there)) = self.subdir(&dir, name, (is_there, turn)).await? {
+                    levels.extend(self.enter(child, (is_there, below), turn).await?);
+                }
             } else if level.pending.is_cut() {
                 self.list(level, false).await?;
             } else {
@@ -277,12 +305,23 @@ impl Rehearsal<'_> {
         Ok(())
     }
 
-    /// A directory of the source, and whether the destination has it.
-    async fn subdir(&mut self, dir: &Arc<DirNode>, name: Name, is_there: bool) -> Result<(Arc<DirNode>, bool)> {
+    /// A directory of the source, and whether the destination has it. `None`: a run would not come to it.
+    async fn subdir(
+        &mut self,
+        dir: &Arc<DirNode>,
+        name: Name,
+        (is_there, turn): (bool, Turn),
+    ) -> Result<Option<(Arc<DirNode>, bool)>> {
         let known = match self.asked.record(dir, &name)? {
             Some(Record::Dir(id)) => Some(id),
             _ => None,
         };
+        if known.is_none() && self.is_passed_over(dir, &name)? {
+            if turn == Turn::Names {
+                self.say(PASSED_OVER, &dir.path_of(&name))?;
+            }
+            return Ok(None);
+        }
         let id = known.unwrap_or_else(|| self.new_id());
         let child = DirNode::child(dir, id, name);
         let has_it = match is_there {
@@ -290,8 +329,8 @@ impl Rehearsal<'_> {
             false => Ok(false),
         };
         match has_it {
-            Ok(has_it) => Ok((child, has_it)),
-            Err(error) => self.fail(error).map(|()| (child, false)),
+            Ok(has_it) => Ok(Some((child, has_it))),
+            Err(error) => self.fail(error).map(|()| Some((child, false))),
         }
     }
 
@@ -300,9 +339,18 @@ impl Rehearsal<'_> {
         DirId(self.next_id)
     }
 
-    /// Decides about the names of a directory, and what --delete would remove of the destination's. `None`: it is none
-    /// of the job's, or cannot be listed.
-    async fn enter(&mut self, dir: Arc<DirNode>, is_there: bool, pending: Pending) -> Result<Option<Level>> {
+    /// Decides about the names of a directory, or about what --delete would remove of the destination's. `None`:
+    /// nothing below it is looked at.
+    async fn enter(
+        &mut self,
+        dir: Arc<DirNode>,
+        (is_there, pending): (bool, Pending),
+        turn: Turn,
+    ) -> Result<Option<Level>> {
+        let mut level = Level { dir: dir.clone(), is_there, pending };
+        if turn == Turn::Extras {
+            return Ok(if self.clear_dir(&mut level).await? { Some(level) } else { None });
+        }
         let is_listed = match self.look_at(&dir) {
             Ok(None) => true,
             Ok(Some("")) => false,
@@ -319,29 +367,8 @@ impl Rehearsal<'_> {
         };
         self.say_made(&dir, is_there)?;
         self.say_updated(&dir, is_there)?;
-        let mut level = Level { dir: dir.clone(), is_there, pending };
-        let listed = if is_listed { self.list(&mut level, true).await? } else { Some(0) };
-        let Some(count) = listed else { return Ok(None) };
-        let is_source_empty = count == 0 && dir.parent.is_none();
-        if self.config.delete.is_none() || !is_there {
-            return Ok(Some(level));
-        }
-        if !self.is_delete_forced() && self.is_unmounted(&dir)? {
-            self.is_withheld = true;
-            let what = "the file system that was mounted there is not there any more";
-            let path = escape(&dir.path());
-            tell(&format!("{path}: {what}: nothing would be deleted for it without --force-delete"));
-            return Ok(Some(level));
-        }
-        if is_source_empty && !self.is_delete_forced() {
-            if self.has_dest_names().await? {
-                self.is_withheld = true;
-                tell("nothing would be deleted: the source is empty (--force-delete deletes all the same)");
-            }
-            return Ok(Some(level));
-        }
-        self.extras(&dir).await?;
-        Ok(Some(level))
+        let is_whole = !is_listed || self.list(&mut level, true).await?.is_some();
+        Ok(if is_whole { Some(level) } else { None })
     }
 
     /// Why a directory is none of the job's; nothing said where it is not listed for being on another mount.
@@ -391,7 +418,8 @@ impl Rehearsal<'_> {
     /// than it has, if nothing is.
     fn say_updated(&mut self, dir: &Arc<DirNode>, is_there: bool) -> Result<()> {
         let (asked, Some(now)) = (self.asked.clone(), dir.stamp()) else { return Ok(()) };
-        if !is_there || self.config.metadata != Metadata::Keep || asked.source.bucket().is_some() {
+        let is_kept = self.config.metadata == Metadata::Keep && asked.source.bucket().is_none();
+        if !is_there || !is_kept || self.is_listed_before(dir)? {
             return Ok(());
         }
         let recorded = match &asked.catalog {
@@ -482,8 +510,15 @@ impl Rehearsal<'_> {
         for ((dir, name), judged) in paths.into_iter().zip(judged) {
             match judged {
                 Ok(Some(said)) => {
+                    let is_due = match said {
+                        ("skip", _) => true,
+                        // --delete looks for it in all directories that did not change.
+                        ("copy", "missing") => !self.has_changed(&dir)?,
+                        _ => !self.is_passed_over(&dir, &name)?,
+                    };
+                    let said = if is_due { said } else { PASSED_OVER };
                     let is_made = !matches!(said.0, "skip" | "adopt" | "reread");
-                    let is_clash = is_made && self.asked.is_dir_there(&dir, &name)? && self.clash(&dir, &name).await?;
+                    let is_clash = is_made && self.asked.is_dir_there(&dir, &name)? && self.clash(&dir, &name, said)?;
                     if !is_clash {
                         self.say(said, &dir.path_of(&name))?;
                     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustix::fs::CWD;
 use rustix::process::Signal;
@@ -402,6 +403,18 @@ fn start_slowly(scene: &Scene, engine: Engine, seen: &str) -> support::Running {
     running
 }
 
+/// A run that is killed when it has listed `d` and `d/e`, and is busy with a file of the root, `large`.
+fn interrupted(scene: &Scene, job: &Job) {
+    fs::write(scene.source.join("large"), vec![7; 16 << 20]).unwrap();
+    let running = job.clone().args(&["-bwlimit=1M", "-checkpoint-interval=0.2"]).start();
+    // Small ones wait for the limit, too: until all have their times, and the checkpoint that gave them is over.
+    let mtime = |path: PathBuf| fs::metadata(path).and_then(|stat| stat.modified()).ok();
+    let is_done = |name| mtime(scene.dest.join(name)) == mtime(scene.source.join(name));
+    assert!(running.run_until(|_| ["keep", "d/keep", "d/e/keep"].into_iter().all(is_done)), "it ended too early");
+    assert!(running.run_for(Duration::from_secs(1)), "it ended too early");
+    running.kill();
+}
+
 #[test]
 fn a_source_that_is_removed_while_it_is_read_deletes_nothing() {
     for engine in Engine::all() {
@@ -465,7 +478,10 @@ fn what_lies_below_a_mount_that_is_not_crossed_stays() {
         let _mounted = Over::tmpfs(&scene.source.join("sub"));
         write(&scene.source.join("sub/other"), "x");
         write(&scene.dest.join("sub/mine"), "x");
-        let outcome = scene.job(engine).arg("-one-file-system").arg("-delete").run().expect(0);
+        let job = scene.job(engine).arg("-one-file-system").arg("-delete");
+        let said = rehearse(&job, 0);
+        assert!(said.contains_key("extra") && !said.contains_key("sub/mine"), "{said:?}");
+        let outcome = job.run().expect(0);
         assert!(scene.dest.join("sub/mine").exists() && !scene.dest.join("extra").exists(), "{outcome}");
     }
 }

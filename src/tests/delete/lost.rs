@@ -187,15 +187,8 @@ fn what_was_bound_from_the_same_file_system_is_not_gone() {
 fn what_is_missing_of_an_interrupted_pass_comes_back() {
     for engine in Engine::all() {
         let scene = Scene::new();
-        fs::write(scene.source.join("large"), vec![7; 16 << 20]).unwrap();
         let job = scene.job(engine).arg("-delete");
-        let running = job.clone().args(&["-bwlimit=1M", "-checkpoint-interval=0.2"]).start();
-        // Small ones wait for the limit, too: until all have their times, and the checkpoint that gave them is over.
-        let mtime = |path: PathBuf| fs::metadata(path).and_then(|stat| stat.modified()).ok();
-        let is_done = |name| mtime(scene.dest.join(name)) == mtime(scene.source.join(name));
-        assert!(running.run_until(|_| ["keep", "d/keep", "d/e/keep"].into_iter().all(is_done)), "it ended too early");
-        assert!(running.run_for(std::time::Duration::from_secs(1)), "it ended too early");
-        running.kill();
+        interrupted(&scene, &job);
         fs::remove_file(scene.dest.join("keep")).unwrap();
         let said = rehearse(&job, 0);
         let says = |path: &str| said.get(path).map(String::as_str);

@@ -74,3 +74,65 @@ fn a_directorys_new_mode_is_told() {
         assert_eq!(rehearse(&anew, 0)["d"], "update owner or mode");
     }
 }
+
+#[test]
+fn what_a_resume_passes_over_is_told() {
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        let job = scene.job(engine);
+        interrupted(&scene, &job);
+        for name in ["d/new", "d/newer/x", "d/keep"] {
+            write(&scene.source.join(name), "written since");
+        }
+        set_mode(&scene.source.join("d/e"), 0o750);
+        let told = job.clone().arg("-dry-run").run().expect(0);
+        assert!(told.says("the last run was interrupted"), "{told}");
+        let said = rehearse(&job, 0);
+        let below_d: Vec<_> = said.iter().filter(|(path, _)| path.starts_with("d/")).collect();
+        let below_d: Vec<_> = below_d.into_iter().map(|(path, what)| (path.as_str(), what.as_str())).collect();
+        let expected = [("d/e/keep", "skip done"), ("d/keep", "skip done")];
+        let passed = [("d/new", "skip listed before"), ("d/newer", "skip listed before")];
+        assert_eq!(below_d, [expected, passed].concat());
+        let outcome = job.run().expect(0);
+        assert!(!scene.dest.join("d/new").exists() && !scene.dest.join("d/newer").exists(), "{outcome}");
+        let outcome = job.arg("-delete").run().expect(0);
+        Comparison::new(&scene.source, &scene.dest).assert_same();
+        assert_eq!(outcome.number("copied"), 3, "{outcome}");
+    }
+}
+
+#[test]
+fn what_is_withheld_is_not_told_as_a_delete() {
+    if !rustix::process::geteuid().is_root() {
+        support::fixture::skip("what_is_withheld_is_not_told_as_a_delete", "not root");
+        return;
+    }
+    for engine in Engine::all() {
+        let scene = Scene::new();
+        // Names before and behind the one that is closed, in whatever order they are listed.
+        for name in ["a/x", "closed/x", "z/x", "gone-too"] {
+            write(&scene.source.join(name), "x");
+            write(&scene.dest.join(name).with_extension("extra"), "x");
+        }
+        fs::remove_file(scene.source.join("gone-too")).unwrap();
+        write(&scene.source.join("gone"), "a file, where the destination has a directory");
+        must(Command::new("chown").args(["-R", "12345:12345"]).arg(scene.scratch.path()));
+        must(Command::new("chown").arg("0:0").arg(scene.source.join("closed")));
+        set_mode(&scene.source.join("closed"), 0o700);
+        let job = scene.job(engine).user(12_345);
+        let before = names(&scene.dest);
+        let withheld = job.clone().args(&["-delete", "-max-delete=0"]);
+        let told = withheld.clone().arg("-dry-run").run().expect(23);
+        assert!(told.says("nothing would be deleted") && told.says("not empty"), "{told}");
+        assert!(doomed(&withheld, 23).is_empty(), "{told}");
+        let outcome = withheld.run().expect(23);
+        assert!(before.is_subset(&names(&scene.dest)) && outcome.number("removed") == 0, "{outcome}");
+        let forced = job.arg("-force-delete");
+        let said = doomed(&forced, 23);
+        doomed(&forced.clone().arg("-max-delete=0"), 25);
+        let outcome = forced.run().expect(23);
+        // The directory goes, and a file takes its name.
+        let gone: BTreeSet<String> = before.difference(&names(&scene.dest)).cloned().chain(["gone".into()]).collect();
+        assert_eq!(said, gone, "{outcome}");
+    }
+}
