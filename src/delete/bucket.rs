@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::forget::forget;
 use super::source::{has, holds_names, listed};
-use super::trust::{is_as_listed, is_to_be_trusted};
+use super::trust::{Standing, is_to_be_trusted, standing, tell_changed};
 use super::{BATCH, is_empty, withhold};
 use crate::catalog::{DirId, Record};
 use crate::config::{Deletes, PUBLISH_DEPTH};
@@ -200,19 +200,14 @@ impl Clearing {
         }
     }
 
-    /// Whether all that this pass knows of a directory's names still counts.
-    fn may_be_looked_at(&self, dir: &Arc<DirNode>) -> Result<bool> {
-        Ok(is_to_be_trusted(&self.job, dir.id)? && self.is_as_listed(dir)?)
-    }
-
-    /// Whether the source's directory is the one that was listed; a bucket is asked by name each time.
-    fn is_as_listed(&self, dir: &Arc<DirNode>) -> Result<bool> {
-        let Source::Files(open) = &self.source else { return Ok(true) };
+    /// How the source's directory stands; a bucket is asked by name each time.
+    fn standing(&self, dir: &Arc<DirNode>) -> Result<Standing> {
+        let Source::Files(open) = &self.source else { return Ok(Standing::AsListed) };
         match open_side(&self.job, &*self.caller, Side::Source, &mut open.borrow_mut(), dir) {
-            Ok(handle) => is_as_listed(&self.job, &*self.caller, &self.counters, dir, &handle),
+            Ok(handle) => standing(&self.job, &*self.caller, &self.counters, dir, &handle),
             Err(error) => {
                 self.fail(error);
-                Ok(false)
+                Ok(Standing::Another)
             }
         }
     }
@@ -220,9 +215,14 @@ impl Clearing {
     /// Finds what is doomed in a page of a directory.
     async fn look(&self, look: Look) -> Result<Found> {
         let (mut found, prefix) = (Found::default(), self.root.dir_key(&look.dir));
-        if !self.may_be_looked_at(&look.dir)? || prefix.starts_with('/') {
+        if !is_to_be_trusted(&self.job, look.dir.id)? || prefix.starts_with('/') {
             return Ok(found);
         }
+        let standing = self.standing(&look.dir)?;
+        if standing == Standing::Another {
+            return Ok(found);
+        }
+        let mut is_withheld = false;
         let page = match self.dest.list(&prefix, &look.from).await {
             Ok(page) => page,
             Err(error) => {
@@ -260,11 +260,15 @@ impl Clearing {
                 }
                 (Answer::Here | Answer::Unknown, _) => {}
                 (Answer::Gone, _) if !self.job.clears(&look.dir, &name, sort(&item)) => {}
+                _ if standing == Standing::Changed => is_withheld = true,
                 (answer, record) => {
                     let is_replaced = answer == Answer::Replaced;
                     found.doomed.push(Doomed { dir: look.dir.clone(), name, item, record, is_replaced });
                 }
             }
+        }
+        if is_withheld {
+            tell_changed(&self.job, &self.counters, &look.dir);
         }
         Ok(found)
     }
@@ -335,9 +339,13 @@ impl Clearing {
         let named = [(name, item)];
         let _tree = self.trees.acquire().await.ok()?;
         // The source may have it again by now, or be another one.
-        let answer = match (&self.source, self.is_as_listed(&dir)) {
+        let answer = match (&self.source, self.standing(&dir)) {
             (_, Err(error)) => Err(error),
-            (_, Ok(false)) => Ok(Answer::Unknown),
+            (_, Ok(Standing::Another)) => Ok(Answer::Unknown),
+            (_, Ok(Standing::Changed)) => {
+                tell_changed(&self.job, &self.counters, &dir);
+                Ok(Answer::Unknown)
+            }
             (Source::Files(_), _) => self.ask_files(&dir, &named).map(|answers| answers[0]),
             (Source::Bucket(root, client), _) => {
                 let has = has(client, root, &dir, (&named[0].0, &named[0].1)).await;

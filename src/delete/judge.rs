@@ -32,6 +32,10 @@ pub(super) struct Met {
     pub dirs: Vec<Arc<DirNode>>,
     /// Names that are recorded as copied.
     pub held: u64,
+    /// Whether what the source lacks stays.
+    pub is_changed: bool,
+    /// Whether there is any of that.
+    pub is_withheld: bool,
 }
 
 /// Whether the sides of a directory may answer for names that they list otherwise.
@@ -87,6 +91,7 @@ impl Remover<'_> {
         for (name, dest, found) in self.judge((dir, open, folds), names, &known) {
             let entry = |name| self.deletion.job.catalog.reader()?.entry(dir.id, name);
             match found {
+                Found::Extra if met.is_changed => met.is_withheld = true,
                 Found::Extra => {
                     let record = entry(&name)?;
                     self.doomed.push(Doomed { dir: dir.clone(), name, dest, record });

@@ -32,7 +32,7 @@ pub(crate) use self::forget::forget_gone;
 use self::judge::{Found, Met};
 use self::source::Asked;
 pub(crate) use self::source::{has, has_below, holds_names, listed};
-use self::trust::{has_unlisted, is_as_listed, is_root_lost, is_to_be_trusted};
+use self::trust::{Standing, has_unlisted, is_root_lost, is_to_be_trusted, standing, tell_changed};
 pub(crate) use self::trust::{is_beside_jobs, is_job_folder};
 use crate::bell::Bell;
 use crate::catalog::{DirId, Record};
@@ -218,10 +218,13 @@ impl<'d> Remover<'d> {
         }
     }
 
-    /// Whether the source's side of a directory is what was listed; a bucket is asked by name each time.
-    fn is_as_listed(&self, dir: &DirNode, open: &DirPair) -> Result<bool> {
+    /// How the source's side of a directory stands; a bucket is asked by name each time.
+    fn standing(&self, dir: &DirNode, open: &DirPair) -> Result<Standing> {
         let Deletion { job, caller, counters, .. } = *self.deletion;
-        Ok(self.asked.is_some() || is_as_listed(job, caller, counters, dir, &open.source)?)
+        match self.asked {
+            Some(_) => Ok(Standing::AsListed),
+            None => standing(job, caller, counters, dir, &open.source),
+        }
     }
 
     /// Looks through directories; those that find no room in the queue are looked through here.
@@ -247,7 +250,7 @@ impl<'d> Remover<'d> {
 
     /// Finds what is doomed in a directory; answers the directories in it that both sides have.
     fn look_at(&mut self, dir: &Arc<DirNode>) -> Result<Vec<Arc<DirNode>>> {
-        let Deletion { job, caller, .. } = *self.deletion;
+        let Deletion { job, caller, counters, .. } = *self.deletion;
         let open = match self.open(dir) {
             Ok(open) => open,
             Err(error) => {
@@ -255,10 +258,12 @@ impl<'d> Remover<'d> {
                 return Ok(Vec::new());
             }
         };
-        if !self.is_as_listed(dir, &open)? {
+        let standing = self.standing(dir, &open)?;
+        if standing == Standing::Another {
             return Ok(Vec::new());
         }
-        let (mut met, mut judged, mut names) = (Met::default(), Ok(()), VecDeque::new());
+        let mut met = Met { is_changed: standing == Standing::Changed, ..Met::default() };
+        let (mut judged, mut names) = (Ok(()), VecDeque::new());
         let mut folds = self.folds();
         let listed = each_page(Posix::new(caller, Side::Dest), &open.dest, |page| {
             names.append(page);
@@ -274,6 +279,9 @@ impl<'d> Remover<'d> {
         });
         judged = judged.and_then(|()| self.judge_page((dir, &open, &mut folds), &mut names, &mut met));
         judged?;
+        if met.is_withheld {
+            tell_changed(job, counters, dir);
+        }
         match listed {
             Ok(()) => self.look_for_missing(dir, &open, met.held)?,
             Err(errno) => self.fail(&job.dir_error(Side::Dest, dir, "list", errno)),
@@ -318,8 +326,13 @@ impl<'d> Remover<'d> {
                     continue;
                 }
             };
-            if !self.is_as_listed(dir, &open)? {
-                continue;
+            match self.standing(dir, &open)? {
+                Standing::AsListed => {}
+                Standing::Changed => {
+                    tell_changed(self.deletion.job, self.deletion.counters, dir);
+                    continue;
+                }
+                Standing::Another => continue,
             }
             // The source may have a name again by now, and the destination another object under it.
             let names = of_dir.iter().map(|doomed| doomed.name.clone());

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 
 use super::BATCH;
 use super::forget::forget_unlisted;
-use crate::catalog::{DirId, DirState};
+use crate::catalog::{DirId, DirRecord, DirState};
 use crate::config::Mounts;
 use crate::error::{Result, escape};
-use crate::job::Job;
+use crate::job::{Job, Past};
 use crate::listing::each_page;
 use crate::provider::posix::Posix;
 use crate::report::{Count, Counters};
@@ -68,28 +68,57 @@ pub(super) fn is_to_be_trusted(job: &Job, dir: DirId) -> Result<bool> {
         && !reader.is_open_file(dir, c"")?)
 }
 
-/// Whether an open directory of the source is the one that this pass listed, and still has a name. If it is not, a file
-/// system was mounted or unmounted since, or the directory was removed: what it does not hold is not known to be gone.
-pub(super) fn is_as_listed(
+/// What became of a directory of the source since this pass listed it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing that matters.
+    AsListed,
+    /// It changed after an earlier run of the pass listed it. What is gone may have a new name, in it or elsewhere,
+    /// that no listing has met: its copy under the old name would be the only one.
+    Changed,
+    /// It is not the one that was listed, or has no name any more: a file system was mounted or unmounted since, or the
+    /// directory was removed. What it does not hold is not known to be gone.
+    Another,
+}
+
+/// How an open directory of the source stands; says so where it is another one.
+pub(super) fn standing(
     job: &Job,
     caller: &dyn Caller,
     counters: &Counters,
     dir: &DirNode,
     source: &Handle,
-) -> Result<bool> {
-    let stamp = job.catalog.reader()?.dir(dir.id)?.and_then(|record| record.stamp);
+) -> Result<Standing> {
+    let record = job.catalog.reader()?.dir(dir.id)?;
+    let is_earlier = record.as_ref().is_some_and(|record| is_of_earlier_run(job, record));
     let now = Posix::new(caller, Side::Source).stat_handle(source);
-    let is_same = match (stamp, now) {
-        (Some(stamp), Ok(now)) => job.is_same_dir(&stamp, &now) && !is_nameless(job, &now),
-        _ => false,
-    };
-    if !is_same {
-        counters.add(Count::DeletesWithheld, 1);
-        let path = escape(&job.path(Side::Source, dir));
-        let why = "it is another directory now than the one that was listed";
-        job.console.note(&format!("gfast: nothing is deleted for {path}: {why}"));
-    }
-    Ok(is_same)
+    Ok(match (record.and_then(|record| record.stamp), now) {
+        (Some(stamp), Ok(now)) if job.is_same_dir(&stamp, &now) && !is_nameless(job, &now) => {
+            let has_changed = (stamp.mtime, stamp.ctime) != (now.mtime, now.ctime);
+            if is_earlier && has_changed { Standing::Changed } else { Standing::AsListed }
+        }
+        _ => {
+            tell_withheld(job, counters, dir, "it is another directory now than the one that was listed");
+            Standing::Another
+        }
+    })
+}
+
+/// Says that names stay which the source lacks, since their directory changed.
+pub(super) fn tell_changed(job: &Job, counters: &Counters, dir: &DirNode) {
+    tell_withheld(job, counters, dir, "it changed after an earlier run listed it: the next pass sees to it");
+}
+
+fn tell_withheld(job: &Job, counters: &Counters, dir: &DirNode, why: &str) {
+    counters.add(Count::DeletesWithheld, 1);
+    let path = escape(&job.path(Side::Source, dir));
+    job.console.note(&format!("gfast: nothing is deleted for {path}: {why}"));
+}
+
+/// Whether a directory was listed before this run of the pass began: by a batch up to the last durable one of then,
+/// which is at most one above the last completed. Where these were the same, this run's first batch counts as earlier.
+fn is_of_earlier_run(job: &Job, record: &DirRecord) -> bool {
+    job.past == Past::Interrupted && record.listed_batch <= job.progress.completed_batch + 1
 }
 
 /// Whether a directory of the source was removed while it was held open. Some file systems count no names at all.

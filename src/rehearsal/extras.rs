@@ -104,6 +104,10 @@ impl Rehearsal<'_> {
                 Ok(extras) => extras,
                 Err(error) => return self.fail(error),
             };
+            if !extras.is_empty() && self.has_changed(dir)? {
+                self.withhold(dir, "it changed after the interrupted run listed it", " before the next pass");
+                return Ok(());
+            }
             for extra in extras {
                 self.extra(dir, extra).await?;
             }
@@ -329,17 +333,21 @@ impl Rehearsal<'_> {
 
     /// Whether nothing would be deleted for a directory, whatever there is.
     fn is_spared(&mut self, dir: &DirNode) -> Result<bool> {
-        let (what, end) = match () {
-            () if !self.is_delete_forced() && self.is_unmounted(dir)? => {
-                ("the file system that was mounted there is not there any more", " without --force-delete")
-            }
-            () if self.has_changed(dir)? => ("it changed after the interrupted run listed it", " by this run"),
-            () => return Ok(false),
-        };
+        let is_spared = !self.is_delete_forced() && self.is_unmounted(dir)?;
+        if is_spared {
+            self.withhold(
+                dir,
+                "the file system that was mounted there is not there any more",
+                " without --force-delete",
+            );
+        }
+        Ok(is_spared)
+    }
+
+    fn withhold(&mut self, dir: &DirNode, what: &str, unless: &str) {
         self.is_withheld = true;
         let path = if dir.parent.is_none() { ".".to_owned() } else { escape(&dir.path()) };
-        tell(&format!("{path}: {what}: nothing would be deleted for it{end}"));
-        Ok(true)
+        tell(&format!("{path}: {what}: nothing would be deleted for it{unless}"));
     }
 
     /// Says that an object would go, unless it is one that others may be links to.

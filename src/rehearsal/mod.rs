@@ -510,12 +510,9 @@ impl Rehearsal<'_> {
         for ((dir, name), judged) in paths.into_iter().zip(judged) {
             match judged {
                 Ok(Some(said)) => {
-                    let is_due = match said {
-                        ("skip", _) => true,
-                        // --delete looks for it in all directories that did not change.
-                        ("copy", "missing") => !self.has_changed(&dir)?,
-                        _ => !self.is_passed_over(&dir, &name)?,
-                    };
+                    // --delete looks for what is missing wherever it is.
+                    let is_due = matches!(said, ("skip", _) | ("copy", "missing"));
+                    let is_due = is_due || !self.is_passed_over(&dir, &name)?;
                     let said = if is_due { said } else { PASSED_OVER };
                     let is_made = !matches!(said.0, "skip" | "adopt" | "reread");
                     let is_clash = is_made && self.asked.is_dir_there(&dir, &name)? && self.clash(&dir, &name, said)?;

@@ -199,6 +199,32 @@ fn what_is_missing_of_an_interrupted_pass_comes_back() {
     }
 }
 
+/// What has another name since an interrupted run listed it is not removed under the old one before it is copied under
+/// the new one.
+#[test]
+fn what_was_renamed_after_an_interruption_does_not_go() {
+    for (engine, is_deleting) in Engine::all().into_iter().flat_map(|engine| [(engine, false), (engine, true)]) {
+        let scene = Scene::new();
+        let (plain, job) = (scene.job(engine), scene.job(engine).arg("-delete"));
+        let first = if is_deleting { &job } else { &plain };
+        interrupted(&scene, first);
+        fs::rename(scene.source.join("d/keep"), scene.source.join("d/e/moved")).unwrap();
+        let before = names(&scene.dest);
+        let said = rehearse(&job, 25);
+        let outcome = job.run().expect(25);
+        let after = names(&scene.dest);
+        assert!(outcome.says("d: it changed after an earlier run listed it"), "{outcome}");
+        assert_eq!(fs::read(scene.dest.join("d/keep")).unwrap(), b"d/keep", "its only copy: {outcome}");
+        // What did not change is cleared.
+        let gone: BTreeSet<&str> = before.difference(&after).map(String::as_str).collect();
+        assert_eq!(gone, ["extra", "gone", "gone/a", "gone/a/b", "gone/a/b/c", "gone/x"].into(), "{outcome}");
+        let told = said.iter().filter(|(_, what)| what.starts_with("delete")).map(|(path, _)| path.as_str());
+        assert_eq!(told.collect::<BTreeSet<_>>(), gone, "{said:?}");
+        job.run().expect(0);
+        Comparison::new(&scene.source, &scene.dest).assert_same();
+    }
+}
+
 /// However many there are: they wait in the catalog.
 #[test]
 fn all_that_is_missing_comes_back_at_once() {
