@@ -388,3 +388,25 @@ fn a_recorded_file_is_one_unit_of_a_sample() {
     let (code, _, summary) = verify(&[&"-source", &tree, &"-dest", &copy, &"-sample=100"]);
     assert!(code == 0 && summary.contains("\"units_compared\":6,\"units\":6"), "{summary}");
 }
+
+/// A run that was killed before it recorded anything of its one file has not copied it.
+#[test]
+fn a_file_of_which_nothing_is_recorded_is_not_the_same() {
+    for engine in Engine::all() {
+        let scratch = Scratch::new();
+        let (source, dest, state) = ["source", "dest", "state"].map(|name| scratch.path().join(name)).into();
+        fs::write(&source, vec![7; 20 << 20]).unwrap();
+        fs::write(&dest, "old").unwrap();
+        let running =
+            Job::new(&source, &dest, &state, engine).args(&["-bwlimit=1K", "-checkpoint-interval=60"]).start();
+        // The new content goes to a name of its own, beside the three.
+        let is_begun = || fs::read_dir(scratch.path()).unwrap().count() > 3;
+        assert!(running.run_until(|_| is_begun()), "it is over");
+        running.kill();
+        let (code, differences, summary) = verify(&[&"-dest", &dest, &"-state-dir", &state]);
+        let expected = BTreeMap::from([("dest".to_owned(), vec!["unfinished".to_owned()])]);
+        assert_eq!((code, differences), (1, expected), "{summary}");
+        Job::new(&source, &dest, &state, engine).run().expect(0);
+        assert_eq!(verify(&[&"-dest", &dest, &"-state-dir", &state]).0, 0);
+    }
+}

@@ -123,8 +123,20 @@ impl<I: Interpreter> Auditor<I> {
                 let open = DirPair { source: audit.source.handle.clone(), dest: audit.dest.handle.clone() };
                 let entry = match &audit.catalog {
                     Some(_) => self.recorded(&dir, None).map_or(None, |mut records| records.pop_front()),
-                    None => Some(Entry { name, kind: libc::DT_UNKNOWN, ino: 0, record: None, stamp: None, page: None }),
+                    None => Some(Entry {
+                        name: name.clone(),
+                        kind: libc::DT_UNKNOWN,
+                        ino: 0,
+                        record: None,
+                        stamp: None,
+                        page: None,
+                    }),
                 };
+                if entry.is_none() && !audit.walker.is_stopped() {
+                    // An interrupted run that has recorded nothing yet of the one file it is about.
+                    add(&audit.tally.objects, 1);
+                    audit.findings.differ(&dir.path_of(&name), Aspects::only(Aspect::Unfinished), None);
+                }
                 let content = entry.and_then(|entry| self.meet(&dir, &open, entry).1);
                 audit.walker.complete();
                 return Some(content.map_or(Next::Nothing, Next::Content));
