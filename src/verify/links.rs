@@ -8,10 +8,11 @@ use std::collections::hash_map::Entry;
 
 use parking_lot::Mutex;
 
+use crate::config::scaled;
 use crate::ring::Stat;
 
 /// Most groups held on each side; 64 bytes each.
-const GROUPS_MAX: usize = 1 << 20;
+const GROUPS_MAX: usize = scaled(1 << 20, 4);
 
 /// Device and inode.
 type Id = (u64, u64);
@@ -53,11 +54,12 @@ impl Groups {
         let (source_id, dest_id) = ((source.dev, source.ino), (dest.dev, dest.ino));
         let mut sides = self.sides.lock();
         let [sources, dests] = &mut *sides;
-        if sources.len().max(dests.len()) >= GROUPS_MAX {
+        let is_full = sources.len().max(dests.len()) >= GROUPS_MAX;
+        if is_full && !sources.contains_key(&source_id) && !dests.contains_key(&dest_id) {
             return Grouping::Unknown;
         }
-        let there = note(sources, source_id, dest_id, source.nlink);
-        let back = note(dests, dest_id, source_id, dest.nlink);
+        let there = note(sources, source_id, (dest_id, source.nlink), is_full);
+        let back = note(dests, dest_id, (source_id, dest.nlink), is_full);
         match (there, back) {
             (None, None) => Grouping::First,
             (Some(known), _) if known != dest_id => Grouping::Different,
@@ -69,12 +71,13 @@ impl Groups {
     }
 }
 
-/// Notes that `id` was met beside `other`; answers what it was met beside before.
-fn note(groups: &mut HashMap<Id, Group>, id: Id, other: Id, nlink: u32) -> Option<Id> {
+/// Notes that `id` was met beside `other`, if it is known or there is room; answers what it was met beside before.
+fn note(groups: &mut HashMap<Id, Group>, id: Id, (other, nlink): (Id, u32), is_full: bool) -> Option<Id> {
     if nlink < 2 {
         return None;
     }
     match groups.entry(id) {
+        Entry::Vacant(_) if is_full => None,
         Entry::Vacant(vacant) => {
             vacant.insert(Group { other, left: nlink - 1 });
             None
@@ -112,6 +115,20 @@ mod tests {
             meet(&[(1, 2, 8, 2), (2, 2, 9, 2), (1, 2, 9, 2), (2, 2, 8, 2)]),
             [First, First, Different, Different]
         );
+    }
+
+    #[test]
+    fn where_there_is_no_room_those_that_are_known_go_on_and_make_some() {
+        let groups = Groups::default();
+        let meet = |a, b| groups.meet(&stat(a, 2), &stat(b, 2));
+        let lens = || groups.sides.lock().each_ref().map(HashMap::len);
+        (1..=4).for_each(|ino| assert_eq!(meet(ino, ino), Grouping::First));
+        assert_eq!([meet(5, 5), meet(6, 6)], [Grouping::Unknown; 2]);
+        // One that is known beside one that is not.
+        assert_eq!((meet(1, 7), meet(2, 2), lens()), (Grouping::Different, Grouping::Known, [2, 3]));
+        assert_eq!(meet(8, 8), Grouping::First);
+        assert_eq!([meet(3, 3), meet(4, 4), meet(8, 8)], [Grouping::Known; 3]);
+        assert_eq!(lens(), [0, 1], "the one whose other name belongs to another");
     }
 
     #[test]

@@ -363,6 +363,20 @@ fn audit_with(engine: Engine, audit: Arc<Audit>, worker: Worker<Work>, (buffers,
     }
 }
 
+/// What all that was found comes to.
+fn verdict(findings: &Findings, tally: &Tally, path: &[u8]) -> Verdict {
+    if tally.unchecked_links.load(Ordering::Relaxed) > 0 {
+        let cause =
+            Cause::Protected("of some names the hard links were not: more are open at a time than there is room for");
+        findings.trouble(&Error { verb: "compare all of", object: path.to_vec(), cause });
+    }
+    match (findings.troubles(), findings.different()) {
+        (0, 0) => Verdict::Same,
+        (0, _) => Verdict::Different,
+        _ => Verdict::Trouble,
+    }
+}
+
 fn conclude(
     request: &Request,
     (findings, tally): (&Findings, &Tally),
@@ -375,11 +389,7 @@ fn conclude(
         let cause = Cause::Protected("it was interrupted; what follows is about a part only");
         findings.trouble(&Error { verb: "compare", object: path.to_vec(), cause });
     }
-    let verdict = match (findings.troubles(), findings.different()) {
-        (0, 0) => Verdict::Same,
-        (0, _) => Verdict::Different,
-        _ => Verdict::Trouble,
-    };
+    let verdict = verdict(findings, tally, path);
     findings.conclude(&Sum {
         verdict: verdict.name(),
         elapsed: started.elapsed(),
@@ -398,4 +408,22 @@ fn conclude(
     });
     // A summary that could not be written is found out only now.
     if findings.troubles() > 0 { Verdict::Trouble } else { verdict }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_compared_is_not_called_the_same() {
+        let findings = || Findings::new(Form::Text, Box::new(Vec::new()), Arc::new(Console::stderr(Output::Quiet)));
+        let tally = Tally::default();
+        assert_eq!(verdict(&findings(), &tally, b"B"), Verdict::Same);
+        tally.unchecked_links.store(1, Ordering::Relaxed);
+        let found = findings();
+        assert_eq!((verdict(&found, &tally, b"B"), found.troubles()), (Verdict::Trouble, 1));
+        let found = findings();
+        found.differ(b"a", compare::Aspects::only(Aspect::Size), None);
+        assert_eq!(verdict(&found, &tally, b"B"), Verdict::Trouble);
+    }
 }
