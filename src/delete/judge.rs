@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::missing::is_held;
 use super::{BATCH, Deletion, Doomed, Remover};
 use crate::catalog::Record;
-use crate::error::{Errno, Result, escape, join};
+use crate::error::{Errno, Error, Result, escape, join};
 use crate::filter::Sort;
 use crate::listing::each_page;
 use crate::provider::posix::Posix;
@@ -122,7 +122,15 @@ impl Remover<'_> {
         let Deletion { job, caller, .. } = *self.deletion;
         let mut answered = Vec::new();
         for name in names {
-            let Ok(dest) = Posix::new(caller, Side::Dest).stat(&open.dest, &name) else { continue };
+            let dest = match Posix::new(caller, Side::Dest).stat(&open.dest, &name) {
+                Ok(dest) => dest,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => {
+                    let path = join(&job.path(Side::Dest, dir), &name);
+                    self.fail(&Error::os("stat", path, errno));
+                    continue;
+                }
+            };
             if (dest.dev, dest.ino) == job.state_dir || !job.takes(dir, &name, sort_of(&dest)) {
                 continue;
             }

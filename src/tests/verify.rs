@@ -11,7 +11,8 @@ use std::process::{Command, Output};
 use gfast::catalog::{Batch, Catalog, Checksum, DirId, Proof, Record, Row};
 use gfast::digest::crc64;
 use support::fixture::{can_mount, must, set_mode};
-use support::{Engine, Job, Kind, Mount, Rng, Scratch, mutate, seed, tree};
+use support::slow::can_mount_fuse;
+use support::{Engine, Job, Kind, Mount, Rng, Scratch, SlowMount, mutate, seed, tree};
 
 mod support;
 
@@ -409,4 +410,34 @@ fn a_file_of_which_nothing_is_recorded_is_not_the_same() {
         Job::new(&source, &dest, &state, engine).run().expect(0);
         assert_eq!(verify(&[&"-dest", &dest, &"-state-dir", &state]).0, 0);
     }
+}
+
+#[test]
+fn a_name_that_cannot_be_described_is_trouble() {
+    if !can_mount_fuse("a_name_that_cannot_be_described_is_trouble") {
+        return;
+    }
+    let (scratch, slow) = (Scratch::new(), SlowMount::damaged());
+    let (local, there) = (scratch.path().join("tree"), slow.folder().join("tree"));
+    for dir in [&local, &there] {
+        fs::create_dir(dir).unwrap();
+        fs::write(dir.join("same"), "same").unwrap();
+    }
+    let touch = || {
+        for name in ["same", "."] {
+            must(Command::new("touch").arg("-r").arg(local.join(name)).arg(there.join(name)));
+        }
+    };
+    touch();
+    let far = slow.path().join("tree");
+    assert_eq!(verify(&[&"-source", &local, &"-dest", &far]).0, 0);
+    // The one side has it, and the other cannot tell.
+    fs::write(there.join("lost"), "x").unwrap();
+    touch();
+    let (code, differences, said) = verify(&[&"-source", &local, &"-dest", &far]);
+    assert!(code == 2 && differences.is_empty() && said.contains("cannot stat"), "{code} {said}");
+    fs::rename(there.join("lost"), local.join("lost")).unwrap();
+    touch();
+    let (code, differences, said) = verify(&[&"-source", &far, &"-dest", &local]);
+    assert!(code == 2 && differences.is_empty() && said.contains("cannot stat"), "{code} {said}");
 }

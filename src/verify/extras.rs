@@ -61,13 +61,21 @@ impl<I: Interpreter> Auditor<I> {
     /// A name with what it is, if it belongs to what is compared.
     fn described(&self, dir: &DirNode, at: &Handle, name: Name) -> Option<(Name, Stat)> {
         let audit = &self.audit;
-        let dest = Posix::new(&*self.caller, Side::Dest).stat(at, &name).ok()?;
+        let dest = match Posix::new(&*self.caller, Side::Dest).stat(at, &name) {
+            Ok(dest) => dest,
+            Err(errno) => {
+                if !is_missing(errno) {
+                    audit.fail(Side::Dest, dir, &name, "stat", errno);
+                }
+                return None;
+            }
+        };
         let sort = if dest.kind() == Kind::Dir { Sort::Dir } else { Sort::Other };
         let is_state = Some((dest.dev, dest.ino)) == audit.state_dir;
         (!is_state && audit.choice.takes(&dir.path_of(&name), sort)).then_some((name, dest))
     }
 
-    /// Names for which the source answers, and others.
+    /// Names for which the source answers, and others. One that it says nothing of is neither.
     #[expect(clippy::type_complexity, reason = "two lists of one kind")]
     fn answered(
         &self,
@@ -79,10 +87,14 @@ impl<I: Interpreter> Auditor<I> {
         for (name, stat) in names {
             let is_there = match &self.audit.catalog {
                 Some(catalog) => catalog.reader()?.entry(dir.id, &name)?.is_some(),
-                None => {
-                    let asked = Posix::new(&*self.caller, Side::Source).stat(&open.source, &name);
-                    !asked.is_err_and(is_missing)
-                }
+                None => match Posix::new(&*self.caller, Side::Source).stat(&open.source, &name) {
+                    Ok(_) => true,
+                    Err(errno) if is_missing(errno) => false,
+                    Err(errno) => {
+                        self.audit.fail(Side::Source, dir, &name, "stat", errno);
+                        continue;
+                    }
+                },
             };
             if is_there { &mut there } else { &mut gone }.push((name, stat));
         }

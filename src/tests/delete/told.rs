@@ -1,5 +1,7 @@
 //! What a dry run tells of a destination is what the run then does.
 
+use super::support::SlowMount;
+use super::support::slow::can_mount_fuse;
 use super::*;
 
 /// Paths that a dry run says would go.
@@ -134,5 +136,27 @@ fn what_is_withheld_is_not_told_as_a_delete() {
         // The directory goes, and a file takes its name.
         let gone: BTreeSet<String> = before.difference(&names(&scene.dest)).cloned().chain(["gone".into()]).collect();
         assert_eq!(said, gone, "{outcome}");
+    }
+}
+
+#[test]
+fn what_cannot_be_described_is_a_failure() {
+    if !can_mount_fuse("what_cannot_be_described_is_a_failure") {
+        return;
+    }
+    for engine in Engine::all() {
+        let (scene, slow) = (Scene::new(), SlowMount::damaged());
+        let there = slow.folder().join("copy");
+        ["extra", "lost-file", "lost-dir/x"].iter().for_each(|name| write(&there.join(name), name));
+        let state = scene.scratch.path().join("state");
+        let job = Job::new(&scene.source, slow.path().join("copy"), state, engine).arg("-delete");
+        let told = job.clone().arg("-dry-run").run().expect(23);
+        assert_eq!(doomed(&job, 23), ["extra".to_owned()].into(), "{told}");
+        let outcome = job.run().expect(23);
+        for outcome in [&told, &outcome] {
+            assert!(outcome.says("copy/lost-file: ") && outcome.says("copy/lost-dir: "), "{outcome}");
+        }
+        let left = names(&there);
+        assert!(!left.contains("extra") && left.contains("lost-file") && left.contains("lost-dir/x"), "{outcome}");
     }
 }

@@ -1,10 +1,10 @@
 //! In what the file systems of [`passthrough`](super::passthrough) differ from a local one.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
+use std::{fs, io};
 
 use fuser::INodeNo;
 
@@ -29,6 +29,9 @@ pub enum Habit {
     LosesWrites,
     /// Names with a colon cannot be made (EINVAL), nor can those with a question mark (ENOENT, as exfat-fuse has it).
     RefusesNames,
+    /// What is called `lost` cannot be described (EIO), and what is called `stuck` not removed (ENOSPC, as where a full
+    /// file system has no room for the change).
+    Damaged,
     /// ACLs are those of NFSv4: of files called `shared` they name a user, of others they say what the mode does.
     HasAclsOfNfs4,
     /// The kernel may believe what it was told for a minute, and nothing can be written through the mount. Somebody
@@ -67,6 +70,23 @@ impl Habit {
         }
     }
 
+    /// Answers to whoever looks for a name.
+    pub fn look_for(self, name: &OsStr) -> io::Result<()> {
+        refuse(
+            name,
+            match self {
+                Habit::RefusesNames => &[(":", libc::EINVAL), ("?", libc::ENOENT)],
+                Habit::Damaged => &[("lost", libc::EIO)],
+                _ => &[],
+            },
+        )
+    }
+
+    /// Answers to whoever removes one.
+    pub fn remove(self, name: &OsStr) -> io::Result<()> {
+        refuse(name, if self == Habit::Damaged { &[("stuck", libc::ENOSPC)] } else { &[] })
+    }
+
     /// The name that it gives what is to be called `name`.
     pub fn kept(self, name: &OsStr) -> OsString {
         match self {
@@ -83,4 +103,10 @@ impl Habit {
             _ => ino,
         }
     }
+}
+
+/// Refuses a name that has one of these in it.
+fn refuse(name: &OsStr, refused: &[(&str, i32)]) -> io::Result<()> {
+    let errno = refused.iter().find(|(part, _)| name.to_string_lossy().contains(part));
+    errno.map_or(Ok(()), |(_, errno)| Err(io::Error::from_raw_os_error(*errno)))
 }

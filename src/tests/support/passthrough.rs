@@ -121,11 +121,7 @@ impl Passthrough {
 
     fn child(&self, parent: INodeNo, name: &OsStr) -> io::Result<PathBuf> {
         let dir = self.path(parent)?;
-        if self.habit == Habit::RefusesNames {
-            let refused = [(b':', libc::EINVAL), (b'?', libc::ENOENT)];
-            let errno = refused.into_iter().find(|(byte, _)| name.as_bytes().contains(byte));
-            errno.map_or(Ok(()), |(_, errno)| Err(io::Error::from_raw_os_error(errno)))?;
-        }
+        self.habit.look_for(name)?;
         if self.habit.folds_names() {
             let wanted = self.habit.folded(name);
             let names = fs::read_dir(&dir)?.collect::<io::Result<Vec<_>>>()?;
@@ -358,7 +354,7 @@ impl fuser::Filesystem for Passthrough {
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        match self.after_delay(|| fs::remove_file(self.child(parent, name)?)) {
+        match self.after_delay(|| self.habit.remove(name).and_then(|()| fs::remove_file(self.child(parent, name)?))) {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
         }

@@ -92,6 +92,11 @@ impl SlowMount {
         SlowMount::try_new(Duration::ZERO, Habit::RefusesNames).unwrap()
     }
 
+    /// An empty folder of which not all can be described or removed, without delay: see [`Habit::Damaged`].
+    pub fn damaged() -> SlowMount {
+        SlowMount::try_new(Duration::ZERO, Habit::Damaged).unwrap()
+    }
+
     /// An empty folder whose ACLs are those of NFSv4, without delay: see [`Habit::HasAclsOfNfs4`].
     pub fn having_acls_of_nfs4() -> SlowMount {
         SlowMount::try_new(Duration::ZERO, Habit::HasAclsOfNfs4).unwrap()
