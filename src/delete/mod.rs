@@ -37,7 +37,7 @@ pub(crate) use self::trust::{is_beside_jobs, is_job_folder};
 use crate::bell::Bell;
 use crate::catalog::{DirId, Record};
 use crate::config::{Deletes, QUEUED_DIRS_MAX, scaled};
-use crate::error::{Cause, Errno, Error, Result, escape, join};
+use crate::error::{Cause, Class, Errno, Error, Result, escape, join};
 use crate::filesystem::FileSystem;
 use crate::filter::Sort;
 use crate::job::Job;
@@ -376,6 +376,9 @@ impl<'d> Remover<'d> {
         remove: impl FnOnce(Posix<'_>) -> std::result::Result<(), Errno>,
     ) -> bool {
         let Deletion { job, caller, counters, .. } = *self.deletion;
+        if self.is_over() {
+            return false;
+        }
         let taken = self.deletion.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if taken.is_err() {
             counters.add(Count::DeletesWithheld, 1);
@@ -417,6 +420,9 @@ impl<'d> Remover<'d> {
         levels.push(self.empty(&mut open, child(&above, name.clone()), mount, &path_of));
         // Ends: every turn removes a directory, or goes into one that was listed once.
         while let Some(level) = levels.last_mut() {
+            if self.is_over() {
+                return;
+            }
             if self.deletion.left.load(Ordering::Relaxed) == 0 {
                 self.deletion.counters.add(Count::DeletesWithheld, 1);
                 return;
@@ -490,13 +496,23 @@ impl<'d> Remover<'d> {
         level
     }
 
+    /// Whether something has ended the job.
+    fn is_over(&self) -> bool {
+        self.deletion.job.fatal.lock().is_some()
+    }
+
     /// Says and counts what could not be removed; a full destination and the like end the job.
     fn fail(&self, error: &Error) {
         if matches!(error.cause, Cause::Vanished) {
             return;
         }
-        self.deletion.job.say(error, 1);
-        self.deletion.counters.add(Count::Failed, 1);
+        let Deletion { job, counters, .. } = *self.deletion;
+        job.say(error, 1);
+        counters.add(Count::Failed, 1);
+        if error.class() == Class::Fatal {
+            job.end_with(error.clone());
+            self.deletion.walker.stop();
+        }
     }
 }
 

@@ -160,3 +160,26 @@ fn what_cannot_be_described_is_a_failure() {
         assert!(!left.contains("extra") && left.contains("lost-file") && left.contains("lost-dir/x"), "{outcome}");
     }
 }
+
+#[test]
+fn a_destination_that_is_full_ends_a_job_that_deletes() {
+    if !can_mount_fuse("a_destination_that_is_full_ends_a_job_that_deletes") {
+        return;
+    }
+    for engine in Engine::all() {
+        let (scene, slow) = (Scene::new(), SlowMount::damaged());
+        let there = slow.folder().join("copy");
+        (0..500).for_each(|number| write(&there.join(format!("dir/stuck-{number}")), "x"));
+        let state = scene.scratch.path().join("state");
+        let job = Job::new(&scene.source, slow.path().join("copy"), state, engine).arg("-delete");
+        let outcome = job.run().expect(11);
+        // Who was removing at that moment may meet it, too.
+        let said = outcome.stderr.lines().filter(|line| line.contains("cannot delete")).count();
+        assert!((1..100).contains(&said), "{said} times: {outcome}");
+        (0..500).for_each(|number| {
+            fs::rename(there.join(format!("dir/stuck-{number}")), there.join(format!("dir/{number}"))).unwrap()
+        });
+        job.run().expect(0);
+        Comparison::new(&scene.source, &there).assert_same();
+    }
+}
