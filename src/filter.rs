@@ -80,10 +80,20 @@ impl Filter {
 }
 
 impl Rule {
-    /// The rule that `text` spells. `Err` says what is wrong with it.
+    /// The rule that `text` spells. `Err` says what is wrong with it. What is no pattern to rsync, but a rule of the
+    /// kind that its beginning says, is refused: taken for a pattern it would do the opposite, or nothing.
     pub fn parse(action: Action, text: &[u8]) -> Result<Rule, String> {
+        let meant = |rule: &str, literal: &str| {
+            let text = escape(text);
+            Err(format!(
+                "\"{text}\" is a rule of another kind to rsync: write {rule}, or {literal} for the name itself"
+            ))
+        };
         match text {
             [] => Err("is empty".to_owned()),
+            [b'+', b' ', rest @ ..] => meant(&format!("--include={}", escape(rest)), &format!("[+] {}", escape(rest))),
+            [b'-', b' ', rest @ ..] => meant(&format!("--exclude={}", escape(rest)), &format!("[-] {}", escape(rest))),
+            [b'!'] => meant("no rule before it", "[\\!]"),
             _ if text.contains(&0) => Err("holds a NUL byte".to_owned()),
             _ => Ok(Rule { action, text: text.to_vec(), pattern: Pattern::parse(text) }),
         }

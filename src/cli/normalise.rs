@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality};
 
-use super::words;
+use super::{values, words};
 use crate::error::{Error, Result, escape};
 
 /// Options whose order among each other counts, and the mark before their values in the one list they become.
@@ -64,10 +64,12 @@ pub(super) fn normalise(words: Vec<String>, command: &CommandInfoWithArgs) -> Re
             FlagInfoKind::Option { .. } => {
                 let value = joined.map(str::to_owned).or_else(|| words.next());
                 let value = value.ok_or_else(|| Error::usage(format!("{} needs a value", flag.long)))?;
-                if rule.is_some() && value.is_empty() {
-                    return Err(Error::usage(format!("{} is empty", flag.long)));
+                let value = rule.map_or("", |(_, mark)| *mark).to_owned() + &value;
+                if rule.is_some() {
+                    let refused = |why| Error::usage(format!("{} {why}", flag.long));
+                    values::rule(&value).map_err(refused)?;
                 }
-                normalised.push(rule.map_or("", |(_, mark)| *mark).to_owned() + &value);
+                normalised.push(value);
             }
         }
     }

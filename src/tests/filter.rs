@@ -153,6 +153,48 @@ fn rules_take_what_rsync_takes() {
     }
 }
 
+/// What is no pattern to rsync is refused, and what is to be written instead means what rsync means.
+#[test]
+fn what_is_another_rule_to_rsync_is_refused() {
+    let scratch = Scratch::new();
+    let root = scratch.path().join("tree");
+    fs::create_dir(&root).unwrap();
+    let names = ["keep", "x", "+ keep", "- x", "!", "!x", "+keep"];
+    names.iter().for_each(|name| fs::write(root.join(name), "").unwrap());
+    let mut paths: Vec<String> = names.map(str::to_owned).into();
+    paths.sort();
+    let takes = |rules: &[(Action, &str)]| {
+        let rules: Vec<_> = rules.iter().map(|(action, text)| (*action, text.to_string())).collect();
+        let taken = filter_takes(&paths, &rules);
+        if has("rsync") {
+            assert_eq!(taken, rsync_takes(&root, &rules), "{rules:?}");
+        }
+        taken
+    };
+    let (include, exclude) = (Action::Include, Action::Exclude);
+    for (action, text, rule, literal) in [
+        (exclude, "+ keep", Some((include, "keep")), "[+] keep"),
+        (include, "+ keep", Some((include, "keep")), "[+] keep"),
+        (include, "- x", Some((exclude, "x")), "[-] x"),
+        (exclude, "- x", Some((exclude, "x")), "[-] x"),
+        (exclude, "!", None, "[\\!]"),
+    ] {
+        let why = Rule::parse(action, text.as_bytes()).unwrap_err();
+        assert!(why.contains(literal) && rule.is_none_or(|(_, name)| why.contains(&format!("={name},"))), "{why}");
+        if let (Some(rule), true) = (rule, has("rsync")) {
+            let rsync = rsync_takes(&root, &[(action, text.to_owned()), (exclude, "*".to_owned())]);
+            assert_eq!(takes(&[rule, (exclude, "*")]), rsync, "{text}");
+        }
+        let left = takes(&[(exclude, literal)]);
+        assert!(left.len() == names.len() - 1 && !left.contains(text), "{literal}: {left:?}");
+        let job = Job::new(&root, scratch.path().join("dest"), scratch.path().join("state"), Engine::Sync);
+        let option = if action == include { "--include" } else { "--exclude" };
+        let refused = job.args(&[option, text]).run().expect(1);
+        assert!(refused.says(&format!("{option} \"{text}\" is a rule of another kind to rsync")), "{refused}");
+    }
+    assert_eq!(takes(&[(exclude, "!x"), (exclude, "+keep")]).len(), names.len() - 2);
+}
+
 #[test]
 fn a_copy_takes_what_its_rules_take_in_command_line_order() {
     let mut rng = Rng::new(seed("a_copy_takes_what_its_rules_take", 3));
