@@ -13,16 +13,17 @@ use gfast::nudges::Nudges;
 use gfast::report::ExitCode;
 use gfast::stop::Stop;
 use gfast::tune::Form;
-use gfast::verify::Request;
+use gfast::verify::{Request, Verdict};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
 fn main() -> Status {
     gfast::tui::leave_session();
-    end_on_panic();
+    let ends = Abrupt::of(std::env::args_os().nth(1));
+    end_on_panic(ends);
     let stop = Stop::new();
     // Modes are given exactly as meant; the user's umask counts only where Config says so.
     let umask = rustix::process::umask(rustix::fs::Mode::empty());
-    let (nudges, parsed) = (handle_signals(&stop), shown_or_run(cli::parse(std::env::args_os())));
+    let (nudges, parsed) = (handle_signals(&stop, ends), shown_or_run(cli::parse(std::env::args_os())));
     let code = match (nudges, parsed) {
         (Err(error), _) => fail(&error),
         (_, Parsed::Err(error)) => fail(&error),
@@ -49,9 +50,29 @@ fn main() -> Status {
     Status::from(code.code())
 }
 
+/// Exit codes of a process that ends at once.
+#[derive(Clone, Copy)]
+struct Abrupt {
+    /// By a defect.
+    defect: u8,
+    /// By a second signal.
+    signal: u8,
+}
+
+impl Abrupt {
+    /// As the command wants it, which is the first word: `verify` knows no other codes than 0, 1 and 2.
+    fn of(command: Option<std::ffi::OsString>) -> Abrupt {
+        let trouble = Verdict::Trouble.code();
+        match command.is_some_and(|command| command == "verify") {
+            true => Abrupt { defect: trouble, signal: trouble },
+            false => Abrupt { defect: ExitCode::Fatal.code(), signal: ExitCode::Interrupted.code() },
+        }
+    }
+}
+
 /// A defect in one thread ends the whole process at once, which is as safe as any kill: nobody waits for a thread that
 /// is gone.
-fn end_on_panic() {
+fn end_on_panic(ends: Abrupt) {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
@@ -59,17 +80,17 @@ fn end_on_panic() {
             std::io::stderr(),
             "gfast: this is a defect of gfast; the job is resumable: run the same command again"
         );
-        std::process::exit(ExitCode::Fatal.code().into());
+        std::process::exit(ends.defect.into());
     }));
 }
 
 /// The first SIGINT or SIGTERM asks for a stop, the second ends the process at once, which is as safe as any kill. The
 /// others would kill by default: SIGUSR1 and SIGUSR2, which ask a job for more or fewer streams, and SIGXFSZ where
 /// EFBIG is meant. SIGPIPE is ignored by Rust's runtime.
-fn handle_signals(stop: &Stop) -> Result<Nudges, Error> {
+fn handle_signals(stop: &Stop, ends: Abrupt) -> Result<Nudges, Error> {
     let failed = |error: std::io::Error| Error::refused("signals", format!("cannot be handled: {error}"));
     for signal in [SIGINT, SIGTERM] {
-        let code = ExitCode::Interrupted.code().into();
+        let code = ends.signal.into();
         // In this order: the second handler raises the flag that arms the first.
         signal_hook::flag::register_conditional_shutdown(signal, code, stop.flag()).map_err(failed)?;
         signal_hook::flag::register(signal, stop.flag()).map_err(failed)?;

@@ -6,10 +6,12 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, lchown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use gfast::catalog::{Batch, Catalog, Checksum, DirId, Proof, Record, Row};
 use gfast::digest::crc64;
+use rustix::process::{Pid, Signal, kill_process};
 use support::fixture::{can_mount, must, set_mode};
 use support::slow::can_mount_fuse;
 use support::{Engine, Job, Kind, Mount, Rng, Scratch, SlowMount, mutate, seed, tree};
@@ -440,4 +442,40 @@ fn a_name_that_cannot_be_described_is_trouble() {
     touch();
     let (code, differences, said) = verify(&[&"-source", &far, &"-dest", &local]);
     assert!(code == 2 && differences.is_empty() && said.contains("cannot stat"), "{code} {said}");
+}
+
+/// However it ends, it ends with one of its own codes.
+#[test]
+fn a_second_signal_is_trouble() {
+    let scratch = Scratch::new();
+    let (a, b) = (scratch.path().join("a"), scratch.path().join("b"));
+    fs::create_dir(&a).unwrap();
+    fs::create_dir(&b).unwrap();
+    (0..3_000).for_each(|nth| fs::write(a.join(format!("{nth:0>100}")), "").unwrap());
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gfast"));
+        command.arg("verify").arg("-source").arg(&a).arg("-dest").arg(&b).arg("-engine=sync");
+        // Nobody reads: it waits for the pipe, as it might for a server that is gone.
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let tasks = format!("/proc/{}/task", child.id());
+        let is_waiting = || {
+            let tasks = fs::read_dir(&tasks).into_iter().flatten().flatten();
+            let mut waits = tasks.map(|task| fs::read_to_string(task.path().join("wchan")).unwrap_or_default());
+            waits.any(|wait| wait.contains("pipe"))
+        };
+        let within_10_s = |mut is_so: Box<dyn FnMut() -> bool + '_>| {
+            (0..500).any(|_| {
+                std::thread::sleep(Duration::from_millis(20));
+                is_so()
+            })
+        };
+        assert!(within_10_s(Box::new(is_waiting)), "it does not wait");
+        let pid = Pid::from_child(&child);
+        kill_process(pid, signal).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(child.try_wait().unwrap().is_none(), "the first signal lets it end by itself");
+        kill_process(pid, signal).unwrap();
+        assert!(within_10_s(Box::new(|| child.try_wait().unwrap().is_some())), "it does not end");
+        assert_eq!(child.wait().unwrap().code(), Some(2), "{signal:?}");
+    }
 }
