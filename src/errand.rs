@@ -50,6 +50,11 @@ pub(crate) struct Errand {
 }
 
 impl Errand {
+    /// How often it was tried, in earlier runs, too.
+    fn attempts(&self) -> u32 {
+        self.record.as_ref().map_or(0, FileRecord::tried).saturating_add(self.attempt)
+    }
+
     /// So many bytes of it have passed, in the present attempt.
     pub(crate) fn passed(&self, bytes: usize) {
         if let Some(meter) = &self.meter {
@@ -281,7 +286,7 @@ impl Errands {
         match ending {
             // Not even from the root is it reached by its name.
             Ending::Failed(Error { cause: Cause::Stale, .. }) => {
-                self.end_vanished(&dir, name, errand.attempt, group);
+                self.end_vanished(&dir, name, errand.attempts(), group);
             }
             Ending::Changed if errand.attempt < UNSTABLE_ATTEMPTS_MAX => {
                 self.job.failures.causes.note(Weight::Retry, &Cause::Unstable { attempts: errand.attempt });
@@ -299,11 +304,11 @@ impl Errands {
                 let cause = Cause::Unstable { attempts: errand.attempt };
                 let object = errand.place.path(&self.job, Side::Source);
                 let error = Error { verb: "copy", object, cause };
-                self.push_failure(&dir, name, error, errand.attempt, group);
+                self.push_failure(&dir, name, error, errand.attempts(), group);
             }
             Ending::Failed(error) if self.stops(&error) => return None,
-            Ending::Failed(error) => self.push_failure(&dir, name, error, errand.attempt, group),
-            Ending::Vanished => self.end_vanished(&dir, name, errand.attempt, group),
+            Ending::Failed(error) => self.push_failure(&dir, name, error, errand.attempts(), group),
+            Ending::Vanished => self.end_vanished(&dir, name, errand.attempts(), group),
             Ending::NotMade(stamp, owner) => {
                 self.counters.add(Count::Unchanged, 1);
                 self.push(&dir, name, What::NotMade { stamp, owner, group });
@@ -327,7 +332,8 @@ impl Errands {
                     return None;
                 }
             }
-            Ending::Copied(copied) => {
+            Ending::Copied(mut copied) => {
+                copied.attempts = errand.attempts();
                 let passed = errand.meter.as_ref().map_or(0, |meter| meter.passed());
                 self.counters.foresee(Count::BytesCopied, copied.bytes.saturating_sub(passed));
                 self.counters.settle(Count::BytesCopied, copied.bytes);

@@ -106,7 +106,7 @@ pub enum Status {
     Failed,
 }
 
-/// Why an entry failed.
+/// Why an entry failed; of one that did not fail in the end, or not yet, how often it was tried and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// The kernel's errno; 0 where the cause is not one.
@@ -117,6 +117,13 @@ pub struct Failure {
     pub cause: String,
     /// How often it was tried.
     pub attempts: u32,
+}
+
+impl Failure {
+    /// So many tries of an entry that has not failed.
+    pub fn tries(attempts: u32) -> Failure {
+        Failure { errno: 0, verb: String::new(), cause: String::new(), attempts }
+    }
 }
 
 /// What is known of one object that is not a directory.
@@ -132,7 +139,7 @@ pub struct FileRecord {
     pub dest_ino: u64,
     /// Key of its ranges; 0 where it has none.
     pub large_id: u64,
-    /// Why it failed.
+    /// Why it failed, and how often it was tried; none of what was done at the first try.
     pub failure: Option<Failure>,
     /// Checksum of its content where one was computed.
     pub checksum: Option<Checksum>,
@@ -141,6 +148,14 @@ pub struct FileRecord {
     /// Whose it was in the source when it was copied; where a bucket tells no owner of what becomes a file, who copied
     /// it. None where a bucket tells none of what becomes an object, and in records of before it was kept.
     pub owner: Option<Owner>,
+}
+
+impl FileRecord {
+    /// How often it was tried in vain since it was last at the destination as it is recorded.
+    pub fn tried(&self) -> u32 {
+        let is_open = matches!(self.status, Status::Failed | Status::InProgress);
+        self.failure.as_ref().filter(|_| is_open).map_or(0, |failure| failure.attempts)
+    }
 }
 
 /// The checksum of an object's content, and what it proves.

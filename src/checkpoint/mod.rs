@@ -466,7 +466,7 @@ impl Checkpointer {
             draft.firsts.insert(key, sealed.clone());
             draft.settled.push(key);
         }
-        self.record_with_ranges(draft, sealed, large_id);
+        self.record_copied(draft, sealed, (copied.attempts, large_id));
     }
 
     /// An unchanged file that has further names by now.
@@ -487,14 +487,16 @@ impl Checkpointer {
     }
 
     fn record_done(&self, draft: &mut Draft, sealed: Sealed) {
-        self.record_with_ranges(draft, sealed, 0);
+        self.record_copied(draft, sealed, (1, 0));
     }
 
-    fn record_with_ranges(&self, draft: &mut Draft, sealed: Sealed, large_id: u64) {
+    /// What was copied at one of its tries; the number is that of its ranges, where they are kept until the pass ends.
+    fn record_copied(&self, draft: &mut Draft, sealed: Sealed, (attempts, large_id): (u32, u64)) {
         let Sealed { name: (dir, name), stamp, dest_ino, checksum, owner, losses } = sealed;
+        let failure = (attempts > 1).then(|| Failure::tries(attempts));
         let status = if self.job.config.sync == SyncPolicy::None { Status::Written } else { Status::Done };
         let batch = draft.number;
-        let record = FileRecord { status, batch, stamp, dest_ino, large_id, failure: None, checksum, losses, owner };
+        let record = FileRecord { status, batch, stamp, dest_ino, large_id, failure, checksum, losses, owner };
         draft.rows.push(Row::PutEntry { dir, name, record: Record::File(record) });
         draft.dirs.push(dir);
     }

@@ -14,7 +14,7 @@ use super::parts::{Parts, Progress, Route};
 use super::relay::Relay;
 use super::upload::Upload;
 use super::{Carried, Lane, hash};
-use crate::catalog::{self, FileRecord, Range, Stamp, Status};
+use crate::catalog::{self, Failure, FileRecord, Range, Stamp, Status};
 use crate::config::{PART_BYTES_LARGE, PART_BYTES_MIN, PARTS_MAX};
 use crate::digest::Assembly;
 use crate::errand::{Errand, file_record};
@@ -255,13 +255,14 @@ impl Lane {
     }
 
     fn push_begun(&self, errand: &Errand, stamp: Stamp, large_id: u64, dest_ino: u64) {
+        let tried = errand.record.as_ref().map_or(0, FileRecord::tried);
         let record = FileRecord {
             status: Status::InProgress,
             batch: 0,
             stamp,
             dest_ino,
             large_id,
-            failure: None,
+            failure: (tried > 0).then(|| Failure::tries(tried)),
             checksum: None,
             losses: LossSet::default(),
             // Its end records it.

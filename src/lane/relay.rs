@@ -181,7 +181,7 @@ fn copied(
     count: Count,
 ) -> Copied {
     let (seal, owner) = (Seal::None, owner_told(object));
-    Copied { stamp, dest_ino, dest_dev: 0, seal, bytes, count, group: None, large_id, checksum, owner }
+    Copied { stamp, dest_ino, dest_dev: 0, seal, bytes, count, group: None, large_id, checksum, attempts: 1, owner }
 }
 
 /// The owner that an object tells, if it does.

@@ -313,6 +313,7 @@ impl Lane {
             group: upload.group,
             large_id: 0,
             checksum,
+            attempts: 1,
             owner: Some(Owner::of(&upload.stat)),
         }
     }

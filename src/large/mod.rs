@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::catalog::{Checksum, FileRecord, Owner, Proof, Range, Stamp, Status};
+use crate::catalog::{Checksum, Failure, FileRecord, Owner, Proof, Range, Stamp, Status};
 use crate::config::{ChecksumPolicy, DirectChoice, SEGMENT_BYTES, scaled};
 use crate::digest::Assembly;
 use crate::error::{Cause, Errno, Error, Result};
@@ -362,7 +362,9 @@ impl LargeFile {
         let (status, stamp, losses) = (Status::InProgress, self.stamp, LossSet::default());
         let (dest_ino, large_id) = (self.dest_ino, self.id);
         let owner = Some(Owner::of(&self.stat));
-        FileRecord { status, batch, stamp, dest_ino, large_id, failure: None, checksum: None, losses, owner }
+        let tried = self.former.as_ref().map_or(0, FileRecord::tried);
+        let failure = (tried > 0).then(|| Failure::tries(tried));
+        FileRecord { status, batch, stamp, dest_ino, large_id, failure, checksum: None, losses, owner }
     }
 
     /// Ends the file, as the last task to leave: `None` when the job was stopped and the rest is for a resume.

@@ -95,7 +95,7 @@ pub struct Line {
     pub checksum: Option<Checksum>,
     /// CRC64 of what the destination holds, as far as it was read back or the destination's server told it.
     pub dest_crc64: Option<u64>,
-    /// How often it was tried, where that is recorded: of what failed.
+    /// How often it was tried, over all runs until it was there; none of a directory and of what nobody has tried.
     pub attempts: Option<u32>,
     /// What it lost.
     pub losses: LossSet,
@@ -124,9 +124,15 @@ impl Line {
             owner: record.owner,
             dest_crc64: record.checksum.filter(is_told).map(|checksum| checksum.crc64),
             checksum: record.checksum,
-            attempts: record.failure.as_ref().map(|failure| failure.attempts),
+            attempts: match &record.failure {
+                Some(failure) => Some(failure.attempts),
+                None => is_copied(record.status).then_some(1),
+            },
             losses: record.losses,
-            error: record.failure.map(|failure| format!("cannot {}: {}", failure.verb, failure.cause)),
+            error: record
+                .failure
+                .filter(|_| record.status == Status::Failed)
+                .map(|failure| format!("cannot {}: {}", failure.verb, failure.cause)),
             is_further: false,
         }
     }

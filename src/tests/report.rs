@@ -7,7 +7,7 @@ use std::os::unix::fs::lchown;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use support::fixture::{can_mount, set_mode};
+use support::fixture::{can_mount, must, set_mode};
 use support::{Engine, Job, Kind, Mount, Scratch};
 
 mod support;
@@ -79,9 +79,11 @@ fn every_object_has_its_line() {
     let [user, theirs] = if has_failure { [12_345, 0] } else { [rustix::process::geteuid().as_raw(); 2] };
     assert!(["a\\\\x0ab", "d,\\\"1\\\"", "."].iter().all(|path| owned(path, user)), "{all:#?}");
     assert!(owned("theirs", theirs), "{}", line("theirs"));
-    assert!(line("d,\\\"1\\\"/c").contains(
-        "\"crc64\":null,\"dest_crc64\":null,\"level\":\"none\",\"attempts\":null,\"losses\":[],\"error\":null"
-    ));
+    assert!(
+        line("d,\\\"1\\\"/c").contains(
+            "\"crc64\":null,\"dest_crc64\":null,\"level\":\"none\",\"attempts\":1,\"losses\":[],\"error\":null"
+        )
+    );
     let csv = lines(&[&"-state-dir", &state, &"-format", &"csv"]);
     let columns = "path,kind,outcome,size,mtime,ctime,uid,gid,crc64,dest_crc64,level,attempts,losses,error,chain";
     let at = csv.iter().position(|line| line == columns).unwrap();
@@ -96,6 +98,56 @@ fn every_object_has_its_line() {
         let lost = lines(&[&"-state-dir", &state, &"-losses"]);
         assert_eq!(lost.last().unwrap(), "completed: theirs (owner 0:0) (lost: owner)");
         assert_eq!((fact("failed"), fact("lost owner")), ("1", "1"));
+    }
+}
+
+/// Also over runs, and of what is there in the end.
+#[test]
+fn attempts_are_counted_until_an_object_is_there() {
+    if !rustix::process::geteuid().is_root() {
+        support::fixture::skip("attempts_are_counted_until_an_object_is_there", "not root");
+        return;
+    }
+    for engine in Engine::all() {
+        let scratch = Scratch::new();
+        let (source, state) = (scratch.path().join("source"), scratch.path().join("state"));
+        fs::create_dir(&source).unwrap();
+        let secrets = [("small", 5), ("large", 20 << 20)];
+        for (name, size) in secrets.into_iter().chain([("open", 5)]) {
+            fs::write(source.join(name), vec![7; size]).unwrap();
+            set_mode(&source.join(name), 0o600);
+        }
+        let own = |uid: u32, path: &Path| must(Command::new("chown").args(["-R", &format!("{uid}:{uid}")]).arg(path));
+        own(12_345, scratch.path());
+        secrets.iter().for_each(|(name, _)| drop(own(0, &source.join(name))));
+        let job = Job::new(&source, scratch.path().join("dest"), &state, engine).user(12_345);
+        let attempts = |outcome: &str| {
+            own(0, &state);
+            let all = lines(&[&"-state-dir", &state, &"-format", &"ndjson"]);
+            own(12_345, &state);
+            let of = |name: &str| {
+                let line = all.iter().find(|line| line.starts_with(&format!("{{\"path\":\"{name}\","))).unwrap();
+                assert!(line.contains(&format!("\"outcome\":\"{outcome}\"")) || name == "open", "{line}");
+                let is_told = line.contains("\"error\":\"cannot open: ");
+                assert_eq!(is_told, outcome == "failed" && name != "open", "{line}");
+                let rest = line.split_once("\"attempts\":").unwrap().1;
+                rest.split(',').next().unwrap().to_owned()
+            };
+            ["small", "large", "open"].map(of)
+        };
+        job.run().expect(23);
+        assert_eq!(attempts("failed"), ["1", "1", "1"]);
+        job.clone().arg("-retry-failed").run().expect(23);
+        let outcome = job.run().expect(23);
+        assert!(outcome.says("(tried 3 times)"), "{outcome}");
+        assert_eq!(attempts("failed"), ["3", "3", "1"]);
+        secrets.iter().for_each(|(name, _)| drop(own(12_345, &source.join(name))));
+        job.run().expect(0);
+        assert_eq!(attempts("completed"), ["4", "4", "1"]);
+        // What is done says so until it is copied anew.
+        secrets.iter().for_each(|(name, _)| fs::write(source.join(name), "new content").unwrap());
+        job.run().expect(0);
+        assert_eq!(attempts("completed"), ["1", "1", "1"]);
     }
 }
 
@@ -116,11 +168,12 @@ fn what_is_not_known_is_not_told() {
     let all = lines(&[&"-state-dir", &state, &"-format", &"ndjson"]);
     assert!(all[0].contains("\"bytes\":1030,"), "{}", all[0]);
     let files: Vec<_> = all.iter().filter(|line| line.contains("\"kind\":\"object\"")).collect();
-    let is_told = |line: &&&String| line.contains("\"ctime\":null,") && line.contains("\"attempts\":null,");
+    let is_told = |line: &&&String| line.contains("\"ctime\":null,") && line.contains("\"attempts\":1,");
     assert_eq!((files.len(), files.iter().filter(is_told).count()), (4, 4), "{all:#?}");
+    assert!(all.iter().all(|line| !line.contains("\"kind\":\"directory\"") || line.contains("\"attempts\":null,")));
     let csv = lines(&[&"-state-dir", &state, &"-format", &"csv"]);
     let alone: Vec<_> = csv.iter().find(|line| line.starts_with("alone,object,")).unwrap().split(',').collect();
-    assert_eq!((alone[5], alone[11]), ("", ""), "{alone:?}");
+    assert_eq!((alone[5], alone[11]), ("", "1"), "{alone:?}");
 }
 
 #[test]

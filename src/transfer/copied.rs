@@ -27,6 +27,8 @@ pub struct Copied {
     pub large_id: u64,
     /// Checksum of its content where one was computed.
     pub checksum: Option<Checksum>,
+    /// How often it was tried.
+    pub attempts: u32,
     /// Whose it is in the source, where that is known ([`crate::catalog::FileRecord::owner`]).
     pub owner: Option<Owner>,
 }

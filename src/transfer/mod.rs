@@ -283,6 +283,7 @@ impl<'a> Work<'a> {
             group: self.group,
             large_id: 0,
             checksum: None,
+            attempts: 1,
             owner: Some(Owner::of(self.stat)),
         }
     }
