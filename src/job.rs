@@ -3,7 +3,6 @@
 //! Everything here is either fixed for the run or an atomic; the only locks are off the common path.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::RandomState;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -28,7 +27,7 @@ use crate::ring::{Handle, Name, Side, Stat, Time};
 use crate::roots::Root;
 use crate::selection::Choice;
 use crate::temporaries::Temporaries;
-use crate::walk::{DestDir, DirNode, DirPair, Walker};
+use crate::walk::{DestDir, DirNode, DirPair, Seen, Twins, Walker};
 
 /// One root of the job.
 #[derive(Clone, Debug)]
@@ -178,6 +177,8 @@ pub struct Job {
     pub is_dest_doubted: AtomicBool,
     /// Names of the destination directory that was last looked through.
     pub seen: Mutex<Seen>,
+    /// Names of the source directory that was last looked through for such as a destination may take for one.
+    pub twins: Mutex<Twins>,
     /// Held while a name is given that a destination might take for another.
     pub naming: Mutex<()>,
     /// The queues.
@@ -244,18 +245,6 @@ pub enum LinkChanges {
     Own,
     /// It refuses, or gives them to what the symlink leads to: it is not asked (I8).
     Never,
-}
-
-/// Names of a destination directory that folds case, as they were listed: hashes, so that they are bounded in bytes,
-/// and of a secret key, so that nobody can make two of them clash.
-#[derive(Debug, Default)]
-pub struct Seen {
-    /// Which directory's.
-    pub dir: Option<DirId>,
-    /// Its names.
-    pub names: HashSet<u64>,
-    /// What they are hashed with.
-    pub keys: RandomState,
 }
 
 /// What the catalog held when a run began.

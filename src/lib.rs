@@ -49,6 +49,7 @@
 //! walk/mod.rs          directories as work items, shared by all shards
 //! walk/cache.rs        open-directory caches
 //! walk/pending.rs      directories that wait in a walk which may write nothing
+//! walk/seen.rs         what was seen of the names of one directory
 //! job.rs               what all parts of a run share
 //! recognise.rs         how objects are known again where inode numbers last, and where not
 //! listing.rs           one directory being listed

@@ -346,6 +346,7 @@ pub(crate) fn remove_probe(job: &Job, caller: &dyn Caller, dest: &Handle) {
         for probe in [job.temporaries.probe(), job.temporaries.former_probe()] {
             metadata::remove_probe(&Posix::new(caller, Side::Dest), dest, &probe);
         }
+        names::remove_trial(job, caller, dest);
     }
 }
 

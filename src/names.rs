@@ -9,18 +9,23 @@
 //!    '- no: the listing has "foo"                        the source has it, too: "Foo" fails, never two files in one
 //!                                                        it has not: what "Foo" was called before, and is renamed
 //! ```
+//! Some file systems keep names in another form than they are given (HFS+ normalises, vfat drops a dot): there the
+//! source's "foo" may be what was made as "Foo" before. So where the source has such twins, the destination is shown
+//! one in a directory of its own, and whoever the catalog says has made the object keeps it.
 
 use std::hash::BuildHasher;
 
-use icu_normalizer::DecomposingNormalizerBorrowed;
+use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed};
 use unicase::UniCase;
 
+use crate::catalog::{DirRecord, Record, Stamp, Status};
 use crate::error::{Cause, Errno, Error, Result, join};
-use crate::job::{Job, Seen};
+use crate::filter::Sort;
+use crate::job::{Job, Past};
 use crate::provider::metadata;
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
-use crate::walk::{DirNode, DirPair, Folding};
+use crate::walk::{DestDir, DirNode, DirPair, Folding, Seen};
 
 /// Bytes of one getdents buffer.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -28,6 +33,8 @@ const BUFFER_BYTES: usize = 64 << 10;
 const NAME_AT: usize = 19;
 /// Names of one directory that are kept, so that not every name of it needs a listing (I4).
 const SEEN_MAX: usize = 65_536;
+/// Names of the source that are looked at for one that they may be taken for (I4).
+const TWINS_MAX: usize = 256;
 
 /// A name in a directory, on both sides.
 #[derive(Clone, Copy)]
@@ -61,6 +68,8 @@ enum Likeness {
     Case,
     /// They have one inode number.
     Inode,
+    /// They have one inode number, and are one but for what file systems fold: of several links the one that is meant.
+    Both,
 }
 
 /// A name that answers, as it is looked for in a listing.
@@ -71,6 +80,8 @@ struct Wanted {
     lower: Vec<u8>,
     /// The name without what any file system folds.
     folded: Vec<u8>,
+    /// Likewise, without what they drop at its end.
+    loose: Vec<u8>,
 }
 
 /// Makes sure that what the destination has under a name is an object of this very name. It is an error if it is
@@ -80,13 +91,26 @@ pub(crate) fn own(job: &Job, caller: &dyn Caller, claim: Claim<'_>) -> Result<()
     if !may_fold(job, caller, &claim).map_err(failed)? {
         return Ok(());
     }
+    let clash = |other: &Name| {
+        let other = join(&job.path(Side::Dest, claim.dir), other);
+        Err(Error { verb: "copy", object: path(job, &claim), cause: Cause::Clash(other) })
+    };
     match look(job, caller, &claim).map_err(failed)? {
-        Listed::Itself | Listed::Gone => Ok(()),
+        Listed::Gone => Ok(()),
+        Listed::Itself => match maker(job, caller, &claim, claim.dest_name)? {
+            Some(other) => clash(&other),
+            None => Ok(()),
+        },
         Listed::Otherwise(other) if is_of_source(job, caller, &claim, &other)? => {
-            let other = join(&job.path(Side::Dest, claim.dir), &other);
-            Err(Error { verb: "copy", object: path(job, &claim), cause: Cause::Clash(other) })
+            match is_made_as(job, caller, &claim, &other)? {
+                true => Ok(()),
+                false => clash(&other),
+            }
         }
         Listed::Otherwise(other) => {
+            if let Some(maker) = maker(job, caller, &claim, &other)? {
+                return clash(&maker);
+            }
             // By way of a third name: to the kernel a file's names that fold to one are one, and nothing is to be done.
             let (dest, at) = (Posix::new(caller, Side::Dest), &claim.open.dest);
             let between = job.temporaries.between(claim.dir.id, claim.dest_name);
@@ -95,6 +119,166 @@ pub(crate) fn own(job: &Job, caller: &dyn Caller, claim: Claim<'_>) -> Result<()
             renamed.map_err(|errno| Error::os("rename to", path(job, &claim), errno))
         }
     }
+}
+
+/// The other name of the source under which the object was made that is listed as `listed`; nothing if it is this
+/// name's.
+fn maker(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) -> Result<Option<Name>> {
+    if job.single.is_some() && claim.dir.parent.is_none() {
+        return Ok(None);
+    }
+    let mine = hold(job, claim.dir, claim.name)?;
+    if job.source.bucket.is_some() {
+        // Nobody lists a bucket for it: what has the name in a directory that this run has made, this run has made, and
+        // what an earlier one could not make under it is another's.
+        let is_known = || Ok::<_, Error>(job.catalog.reader()?.entry(claim.dir.id, claim.name)?.is_some());
+        let is_made = claim.dir.dest() == DestDir::Created || (job.past != Past::Nothing && is_known()?);
+        return if mine.is_none() && is_made { variant_made_as(job, caller, claim, listed) } else { Ok(None) };
+    }
+    for twin in twins(job, caller, claim)? {
+        let is_listed = *twin == **listed;
+        if is_listed || mine > hold(job, claim.dir, &twin)? {
+            continue;
+        }
+        let failed = |errno| Error::os("look up", path(job, claim), errno);
+        let theirs = Claim { name: &twin, dest_name: &twin, ..*claim };
+        let is_it = match look(job, caller, &theirs).map_err(failed)? {
+            Listed::Otherwise(other) => other == *listed || *other == *c"?",
+            Listed::Itself | Listed::Gone => false,
+        };
+        if is_it && kept_as(job, caller, claim, &twin).map_err(failed)?.as_ref() == Some(listed) {
+            return Ok(Some(twin));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the object that is listed under another name of the source was made under this one.
+fn is_made_as(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) -> Result<bool> {
+    let mine = hold(job, claim.dir, claim.name)?;
+    if mine.is_none() || mine <= hold(job, claim.dir, listed)? {
+        return Ok(false);
+    }
+    let kept = kept_as(job, caller, claim, claim.dest_name);
+    Ok(kept.map_err(|errno| Error::os("look up", path(job, claim), errno))?.as_ref() == Some(listed))
+}
+
+/// Another spelling of a name that the destination keeps as this one.
+fn variant_made_as(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) -> Result<Option<Name>> {
+    let bytes = claim.dest_name.to_bytes();
+    let mut variants: Vec<Name> = other_case(claim.dest_name).into_iter().collect();
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let composed = ComposingNormalizerBorrowed::new_nfc().normalize(text).into_owned();
+        let decomposed = DecomposingNormalizerBorrowed::new_nfd().normalize(text).into_owned();
+        variants.extend([composed, decomposed].into_iter().flat_map(Name::new));
+    }
+    variants.extend(Name::new([bytes, b"."].concat()));
+    for variant in variants.into_iter().filter(|variant| variant != claim.dest_name) {
+        match kept_as(job, caller, claim, &variant) {
+            Ok(Some(kept)) if kept == *listed => return Ok(Some(variant)),
+            // It is too long by now, or cannot be held.
+            Ok(_) | Err(Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ | Errno::NOENT) => {}
+            Err(errno) => return Err(Error::os("look up", path(job, claim), errno)),
+        }
+    }
+    Ok(None)
+}
+
+/// When the catalog says that the object at the destination was made under this name: the later of two is right. A
+/// name of an earlier pass that the source did not have since keeps its record.
+fn hold(job: &Job, dir: &DirNode, name: &Name) -> Result<Option<u64>> {
+    let reader = job.catalog.reader()?;
+    Ok(match reader.entry(dir.id, name)? {
+        Some(Record::Dir(id)) => {
+            // Under no name it is recorded that it failed. One whose listing did has what that brought up.
+            let recorded = reader.entries(id, None, 2)?;
+            let has_failed = recorded.first().is_some_and(|(name, _)| name.is_empty());
+            let has_names = recorded.iter().any(|(name, _)| !name.is_empty());
+            let is_listed = |record: &DirRecord| has_names || (record.stamp.is_some() && !has_failed);
+            reader.dir(id)?.filter(is_listed).map(|record| record.listed_batch)
+        }
+        Some(Record::File(record)) if record.losses.has_object() => None,
+        Some(Record::File(record)) => match record.status {
+            Status::Pending => None,
+            Status::Failed => (record.stamp != Stamp::default()).then_some(0),
+            Status::InProgress | Status::Written | Status::Done => Some(record.batch),
+        },
+        None => None,
+    })
+}
+
+/// Names of the source's directory that are one with this but for what file systems fold.
+fn twins(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> Result<Vec<Name>> {
+    let source = Posix::new(caller, Side::Source);
+    let wanted = loosely(claim.name.to_bytes());
+    let failed = |errno| Error::os("list", job.path(Side::Source, claim.dir), errno);
+    let mut known = job.twins.lock();
+    if !known.is_of(claim.dir.id) {
+        known.clear();
+        each_name(source, &claim.open.source, |name, _| {
+            known.meet(&loosely(name));
+            Ok(())
+        })
+        .map_err(failed)?;
+        known.complete(claim.dir.id);
+    }
+    let mut found = Vec::new();
+    if known.may_have(&wanted) {
+        drop(known);
+        each_name(source, &claim.open.source, |name, _| {
+            if found.len() < TWINS_MAX && name != claim.name.to_bytes() && loosely(name) == wanted {
+                found.extend(Name::new(name));
+            }
+            Ok(())
+        })
+        .map_err(failed)?;
+    }
+    found.retain(|twin| job.takes(claim.dir, twin, Sort::Other));
+    Ok(found)
+}
+
+/// The name that the destination gives what is made under `name`. One at a time: they have one directory.
+fn kept_as(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, name: &Name) -> std::result::Result<Option<Name>, Errno> {
+    let _turn = job.link_changes.lock();
+    let (dest, at, trial) = (Posix::new(caller, Side::Dest), &claim.open.dest, job.temporaries.trial());
+    claim.dir.touch();
+    match dest.make_dir(at, &trial, 0o700) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let within = dest.open_dir(at, &trial)?;
+    // What an interrupted run left.
+    clear(dest, &within)?;
+    let kept = dest.create(&within, name, 0o600).and_then(|file| {
+        drop(file);
+        let mut kept = None;
+        each_name(dest, &within, |name, _| {
+            kept = Name::new(name).ok();
+            Ok(())
+        })?;
+        Ok(kept)
+    });
+    clear(dest, &within)?;
+    dest.remove_dir(at, &trial)?;
+    kept
+}
+
+/// Removes what an interrupted run may have left of a trial. Best effort.
+pub(crate) fn remove_trial(job: &Job, caller: &dyn Caller, at: &Handle) {
+    let (dest, trial) = (Posix::new(caller, Side::Dest), job.temporaries.trial());
+    if let Ok(within) = dest.open_dir(at, &trial) {
+        let _ = clear(dest, &within).and_then(|()| dest.remove_dir(at, &trial));
+    }
+}
+
+/// Removes the file that a directory was made for.
+fn clear(dest: Posix<'_>, within: &Handle) -> std::result::Result<(), Errno> {
+    let mut left = None;
+    each_name(dest, within, |name, _| {
+        left = Name::new(name).ok();
+        Ok(())
+    })?;
+    left.map_or(Ok(()), |left| dest.unlink(within, &left))
 }
 
 /// Whether a directory folds case, by a name that is known to be in it. Where inode numbers are made up for each name
@@ -183,33 +367,25 @@ fn look(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Resul
         Err(Errno::NOENT) => return Ok(Listed::Gone),
         there => there?,
     };
-    // A handle of its own has an offset of its own.
-    let handle = dest.open_dir(&claim.open.dest, &c".".to_owned())?;
     *seen = Seen { dir: Some(claim.dir.id), ..Seen::default() };
-    let (mut buffer, mut is_there, mut others) = (vec![0; BUFFER_BYTES], false, Vec::new());
+    let (mut is_there, mut others) = (false, Vec::new());
     let wanted = Wanted::new(claim.dest_name.to_bytes(), there.ino);
-    // Ends: the directory does.
-    loop {
-        let filled = dest.read_dir(&handle, &mut buffer)?;
-        if filled == 0 {
-            break;
+    each_name(dest, &claim.open.dest, |name, ino| {
+        is_there |= name == claim.dest_name.to_bytes();
+        if seen.names.len() < SEEN_MAX {
+            let hash = seen.keys.hash_one(name);
+            seen.names.insert(hash);
         }
-        for (name, ino, _) in records(&buffer[..filled]) {
-            is_there |= name == claim.dest_name.to_bytes();
-            if seen.names.len() < SEEN_MAX {
-                let hash = seen.keys.hash_one(name);
-                seen.names.insert(hash);
-            }
-            if let Some(likeness) = wanted.likeness(name, ino) {
-                keep_likest(&mut others, likeness, name);
-            }
-            if claim.dir.folding() == Folding::Unknown
-                && let Ok(name) = Name::new(name)
-            {
-                folds(job, caller, claim.dir, &claim.open.dest, &name)?;
-            }
+        if let Some(likeness) = wanted.likeness(name, ino) {
+            keep_likest(&mut others, likeness, name);
         }
-    }
+        if claim.dir.folding() == Folding::Unknown
+            && let Ok(name) = Name::new(name)
+        {
+            folds(job, caller, claim.dir, &claim.open.dest, &name)?;
+        }
+        Ok(())
+    })?;
     let others: Vec<Name> = others.into_iter().filter_map(|(_, name)| Name::new(name).ok()).collect();
     Ok(match (is_there, &others[..]) {
         (true, _) => Listed::Itself,
@@ -217,6 +393,25 @@ fn look(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Resul
         // It answers, and nobody can say by which name: one that nothing may replace.
         (false, _) => Listed::Otherwise(c"?".to_owned()),
     })
+}
+
+/// Reads the names of a directory with their inode numbers, from its beginning.
+fn each_name(
+    posix: Posix<'_>,
+    dir: &Handle,
+    mut take: impl FnMut(&[u8], u64) -> std::result::Result<(), Errno>,
+) -> std::result::Result<(), Errno> {
+    // A handle of its own has an offset of its own.
+    let handle = posix.open_dir(dir, &c".".to_owned())?;
+    let mut buffer = vec![0; BUFFER_BYTES];
+    // Ends: the directory does.
+    loop {
+        let filled = posix.read_dir(&handle, &mut buffer)?;
+        if filled == 0 {
+            return Ok(());
+        }
+        records(&buffer[..filled]).try_for_each(|(name, ino, _)| take(name, ino))?;
+    }
 }
 
 /// Keeps a name with those that are as like as it; two of those are all that counts (I4).
@@ -229,12 +424,13 @@ fn keep_likest(others: &mut Vec<(Likeness, Vec<u8>)>, likeness: Likeness, name: 
 
 impl Wanted {
     fn new(name: &[u8], ino: u64) -> Wanted {
-        Wanted { ino, lower: lower(name), folded: fold(name) }
+        Wanted { ino, lower: lower(name), folded: fold(name), loose: loosely(name) }
     }
 
     /// How much a name of the listing is like it. A number alone does not do: daemons make them up for each look-up.
     fn likeness(&self, name: &[u8], ino: u64) -> Option<Likeness> {
         match () {
+            () if ino == self.ino && loosely(name) == self.loose => Some(Likeness::Both),
             () if ino == self.ino => Some(Likeness::Inode),
             () if lower(name) == self.lower => Some(Likeness::Case),
             () if fold(name) == self.folded => Some(Likeness::Folded),
@@ -256,6 +452,12 @@ pub(crate) fn fold(name: &[u8]) -> Vec<u8> {
     let decomposer = DecomposingNormalizerBorrowed::new_nfd();
     let folded = UniCase::unicode(decomposer.normalize(text)).to_folded_case();
     decomposer.normalize(&folded).into_owned().into_bytes()
+}
+
+/// A name without what file systems fold, and what they drop at its end.
+pub(crate) fn loosely(name: &[u8]) -> Vec<u8> {
+    let len = name.iter().rposition(|byte| !b". ".contains(byte)).map_or(name.len(), |last| last + 1);
+    fold(&name[..len])
 }
 
 /// Whether the source has an object of its own under the name that the destination's has. Two names of one source

@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use crate::error::Errno;
 use crate::job::fnv1a;
 use crate::listing::each_page;
-use crate::names::{fold, is_plain, other_case};
+use crate::names::{is_plain, loosely, other_case};
 use crate::provider::posix::Posix;
 use crate::ring::{Handle, Kind, Name, Stat};
 
@@ -140,7 +140,7 @@ impl<'a> Suspects<'a> {
         let names: Vec<_> = suspects.into_iter().map(suspect).collect();
         let mut folded: HashMap<_, Vec<usize>> = HashMap::new();
         for (index, (name, ..)) in names.iter().enumerate() {
-            folded.entry(loosely(name)).or_default().push(index);
+            folded.entry(loosely(name.to_bytes())).or_default().push(index);
         }
         let (mut listed, mut listed_folded, mut is_complete) = (HashSet::new(), HashSet::new(), true);
         each_page(dest, at, |page| {
@@ -148,7 +148,7 @@ impl<'a> Suspects<'a> {
                 is_complete &= listed.len() < LISTED_MAX;
                 if is_complete {
                     listed.insert(fnv1a(entry.name.to_bytes()));
-                    listed_folded.extend((!is_numbered).then(|| fnv1a(&loosely(&entry.name))));
+                    listed_folded.extend((!is_numbered).then(|| fnv1a(&loosely(entry.name.to_bytes()))));
                 }
             }
         })?;
@@ -158,7 +158,7 @@ impl<'a> Suspects<'a> {
     /// Meets a name of the source: does it lead to one of them?
     pub(crate) fn meet(&mut self, name: &Name) {
         let is_listed = self.listed.contains(&fnv1a(name.to_bytes()));
-        let like = self.folded.get(&loosely(name)).cloned().unwrap_or_default();
+        let like = self.folded.get(&loosely(name.to_bytes())).cloned().unwrap_or_default();
         if is_listed && like.is_empty() {
             return;
         }
@@ -187,7 +187,7 @@ impl<'a> Suspects<'a> {
         if !is_known && !is_listed && !self.is_numbered {
             match like[..] {
                 [only] => self.names[only].2 = Verdict::Same(name.clone()),
-                [] if !self.is_complete || self.listed_folded.contains(&fnv1a(&loosely(name))) => {}
+                [] if !self.is_complete || self.listed_folded.contains(&fnv1a(&loosely(name.to_bytes()))) => {}
                 [] => self.doubt(&(0..self.names.len()).collect::<Vec<_>>()),
                 _ => self.doubt(&like),
             }
@@ -207,11 +207,4 @@ impl<'a> Suspects<'a> {
     pub(crate) fn verdicts(self) -> impl Iterator<Item = Verdict> {
         self.names.into_iter().map(|(_, _, verdict)| verdict)
     }
-}
-
-/// A name without what file systems fold, and what they drop at its end.
-fn loosely(name: &Name) -> Vec<u8> {
-    let bytes = name.to_bytes();
-    let len = bytes.iter().rposition(|byte| !b". ".contains(byte)).map_or(bytes.len(), |last| last + 1);
-    fold(&bytes[..len])
 }

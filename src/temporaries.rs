@@ -52,6 +52,11 @@ impl Temporaries {
         self.of_bytes(b"/probe")
     }
 
+    /// A directory in which the destination is shown a name, to see what it makes of it. No name's either.
+    pub fn trial(&self) -> Name {
+        self.of_bytes(b"/trial")
+    }
+
     /// Removes what an interrupted run may have left of `name`, and this one does not need. Best effort.
     pub fn remove_leftovers(&self, dest: &Posix, (at, dir): (&Handle, DirId), name: &Name) {
         let temp = self.of(name);

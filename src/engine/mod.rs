@@ -309,6 +309,7 @@ pub(crate) fn make_job(
         is_dest_remote: AtomicBool::new(roots.dest.file_system.is_remote()),
         is_dest_doubted: AtomicBool::new(!roots.dest.file_system.does_as_it_says()),
         seen: Mutex::default(),
+        twins: Mutex::default(),
         naming: Mutex::default(),
         walker,
         gate: Gate::new(config.streams, streams_max(), 0),

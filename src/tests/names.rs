@@ -10,9 +10,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use gfast::error::escape;
 use gfast::temporaries::Temporaries;
+use support::fault::FaultServer;
 use support::fixture::must;
 use support::slow::can_mount_fuse;
-use support::{Comparison, Engine, Job, Outcome, Scratch, SlowMount};
+use support::{Comparison, Engine, Job, Outcome, Scratch, SlowMount, seed};
 
 /// Files of the source with their content; of each pair the destination can hold one.
 const PAIRS: [[&str; 2]; 3] = [["Readme", "README"], ["dir/a.TXT", "dir/A.txt"], ["caf\u{e9}", "cafe\u{301}"]];
@@ -153,6 +154,142 @@ fn a_new_case_is_a_new_name() {
         assert_eq!(fs::metadata(slow.folder().join("copy/Sub/deep/below")).unwrap().ino(), inode, "copied once more");
         job.run().expect(0);
         Comparison::new(&tree, &slow.folder().join("copy")).assert_same();
+    }
+}
+
+/// Names of the source that [`Habit::KeepsLowerCase`](support::habit::Habit) keeps as the one behind them.
+const KEPT: [([&str; 2], &str); 5] = [
+    (["Readme", "readme"], "readme"),
+    (["File", "FILE"], "file"),
+    (["dir/b.", "dir/b"], "dir/b"),
+    (["caf\u{e9}", "CAFE\u{301}"], "caf\u{e9}"),
+    (["linked", "Linked"], "linked"),
+];
+
+/// Writes all of them, in this order or the other; two of them are links to one file.
+fn write_twins(tree: &Path, is_reversed: bool, round: u32) {
+    for (mut names, kept) in KEPT {
+        if is_reversed {
+            names.reverse();
+        }
+        for name in names {
+            let _ = fs::remove_file(tree.join(name));
+            match kept {
+                "linked" if tree.join("other").exists() => fs::hard_link(tree.join("other"), tree.join(name)).unwrap(),
+                _ => fs::write(tree.join(name), format!("{round}: {name}")).unwrap(),
+            }
+        }
+    }
+}
+
+/// Which of each pair has its content there.
+#[track_caller]
+fn holders(copy: &Path, round: u32, outcome: &Outcome) -> Vec<&'static str> {
+    let holder = |(names, kept): ([&'static str; 2], &str)| {
+        let content = fs::read_to_string(copy.join(kept)).unwrap();
+        let holder = names.into_iter().find(|name| content == format!("{round}: {name}"));
+        holder.unwrap_or_else(|| panic!("{kept} is {content}: {outcome}"))
+    };
+    KEPT[..4].iter().map(|pair| holder(*pair)).collect()
+}
+
+/// Which of two directories is there.
+#[track_caller]
+fn dir_holder(copy: &Path, outcome: &Outcome) -> String {
+    let mut names: Vec<_> =
+        fs::read_dir(copy.join("photos")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    let names: Vec<_> = names.iter().map(|name| name.to_str().unwrap()).collect();
+    assert!(names == ["upper-0", "upper-1"] || names == ["lower-0", "lower-1"], "{names:?}: {outcome}");
+    names[0].to_owned()
+}
+
+/// A destination that keeps names in another form than it is given lists one name for two of the source: what is listed
+/// under a name may have been made under the other.
+#[test]
+fn two_names_that_are_kept_as_one_never_become_one_file() {
+    let test = "two_names_that_are_kept_as_one_never_become_one_file";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    for engine in Engine::all() {
+        for (extra, is_reversed) in [(&[][..], false), (&[], true), (&["--atomic"], false), (&["--atomic"], true)] {
+            let (slow, other) = (SlowMount::keeping_lower_case(), Scratch::new());
+            let (tree, copy) = (other.path().join("tree"), slow.folder().join("copy"));
+            fs::create_dir_all(tree.join("dir")).unwrap();
+            fs::write(tree.join("other"), "other").unwrap();
+            for name in if is_reversed { ["photos", "Photos"] } else { ["Photos", "photos"] } {
+                fs::create_dir(tree.join(name)).unwrap();
+                let stem = if name == "photos" { "lower" } else { "upper" };
+                (0..2).for_each(|n| fs::write(tree.join(name).join(format!("{stem}-{n}")), name).unwrap());
+            }
+            write_twins(&tree, is_reversed, 0);
+            let job = job(&tree, &slow, &other.path().join("state"), engine).args(extra);
+            let assert_clashes = |outcome: &Outcome| {
+                assert_eq!(outcome.number("failed"), KEPT.len() as u64 + 1, "{outcome}");
+                assert_eq!(outcome.stderr.matches("another file").count(), KEPT.len() + 1, "{outcome}");
+            };
+            let first = job.run().expect(23);
+            assert_clashes(&first);
+            let (held, dir) = (holders(&copy, 0, &first), dir_holder(&copy, &first));
+            // Again, and with all of them changed: whoever is there stays there.
+            for round in [0, 1, 2] {
+                if round > 0 {
+                    write_twins(&tree, is_reversed, round);
+                    let name = if dir == "lower-0" { "photos/lower-0" } else { "Photos/upper-0" };
+                    fs::write(tree.join(name), round.to_string()).unwrap();
+                }
+                let outcome = job.run().expect(23);
+                assert_clashes(&outcome);
+                assert_eq!((holders(&copy, round, &outcome), dir_holder(&copy, &outcome)), (held.clone(), dir.clone()));
+                if round > 0 {
+                    assert_eq!(fs::read_to_string(copy.join("photos").join(&dir)).unwrap(), round.to_string());
+                }
+            }
+            // The other of each takes its place.
+            for name in held.iter().copied().chain(["linked"]) {
+                fs::remove_file(tree.join(name)).unwrap();
+            }
+            fs::remove_dir_all(tree.join(if dir == "lower-0" { "photos" } else { "Photos" })).unwrap();
+            let outcome = job.arg("--delete").run().expect(0);
+            let now = holders(&copy, 2, &outcome);
+            assert!(now.iter().zip(&held).all(|(now, held)| now != held), "{now:?}, {held:?}");
+            assert_ne!(dir_holder(&copy, &outcome), dir);
+            let left = fs::read_dir(&copy).unwrap().map(|entry| entry.unwrap().file_name());
+            assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with(".gfast-")), "{outcome}");
+        }
+    }
+}
+
+/// Likewise of the objects of a bucket, in directories that the run makes.
+#[test]
+fn two_keys_that_are_kept_as_one_never_become_one_file() {
+    let test = "two_keys_that_are_kept_as_one_never_become_one_file";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    let (slow, other, server) = (SlowMount::keeping_lower_case(), Scratch::new(), FaultServer::start(seed(test, 71)));
+    server.make_bucket("b");
+    let tree = other.path().join("tree");
+    for dir in ["Photos", "photos", "dir"] {
+        fs::create_dir_all(tree.join(dir)).unwrap();
+        fs::write(tree.join(dir).join(format!("only-{}", dir == "photos")), dir).unwrap();
+    }
+    write_twins(&tree, false, 0);
+    let job = |from: &Path, to: &Path, state: &str| {
+        Job::new(from, to, other.path().join(state), Engine::Auto)
+            .env("AWS_ACCESS_KEY_ID", "AKIAFAULT")
+            .env("AWS_SECRET_ACCESS_KEY", "canary-secret-41c0")
+            .args(&["--endpoint-url", &server.endpoint(), "--region", "us-east-1"])
+    };
+    job(&tree, Path::new("s3://b/tree"), "up").run().expect(0);
+    let down = job(Path::new("s3://b/tree"), &slow.path().join("copy"), "down");
+    let copy = slow.folder().join("copy");
+    for _ in 0..2 {
+        let outcome = down.run().expect(23);
+        assert_eq!(outcome.number("failed"), KEPT.len() as u64 + 1, "{outcome}");
+        holders(&copy, 0, &outcome);
+        assert_eq!(fs::read_dir(copy.join("photos")).unwrap().count(), 1, "two directories became one: {outcome}");
     }
 }
 

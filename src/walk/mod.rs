@@ -15,6 +15,7 @@
 
 mod cache;
 mod pending;
+mod seen;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
@@ -32,6 +33,7 @@ use crate::ring::Name;
 
 pub use cache::{DirCache, DirPair, OpenDirs, path_steps};
 pub use pending::Pending;
+pub use seen::{Seen, Twins};
 
 /// One directory of the source, and its counterpart at the destination.
 #[derive(Debug)]
