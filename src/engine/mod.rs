@@ -73,7 +73,7 @@ use crate::temporaries::Temporaries;
 use crate::transfer;
 use crate::walk::{DestDir, DirNode, Walker, Work};
 
-/// Time between two looks at signals and progress.
+/// Time between two looks at signals and progress, and for outcomes once they are overdue.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Runs the job that `config` asks for, until it is done or asked to stop.
@@ -477,13 +477,15 @@ impl Setup {
             // What takes long here is making data durable.
             busy.set(Activity::WriteDest);
             let step = conductor.step(last.elapsed() >= interval)?;
-            busy.set(Activity::NoWork);
+            // A turn is no answer: those of the storage are counted where it is asked.
+            busy.note(Activity::NoWork);
             match step {
                 Step::Checkpointed => last = Instant::now(),
                 Step::Ended(end) => return Ok(end),
                 Step::Waiting => {
                     let left = interval.saturating_sub(last.elapsed());
-                    self.bell.wait(left.max(Duration::from_millis(1)));
+                    // The interval is over and nothing was done in it: the first that is comes without a bell.
+                    self.bell.wait(if left.is_zero() { interval.min(TICK) } else { left });
                 }
             }
         }

@@ -128,3 +128,28 @@ fn a_mount_that_falls_silent_is_told_by_verify_and_by_a_dry_run() {
         assert_eq!(asker.end(), Some(0), "{words:?}");
     }
 }
+
+/// Nothing is made yet that a checkpoint would wait for: the turns that it is looked for in are no answers.
+#[test]
+fn a_mount_that_is_silent_before_anything_is_made_is_told() {
+    if !can_mount_fuse("a_mount_that_is_silent_before_anything_is_made_is_told") {
+        return;
+    }
+    for engine in Engine::all() {
+        let engine = if engine == Engine::Uring { "uring" } else { "sync" };
+        let (slow, other) = (SlowMount::falling_silent(), Scratch::new());
+        let (tree, copy, state) = (other.path().join("tree"), slow.path().join("copy"), other.path().join("state"));
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("first"), "content").unwrap();
+        let [near, far, state] = [&tree, &copy, &state].map(|path| path.to_str().unwrap());
+        let ends = ["-source", near, "-dest", far, "-state-dir", state];
+        let words = [&ends[..], &["-engine", engine, "-checkpoint-interval", "0.2"]].concat();
+        assert_eq!(Asker::new(&slow, &words, &other).end(), Some(0));
+        fs::write(tree.join("silent"), "content").unwrap();
+        let mut asker = Asker::new(&slow, &words, &other);
+        asker.wait_for(&format!("gfast: no progress on {far} for "));
+        slow.halt(false);
+        assert_eq!(asker.end(), Some(0), "{engine}: {}", fs::read_to_string(&asker.log).unwrap());
+        assert!(slow.folder().join("copy/silent").exists());
+    }
+}

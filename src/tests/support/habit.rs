@@ -32,6 +32,8 @@ pub enum Habit {
     /// What is called `lost` cannot be described (EIO), and what is called `stuck` not removed (ENOSPC, as where a full
     /// file system has no room for the change).
     Damaged,
+    /// Once a file called `silent` is made, nothing is answered any more, that included.
+    FallsSilent,
     /// ACLs are those of NFSv4: of files called `shared` they name a user, of others they say what the mode does.
     HasAclsOfNfs4,
     /// The kernel may believe what it was told for a minute, and nothing can be written through the mount. Somebody

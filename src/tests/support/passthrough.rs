@@ -438,6 +438,10 @@ impl fuser::Filesystem for Passthrough {
         let create = || {
             let path = self.child(parent, name)?;
             self.trip("create", &path)?;
+            if self.habit == Habit::FallsSilent && path.ends_with("silent") {
+                self.halt.set(true);
+                self.halt.wait();
+            }
             let file = open_as(OpenFlags(flags)).create_new(true).mode(mode & 0o7777).open(&path)?;
             Ok((file, self.meet(path)?))
         };

@@ -97,6 +97,11 @@ impl SlowMount {
         SlowMount::try_new(Duration::ZERO, Habit::Damaged).unwrap()
     }
 
+    /// An empty folder that falls silent, without delay: see [`Habit::FallsSilent`].
+    pub fn falling_silent() -> SlowMount {
+        SlowMount::try_new(Duration::ZERO, Habit::FallsSilent).unwrap()
+    }
+
     /// An empty folder whose ACLs are those of NFSv4, without delay: see [`Habit::HasAclsOfNfs4`].
     pub fn having_acls_of_nfs4() -> SlowMount {
         SlowMount::try_new(Duration::ZERO, Habit::HasAclsOfNfs4).unwrap()
