@@ -75,7 +75,7 @@ fn has_rest(catalog: &Catalog) -> Result<bool> {
 pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
     let before = catalog.header().for_this_boot();
     let header = match kind {
-        Kind::Resume | Kind::Retry => return begin_resume(catalog),
+        Kind::Resume | Kind::Retry => return begin_resume(catalog, kind),
         Kind::First => Header { pass_start_batch: 1, ..before },
         Kind::NextPass => Header {
             pass: before.pass + 1,
@@ -89,6 +89,9 @@ pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
         let record = DirRecord { parent: DirId::ROOT, ..DirRecord::default() };
         rows.push(Row::PutDir { id: DirId::ROOT, record });
     } else {
+        if header.boot_batch != catalog.header().boot_batch && has_written(catalog)? {
+            doubt_dirs(catalog)?;
+        }
         rows.extend(leftover_rows(catalog)?);
         rows.extend(unfinished_root(catalog)?);
     }
@@ -98,13 +101,19 @@ pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
 /// Entries whose data is durable but whose seal may not be are marked, and put into the index of what a run has to do.
 /// The next checkpoint completes their batch; they themselves are completed by being sealed again (I1). Names that wait
 /// for the first of their group get work of their own, too. A retry opens the pass it belongs to again: cut short, it
-/// is gone on with like any other run.
-fn begin_resume(catalog: &Catalog) -> Result<()> {
+/// is gone on with like any other run. What was written and never synced (`--sync none`) may be gone after a reboot,
+/// with the directories it was in: the pass meets every name again.
+fn begin_resume(catalog: &Catalog, kind: Kind) -> Result<()> {
     end_waiting(catalog)?;
     let before = catalog.header();
-    let header = Header { status: JobStatus::Running, ..before.clone().for_this_boot() };
-    let reader = catalog.reader()?;
+    let mut header = Header { status: JobStatus::Running, ..before.clone().for_this_boot() };
     let mut rows = Vec::new();
+    if kind == Kind::Resume && header.boot_batch != before.boot_batch && has_written(catalog)? {
+        header.pass_start_batch = header.boot_batch;
+        rows.push(Row::OpenDir { id: DirId::ROOT, state: DirState::Unlisted });
+        close_unlisted(catalog)?;
+    }
+    let reader = catalog.reader()?;
     for dir in reader.reseal_dirs()? {
         let mut after = None;
         // Ends: each page lies strictly behind the one before.
@@ -126,6 +135,65 @@ fn begin_resume(catalog: &Catalog) -> Result<()> {
     match rows.is_empty() && header == before {
         true => Ok(()),
         false => catalog.commit(&Batch { rows, header, reseal_dirs: Vec::new() }),
+    }
+}
+
+/// Whether anything was written and never synced. Asked after a reboot only: where nothing was, all records are read.
+fn has_written(catalog: &Catalog) -> Result<bool> {
+    let is_written = |record: &Record| matches!(record, Record::File(record) if record.status == Status::Written);
+    let mut found = false;
+    each_page(catalog, |page| {
+        found = page.iter().any(|(_, _, record)| is_written(record));
+        Ok(!found)
+    })?;
+    Ok(found)
+}
+
+/// Directories that wait for their listing come up in those of the ones that they lie in, which may have to be made
+/// first.
+fn close_unlisted(catalog: &Catalog) -> Result<()> {
+    // Ends: each turn closes what it has read.
+    loop {
+        let reader = catalog.reader()?;
+        let page = reader.open_dirs_below(None, Some(DirState::Unlisted), PAGE)?;
+        if page.is_empty() {
+            return Ok(());
+        }
+        let reseal_dirs = reader.reseal_dirs()?;
+        drop(reader);
+        let rows = page.into_iter().map(|(id, _)| Row::CloseDir { id }).collect();
+        catalog.commit(&Batch { rows, header: catalog.header(), reseal_dirs })?;
+    }
+}
+
+/// Every directory is made and finished by the pass that begins, even if the source's is as it was: none was synced
+/// either.
+fn doubt_dirs(catalog: &Catalog) -> Result<()> {
+    let reseal_dirs = catalog.reader()?.reseal_dirs()?;
+    each_page(catalog, |page| {
+        let ids = page.into_iter().filter_map(|(_, _, record)| match record {
+            Record::Dir(id) => Some(id),
+            Record::File(_) => None,
+        });
+        let rows: Vec<_> = ids.map(|id| Row::OpenDir { id, state: DirState::Unfinished }).collect();
+        if !rows.is_empty() {
+            catalog.commit(&Batch { rows, header: catalog.header(), reseal_dirs: reseal_dirs.clone() })?;
+        }
+        Ok(true)
+    })
+}
+
+/// Reads all entries, a page at a time, for as long as `take` wants more (I4).
+fn each_page(catalog: &Catalog, mut take: impl FnMut(Vec<(DirId, Name, Record)>) -> Result<bool>) -> Result<()> {
+    let mut after = None;
+    // Ends: each page lies strictly behind the one before.
+    loop {
+        let page = catalog.reader()?.all_entries(after.as_ref(), PAGE)?;
+        let Some((dir, name, _)) = page.last() else { return Ok(()) };
+        after = Some((*dir, name.clone()));
+        if !take(page)? {
+            return Ok(());
+        }
     }
 }
 

@@ -39,6 +39,23 @@ impl Range {
         self.crc64.filter(|_| self.offset == STANDING_OFFSET)
     }
 
+    /// That ranges were never synced (`--sync none`), with the boot they were written in; kept as a range without
+    /// bytes.
+    pub fn unsynced(boot: [u8; 16]) -> Range {
+        Range { offset: UNSYNCED_OFFSET, len: 0, crc64: Some(number_of(boot)), etag: None }
+    }
+
+    /// Whether it is that.
+    pub fn is_unsynced(&self) -> bool {
+        self.offset == UNSYNCED_OFFSET
+    }
+
+    /// Whether it is that of another boot than this one: what was written may be gone. No boot is known to be this one
+    /// where the kernel tells none.
+    pub fn is_of_another_boot(&self, boot: [u8; 16]) -> bool {
+        self.is_unsynced() && (boot == [0; 16] || self.crc64 != Some(number_of(boot)))
+    }
+
     /// This range of a device, of which some could not be read: it is to be read again.
     pub fn in_part(self) -> Range {
         Range { crc64: None, etag: Some(IN_PART), ..self }
@@ -53,6 +70,12 @@ impl Range {
     pub fn is_of_content(&self) -> bool {
         self.len > 0 && !self.is_in_part()
     }
+}
+
+/// A boot's id, which is random, in 64 bits.
+fn number_of(boot: [u8; 16]) -> u64 {
+    let folded = u128::from_be_bytes(boot);
+    (folded >> 64) as u64 ^ folded as u64
 }
 
 /// A multipart upload under way, or about to be begun.
@@ -79,6 +102,8 @@ pub(super) const UPLOAD_OFFSET: u64 = u64::MAX;
 const BIRTH_OFFSET: u64 = u64::MAX - 1;
 /// Key of what stood at the destination before.
 const STANDING_OFFSET: u64 = u64::MAX - 2;
+/// Key of the boot that ranges are of which were never synced.
+const UNSYNCED_OFFSET: u64 = u64::MAX - 3;
 /// Stands for the ETag of a range that could not be read whole; a device has none.
 const IN_PART: u64 = 0;
 

@@ -22,6 +22,7 @@ use groups::{Further, reopen_rows};
 
 use crate::catalog::{
     Batch, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Range, Record, Row, Status,
+    boot_id,
 };
 use crate::config::{SyncPolicy, scaled};
 use crate::error::{Cause, Class, Error, Result};
@@ -315,11 +316,14 @@ impl Checkpointer {
             What::Replacing(_) => {}
             What::Begun(record) => {
                 draft.rows.extend(self.replaced_ranges(&dir, &name, record.large_id)?);
+                let mut put = |range| draft.rows.push(Row::PutRange { large_id: record.large_id, range });
                 let standing = self.job.standing.mark();
                 // Nothing, too, where an earlier attempt that is gone on with has recorded something.
                 if standing != 0 || self.job.device(Side::Dest).is_some() {
-                    let range = Range::standing(standing);
-                    draft.rows.push(Row::PutRange { large_id: record.large_id, range });
+                    put(Range::standing(standing));
+                }
+                if !self.job.syncs() && self.job.dest.bucket.is_none() {
+                    put(Range::unsynced(boot_id()));
                 }
                 let record = Record::File(FileRecord { batch: draft.number, ..record });
                 draft.rows.push(Row::OpenFile { dir: dir.id, name: name.clone() });

@@ -6,11 +6,12 @@
 //! ```
 //! An inode number is given away again as soon as its file is gone, mostly to the very next file. So ranges are
 //! forgotten before a file is made in place of theirs, and never believed of a file that was born at another time or
-//! is too short for them.
+//! is too short for them. Those that were never synced (`--sync none`) are of one boot: after it the file is gone on
+//! with as one of which nothing is there.
 
 use std::sync::atomic::Ordering;
 
-use crate::catalog::{FileRecord, Range, Record, Status};
+use crate::catalog::{FileRecord, Range, Record, Status, boot_id};
 use crate::error::{Errno, Result};
 use crate::job::Job;
 use crate::provider::metadata;
@@ -32,8 +33,8 @@ pub(crate) struct Leftover {
 pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<Option<Leftover>> {
     let (job, place) = (work.job, work.place);
     if let Some(device) = job.device(Side::Dest) {
-        let found = work.find_on_device(device, record)?;
-        return Ok(found.map(|(file, id, ranges)| Leftover { file, id, ranges }));
+        let Some((file, id, ranges)) = work.find_on_device(device, record)? else { return Ok(None) };
+        return Ok(Some(Leftover { file, id, ranges: still_there(job, id, ranges)? }));
     }
     let now = work.state();
     let is_of_source = |r: &&FileRecord| r.status == Status::InProgress && r.large_id != 0 && r.stamp == now;
@@ -56,7 +57,8 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
             work.clear_acls(&handle)?;
             work.unseal(&handle, &made)?;
             work.remove_leftover(temp.as_ref());
-            return Ok(Some(Leftover { file: NewFile { handle, temp, made }, id: record.large_id, ranges }));
+            let (file, id) = (NewFile { handle, temp, made }, record.large_id);
+            return Ok(Some(Leftover { file, id, ranges: still_there(job, id, ranges)? }));
         }
     }
     Ok(None)
@@ -75,13 +77,24 @@ fn reopen(work: &Work, name: &Name, record: &FileRecord) -> Option<Handle> {
     }
 }
 
-/// The ranges that are recorded of a file, without its birth; `None` if they cannot be of this one.
+/// The ranges that are recorded of a file, with the boot that they are of and without its birth; `None` if they cannot
+/// be of this one.
 fn ranges_in(birth: Option<Range>, made: &Stat, mut ranges: Vec<Range>) -> Option<Vec<Range>> {
     let mut births = ranges.iter().filter(|range| range.is_birth());
     let is_born_then = births.all(|range| birth.is_none_or(|birth| *range == birth));
-    ranges.retain(|range| range.len > 0);
-    let is_long_enough = ranges.iter().all(|range| range.offset + range.len <= made.size);
+    ranges.retain(|range| range.len > 0 || range.is_unsynced());
+    let is_long_enough = ranges.iter().all(|range| range.len == 0 || range.offset + range.len <= made.size);
     (is_born_then && is_long_enough).then_some(ranges)
+}
+
+/// The ranges of a file that is gone on with; none, and forgotten, if they may have gone with the power.
+fn still_there(job: &Job, id: u64, ranges: Vec<Range>) -> Result<Vec<Range>> {
+    let boot = boot_id();
+    if !ranges.iter().any(|range| range.is_of_another_boot(boot)) {
+        return Ok(ranges);
+    }
+    job.catalog.forget_ranges(id)?;
+    Ok(Vec::new())
 }
 
 /// Forgets the ranges of an earlier attempt that there is nothing left of, durably: to be called before a file is made
@@ -120,5 +133,7 @@ mod tests {
         assert_eq!(found(Some(birth), &[range, birth]), Some(vec![range]));
         assert_eq!(found(Some(Range::birth(6)), &[range, birth]), None, "of another file");
         assert_eq!(ranges_in(None, &Stat { size: 8191, ..made }, vec![range]), None, "of a longer file");
+        let unsynced = Range::unsynced([7; 16]);
+        assert_eq!(found(None, &[range, birth, unsynced]), Some(vec![range, unsynced]));
     }
 }

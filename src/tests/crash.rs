@@ -8,12 +8,13 @@
 
 mod support;
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use support::fixture::{Journal, can_mount, has, skip};
-use support::{Comparison, Engine, Job, Kind, Mount, Outcome, Rng, number, seed, tree};
+use support::fixture::{Journal, can_mount, has, rebooted, set_mode, skip};
+use support::{Comparison, Engine, Job, Kind, Mount, Outcome, Rng, Scratch, number, seed, tree};
 
 /// Bytes between checkpoints: small, so that every stop finds some files finished, some not.
 const CHECKPOINT_BYTES: u64 = 8 << 20;
@@ -24,7 +25,7 @@ const FLIGHT_BYTES: u64 = 48 << 20;
 const ROUNDS_MAX: u64 = 10;
 
 /// A source of small files, hard links, sparse files and a few large ones: about 250 MiB.
-fn source(seed: u64) -> (Mount, std::path::PathBuf) {
+fn source(seed: u64) -> (Mount, PathBuf) {
     let mount = Mount::new(Kind::Ext4, 1024);
     let tree = mount.dir("tree");
     tree::mixed(&tree, seed, 1500);
@@ -269,6 +270,48 @@ fn a_signal_drains_and_the_job_resumes() {
             nothing_lies(&tree, job.dest(), &outcome);
             assert!(outcome.code() == Some(0) || outcome.says("--state-dir"), "no resume command: {outcome}");
             job.run().expect(0);
+            Comparison::new(&tree, job.dest()).assert_same();
+        }
+    }
+}
+
+/// What `--sync none` has written is copied again after a reboot: by the resume of a run that the power cut short, and
+/// by the pass after one that had ended.
+#[test]
+fn what_was_never_synced_is_made_again_after_a_reboot() {
+    let test = "what_was_never_synced_is_made_again_after_a_reboot";
+    if !can_mount(test) || !(has("xfs_io") || skip(test, "no xfs_io")) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let tree = scratch.path().join("tree");
+    for number in 0..40 {
+        let dir = tree.join(format!("dir-{number}"));
+        fs::create_dir_all(dir.join("empty")).unwrap();
+        (0..10).for_each(|file| fs::write(dir.join(format!("file-{file}")), [number; 16 << 10]).unwrap());
+        fs::hard_link(dir.join("file-0"), dir.join("linked")).unwrap();
+        set_mode(&dir.join("empty"), 0o750);
+    }
+    for engine in Engine::all() {
+        for (journal, is_whole) in [(Journal::Flushed, false), (Journal::Lost, false), (Journal::Lost, true)] {
+            let (dest, state) = (Mount::new(Kind::Xfs, 512), Scratch::new());
+            let job = Job::new(&tree, dest.join("copy"), state.path().join("state"), engine);
+            let job = job.args(&["--sync", "none", "--checkpoint-interval", "0.2"]);
+            let outcome = match is_whole {
+                true => job.run().expect(0),
+                false => {
+                    let running = job.clone().args(&["--bwlimit", "2M", "--buffer-size", "64K"]).start();
+                    let half = || fs::read_dir(job.dest()).map_or(0, Iterator::count) > 20;
+                    assert!(running.run_until(|_| half()), "it was too fast");
+                    running.kill()
+                }
+            };
+            dest.cut_power(journal);
+            dest.power_on();
+            let lost = Comparison::new(&tree, job.dest()).report().found.len();
+            assert!(lost > 40, "nothing was lost: {outcome}");
+            let again = job.clone().within(&rebooted(&scratch, &[&dest])).run().expect(0);
+            println!("{journal:?}, whole {is_whole}: {lost} were wrong\n{again}");
             Comparison::new(&tree, job.dest()).assert_same();
         }
     }

@@ -6,10 +6,11 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use gfast::catalog::Catalog;
-use support::fixture::can_mount;
+use support::fixture::{Journal, can_mount, has, must, rebooted, skip};
 use support::slow::can_mount_fuse;
 use support::{Comparison, Engine, Job, Kind, Mount, Rng, Scratch, SlowMount, tree};
 
@@ -21,7 +22,7 @@ const SLOW: [&str; 2] = ["--bwlimit", "6M"];
 /// A source with one large file, and a destination.
 struct Scene {
     /// Holds the source.
-    _source: Mount,
+    source: Mount,
     /// The source.
     tree: PathBuf,
     /// Holds the copy.
@@ -37,7 +38,7 @@ impl Scene {
         let source = Mount::new(Kind::Ext4, 256);
         let tree = source.dir("tree");
         tree::regular(&mut Rng::new(41), &tree::open_dir(&tree), c"large", BYTES);
-        Scene { _source: source, tree, dest: Mount::new(Kind::Ext4, mib), state: Scratch::new(), engine }
+        Scene { source, tree, dest: Mount::new(Kind::Ext4, mib), state: Scratch::new(), engine }
     }
 
     fn job(&self, arguments: &[&str]) -> Job {
@@ -276,4 +277,39 @@ fn fill(path: &Path) {
         }
     }
     let _ = file.sync_all();
+}
+
+/// Ranges that were never synced are there for as long as the machine runs.
+#[test]
+fn ranges_that_were_never_synced_are_of_one_boot() {
+    let test = "ranges_that_were_never_synced_are_of_one_boot";
+    if !can_mount(test) || !(has("xfs_io") || skip(test, "no xfs_io")) {
+        return;
+    }
+    for engine in Engine::all() {
+        for is_rebooted in [false, true] {
+            let (scene, scratch) = (Scene::new(engine, 256), Scratch::new());
+            let unsynced = ["--sync", "none", "--direct", "never"];
+            let running = scene.job(&SLOW).args(&unsynced).args(&["--checkpoint-interval", "0.5"]).start();
+            assert!(running.run_until(|_| scene.partial().exists()), "it ended too early");
+            // The file is there in its length, and most of its bytes are to come.
+            must(Command::new("sync").arg("-f").arg(scene.dest.path()));
+            let alive = running.run_for(Duration::from_millis(3000));
+            let outcome = running.kill();
+            assert!(alive, "it ended too early: {outcome}");
+            let recorded = scene.durable();
+            assert!(recorded > 0, "nothing was recorded: {outcome}");
+            let mut job = scene.job(&[]);
+            if is_rebooted {
+                scene.dest.cut_power(Journal::Lost);
+                scene.dest.power_on();
+                assert!(scene.partial().exists(), "it was not synced");
+                job = job.within(&rebooted(&scratch, &[&scene.source, &scene.dest]));
+            }
+            let resumed = job.run().expect(0);
+            Comparison::new(&scene.tree, &scene.dest.join("copy")).assert_same();
+            let expected = if is_rebooted { BYTES } else { BYTES - recorded };
+            assert_eq!(resumed.number("bytes"), expected, "{recorded} were recorded: {resumed}");
+        }
+    }
 }

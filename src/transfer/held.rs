@@ -5,7 +5,7 @@
 
 use super::attributes::Kept;
 use super::{Copied, Ending, Seal, Work, ending_of, restat_source};
-use crate::catalog::{FileRecord, Status};
+use crate::catalog::{FileRecord, Range, Status};
 use crate::error::{Errno, Result};
 use crate::filesystem::Reach;
 use crate::job::LinkChanges;
@@ -82,6 +82,9 @@ impl Work<'_> {
     /// copy's where times are coarse.
     fn has_all_ranges(&self, record: &FileRecord) -> Result<bool> {
         let ranges = self.job.catalog.reader()?.ranges(record.large_id)?;
+        if ranges.iter().any(Range::is_unsynced) {
+            return Ok(false);
+        }
         let end = ranges.iter().filter(|range| range.is_of_content()).fold(0, |end, range| match range.offset <= end {
             true => end.max(range.offset + range.len),
             false => end,

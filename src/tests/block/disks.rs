@@ -111,6 +111,24 @@ fn what_was_recorded_of_a_disk_without_a_serial_number_is_of_this_boot() {
     assert_verified(&both, 0, "");
 }
 
+/// Without a sync nobody knows after a reboot what has reached a disk.
+#[test]
+fn what_was_never_synced_to_a_disk_is_written_again_after_a_reboot() {
+    if !can_mount("what_was_never_synced_to_a_disk_is_written_again_after_a_reboot") {
+        return;
+    }
+    let (source, dest, scratch, disguise) = (noisy(40, 86), Loop::new(BYTES), Scratch::new(), Disguise::new());
+    let job = Job::new(source.path(), dest.path(), scratch.path().join("state"), Engine::Auto);
+    let job = job.args(&["--sync", "none"]).within(&disguise.wrapper());
+    interrupt(&job);
+    // As if the power had gone before it was written: all but what the job knows the disk by.
+    dest.write(4 << 20, &vec![0; 36 << 20]);
+    disguise.boot(2);
+    let outcome = job.run().expect(0);
+    assert_same(&dest.content(), &source.content());
+    assert_eq!(outcome.number("bytes"), BYTES, "{outcome}");
+}
+
 /// Cheap adapters give each disk behind them the same serial number.
 #[test]
 fn another_disk_with_the_same_serial_number_is_copied_from_its_beginning() {

@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::block::LET_GO;
+
 /// A kind of file system that can be made here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -112,6 +114,19 @@ pub fn has(program: &str) -> bool {
 pub fn traced(scratch: &Scratch, words: &str) -> PathBuf {
     let script = scratch.path().join("traced");
     fs::write(&script, format!("#!/bin/sh\nexec strace -f {words} \"$@\"\n")).unwrap();
+    set_mode(&script, 0o755);
+    script
+}
+
+/// A wrapper for [`super::Job::within`]: the machine was booted again, and `kept` are mounted.
+pub fn rebooted(scratch: &Scratch, kept: &[&Mount]) -> PathBuf {
+    let [id, inside, script] = ["boot_id", "inside", "rebooted"].map(|name| scratch.path().join(name));
+    fs::write(&id, "00000000-0000-4000-8000-000000000002\n").unwrap();
+    let kept: String = kept.iter().map(|mount| format!(" -e '^{} $'", mount.path().display())).collect();
+    let let_go = LET_GO.replace("| xargs", &format!("| grep -v{kept} | xargs"));
+    let bind = format!("mount --bind {} /proc/sys/kernel/random/boot_id", id.display());
+    fs::write(&inside, format!("{let_go}\n{bind} && exec \"$@\"\n")).unwrap();
+    fs::write(&script, format!("#!/bin/sh\nexec unshare -m sh {} \"$@\"\n", inside.display())).unwrap();
     set_mode(&script, 0o755);
     script
 }
