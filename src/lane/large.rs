@@ -19,7 +19,7 @@ use crate::config::{PART_BYTES_LARGE, PART_BYTES_MIN, PARTS_MAX};
 use crate::digest::Assembly;
 use crate::errand::{Errand, file_record};
 use crate::error::{Cause, Class, Error, Result};
-use crate::large::{Room, birth_of, find_leftover, forget_ranges, settle_size, take_room};
+use crate::large::{Room, birth_of, find_leftover, forget_ranges, leaves_nothing, settle_size, take_room};
 use crate::outcome::What;
 use crate::provider::s3::{Description, Key, Part, Stored};
 use crate::report::{Count, LossSet, Weight};
@@ -434,13 +434,12 @@ impl Lane {
         let parts = Parts::new(place.clone(), route, (object.size, bytes), large_id, (settled, progress));
         self.note(place, |seen| seen.cut(&parts));
         self.work_on(&parts).await;
-        // A full destination gets its space back; any other stop leaves the file for the resume.
         let unfinished = match self.unfinished(&parts) {
             Some(None) => Some(job.fatal.lock().clone().map(Ending::Failed)),
             unfinished => unfinished,
         };
         if let Some(ending) = unfinished {
-            if ending.is_some() && job.device(Side::Dest).is_none() {
+            if ending.as_ref().is_some_and(leaves_nothing) && job.device(Side::Dest).is_none() {
                 work.remove(file.temp.as_ref());
                 self.errands.push(&place.dir, place.name.clone(), What::Removed(large_id));
             }

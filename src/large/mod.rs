@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use crate::catalog::{Checksum, Failure, FileRecord, Owner, Proof, Range, Stamp, Status};
 use crate::config::{ChecksumPolicy, DirectChoice, SEGMENT_BYTES, scaled};
 use crate::digest::Assembly;
-use crate::error::{Cause, Errno, Error, Result};
+use crate::error::{Cause, Class, Errno, Error, Result};
 use crate::gate::Stream;
 use crate::job::{Job, Place, Ticket};
 use crate::links::LinkKey;
@@ -380,7 +380,6 @@ impl LargeFile {
         let file = self.file.lock().take()?;
         let ending = match trouble {
             Some(ending) => ending,
-            // A full destination gets its space back; any other stop leaves the file for the resume.
             None if !is_complete => Ending::Failed(job.fatal.lock().clone()?),
             None => match settle_size(&work, &file) {
                 Ok(()) if self.missing().is_some() => return Some(self.finish_in_part(&work, file)),
@@ -394,12 +393,10 @@ impl LargeFile {
         Some(ending)
     }
 
-    /// Whether what there is of the copy does not stay behind such an end, and its ranges are worth nothing. A resume
-    /// may be told to skip bad sectors; a device stays.
+    /// Whether what there is of the copy does not stay behind such an end, and its ranges are worth nothing. A device
+    /// stays.
     pub fn is_removed_after(&self, job: &Job, ending: &Ending) -> bool {
-        let is_kept = matches!(ending, Ending::Failed(Error { cause: Cause::BadSectors(..), .. }));
-        let is_ended = matches!(ending, Ending::Failed(_) | Ending::Changed | Ending::Vanished);
-        self.goal == Goal::Copy && is_ended && !is_kept && job.device(Side::Dest).is_none()
+        self.goal == Goal::Copy && job.device(Side::Dest).is_none() && leaves_nothing(ending)
     }
 
     fn is_unchanged(&self, work: &Work) -> bool {
@@ -440,6 +437,16 @@ impl LargeFile {
             }
             Err(error) => ending_of(error),
         }
+    }
+}
+
+/// Whether what there is of a large file's copy goes when it ends so, and its ranges with it. A full destination gets
+/// its space back; whatever else ends the job, this file's or another's, leaves both for the resume (I5).
+pub(crate) fn leaves_nothing(ending: &Ending) -> bool {
+    match ending {
+        Ending::Failed(Error { cause: Cause::Os(Errno::NOSPC | Errno::DQUOT), .. }) => true,
+        Ending::Failed(error) => error.class() != Class::Fatal,
+        ending => matches!(ending, Ending::Changed | Ending::Vanished),
     }
 }
 

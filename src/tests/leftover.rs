@@ -174,6 +174,53 @@ fn what_a_full_destination_cost_is_not_recorded_any_more() {
     }
 }
 
+/// Anything else that ends a job leaves the large files under way to the resume. Here it is a directory of the
+/// destination that is read-only, which shows late, since that of the source is far away.
+#[test]
+fn what_ends_a_job_costs_no_large_file_its_ranges() {
+    let test = "what_ends_a_job_costs_no_large_file_its_ranges";
+    if !can_mount(test) || !can_mount_fuse(test) {
+        return;
+    }
+    // Without a ring the directory's turn comes when the file is done.
+    for engine in Engine::all().into_iter().filter(|engine| *engine != Engine::Sync) {
+        let (scene, slow) = (Scene::new(engine, 256), SlowMount::new(Duration::from_millis(1500)));
+        fs::create_dir(slow.folder().join("dir")).unwrap();
+        let (from, to) = (scene.tree.join("far"), scene.dest.join("copy/far"));
+        [&from, &to].iter().for_each(|point| fs::create_dir_all(point).unwrap());
+        let far = Over::new(&from, &["--bind", slow.path().to_str().unwrap()]);
+        let read_only = Over::new(&to, &["-t", "tmpfs", "-o", "ro", "tmpfs"]);
+        scene.copy_in_part();
+        let before = scene.durable();
+        let outcome = scene.job(&["--bwlimit", "1M"]).run().expect(11);
+        assert!(outcome.says("Read-only file system") && scene.partial().exists(), "{outcome}");
+        let durable = scene.durable();
+        assert!(durable >= before && durable < BYTES, "{before}, {durable}: {outcome}");
+        drop((far, read_only));
+        fs::create_dir(from.join("dir")).unwrap();
+        let outcome = scene.job(&[]).run().expect(0);
+        let bytes = outcome.number("bytes");
+        assert_eq!(bytes, BYTES - durable, "{durable} bytes were there: {outcome}");
+        assert!(fs::read(scene.partial()).unwrap() == fs::read(scene.tree.join("large")).unwrap(), "{outcome}");
+    }
+}
+
+/// Something mounted on a directory of a test, gone again when dropped.
+struct Over(PathBuf);
+
+impl Over {
+    fn new(at: &Path, words: &[&str]) -> Over {
+        must(Command::new("mount").args(words).arg(at));
+        Over(at.to_owned())
+    }
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
 /// A direct write leaves a padded tail, which the run that goes on may not know of: it may write another way.
 #[test]
 fn a_copy_is_as_long_as_its_source_whatever_was_left() {
