@@ -278,7 +278,12 @@ impl Errands {
         if !matches!(ending, Ending::Skipped(_) | Ending::First(_) | Ending::NotMade(..) | Ending::IsDir) {
             dir.touch();
         }
-        if matches!(ending, Ending::Failed(_) | Ending::Vanished) && self.job.may_have_leftovers(&dir) {
+        // What ends the job leaves an earlier run's to the resume.
+        let is_over = match &ending {
+            Ending::Failed(error) => !is_fatal(error),
+            ending => matches!(ending, Ending::Vanished),
+        };
+        if is_over && self.job.may_have_leftovers(&dir) {
             let dest = Posix::new(&*self.caller, Side::Dest);
             let at = (&errand.place.open.dest, dir.id);
             self.job.temporaries.remove_leftovers(&dest, at, &errand.place.dest_name);

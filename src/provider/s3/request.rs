@@ -28,7 +28,7 @@ use super::sources::Keys;
 use super::supply::{Course, Opening, Supply};
 use super::throttle::Throttle;
 use super::{Bucket, Description, Key, refusal::Refusal, xml};
-use crate::error::{Cause, Error, Result};
+use crate::error::{Cause, Class, Error, Result};
 use crate::gate::Turn;
 
 /// No progress for this long is a stall.
@@ -422,6 +422,10 @@ impl<'a> Exchange<'a> {
                     self.bucket.note_retry(&trouble.cause());
                     return Ok(());
                 }
+                _ if refusal.is_named => return Err(self.fail(trouble)),
+                Verdict::Credentials | Verdict::Suspicion => {
+                    return Err(self.ask_about_session().await.unwrap_or_else(|| self.fail(trouble)));
+                }
                 _ => return Err(self.fail(trouble)),
             },
         };
@@ -447,6 +451,18 @@ impl<'a> Exchange<'a> {
         let head = Request::new("open", Method::Head, None);
         let Ok(mut exchange) = Exchange::begin(self.bucket, self.http, &head, Patience::START) else { return false };
         !matches!(exchange.attempt().await, Err(Trouble::Network(_)))
+    }
+
+    /// Whether the session of the keys has ended, which ends the job: the answer to a HEAD does not say, that to a
+    /// listing does.
+    async fn ask_about_session(&self) -> Option<Error> {
+        let list = Request::new(self.request.verb, Method::Get, None).query("list-type", "2").query("max-keys", "1");
+        let mut exchange = Exchange::begin(self.bucket, self.http, &list, Patience::START).ok()?;
+        match exchange.attempt().await {
+            Err(Trouble::Answered(refusal)) => Some(self.fail(Trouble::Answered(refusal))),
+            _ => None,
+        }
+        .filter(|error| error.class() == Class::Fatal)
     }
 
     /// Corrects what the refusal was about. Whether another attempt differs from the last.
@@ -508,7 +524,6 @@ pub(super) fn failure(bucket: &Bucket, request: &Request<'_>, cause: Cause) -> E
 mod tests {
     use super::*;
     use crate::config::S3Options;
-    use crate::error::Class;
     use crate::ring::Side;
     use std::io::{Read, Write};
     use std::net::TcpListener;

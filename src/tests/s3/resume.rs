@@ -148,6 +148,62 @@ fn a_killed_download_of_a_large_object_goes_on_in_its_file() {
     }
 }
 
+/// What ends the whole job is not the fault of the large objects under way: the resume moves what had not come, and not
+/// a part that had. Nor does a run lose any of it that comes no further, because the session has ended by then: answers
+/// to HEAD do not say so.
+#[test]
+fn what_stops_the_job_leaves_large_objects_to_the_resume() {
+    const PARTS: u64 = 12;
+    const DONE: u64 = 8;
+    let expired = || Rule::new(Fault::Refuse { status: 400, code: "ExpiredToken" });
+    for (way, engine) in ["up", "down", "down over", "across"].into_iter().zip(Engine::all().into_iter().cycle()) {
+        let (source, dest) = (fault_server(1), fault_server(2));
+        let scene = Scene::new(&dest, engine);
+        let (tree, back) = (scene.dir("tree"), scene.dir("back"));
+        noise(&tree.join("large"), &mut Rng::new(25), PARTS * PART_BYTES);
+        let content = fs::read(tree.join("large")).unwrap();
+        let (from, to) = match way {
+            "up" => (tree, "s3://b/q".into()),
+            "across" => ("s3://b/p".into(), "s3://b/q".into()),
+            _ => ("s3://b/p".into(), back.clone()),
+        };
+        source.put("b", "p/large", content.clone(), &[]);
+        if way == "down over" {
+            fs::write(back.join("large"), "before").unwrap();
+        }
+        let job = scene.job(from, to, "state").arg(format!("--source-endpoint-url={}", source.endpoint()));
+        let job = job.env("AWS_SESSION_TOKEN", "session");
+        let (breaking, kind) = if way == "up" { (&dest, Kind::PutPart) } else { (&source, Kind::Get) };
+        breaking.script(expired().on(&[kind]).after(DONE));
+        let outcome = job.run().expect(11);
+        assert!(outcome.says("ExpiredToken"), "{way}: {outcome}");
+        if way.starts_with("down") {
+            let names = || fs::read_dir(&back).unwrap().count();
+            let before = names();
+            source.heal();
+            source.script(expired().on(&[Kind::Head]).key("large"));
+            source.script(expired().on(&[Kind::List]).outside("p"));
+            let outcome = job.run().expect(11);
+            assert!(outcome.says("ExpiredToken"), "{way}: {outcome}");
+            assert_eq!((before, names()), (1 + usize::from(way == "down over"), before), "{way}");
+        }
+        for server in [&source, &dest] {
+            server.heal();
+            server.reset_counts();
+        }
+        let outcome = job.run().expect(0);
+        let moved = source.counts().body_out.max(dest.counts().body_in);
+        let most = (PARTS - DONE) * PART_BYTES + 100_000;
+        assert!(moved <= most, "{way}: {moved} bytes moved again, {most} at most: {outcome}");
+        let arrived = match way.starts_with("down") {
+            true => fs::read(back.join("large")).unwrap(),
+            false => dest.object("b", "q/large").unwrap().body.to_vec(),
+        };
+        assert!(arrived == content, "{way}: {outcome}");
+        assert!(dest.uploads().is_empty(), "{way}: an upload was left behind");
+    }
+}
+
 #[test]
 fn killed_copies_between_servers_end_identical() {
     let (server, other) = (fault_server(1), fault_server(2));
