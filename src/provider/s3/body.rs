@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -50,14 +50,23 @@ impl From<Bytes> for Payload {
     }
 }
 
-/// A body that counts what the connection has taken of it, and shares its memory with the caller.
+/// How far a body is on its way.
+#[derive(Debug, Default)]
+pub(super) struct Passage {
+    /// Bytes that the connection has taken.
+    pub taken: AtomicU64,
+    /// Set while the body waits for its turn under a limit, and the connection for the body.
+    pub is_held: AtomicBool,
+}
+
+/// A body that tells how far it is, and shares its memory with the caller.
 pub(super) struct Slices {
     /// What is still to be taken, as far as it is here.
     rest: Bytes,
     /// Where the rest of a streamed body comes from.
     course: Option<Course>,
-    /// Bytes taken so far.
-    taken: Arc<AtomicU64>,
+    /// How far it is.
+    passage: Arc<Passage>,
     /// Who else counts them, over all attempts.
     meter: Option<Arc<Meter>>,
     /// How fast they may be taken.
@@ -74,12 +83,12 @@ impl Slices {
         body.bytes.len() > SLICE_BYTES
     }
 
-    /// All of `body`, counting into `taken`, no faster than `limits`.
-    pub fn new(body: Payload, taken: Arc<AtomicU64>, limits: Option<Arc<RateLimits>>) -> Slices {
+    /// All of `body`, telling of itself in `passage`, no faster than `limits`.
+    pub fn new(body: Payload, passage: Arc<Passage>, limits: Option<Arc<RateLimits>>) -> Slices {
         Slices {
             rest: body.bytes,
             course: None,
-            taken,
+            passage,
             meter: body.meter,
             limits,
             rest_time: None,
@@ -111,9 +120,9 @@ impl Slices {
     }
 
     /// The same of a body that comes as it is taken.
-    pub fn streamed(course: Course, taken: Arc<AtomicU64>, limits: Option<Arc<RateLimits>>) -> Slices {
+    pub fn streamed(course: Course, passage: Arc<Passage>, limits: Option<Arc<RateLimits>>) -> Slices {
         let meter = course.meter.clone();
-        Slices { course: Some(course), ..Slices::new(Payload::metered(Bytes::new(), meter), taken, limits) }
+        Slices { course: Some(course), ..Slices::new(Payload::metered(Bytes::new(), meter), passage, limits) }
     }
 
     /// Bytes of a streamed body that are not here yet.
@@ -162,9 +171,11 @@ impl Body for Slices {
         if self.rest.is_empty() {
             return Poll::Ready(None);
         }
-        let len = ready!(self.poll_len(context));
+        let polled = self.poll_len(context);
+        self.passage.is_held.store(polled.is_pending(), Ordering::Relaxed);
+        let len = ready!(polled);
         let slice = self.rest.split_to(len);
-        let taken = self.taken.fetch_add(len as u64, Ordering::Relaxed) + len as u64;
+        let taken = self.passage.taken.fetch_add(len as u64, Ordering::Relaxed) + len as u64;
         if let Some(meter) = &self.meter {
             meter.reach(taken);
         }
@@ -200,4 +211,112 @@ pub(super) async fn read_whole(mut response: Response) -> Result<Bytes, String> 
         }
     }
     Ok(body.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc;
+
+    use rusty_s3::Method;
+
+    use super::super::request::{Request, fetch};
+    use super::super::retry::Patience;
+    use super::super::{Bucket, Key};
+    use super::*;
+    use crate::config::S3Options;
+    use crate::error::Cause;
+    use crate::ring::Side;
+
+    /// Bytes a second while nobody has used them up.
+    const RATE: u64 = 100 << 20;
+
+    /// Answers what is about the bucket. What is about a key is never answered, and is nobody's fault but the server's:
+    /// as soon as that has taken what it takes of the body, others have used up the limit for an hour.
+    fn serve(mut socket: TcpStream, limits: &RateLimits, held: &mpsc::Sender<TcpStream>) {
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            if socket.read(&mut byte).unwrap_or(0) == 0 {
+                return;
+            }
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8_lossy(&head).to_lowercase();
+        if !head.contains("/bucket/k-") {
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+            return serve(socket, limits, held);
+        }
+        if head.contains("/bucket/k-whole") {
+            let (_, len) = head.split_once("content-length: ").unwrap();
+            let mut body = vec![0; len.lines().next().unwrap().parse().unwrap()];
+            socket.read_exact(&mut body).unwrap();
+        } else {
+            // Until the connection takes no more of it.
+            std::thread::sleep(STALL / 2);
+        }
+        limits.bytes.charge(3600 * RATE);
+        held.send(socket).unwrap();
+    }
+
+    #[test]
+    fn what_waits_for_the_server_is_given_up_under_a_limit_that_others_use_up() {
+        let limits = Arc::new(RateLimits::default());
+        let (held, _sockets) = mpsc::channel();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint_url = Some(format!("http://{}", listener.local_addr().unwrap()));
+        let serving = limits.clone();
+        std::thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                let (limits, held) = (serving.clone(), held.clone());
+                std::thread::spawn(move || serve(socket, &limits, &held));
+            }
+        });
+        let options = S3Options { endpoint_url, ..S3Options::default() };
+        let pairs = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "s")];
+        let variables = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let bucket = Bucket::open_at("bucket", "", &options, Side::Dest, &variables).await.unwrap();
+            bucket.limit_bodies(&limits);
+            let http = bucket.connect().unwrap();
+            let patience = Patience { silent_max: 1, ..Patience::JOB };
+            for (name, bytes) in
+                [("k-none", 0), ("k-whole-small", 1000), ("k-whole-large", 3 << 20), ("k-part", 64 << 20)]
+            {
+                limits.bytes.set(Some(RATE));
+                let key = Key::new(name.to_owned()).unwrap();
+                let request = match bytes {
+                    0 => Request::new("read", Method::Head, Some(&key)),
+                    bytes => Request::new("write", Method::Put, Some(&key)).body(Bytes::from(vec![0; bytes])),
+                };
+                let asked = tokio::time::timeout(STALL * 10, fetch(&bucket, &http, &request, patience)).await;
+                let error = asked.unwrap_or_else(|_| panic!("{name}: it waits for ever")).map(|_| ()).unwrap_err();
+                assert!(matches!(error.cause, Cause::Silence(_)), "{name}: {error}");
+                assert!(limits.bytes.wait().is_err(), "{name}: nothing holds anybody");
+            }
+        });
+    }
+
+    /// What waits for its own turn waits as long as it takes.
+    #[test]
+    fn what_waits_for_its_turn_says_so() {
+        let limits = Arc::new(RateLimits::default());
+        limits.bytes.set(Some(RATE));
+        limits.bytes.charge(3600 * RATE);
+        let passage = Arc::<Passage>::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let body = Payload::from(Bytes::from_static(b"content"));
+            let mut slices = Slices::new(body, passage.clone(), Some(limits.clone()));
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            assert!(Pin::new(&mut slices).poll_frame(&mut context).is_pending());
+            assert!(passage.is_held.load(Ordering::Relaxed));
+            limits.lift();
+            tokio::time::sleep(LIMIT_TIME_MAX).await;
+            assert!(Pin::new(&mut slices).poll_frame(&mut context).is_ready());
+            assert!(!passage.is_held.load(Ordering::Relaxed));
+            assert_eq!(passage.taken.load(Ordering::Relaxed), 7);
+        });
+    }
 }

@@ -13,7 +13,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,18 +21,19 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Body, Response, Url};
 use rusty_s3::Method;
 
-use super::body::{Cut, LIMIT_TIME_MAX, Payload, Slices, read_whole};
+use super::body::{Cut, LIMIT_TIME_MAX, Passage, Payload, Slices, read_whole};
 use super::bucket::Place;
 use super::retry::{self, Attempts, Pace, Patience, Verdict};
 use super::sources::Keys;
 use super::supply::{Course, Opening, Supply};
 use super::throttle::Throttle;
 use super::{Bucket, Description, Key, refusal::Refusal, xml};
+use crate::config::scaled;
 use crate::error::{Cause, Class, Error, Result};
 use crate::gate::Turn;
 
 /// No progress for this long is a stall.
-pub(super) const STALL: Duration = Duration::from_secs(30);
+pub(super) const STALL: Duration = Duration::from_secs(scaled(30, 1) as u64);
 /// How often one request may be corrected by what an answer says: region, clock, keys.
 const CORRECTIONS_MAX: u32 = 4;
 /// Clocks further apart than this are set; servers bear 15 minutes.
@@ -329,20 +330,20 @@ impl<'a> Exchange<'a> {
         let (place, keys) = (self.bucket.place(), self.bucket.keys().await);
         let url = self.bucket.sign(&place, &keys, self.request);
         self.signature = Some(Signature { place, keys, time: self.bucket.now().as_second() });
-        let (request, progress) = self.assemble(url, opening.map(Opening::open));
+        let (request, passage) = self.assemble(url, opening.map(Opening::open));
         let mut sending = pin!(self.http.execute(request));
         let len = self.request.len();
-        let mut seen = progress.load(Ordering::Relaxed).min(len);
-        // Ends: each turn but the last has seen more of the body taken.
+        let mut seen = passage.taken.load(Ordering::Relaxed).min(len);
+        // Ends: each turn but the last has seen more of the body taken, or it waited for its turn or its content.
         let response = loop {
             let time = if seen == len { self.request.answer_time } else { STALL };
             match tokio::time::timeout(time, &mut sending).await {
                 Ok(Ok(response)) => break response,
                 Ok(Err(error)) => return Err(Trouble::Network(describe(error))),
                 Err(_) => {
-                    let now = progress.load(Ordering::Relaxed);
-                    // What waits for its turn under a limit is not stuck.
-                    let is_held = self.bucket.limits().is_some_and(|limits| limits.bytes.wait().is_err());
+                    let now = passage.taken.load(Ordering::Relaxed);
+                    // What waits for its own turn under a limit is not stuck.
+                    let is_held = passage.is_held.load(Ordering::Relaxed);
                     if now == seen && !is_held && !self.request.is_short() {
                         return Err(Trouble::Network(format!("nothing happened for {} s", time.as_secs())));
                     }
@@ -368,8 +369,8 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The request as reqwest takes it, and the count of its body's bytes taken so far.
-    fn assemble(&self, url: Url, course: Option<Course>) -> (reqwest::Request, Arc<AtomicU64>) {
+    /// The request as reqwest takes it, and how far its body is.
+    fn assemble(&self, url: Url, course: Option<Course>) -> (reqwest::Request, Arc<Passage>) {
         let method = match self.request.method {
             Method::Head => reqwest::Method::HEAD,
             Method::Get => reqwest::Method::GET,
@@ -381,19 +382,19 @@ impl<'a> Exchange<'a> {
         let mut request = reqwest::Request::new(method, url);
         *request.headers_mut() = self.headers.clone();
         let body = self.request.body.clone();
-        let progress = Arc::new(AtomicU64::new(0));
+        let passage = Arc::<Passage>::default();
         let limits = || self.bucket.limits().cloned();
         if let Some(course) = course {
-            *request.body_mut() = Some(Body::wrap(Slices::streamed(course, progress.clone(), limits())));
+            *request.body_mut() = Some(Body::wrap(Slices::streamed(course, passage.clone(), limits())));
         } else if Slices::suit(&body) {
-            *request.body_mut() = Some(Body::wrap(Slices::new(body, progress.clone(), limits())));
+            *request.body_mut() = Some(Body::wrap(Slices::new(body, passage.clone(), limits())));
         } else if has_body {
-            progress.store(body.bytes.len() as u64, Ordering::Relaxed);
+            passage.taken.store(body.bytes.len() as u64, Ordering::Relaxed);
             // Without it an empty PUT has no length at all, which servers refuse.
             request.headers_mut().insert(reqwest::header::CONTENT_LENGTH, HeaderValue::from(body.bytes.len()));
             *request.body_mut() = Some(Body::from(body.bytes));
         }
-        (request, progress)
+        (request, passage)
     }
 
     /// Reads a whole answer. An `<Error>` is one whatever the status: some operations begin their answer before they
