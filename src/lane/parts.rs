@@ -160,9 +160,9 @@ impl Parts {
         self.passed.load(Ordering::Relaxed).min(self.size)
     }
 
-    /// Whether every part has been taken.
-    fn is_claimed(&self) -> bool {
-        self.next.load(Ordering::Relaxed) >= self.count()
+    /// Whether no more parts are to be taken: all of them are, or one has failed.
+    fn is_over(&self) -> bool {
+        self.next.load(Ordering::Relaxed) >= self.count() || self.progress.lock().trouble.is_some()
     }
 
     /// The next part to do, by index. Ends: the cursor rises.
@@ -268,7 +268,7 @@ impl Lane {
         // Ends: every turn claims a part.
         loop {
             while self.errands.intake.is_full() || nth >= gate.limit() as usize || parts.stream.rests(gate) {
-                if self.job().walker.is_stopped() || parts.is_claimed() {
+                if self.job().walker.is_stopped() || parts.is_over() {
                     return;
                 }
                 tokio::time::sleep(super::IDLE).await;

@@ -284,6 +284,28 @@ fn without_the_server_s_help_checksum_reads_back() {
     }
 }
 
+/// A part that fails ends its object, also where streams are fewer than parts that could be under way.
+#[test]
+fn a_part_that_fails_ends_its_object_however_few_streams_there_are() {
+    for (way, kind) in WAYS.into_iter().zip([Kind::PutPart, Kind::Get, Kind::Get]) {
+        let trial = Trial::new(way);
+        for server in [&trial.source, &trial.dest] {
+            let denied = Fault::Refuse { status: 403, code: "AccessDenied" };
+            server.script(Rule::new(denied).on(&[kind]).key("large"));
+        }
+        let running = trial.job(&["--streams=1"]).start();
+        assert!(
+            !running.run_for(Duration::from_secs(60)),
+            "{way:?}: it waits for what never comes: {}",
+            running.said()
+        );
+        let outcome = running.wait().expect(23);
+        assert_eq!(outcome.number("failed"), 1, "{way:?}: {outcome}");
+        assert!(trial.arrived("small").is_some() && trial.arrived("large").is_none(), "{way:?}: {outcome}");
+        assert!(trial.dest.uploads().is_empty(), "{way:?}: an upload was left behind");
+    }
+}
+
 /// An upload that the server will not put together is given up, and its parts are freed.
 #[test]
 fn a_refused_completion_leaves_no_upload() {
