@@ -16,7 +16,7 @@ use crate::provider::s3::{Description, Key, Object, Stored, attributes};
 use crate::report::Count;
 use crate::transfer::{Copied, Ending, Seal};
 
-/// Most bytes of an object that the server copies in one request.
+/// Most bytes of an object that the server copies in one request; `--part-size` may ask for fewer.
 pub(super) const COPY_BYTES_MAX: u64 = 5 << 30;
 
 /// One object on its way across.
@@ -68,7 +68,10 @@ impl Lane {
             return Ok(Some(ending));
         }
         errand.place.dir.touch();
-        let whole = if is_server_side { COPY_BYTES_MAX } else { self.whole_bytes() };
+        let whole = match is_server_side {
+            true => self.job().config.part_bytes.unwrap_or(COPY_BYTES_MAX),
+            false => self.whole_bytes(),
+        };
         if relay.object.size > whole {
             return self.relay_parts(relay).await;
         }

@@ -8,7 +8,8 @@
 //! parts that fit no buffer; `s3/circles.rs` memory and places that are wanted at once; `s3/tls.rs` whose certificate
 //! is believed; `s3/xattrs.rs` extended attributes and ACLs; `s3/credentials.rs` where keys come from; `s3/headers.rs`
 //! what objects are stored with beside their content; `s3/identity.rs` which bucket of which server a job is about;
-//! `s3/links.rs` names of one file and their objects; `s3/again.rs` refused keys in the runs that follow.
+//! `s3/links.rs` names of one file and their objects; `s3/again.rs` refused keys in the runs that follow;
+//! `s3/copies.rs` parts that the server copies by itself.
 
 mod support;
 
@@ -16,6 +17,8 @@ mod support;
 mod again;
 #[path = "s3/circles.rs"]
 mod circles;
+#[path = "s3/copies.rs"]
+mod copies;
 #[path = "s3/credentials.rs"]
 mod credentials;
 #[path = "s3/delete.rs"]
