@@ -23,14 +23,14 @@ use crate::catalog::{Checksum, Owner, Proof, Stamp, Status};
 use crate::config::{Attributes, SpecialBits};
 use crate::digest::crc64;
 use crate::errand::Errand;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, escape};
 use crate::job::{Past, Place};
 use crate::links::LinkKey;
 use crate::outcome::What;
 use crate::plan::{self, Plan, Skip};
 use crate::provider::metadata::Identity;
 use crate::provider::posix::Posix;
-use crate::provider::s3::{self, Key, Object, attributes, extended};
+use crate::provider::s3::{self, Key, Object, attributes, extended, keys};
 use crate::provider::xattrs::Told;
 use crate::report::Count;
 use crate::ring::{Kind, Name, Side, Stat};
@@ -156,6 +156,7 @@ impl Lane {
 
     /// The file that an object stands for.
     fn describe<'e>(&self, errand: &'e Errand, key: Key, object: Object) -> Download<'e> {
+        self.say_unescaped(&errand.place, &key, &object);
         let stat = file_of(&object, &self.job().identity, self.job().config.special_bits);
         let stamp = stamp_seen(errand, &object);
         let told = match self.job().config.attributes {
@@ -163,6 +164,20 @@ impl Lane {
             _ => extended::decode(&extended::told(&object.attributes)),
         };
         Download { errand, key, object, stat, stamp, group: None, told }
+    }
+
+    /// Says, once, that the key of an object which no gfast has stored is taken for an escaped name: its attributes
+    /// come too late for it to have another one.
+    fn say_unescaped(&self, place: &Place, key: &Key, object: &Object) {
+        let (component, is_escaped) = keys::encode_name(place.name.as_bytes());
+        let is_it = is_escaped && key.as_str().ends_with(&component);
+        let is_foreign = is_it && attributes::decode(&object.attributes).name.is_none();
+        if is_foreign && self.common.unescaped.set(()).is_ok() {
+            let (name, key) = (escape(place.name.as_bytes()), escape(key.as_str().as_bytes()));
+            let (bucket, kind) = (self.source().bucket().name(), "as others of its kind do");
+            let why = "it looks like a name that gfast has escaped, and does not say so (gfast-name)";
+            self.job().console.note(&format!("gfast: s3://{bucket}/{key} comes down as {name}, {kind}: {why}"));
+        }
     }
 
     /// A file that is there already, by its record or by its seal. A further hard link is not looked at: owner, mode

@@ -128,11 +128,14 @@ pub(crate) struct Common {
     slices: OnceCell<Arc<Pool>>,
     /// Why a lane has no ring although it should, once that was said.
     refused: OnceLock<String>,
+    /// Set once it was said that keys of others are taken for escaped names.
+    unescaped: OnceLock<()>,
 }
 
 impl Default for Common {
     fn default() -> Common {
-        Common { help: Injector::new(), pool: Pool::new(LANE_BYTES), slices: OnceCell::new(), refused: OnceLock::new() }
+        let (slices, refused, unescaped) = (OnceCell::new(), OnceLock::new(), OnceLock::new());
+        Common { help: Injector::new(), pool: Pool::new(LANE_BYTES), slices, refused, unescaped }
     }
 }
 

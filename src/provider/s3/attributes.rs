@@ -38,7 +38,7 @@ pub struct Posix {
     pub mtime: Option<Time>,
     /// The key of the first of several hard links.
     pub link: Option<String>,
-    /// `gfast-name` as it stands, for [`keys::decode_component`].
+    /// `gfast-name` as it stands: whoever wrote it has escaped the name in the key.
     pub name: Option<String>,
     /// Device number of a device node.
     pub rdev: Option<u64>,

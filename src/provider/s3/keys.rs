@@ -4,17 +4,11 @@
 //! `a/../b` would be `b` and `../x/y` the key `y` of bucket `x`; an empty key is the bucket itself. Such keys cannot be
 //! sent. Towards a file system a component must be one name.
 
-use std::ffi::CString;
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::ring::Name;
-
 /// Longest key, in bytes of UTF-8.
 pub const KEY_BYTES_MAX: usize = 1024;
-/// Longest name of a file system, in bytes.
-const NAME_BYTES_MAX: usize = 255;
 
 /// A key that may be sent to a server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,7 +58,7 @@ pub fn name_of(component: &str) -> Option<Vec<u8>> {
     (!component.chars().any(char::is_control)).then(|| component.as_bytes().to_vec())
 }
 
-/// What was escaped to `component`, if it is what escaping makes of a name that needs it.
+/// What was escaped to `component`, if it is what escaping makes of a name that needs it: none holds a NUL.
 fn unescape(component: &str) -> Option<Vec<u8>> {
     let mut raw = Vec::with_capacity(component.len());
     let mut rest = component.as_bytes();
@@ -82,7 +76,8 @@ fn unescape(component: &str) -> Option<Vec<u8>> {
         }
     }
     // Ends: what is unescaped is shorter than what it was, or there was nothing to unescape.
-    (raw != component.as_bytes() && encode_name(&raw) == (component.to_owned(), true)).then_some(raw)
+    let may_be = raw != component.as_bytes() && !raw.contains(&0);
+    (may_be && encode_name(&raw) == (component.to_owned(), true)).then_some(raw)
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -125,24 +120,6 @@ pub fn name_of_attribute(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 
-/// The file system's name for a component of a key; `gfast_name` is the object's attribute of that name, believed only
-/// where it escapes to this very component. Refuses what is not one name (I8).
-pub fn decode_component(component: &str, gfast_name: Option<&str>) -> Result<Name, &'static str> {
-    let raw = gfast_name.and_then(name_of_attribute);
-    let name = match raw {
-        Some(raw) if encode_name(&raw) == (component.to_owned(), true) => raw,
-        _ => component.as_bytes().to_vec(),
-    };
-    match name.as_slice() {
-        b"" => return Err("a component of the key is empty"),
-        b"." | b".." => return Err("a component of the key is `.` or `..`"),
-        name if name.contains(&b'/') => return Err("a component of the key holds a slash"),
-        name if name.len() > NAME_BYTES_MAX => return Err("a component of the key is longer than 255 bytes"),
-        _ => {}
-    }
-    CString::new(name).map_err(|_| "a component of the key holds a NUL")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,20 +147,12 @@ mod tests {
     }
 
     #[test]
-    fn components_that_are_no_name_are_refused() {
-        for component in ["", ".", "..", "a/b", "a\0", &"n".repeat(256)] {
-            assert!(decode_component(component, None).is_err(), "{component:?}");
+    fn what_no_name_is_escaped_to_is_a_name_itself() {
+        for component in ["x%00y", "x%00%FF", "a%2Fb", "caf%e9.txt", "caf%C3%A9.txt"] {
+            assert_eq!(name_of(component).as_deref(), Some(component.as_bytes()));
+            assert_eq!(encode_name(component.as_bytes()), (component.to_owned(), false));
         }
-        assert_eq!(decode_component(&"n".repeat(255), None).unwrap().as_bytes().len(), 255);
-    }
-
-    #[test]
-    fn a_raw_name_that_is_not_this_components_is_not_believed() {
-        let lie = name_attribute(b"../../etc/passwd\xff");
-        assert_eq!(decode_component("harmless", Some(&lie)).unwrap().as_bytes(), b"harmless");
-        assert_eq!(decode_component("%FF", Some("no base64!")).unwrap().as_bytes(), b"%FF");
-        let dots = name_attribute(b"..");
-        assert_eq!(decode_component("x", Some(&dots)).unwrap().as_bytes(), b"x");
+        assert_eq!(name_of("caf%E9.txt").as_deref(), Some(&b"caf\xe9.txt"[..]));
     }
 
     proptest! {
@@ -193,8 +162,7 @@ mod tests {
             let (component, is_escaped) = encode_name(&name);
             prop_assert!(!component.chars().any(char::is_control));
             let attribute = is_escaped.then(|| name_attribute(&name));
-            let back = decode_component(&component, attribute.as_deref()).unwrap();
-            prop_assert_eq!(back.as_bytes(), &name[..]);
+            prop_assert!(attribute.is_none_or(|text| name_of_attribute(&text).as_ref() == Some(&name)));
             prop_assert_eq!(name_of(&component), Some(name));
         }
 

@@ -1,6 +1,8 @@
 //! What bad input gets: refused before anything moves, or the object's own failure, and never a secret in the answer.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -247,6 +249,42 @@ fn metadata_that_lies_does_no_harm() {
     let around: Vec<_> = fs::read_dir(&outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(around, ["back"], "{outcome}");
     assert!(!back.join("hard").exists() || fs::metadata(back.join("hard")).unwrap().len() == 0);
+}
+
+/// Keys of other tools that look like escaped names come down as what they would stand for, which is said: as one name,
+/// that all parts of gfast agree about. What no name is escaped to is the name itself.
+#[test]
+fn keys_that_look_escaped_come_down_as_the_names_they_would_stand_for() {
+    let server = fault_server(1);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    for key in ["caf%E9.txt", "log%0A1", "x%00y", "100%", "caf%C3%A9"] {
+        server.put("b", &format!("p/{key}"), key.to_owned(), &[]);
+    }
+    let back = scene.join("back");
+    let job = scene.job("s3://b/p", &back, "state");
+    let outcome = job.run().expect(0);
+    let contents: [(&[u8], &str); 5] = [
+        (b"caf\xe9.txt", "caf%E9.txt"),
+        (b"log\n1", "log%0A1"),
+        (b"x%00y", "x%00y"),
+        (b"100%", "100%"),
+        (b"caf%C3%A9", "caf%C3%A9"),
+    ];
+    for (name, content) in contents {
+        assert_eq!(fs::read(back.join(OsStr::from_bytes(name))).unwrap(), content.as_bytes(), "{outcome}");
+    }
+    let lines = outcome.stderr.lines().filter(|line| line.contains("gfast-name")).count();
+    assert_eq!(lines, 1, "{outcome}");
+    let (code, differences, said) =
+        scene.verify(&["-source".as_ref(), "s3://b/p".as_ref(), "-dest".as_ref(), back.as_os_str()]);
+    assert_eq!((code, differences.len()), (0, 0), "{said}");
+    let outcome = job.arg("--delete").run().expect(0);
+    assert_eq!((outcome.number("copied"), outcome.number("removed")), (0, 0), "{outcome}");
+    // What gfast has escaped itself says so.
+    scene.job(&back, "s3://b/q", "up").run().expect(0);
+    let outcome = scene.job("s3://b/q", scene.join("again"), "down").run().expect(0);
+    assert!(!outcome.says("gfast-name"), "{outcome}");
+    Comparison::new(&back, &scene.join("again")).assert_same();
 }
 
 /// No secret in any output, log or state, whatever happens: good runs, failing requests, refused credentials.
