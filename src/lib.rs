@@ -47,6 +47,7 @@
 //! plan.rs              the decision about one object (pure)
 //! pages.rs             how far a bucket's listing has outcomes, page by page
 //! walk/mod.rs          directories as work items, shared by all shards
+//! walk/node.rs         one directory known to the walk
 //! walk/cache.rs        open-directory caches
 //! walk/pending.rs      directories that wait in a walk which may write nothing
 //! walk/seen.rs         what was seen of the names of one directory
