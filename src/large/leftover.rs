@@ -12,7 +12,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::catalog::{FileRecord, Range, Record, Status, boot_id};
-use crate::error::{Errno, Result};
+use crate::error::{Class, Errno, Result};
 use crate::job::Job;
 use crate::provider::metadata;
 use crate::provider::posix::Posix;
@@ -45,7 +45,7 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
     let dest = Posix::new(work.caller, Side::Dest);
     let temp = place.temp_name(job);
     for (name, temp) in [(&place.dest_name, None), (&temp, Some(temp.clone()))] {
-        let Some(handle) = reopen(work, name, record) else { continue };
+        let Some(handle) = reopen(work, name, record)? else { continue };
         let made = dest.stat_handle(&handle).map_err(|errno| place.error(job, Side::Dest, "stat", errno))?;
         if job.dest_id(&made) != record.dest_ino || work.is_source(&made) {
             continue;
@@ -65,16 +65,21 @@ pub(crate) fn find_leftover(work: &Work, record: Option<&FileRecord>) -> Result<
 }
 
 /// Opens what may be a leftover. It may have its source's mode already, which lets not even its owner write to it.
-fn reopen(work: &Work, name: &Name, record: &FileRecord) -> Option<Handle> {
+fn reopen(work: &Work, name: &Name, record: &FileRecord) -> Result<Option<Handle>> {
     let (dest, at) = (Posix::new(work.caller, Side::Dest), &work.place.open.dest);
-    match dest.open(at, name, Access::Write) {
-        Err(Errno::ACCESS) => {
-            dest.stat(at, name).ok().filter(|there| work.job.dest_id(there) == record.dest_ino)?;
-            dest.set_mode_at(at, name, metadata::UNDER_WAY).ok()?;
-            dest.open(at, name, Access::Write).ok()
-        }
-        opened => opened.ok(),
-    }
+    let opened = match dest.open(at, name, Access::Write) {
+        Err(Errno::ACCESS) => dest.stat(at, name).and_then(|there| match work.job.dest_id(&there) == record.dest_ino {
+            true => dest.set_mode_at(at, name, metadata::UNDER_WAY).and_then(|()| dest.open(at, name, Access::Write)),
+            false => Err(Errno::ACCESS),
+        }),
+        opened => opened,
+    };
+    // What this process has no room for is no sign that it is not there.
+    let failed = |errno| work.place.error(work.job, Side::Dest, "open", errno);
+    opened.map(Some).or_else(|errno| match failed(errno) {
+        error if matches!(error.class(), Class::Retry | Class::Fatal) => Err(error),
+        _ => Ok(None),
+    })
 }
 
 /// The ranges that are recorded of a file, with the boot that they are of and without its birth; `None` if they cannot

@@ -181,7 +181,9 @@ impl LargeFile {
                 Ok(large)
             }
             Err(error) => {
-                work.remove(file.temp.as_ref());
+                if error.class() != Class::Retry && leaves_nothing(&Ending::Failed(error.clone())) {
+                    work.remove(file.temp.as_ref());
+                }
                 Err(error)
             }
         }

@@ -230,7 +230,7 @@ mod tests {
     use crate::ring::Side;
 
     /// Bytes a second while nobody has used them up.
-    const RATE: u64 = 100 << 20;
+    const RATE: u64 = 1 << 30;
 
     /// Answers what is about the bucket. What is about a key is never answered, and is nobody's fault but the server's:
     /// as soon as that has taken what it takes of the body, others have used up the limit for an hour.
