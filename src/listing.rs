@@ -342,11 +342,14 @@ fn note_dest(job: &Job, caller: &dyn Caller, dir: &Arc<DirNode>, handle: &Handle
 /// Removes what an interrupted run left in a directory when it tried the destination.
 pub(crate) fn remove_probe(job: &Job, caller: &dyn Caller, dest: &Handle) {
     let is_file_system = job.dest.bucket.is_none() && job.dest.device.is_none();
-    if job.past == Past::Interrupted && is_file_system && job.dest_reach() == Reach::Remote {
+    if job.past != Past::Interrupted || !is_file_system {
+        return;
+    }
+    names::remove_trial(job, caller, dest);
+    if job.dest_reach() == Reach::Remote {
         for probe in [job.temporaries.probe(), job.temporaries.former_probe()] {
             metadata::remove_probe(&Posix::new(caller, Side::Dest), dest, &probe);
         }
-        names::remove_trial(job, caller, dest);
     }
 }
 

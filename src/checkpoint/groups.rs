@@ -78,6 +78,10 @@ impl Checkpointer {
         if is_orphan {
             return self.promote(draft, key, names);
         }
+        // Who has failed was to be a first beside the one that is there (another file system): none has the claim.
+        if has_failed {
+            draft.settled.push(key);
+        }
         if is_lost
             && let Some(heir) = names.first()
             && self.job.links.succeed(key, (heir.dir.id, heir.name.clone()))

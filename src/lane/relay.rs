@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::download::stamp_seen;
 use super::{Carried, Lane, hash};
 use crate::catalog::{Checksum, Owner, Proof, Stamp, Status};
+use crate::config::Knob;
 use crate::digest::crc64;
 use crate::errand::Errand;
 use crate::error::Result;
@@ -68,8 +69,11 @@ impl Lane {
             return Ok(Some(ending));
         }
         errand.place.dir.touch();
+        let config = &self.job().config;
+        // What a profile found to be best is about bytes that come through here.
+        let asked = config.part_bytes.filter(|_| !config.open.contains(&Knob::PartSize));
         let whole = match is_server_side {
-            true => self.job().config.part_bytes.unwrap_or(COPY_BYTES_MAX),
+            true => asked.unwrap_or(COPY_BYTES_MAX),
             false => self.whole_bytes(),
         };
         if relay.object.size > whole {

@@ -449,7 +449,8 @@ impl<'a> Exchange<'a> {
     /// Whether the server answers a question about the bucket: then its silence is about the object, and the job can go
     /// on without it (I5).
     async fn is_server_there(&self) -> bool {
-        let head = Request::new("open", Method::Head, None);
+        let is_beside = self.request.is_beside;
+        let head = Request { is_beside, ..Request::new("open", Method::Head, None) };
         let Ok(mut exchange) = Exchange::begin(self.bucket, self.http, &head, Patience::START) else { return false };
         !matches!(exchange.attempt().await, Err(Trouble::Network(_)))
     }
@@ -458,6 +459,7 @@ impl<'a> Exchange<'a> {
     /// listing does.
     async fn ask_about_session(&self) -> Option<Error> {
         let list = Request::new(self.request.verb, Method::Get, None).query("list-type", "2").query("max-keys", "1");
+        let list = Request { is_beside: self.request.is_beside, ..list };
         let mut exchange = Exchange::begin(self.bucket, self.http, &list, Patience::START).ok()?;
         match exchange.attempt().await {
             Err(Trouble::Answered(refusal)) => Some(self.fail(Trouble::Answered(refusal))),
