@@ -42,6 +42,11 @@ pub enum Kind {
 pub fn kind(catalog: &Catalog, what: Retry) -> Result<Kind> {
     let is_finished = catalog.header().status == JobStatus::Finished && !has_rest(catalog)?;
     match (catalog.reader()?.dir(DirId::ROOT)?, what) {
+        (Some(_), Retry::FailedOnly) if is_finished && is_doubtful(catalog)? => {
+            let why = "what this job has written was never synced, and the machine was started anew since: \
+                       run it without --retry-failed first";
+            Err(Error::refused(catalog.path().as_os_str().as_encoded_bytes(), why))
+        }
         (Some(_), Retry::FailedOnly) if is_finished => Ok(Kind::Retry),
         (root, Retry::FailedOnly) => {
             let why = match root {
@@ -89,7 +94,7 @@ pub fn begin(catalog: &Catalog, kind: Kind) -> Result<()> {
         let record = DirRecord { parent: DirId::ROOT, ..DirRecord::default() };
         rows.push(Row::PutDir { id: DirId::ROOT, record });
     } else {
-        if header.boot_batch != catalog.header().boot_batch && has_written(catalog)? {
+        if is_doubtful(catalog)? {
             doubt_dirs(catalog)?;
         }
         rows.extend(leftover_rows(catalog)?);
@@ -108,7 +113,7 @@ fn begin_resume(catalog: &Catalog, kind: Kind) -> Result<()> {
     let before = catalog.header();
     let mut header = Header { status: JobStatus::Running, ..before.clone().for_this_boot() };
     let mut rows = Vec::new();
-    if kind == Kind::Resume && header.boot_batch != before.boot_batch && has_written(catalog)? {
+    if kind == Kind::Resume && is_doubtful(catalog)? {
         header.pass_start_batch = header.boot_batch;
         rows.push(Row::OpenDir { id: DirId::ROOT, state: DirState::Unlisted });
         close_unlisted(catalog)?;
@@ -138,8 +143,12 @@ fn begin_resume(catalog: &Catalog, kind: Kind) -> Result<()> {
     }
 }
 
-/// Whether anything was written and never synced. Asked after a reboot only: where nothing was, all records are read.
-fn has_written(catalog: &Catalog) -> Result<bool> {
+/// Whether anything was written and never synced, and may have gone with the boot that it was written in.
+pub(crate) fn is_doubtful(catalog: &Catalog) -> Result<bool> {
+    let header = catalog.header();
+    if !header.has_unsynced || header.boot_batch == header.clone().for_this_boot().boot_batch {
+        return Ok(false);
+    }
     let is_written = |record: &Record| matches!(record, Record::File(record) if record.status == Status::Written);
     let mut found = false;
     each_page(catalog, |page| {

@@ -8,6 +8,8 @@ use crate::report::{PASSES_MAX, Pass};
 const PIECE_BYTES_MAX: usize = 1500;
 
 /// A header without passes, as the first ones were.
+const STATUS_FINISHED: u8 = 1;
+const STATUS_UNSYNCED: u8 = 2;
 const KIND_PLAIN: u8 = 0;
 /// A header that ends with passes.
 const KIND_WITH_PASSES: u8 = 1;
@@ -33,6 +35,8 @@ pub struct Header {
     pub boot_id: [u8; 16],
     /// First batch of that boot: Written records of earlier ones (`--sync none`) hold no longer.
     pub boot_batch: u64,
+    /// Whether any run left what it wrote without a sync (`--sync none`): only then there are Written records.
+    pub has_unsynced: bool,
     /// What the last finished pass saw, for the ETA of the next.
     pub totals: Totals,
     /// What the last passes took, oldest first; those that nothing interrupted.
@@ -70,6 +74,7 @@ impl Header {
             next_id: DirId::ROOT.0 + 1,
             boot_id: boot_id(),
             boot_batch: 1,
+            has_unsynced: false,
             totals: Totals::default(),
             passes: Vec::new(),
         }
@@ -111,10 +116,11 @@ pub fn encode_header(stored: &StoredHeader, body: &mut Vec<u8>) {
     body[kind_at] |= if header.passes.is_empty() { KIND_PLAIN } else { KIND_WITH_PASSES };
     body.extend_from_slice(&header.job_id.to_le_bytes());
     body.extend_from_slice(&header.boot_id);
-    body.push(match header.status {
+    let status = match header.status {
         JobStatus::Running => 0,
-        JobStatus::Finished => 1,
-    });
+        JobStatus::Finished => STATUS_FINISHED,
+    };
+    body.push(status | if header.has_unsynced { STATUS_UNSYNCED } else { 0 });
     body.put_varint(u64::from(header.pass));
     for number in [
         header.pass_start_batch,
@@ -147,9 +153,10 @@ pub fn decode_header(body: &[u8]) -> Decoded<StoredHeader> {
     }
     let job_id = u64::from_le_bytes(take.array()?);
     let boot_id = take.array()?;
-    let status = match take.byte()? {
+    let flags = take.byte()?;
+    let status = match flags & !STATUS_UNSYNCED {
         0 => JobStatus::Running,
-        1 => JobStatus::Finished,
+        STATUS_FINISHED => JobStatus::Finished,
         _ => return Err(Damage("the header's status is unknown")),
     };
     let mut header = Header {
@@ -162,6 +169,7 @@ pub fn decode_header(body: &[u8]) -> Decoded<StoredHeader> {
         completed_batch: take.varint()?,
         next_id: take.varint()?,
         boot_batch: take.varint()?,
+        has_unsynced: flags & STATUS_UNSYNCED != 0,
         totals: Totals { entries: take.varint()?, bytes: take.varint()? },
         passes: Vec::new(),
     };

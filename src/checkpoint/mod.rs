@@ -24,7 +24,7 @@ use crate::catalog::{
     Batch, DirId, DirRecord, DirState, Failure, FileRecord, Header, LateLink, LinkFirst, Range, Record, Row, Status,
     boot_id,
 };
-use crate::config::{SyncPolicy, scaled};
+use crate::config::scaled;
 use crate::error::{Cause, Class, Error, Result};
 use crate::job::{Job, Past, Sealed};
 use crate::lane::publish::Publisher;
@@ -275,6 +275,7 @@ impl Checkpointer {
             durable_batch: draft.number,
             completed_batch: draft.number - 1,
             next_id: self.job.next_id.load(Ordering::Relaxed),
+            has_unsynced: self.header.has_unsynced || !self.job.syncs(),
             ..self.header.clone()
         };
         let rows = draft.rows.into_iter().chain(self.job.note_rows()).collect();
@@ -301,7 +302,7 @@ impl Checkpointer {
                 None => self.copied(draft, &dir, name, *copied),
                 // It is there, whole, and nothing is recorded of it: the resume seals it, or copies it again.
                 Some(error) if error.class() == Class::Fatal => return Err(error),
-                Some(error) => self.failed(draft, &dir, name, &error, 1, copied.group)?,
+                Some(error) => self.failed(draft, &dir, name, &error, copied.attempts, copied.group)?,
             },
             What::NotMade { stamp, owner, group } => {
                 // Each of its names is lost by itself.
@@ -498,7 +499,9 @@ impl Checkpointer {
     fn record_copied(&self, draft: &mut Draft, sealed: Sealed, (attempts, large_id): (u32, u64)) {
         let Sealed { name: (dir, name), stamp, dest_ino, checksum, owner, losses } = sealed;
         let failure = (attempts > 1).then(|| Failure::tries(attempts));
-        let status = if self.job.config.sync == SyncPolicy::None { Status::Written } else { Status::Done };
+        // What a server has is in its hands, whatever becomes of this machine.
+        let is_unsynced = !self.job.syncs() && self.job.dest.bucket.is_none();
+        let status = if is_unsynced { Status::Written } else { Status::Done };
         let batch = draft.number;
         let record = FileRecord { status, batch, stamp, dest_ino, large_id, failure, checksum, losses, owner };
         draft.rows.push(Row::PutEntry { dir, name, record: Record::File(record) });

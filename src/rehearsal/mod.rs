@@ -131,7 +131,7 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
     let inodes = roots.source.inodes;
     let ends = (end(source, roots.source, Side::Source)?, end(dest, roots.dest, Side::Dest)?);
     let next_id = catalog.as_ref().map_or(DirId::ROOT.0 + 1, |catalog| catalog.header().next_id);
-    let progress = progress(catalog.as_ref(), config, inodes, is_resume);
+    let progress = progress(catalog.as_ref(), config, inodes, is_resume)?;
     let single = roots.single.map(|single| (single.source_name, single.dest_name));
     let state_dir = std::fs::metadata(&config.state_dir).ok();
     let mut rehearsal = Rehearsal {
@@ -158,14 +158,17 @@ pub fn run(config: &Config, stop: &Stop, out: &mut dyn Write) -> Result<ExitCode
 }
 
 /// Where a run of now would stand: in a pass of its own after a finished one.
-fn progress(catalog: Option<&Catalog>, config: &Config, inodes: Inodes, is_resume: bool) -> Progress {
+fn progress(catalog: Option<&Catalog>, config: &Config, inodes: Inodes, is_resume: bool) -> Result<Progress> {
     let (ctime, again) = (config.ctime, Again::of(config));
-    let Some(header) = catalog.map(Catalog::header) else {
-        return Progress { pass_start_batch: 0, completed_batch: 0, boot_batch: u64::MAX, ctime, inodes, again };
+    let Some(catalog) = catalog else {
+        return Ok(Progress { pass_start_batch: 0, completed_batch: 0, boot_batch: u64::MAX, ctime, inodes, again });
     };
+    let header = catalog.header();
     let is_same_boot = header.boot_id != [0; 16] && header.boot_id == boot_id();
-    Progress {
+    Ok(Progress {
         pass_start_batch: match header.status {
+            // It meets every name again.
+            _ if is_resume && resume::is_doubtful(catalog)? => header.durable_batch + 1,
             JobStatus::Finished if !is_resume => header.durable_batch + 1,
             JobStatus::Finished | JobStatus::Running => header.pass_start_batch,
         },
@@ -174,7 +177,7 @@ fn progress(catalog: Option<&Catalog>, config: &Config, inodes: Inodes, is_resum
         ctime,
         inodes,
         again,
-    }
+    })
 }
 
 fn lost(error: std::io::Error) -> Error {

@@ -14,7 +14,9 @@ impl Rehearsal<'_> {
         let Some(catalog) = self.asked.catalog.as_ref().filter(|_| self.is_resume) else { return Ok(None) };
         let (reader, start) = (catalog.reader()?, self.asked.progress.pass_start_batch);
         let record = reader.dir(dir.id)?.filter(|record| record.listed_batch >= start);
-        let is_open = reader.is_open_dir(dir.id, DirState::Unlisted)? || reader.is_open_file(dir.id, c"")?;
+        let is_open = reader.is_open_dir(dir.id, DirState::Unlisted)?
+            || reader.is_open_file(dir.id, c"")?
+            || reader.first_refused(dir.id)?.is_some();
         Ok(record.filter(|_| !is_open))
     }
 

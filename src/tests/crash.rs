@@ -310,7 +310,14 @@ fn what_was_never_synced_is_made_again_after_a_reboot() {
             dest.power_on();
             let lost = Comparison::new(&tree, job.dest()).report().found.len();
             assert!(lost > 40, "nothing was lost: {outcome}");
-            let again = job.clone().within(&rebooted(&scratch, &[&dest])).run().expect(0);
+            let job = job.within(&rebooted(&scratch, &[&dest]));
+            // A retry looks at what failed alone, and would leave what is lost for done.
+            let refused = job.clone().args(&["--retry-failed"]).run().expect(2);
+            let reason = if is_whole { "was never synced" } else { "was interrupted" };
+            assert!(refused.stderr.contains(reason), "{refused}");
+            let told = job.clone().args(&["--dry-run"]).run().expect(0);
+            assert!(is_whole || !told.stdout.contains("listed before"), "{told}");
+            let again = job.run().expect(0);
             println!("{journal:?}, whole {is_whole}: {lost} were wrong\n{again}");
             Comparison::new(&tree, job.dest()).assert_same();
         }

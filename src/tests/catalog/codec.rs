@@ -91,6 +91,7 @@ fn header() -> impl Strategy<Value = StoredHeader> {
                 next_id: numbers[4],
                 boot_id,
                 boot_batch: numbers[7],
+                has_unsynced: numbers[7].is_multiple_of(2),
                 totals: Totals { entries: numbers[5], bytes: numbers[6] },
                 passes,
             },
