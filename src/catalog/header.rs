@@ -7,9 +7,10 @@ use crate::report::{PASSES_MAX, Pass};
 /// Bytes of one stored piece of the list of directories to seal again: small enough to lie inside a page.
 const PIECE_BYTES_MAX: usize = 1500;
 
-/// A header without passes, as the first ones were.
+/// Bits of the status.
 const STATUS_FINISHED: u8 = 1;
 const STATUS_UNSYNCED: u8 = 2;
+/// A header without passes, as the first ones were.
 const KIND_PLAIN: u8 = 0;
 /// A header that ends with passes.
 const KIND_WITH_PASSES: u8 = 1;
@@ -35,7 +36,7 @@ pub struct Header {
     pub boot_id: [u8; 16],
     /// First batch of that boot: Written records of earlier ones (`--sync none`) hold no longer.
     pub boot_batch: u64,
-    /// Whether any run left what it wrote without a sync (`--sync none`): only then there are Written records.
+    /// Whether any run left what it wrote without a sync (`--sync none`): only then there may be Written records.
     pub has_unsynced: bool,
     /// What the last finished pass saw, for the ETA of the next.
     pub totals: Totals,

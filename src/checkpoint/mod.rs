@@ -267,6 +267,12 @@ impl Checkpointer {
         Posix::new(&*self.caller, Side::Dest)
     }
 
+    /// Whether what is written may go with the power (`--sync none`). What a server has is in its hands, whatever becomes
+    /// of this machine.
+    fn leaves_unsynced(&self) -> bool {
+        !self.job.syncs() && self.job.dest.bucket.is_none()
+    }
+
     fn commit(&mut self, draft: Draft) -> Result<()> {
         let mut dirs = draft.dirs;
         dirs.sort_unstable();
@@ -275,7 +281,7 @@ impl Checkpointer {
             durable_batch: draft.number,
             completed_batch: draft.number - 1,
             next_id: self.job.next_id.load(Ordering::Relaxed),
-            has_unsynced: self.header.has_unsynced || !self.job.syncs(),
+            has_unsynced: self.header.has_unsynced || self.leaves_unsynced(),
             ..self.header.clone()
         };
         let rows = draft.rows.into_iter().chain(self.job.note_rows()).collect();
@@ -323,7 +329,7 @@ impl Checkpointer {
                 if standing != 0 || self.job.device(Side::Dest).is_some() {
                     put(Range::standing(standing));
                 }
-                if !self.job.syncs() && self.job.dest.bucket.is_none() {
+                if self.leaves_unsynced() {
                     put(Range::unsynced(boot_id()));
                 }
                 let record = Record::File(FileRecord { batch: draft.number, ..record });
@@ -499,9 +505,7 @@ impl Checkpointer {
     fn record_copied(&self, draft: &mut Draft, sealed: Sealed, (attempts, large_id): (u32, u64)) {
         let Sealed { name: (dir, name), stamp, dest_ino, checksum, owner, losses } = sealed;
         let failure = (attempts > 1).then(|| Failure::tries(attempts));
-        // What a server has is in its hands, whatever becomes of this machine.
-        let is_unsynced = !self.job.syncs() && self.job.dest.bucket.is_none();
-        let status = if is_unsynced { Status::Written } else { Status::Done };
+        let status = if self.leaves_unsynced() { Status::Written } else { Status::Done };
         let batch = draft.number;
         let record = FileRecord { status, batch, stamp, dest_ino, large_id, failure, checksum, losses, owner };
         draft.rows.push(Row::PutEntry { dir, name, record: Record::File(record) });
