@@ -267,8 +267,8 @@ impl Checkpointer {
         Posix::new(&*self.caller, Side::Dest)
     }
 
-    /// Whether what is written may go with the power (`--sync none`). What a server has is in its hands, whatever becomes
-    /// of this machine.
+    /// Whether what is written may go with the power (`--sync none`). What a server has is in its hands, whatever
+    /// becomes of this machine.
     fn leaves_unsynced(&self) -> bool {
         !self.job.syncs() && self.job.dest.bucket.is_none()
     }
