@@ -3,6 +3,8 @@
 //! `slowfs FOLDER POINT DELAY_US THREADS` shows FOLDER at POINT, each operation taking DELAY_US microseconds, THREADS
 //! of them at a time. It prints a line once it is mounted, and unmounts when it gets SIGTERM or SIGINT.
 
+#[path = "../src/tests/support/described.rs"]
+mod described;
 #[path = "../src/tests/support/habit.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod habit;

@@ -7,6 +7,7 @@
 
 pub mod block;
 pub mod compare;
+pub mod described;
 pub mod fault;
 pub mod fixture;
 pub mod habit;

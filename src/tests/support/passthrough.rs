@@ -4,15 +4,15 @@
 //! each is was last seen by its path. Enough for trees of files, directories and symlinks.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo,
@@ -20,6 +20,7 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::described::{attributes, timespec};
 pub use super::habit::Habit;
 use super::halt::Halt;
 
@@ -74,6 +75,10 @@ struct Passthrough {
     unkept: Mutex<HashSet<u64>>,
     /// Nodes that somebody else has written to.
     torn: Mutex<HashSet<u64>>,
+    /// Held by whoever changes a name, and shared by whoever looks for one.
+    names: RwLock<()>,
+    /// What open directories listed when they were read from their beginning.
+    listings: Mutex<HashMap<u64, Vec<(OsString, FileAttr)>>>,
     next_file: AtomicU64,
 }
 
@@ -90,15 +95,27 @@ impl Passthrough {
             stale: Mutex::default(),
             unkept: Mutex::default(),
             torn: Mutex::default(),
+            names: RwLock::default(),
+            listings: Mutex::default(),
             next_file: AtomicU64::new(1),
         }
     }
 
-    /// Answers what `answer` finds, after the delay.
+    /// Answers what `answer` finds, after the delay. No name changes meanwhile: the kernel looks names up again without
+    /// its lock on their directory.
     fn after_delay<T>(&self, answer: impl FnOnce() -> io::Result<T>) -> Result<T, Errno> {
         std::thread::sleep(self.delay);
         self.halt.wait();
+        let _unchanged = self.names.read().unwrap();
         answer().map_err(Errno::from)
+    }
+
+    /// Likewise, where names change.
+    fn change<T>(&self, change: impl FnOnce() -> io::Result<T>) -> Result<T, Errno> {
+        std::thread::sleep(self.delay);
+        self.halt.wait();
+        let _alone = self.names.write().unwrap();
+        change().map_err(Errno::from)
     }
 
     fn loses_writes(&self, node: INodeNo) -> bool {
@@ -199,61 +216,6 @@ fn acl_of_nfs4(names: &[&str]) -> Vec<u8> {
     acl
 }
 
-fn attributes(stat: &Metadata) -> FileAttr {
-    let kind = stat.file_type();
-    let kinds = [
-        (kind.is_dir(), FileType::Directory),
-        (kind.is_symlink(), FileType::Symlink),
-        (kind.is_fifo(), FileType::NamedPipe),
-        (kind.is_socket(), FileType::Socket),
-        (kind.is_block_device(), FileType::BlockDevice),
-        (kind.is_char_device(), FileType::CharDevice),
-    ];
-    FileAttr {
-        ino: INodeNo(stat.ino()),
-        size: stat.size(),
-        blocks: stat.blocks(),
-        atime: time(stat.atime(), stat.atime_nsec()),
-        mtime: time(stat.mtime(), stat.mtime_nsec()),
-        ctime: time(stat.ctime(), stat.ctime_nsec()),
-        crtime: UNIX_EPOCH,
-        kind: kinds.iter().find(|(is, _)| *is).map_or(FileType::RegularFile, |(_, kind)| *kind),
-        perm: (stat.mode() & 0o7777) as u16,
-        nlink: stat.nlink() as u32,
-        uid: stat.uid(),
-        gid: stat.gid(),
-        rdev: stat.rdev() as u32,
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-fn time(secs: i64, nanos: i64) -> SystemTime {
-    let nanos = Duration::from_nanos(nanos as u64);
-    match u64::try_from(secs) {
-        Ok(secs) => UNIX_EPOCH + Duration::from_secs(secs) + nanos,
-        Err(_) => UNIX_EPOCH - Duration::from_secs(secs.unsigned_abs()) + nanos,
-    }
-}
-
-fn timespec(time: Option<TimeOrNow>) -> rustix::fs::Timespec {
-    match time {
-        None => rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
-        Some(TimeOrNow::Now) => rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
-        Some(TimeOrNow::SpecificTime(time)) => {
-            let (secs, nanos) = match time.duration_since(UNIX_EPOCH) {
-                Ok(since) => (since.as_secs() as i64, i64::from(since.subsec_nanos())),
-                // fuser counts the nanoseconds of a time before 1970 backwards too; the kernel meant them forwards.
-                Err(error) => {
-                    let before = error.duration();
-                    (-(before.as_secs() as i64), i64::from(before.subsec_nanos()))
-                }
-            };
-            rustix::fs::Timespec { tv_sec: secs, tv_nsec: nanos }
-        }
-    }
-}
-
 /// Opens as asked for, but for flags that are the kernel's business.
 fn open_as(flags: OpenFlags) -> OpenOptions {
     let access = flags.0 & libc::O_ACCMODE;
@@ -347,21 +309,21 @@ impl fuser::Filesystem for Passthrough {
             fs::DirBuilder::new().mode(mode & 0o7777).create(&path)?;
             self.meet(path)
         };
-        match self.after_delay(make) {
+        match self.change(make) {
             Ok(attr) => reply.entry(&self.habit.ttl(), &attr, Generation(0)),
             Err(errno) => reply.error(errno),
         }
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        match self.after_delay(|| self.habit.remove(name).and_then(|()| fs::remove_file(self.child(parent, name)?))) {
+        match self.change(|| self.habit.remove(name).and_then(|()| fs::remove_file(self.child(parent, name)?))) {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
         }
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        match self.after_delay(|| fs::remove_dir(self.child(parent, name)?)) {
+        match self.change(|| fs::remove_dir(self.child(parent, name)?)) {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
         }
@@ -373,7 +335,7 @@ impl fuser::Filesystem for Passthrough {
             std::os::unix::fs::symlink(target, &path)?;
             self.meet(path)
         };
-        match self.after_delay(make) {
+        match self.change(make) {
             Ok(attr) => reply.entry(&self.habit.ttl(), &attr, Generation(0)),
             Err(errno) => reply.error(errno),
         }
@@ -394,7 +356,7 @@ impl fuser::Filesystem for Passthrough {
             fs::rename(self.child(parent, name)?, &path)?;
             self.meet(path)
         };
-        match self.after_delay(rename) {
+        match self.change(rename) {
             Ok(_) => reply.ok(),
             Err(errno) => reply.error(errno),
         }
@@ -407,7 +369,7 @@ impl fuser::Filesystem for Passthrough {
             fs::hard_link(self.path(node)?, &path)?;
             self.meet(path)
         };
-        match self.after_delay(link) {
+        match self.change(link) {
             Ok(attr) => reply.entry(&self.habit.ttl(), &attr, Generation(0)),
             Err(errno) => reply.error(errno),
         }
@@ -445,7 +407,7 @@ impl fuser::Filesystem for Passthrough {
             let file = open_as(OpenFlags(flags)).create_new(true).mode(mode & 0o7777).open(&path)?;
             Ok((file, self.meet(path)?))
         };
-        match self.after_delay(create) {
+        match self.change(create) {
             Ok((file, attr)) => {
                 reply.created(&self.habit.ttl(), &attr, Generation(0), self.keep(file), FopenFlags::empty())
             }
@@ -548,14 +510,28 @@ impl fuser::Filesystem for Passthrough {
         }
     }
 
-    fn readdir(&self, _request: &Request, node: INodeNo, _file: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn opendir(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(self.next_file.fetch_add(1, Ordering::Relaxed)), FopenFlags::empty());
+    }
+
+    fn releasedir(&self, _request: &Request, _node: INodeNo, dir: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.listings.lock().unwrap().remove(&dir.0);
+        reply.ok();
+    }
+
+    fn readdir(&self, _request: &Request, node: INodeNo, dir: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let list = || {
             let mut entries = fs::read_dir(self.path(node)?)?.collect::<io::Result<Vec<_>>>()?;
             entries.sort_by_key(fs::DirEntry::file_name);
             let described = entries.iter().map(|entry| Ok((entry.file_name(), attributes(&entry.metadata()?))));
             described.collect::<io::Result<Vec<_>>>()
         };
-        match self.after_delay(list) {
+        // What comes and goes meanwhile moves no other name: none is listed twice, or not at all.
+        let listed = match offset {
+            0 => self.after_delay(list),
+            _ => self.after_delay(|| Ok(self.listings.lock().unwrap().remove(&dir.0).unwrap_or_default())),
+        };
+        match listed {
             Ok(entries) => {
                 for (index, (name, attr)) in entries.iter().enumerate().skip(offset as usize) {
                     let number = self.habit.listed_number(attr.ino);
@@ -563,6 +539,7 @@ impl fuser::Filesystem for Passthrough {
                         break;
                     }
                 }
+                self.listings.lock().unwrap().insert(dir.0, entries);
                 reply.ok();
             }
             Err(errno) => reply.error(errno),
