@@ -17,6 +17,7 @@ use crate::filesystem::{FileSystem, Inodes, KernelVersion, Reach};
 use crate::filter::Sort;
 use crate::gate::Gate;
 use crate::links::{LinkMap, LinkName};
+use crate::naming::Naming;
 use crate::plan::{Again, Progress};
 use crate::provider::block::Device;
 use crate::provider::metadata::Identity;
@@ -179,8 +180,10 @@ pub struct Job {
     pub seen: Mutex<Seen>,
     /// Names of the source directory that was last looked through for such as a destination may take for one.
     pub twins: Mutex<Twins>,
-    /// Held while a name is given that a destination might take for another.
-    pub naming: Mutex<()>,
+    /// Whose turn it is to give a name that the destination might take for another.
+    pub naming: Naming,
+    /// Which of the destination's file systems, by device, keep names in another form than they are given.
+    pub forms: Mutex<HashMap<u64, bool>>,
     /// The queues.
     pub walker: Walker,
     /// Streams.

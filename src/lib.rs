@@ -42,7 +42,10 @@
 //! roots/*.rs           both ends of a job: examined, refused, opened
 //! links.rs             hard links in flight
 //! temporaries.rs       names under which things are made before they get their own
+//! dirents.rs           names as the kernel lists them
 //! names.rs             names that a destination takes for one another
+//! naming.rs            whose turn it is to give such a name
+//! forms.rs             in which form a destination keeps names
 //! spelling.rs          names that one side lists otherwise than the other
 //! plan.rs              the decision about one object (pure)
 //! pages.rs             how far a bucket's listing has outcomes, page by page
@@ -146,6 +149,7 @@ pub(crate) mod crew;
 pub(crate) mod delete;
 pub mod digest;
 pub mod dir_stamp;
+pub(crate) mod dirents;
 pub mod engine;
 pub(crate) mod errand;
 pub mod error;
@@ -153,6 +157,7 @@ pub mod extents;
 pub mod filesystem;
 pub mod filter;
 pub mod finish;
+pub(crate) mod forms;
 pub mod gate;
 pub mod job;
 pub(crate) mod lane;
@@ -163,6 +168,7 @@ pub mod links;
 pub mod listing;
 pub mod location;
 pub mod names;
+pub mod naming;
 pub mod nudges;
 pub mod outcome;
 pub mod pages;

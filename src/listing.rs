@@ -10,8 +10,10 @@ use std::sync::Arc;
 use crate::catalog::{DirId, Record};
 use crate::config::{Metadata, Mounts, scaled};
 use crate::dir_stamp::{recorded_as, seen};
+use crate::dirents::records;
 use crate::error::{Cause, Errno, Error, Result};
 use crate::filesystem::{FileSystem, Reach};
+use crate::forms;
 use crate::job::{Job, Past};
 use crate::names::{self, Claim};
 use crate::provider::metadata;
@@ -206,7 +208,7 @@ impl Met {
 
 /// Puts the names of a buffer of directory records in the order of their inodes.
 pub(crate) fn parse(filled: &[u8], entries: &mut VecDeque<Entry>) {
-    let mut found: Vec<_> = names::records(filled).collect();
+    let mut found: Vec<_> = records(filled).collect();
     found.sort_unstable_by_key(|(_, ino, _)| *ino);
     entries.extend(found.into_iter().map(|(name, ino, kind)| {
         let name = Name::new(name).expect("I8: the name was cut at its NUL");
@@ -345,7 +347,7 @@ pub(crate) fn remove_probe(job: &Job, caller: &dyn Caller, dest: &Handle) {
     if job.past != Past::Interrupted || !is_file_system {
         return;
     }
-    names::remove_trial(job, caller, dest);
+    forms::remove_trial(job, caller, dest);
     if job.dest_reach() == Reach::Remote {
         for probe in [job.temporaries.probe(), job.temporaries.former_probe()] {
             metadata::remove_probe(&Posix::new(caller, Side::Dest), dest, &probe);
@@ -486,16 +488,17 @@ pub(crate) fn make_dest(
     };
     // An earlier run has most likely left it there: one question then, not three.
     let found = if job.past == Past::Nothing { None } else { dest.open_dir(at, name).ok() };
-    let is_new = match found.as_ref().map_or_else(|| dest.make_dir(at, name, mode), |_| Err(Errno::EXIST)) {
-        Ok(()) => true,
-        Err(Errno::EXIST) => {
-            if let Some(above) = &dir.parent {
-                names::own(job, caller, Claim { dir: above, open: parent, name, dest_name: name })?;
+    let is_new =
+        match found.as_ref().map_or_else(|| job.naming.make(|| dest.make_dir(at, name, mode)), |_| Err(Errno::EXIST)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => {
+                if let Some(above) = &dir.parent {
+                    names::own(job, caller, Claim { dir: above, open: parent, name, dest_name: name })?;
+                }
+                found.is_none() && replace_by_dir(dest, at, name, mode).map_err(|(verb, errno)| failed(verb, errno))?
             }
-            found.is_none() && replace_by_dir(dest, at, name, mode).map_err(|(verb, errno)| failed(verb, errno))?
-        }
-        Err(errno) => return Err(names::unmade(job, caller, (at, name), failed("create", errno))),
-    };
+            Err(errno) => return Err(names::unmade(job, caller, (at, name), failed("create", errno))),
+        };
     let handle = found.map_or_else(|| dest.open_dir(at, name), Ok).map_err(|errno| failed("open", errno))?;
     if is_new {
         if dir.parent.as_ref().is_some_and(|parent| parent.dest() == DestDir::ExistingWithAcl) {

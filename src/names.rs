@@ -11,30 +11,27 @@
 //! ```
 //! Some file systems keep names in another form than they are given (HFS+ normalises, vfat drops a dot): there the
 //! source's "foo" may be what was made as "Foo" before. So where the source has such twins, the destination is shown
-//! one in a directory of its own, and whoever the catalog says has made the object keeps it.
+//! one in a directory of its own, and whoever the catalog says has made the object keeps it. A bucket's twins are
+//! looked for once, before its directory is listed, and only for a destination that is seen to keep names so.
 
 use std::hash::BuildHasher;
 
-use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed};
+use icu_normalizer::DecomposingNormalizerBorrowed;
 use unicase::UniCase;
 
 use crate::catalog::{DirRecord, Record, Stamp, Status};
+use crate::dirents::each_name;
 use crate::error::{Cause, Errno, Error, Result, join};
 use crate::filter::Sort;
+use crate::forms::{self, other_case};
 use crate::job::{Job, Past};
 use crate::provider::metadata;
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
-use crate::walk::{DestDir, DirNode, DirPair, Folding, Seen};
+use crate::walk::{DestDir, DirNode, DirPair, Folding, Seen, TWINS_MAX};
 
-/// Bytes of one getdents buffer.
-const BUFFER_BYTES: usize = 64 << 10;
-/// Offset of the name in a `linux_dirent64`.
-const NAME_AT: usize = 19;
 /// Names of one directory that are kept, so that not every name of it needs a listing (I4).
 const SEEN_MAX: usize = 65_536;
-/// Names of the source that are looked at for one that they may be taken for (I4).
-const TWINS_MAX: usize = 256;
 
 /// A name in a directory, on both sides.
 #[derive(Clone, Copy)]
@@ -107,18 +104,37 @@ pub(crate) fn own(job: &Job, caller: &dyn Caller, claim: Claim<'_>) -> Result<()
                 false => clash(&other),
             }
         }
-        Listed::Otherwise(other) => {
-            if let Some(maker) = maker(job, caller, &claim, &other)? {
-                return clash(&maker);
-            }
-            // By way of a third name: to the kernel a file's names that fold to one are one, and nothing is to be done.
-            let (dest, at) = (Posix::new(caller, Side::Dest), &claim.open.dest);
-            let between = job.temporaries.between(claim.dir.id, claim.dest_name);
-            *job.seen.lock() = Seen::default();
-            let renamed = dest.rename(at, &other, &between).and_then(|()| dest.rename(at, &between, claim.dest_name));
-            renamed.map_err(|errno| Error::os("rename to", path(job, &claim), errno))
-        }
+        Listed::Otherwise(other) => match maker(job, caller, &claim, &other)? {
+            Some(maker) => clash(&maker),
+            None if call(job, caller, &claim, &other)? => Ok(()),
+            None => own(job, caller, claim),
+        },
     }
+}
+
+/// Has an object that is called `other` called by this name. False if it is called otherwise by now.
+fn call(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, other: &Name) -> Result<bool> {
+    let failed = |errno| Error::os("rename to", path(job, claim), errno);
+    let (dest, at) = (Posix::new(caller, Side::Dest), &claim.open.dest);
+    if forms::changes_names(job, caller, claim.dir, at)
+        && forms::kept_as(job, caller, (claim.dir, at), claim.dest_name).map_err(failed)?.as_ref() == Some(other)
+    {
+        return Ok(true);
+    }
+    // Another name of the source may want it as well: whoever comes second finds it taken.
+    let _turn = job.naming.turn();
+    if !matches!(look(job, caller, claim).map_err(failed)?, Listed::Otherwise(now) if now == *other) {
+        return Ok(false);
+    }
+    // By way of a third name: to the kernel a file's names that fold to one are one, and nothing is to be done.
+    let between = job.temporaries.between(claim.dir.id, claim.dest_name);
+    let renamed = job.naming.rename(|| {
+        dest.rename(at, other, &between)?;
+        dest.rename(at, &between, claim.dest_name)
+    });
+    *job.seen.lock() = Seen::default();
+    renamed.map_err(failed)?;
+    Ok(true)
 }
 
 /// The other name of the source under which the object was made that is listed as `listed`; nothing if it is this
@@ -127,15 +143,23 @@ fn maker(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) -> Re
     if job.single.is_some() && claim.dir.parent.is_none() {
         return Ok(None);
     }
-    let mine = hold(job, claim.dir, claim.name)?;
-    if job.source.bucket.is_some() {
-        // Nobody lists a bucket for it: what has the name in a directory that this run has made, this run has made, and
-        // what an earlier one could not make under it is another's.
-        let is_known = || Ok::<_, Error>(job.catalog.reader()?.entry(claim.dir.id, claim.name)?.is_some());
-        let is_made = claim.dir.dest() == DestDir::Created || (job.past != Past::Nothing && is_known()?);
-        return if mine.is_none() && is_made { variant_made_as(job, caller, claim, listed) } else { Ok(None) };
-    }
-    for twin in twins(job, caller, claim)? {
+    let (mine, at) = (hold(job, claim.dir, claim.name)?, (claim.dir, &claim.open.dest));
+    let twins = match (&job.source.bucket, claim.dir.twins()) {
+        (None, _) => twins(job, caller, claim)?,
+        (Some(_), Some(known)) => known.of(claim.name, &loosely(claim.name.to_bytes())),
+        (Some(_), None) => {
+            // What has the name in a directory that this run has made, this run has made, and what an earlier one could
+            // not make under it is another's.
+            let is_known = || Ok::<_, Error>(job.catalog.reader()?.entry(claim.dir.id, claim.name)?.is_some());
+            let is_made = claim.dir.dest() == DestDir::Created || (job.past != Past::Nothing && is_known()?);
+            let failed = |errno| Error::os("look up", path(job, claim), errno);
+            return match mine.is_none() && is_made {
+                true => forms::variant(job, caller, at, (claim.dest_name, listed)).map_err(failed),
+                false => Ok(None),
+            };
+        }
+    };
+    for twin in twins {
         let is_listed = *twin == **listed;
         if is_listed || mine > hold(job, claim.dir, &twin)? {
             continue;
@@ -146,7 +170,7 @@ fn maker(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) -> Re
             Listed::Otherwise(other) => other == *listed || *other == *c"?",
             Listed::Itself | Listed::Gone => false,
         };
-        if is_it && kept_as(job, caller, claim, &twin).map_err(failed)?.as_ref() == Some(listed) {
+        if is_it && forms::kept_as(job, caller, at, &twin).map_err(failed)?.as_ref() == Some(listed) {
             return Ok(Some(twin));
         }
     }
@@ -159,29 +183,8 @@ fn is_made_as(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) 
     if mine.is_none() || mine <= hold(job, claim.dir, listed)? {
         return Ok(false);
     }
-    let kept = kept_as(job, caller, claim, claim.dest_name);
+    let kept = forms::kept_as(job, caller, (claim.dir, &claim.open.dest), claim.dest_name);
     Ok(kept.map_err(|errno| Error::os("look up", path(job, claim), errno))?.as_ref() == Some(listed))
-}
-
-/// Another spelling of a name that the destination keeps as this one.
-fn variant_made_as(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) -> Result<Option<Name>> {
-    let bytes = claim.dest_name.to_bytes();
-    let mut variants: Vec<Name> = other_case(claim.dest_name).into_iter().collect();
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        let composed = ComposingNormalizerBorrowed::new_nfc().normalize(text).into_owned();
-        let decomposed = DecomposingNormalizerBorrowed::new_nfd().normalize(text).into_owned();
-        variants.extend([composed, decomposed].into_iter().flat_map(Name::new));
-    }
-    variants.extend(Name::new([bytes, b"."].concat()));
-    for variant in variants.into_iter().filter(|variant| variant != claim.dest_name) {
-        match kept_as(job, caller, claim, &variant) {
-            Ok(Some(kept)) if kept == *listed => return Ok(Some(variant)),
-            // It is too long by now, or cannot be held.
-            Ok(_) | Err(Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ | Errno::NOENT) => {}
-            Err(errno) => return Err(Error::os("look up", path(job, claim), errno)),
-        }
-    }
-    Ok(None)
 }
 
 /// When the catalog says that the object at the destination was made under this name: the later of two is right. A
@@ -237,50 +240,6 @@ fn twins(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> Result<Vec<Name>>
     Ok(found)
 }
 
-/// The name that the destination gives what is made under `name`. One at a time: they have one directory.
-fn kept_as(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, name: &Name) -> std::result::Result<Option<Name>, Errno> {
-    let _turn = job.link_changes.lock();
-    let (dest, at, trial) = (Posix::new(caller, Side::Dest), &claim.open.dest, job.temporaries.trial());
-    claim.dir.touch();
-    match dest.make_dir(at, &trial, 0o700) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(errno),
-    }
-    let within = dest.open_dir(at, &trial)?;
-    // What an interrupted run left.
-    clear(dest, &within)?;
-    let kept = dest.create(&within, name, 0o600).and_then(|file| {
-        drop(file);
-        let mut kept = None;
-        each_name(dest, &within, |name, _| {
-            kept = Name::new(name).ok();
-            Ok(())
-        })?;
-        Ok(kept)
-    });
-    clear(dest, &within)?;
-    dest.remove_dir(at, &trial)?;
-    kept
-}
-
-/// Removes what an interrupted run may have left of a trial. Best effort.
-pub(crate) fn remove_trial(job: &Job, caller: &dyn Caller, at: &Handle) {
-    let (dest, trial) = (Posix::new(caller, Side::Dest), job.temporaries.trial());
-    if let Ok(within) = dest.open_dir(at, &trial) {
-        let _ = clear(dest, &within).and_then(|()| dest.remove_dir(at, &trial));
-    }
-}
-
-/// Removes the file that a directory was made for.
-fn clear(dest: Posix<'_>, within: &Handle) -> std::result::Result<(), Errno> {
-    let mut left = None;
-    each_name(dest, within, |name, _| {
-        left = Name::new(name).ok();
-        Ok(())
-    })?;
-    left.map_or(Ok(()), |left| dest.unlink(within, &left))
-}
-
 /// Whether a directory folds case, by a name that is known to be in it. Where inode numbers are made up for each name
 /// that is looked up, one that answers in the other case might be a file of its own: then the listing says so.
 pub(crate) fn folds(
@@ -291,19 +250,19 @@ pub(crate) fn folds(
     known: &Name,
 ) -> std::result::Result<bool, Errno> {
     let dest = Posix::new(caller, Side::Dest);
-    match (dir.folding(), other_case(known)) {
+    let other = match (dir.folding(), other_case(known)) {
         (Folding::None, _) | (Folding::Unknown, None) => return Ok(false),
         (Folding::Case, _) => return Ok(true),
-        (Folding::Unknown, Some(other)) => match dest.stat(at, &other) {
-            Ok(other) => {
-                let there = dest.stat(at, known)?;
-                let is_one = (there.dev, there.ino) == (other.dev, other.ino) || !job.dest.inodes.is_lasting();
-                dir.set_folding(if is_one { Folding::Case } else { Folding::None });
-            }
-            Err(Errno::NOENT) => dir.set_folding(Folding::None),
-            Err(errno) => return Err(errno),
-        },
-    }
+        (Folding::Unknown, Some(other)) => other,
+    };
+    let both = job.naming.settled(|| match dest.stat(at, &other) {
+        Err(Errno::NOENT) => Ok(None),
+        other => Ok(Some((other?, dest.stat(at, known)?))),
+    });
+    let is_one = both?.is_some_and(|(other, there)| {
+        (there.dev, there.ino) == (other.dev, other.ino) || !job.dest.inodes.is_lasting()
+    });
+    dir.set_folding(if is_one { Folding::Case } else { Folding::None });
     Ok(dir.folding() == Folding::Case)
 }
 
@@ -315,6 +274,11 @@ fn may_fold(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::R
     }
     let is_local = job.dest_file_system.tells_names_apart();
     Ok(!is_plain(claim.dest_name) && (!is_local || claim.dir.folding() == Folding::Unknown))
+}
+
+/// Whether a name that is new may be another one, as far as is known of its directory.
+pub(crate) fn may_be_one(job: &Job, dir: &DirNode, name: &Name) -> bool {
+    dir.folding() != Folding::None || (!is_plain(name) && !job.dest_file_system.tells_names_apart())
 }
 
 /// Whether nothing but its case could make a name another one.
@@ -348,16 +312,12 @@ fn takes_names(job: &Job, dest: &Posix, at: &Handle) -> bool {
     })
 }
 
-/// The name with all its ASCII letters in the other case; `None` without any.
-pub(crate) fn other_case(name: &Name) -> Option<Name> {
-    let flip =
-        |byte: &u8| if byte.is_ascii_lowercase() { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() };
-    let flipped: Vec<u8> = name.to_bytes().iter().map(flip).collect();
-    Name::new(flipped).ok().filter(|flipped| flipped != name)
-}
-
 /// Looks for a name that answers in the listing.
 fn look(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Result<Listed, Errno> {
+    job.naming.settled(|| try_look(job, caller, claim))
+}
+
+fn try_look(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Result<Listed, Errno> {
     let dest = Posix::new(caller, Side::Dest);
     let mut seen = job.seen.lock();
     if seen.dir == Some(claim.dir.id) && seen.names.contains(&seen.keys.hash_one(claim.dest_name.to_bytes())) {
@@ -395,29 +355,12 @@ fn look(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Resul
     })
 }
 
-/// Reads the names of a directory with their inode numbers, from its beginning.
-fn each_name(
-    posix: Posix<'_>,
-    dir: &Handle,
-    mut take: impl FnMut(&[u8], u64) -> std::result::Result<(), Errno>,
-) -> std::result::Result<(), Errno> {
-    // A handle of its own has an offset of its own.
-    let handle = posix.open_dir(dir, &c".".to_owned())?;
-    let mut buffer = vec![0; BUFFER_BYTES];
-    // Ends: the directory does.
-    loop {
-        let filled = posix.read_dir(&handle, &mut buffer)?;
-        if filled == 0 {
-            return Ok(());
-        }
-        records(&buffer[..filled]).try_for_each(|(name, ino, _)| take(name, ino))?;
-    }
-}
-
 /// Keeps a name with those that are as like as it; two of those are all that counts (I4).
 fn keep_likest(others: &mut Vec<(Likeness, Vec<u8>)>, likeness: Likeness, name: &[u8]) {
     others.retain(|(known, _)| *known >= likeness);
-    if others.len() < 2 && others.iter().all(|(known, _)| *known == likeness) {
+    // A listing may tell a name twice while others come and go.
+    let is_told = others.iter().any(|(_, told)| told == name);
+    if !is_told && others.len() < 2 && others.iter().all(|(known, _)| *known == likeness) {
         others.push((likeness, name.to_vec()));
     }
 }
@@ -463,8 +406,14 @@ pub(crate) fn loosely(name: &[u8]) -> Vec<u8> {
 /// Whether the source has an object of its own under the name that the destination's has. Two names of one source
 /// object are two objects, too, unless the source folds them as well.
 fn is_of_source(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, other: &Name) -> Result<bool> {
-    if job.source.bucket.is_some() || &**other == c"?" {
+    if &**other == c"?" {
         return Ok(true);
+    }
+    if job.source.bucket.is_some() {
+        return Ok(claim
+            .dir
+            .twins()
+            .is_none_or(|twins| twins.of(claim.name, &loosely(claim.name.to_bytes())).contains(other)));
     }
     if job.single.is_some() && claim.dir.parent.is_none() {
         return Ok(false);
@@ -484,34 +433,9 @@ fn path(job: &Job, claim: &Claim<'_>) -> Vec<u8> {
     join(&job.path(Side::Dest, claim.dir), claim.dest_name)
 }
 
-/// The names in a buffer of `linux_dirent64` records (inode 8 bytes, offset 8, length of the record 2, type 1, name
-/// with its NUL), with inode and type; `.` and `..` left out.
-pub(crate) fn records(filled: &[u8]) -> impl Iterator<Item = (&[u8], u64, u8)> {
-    let mut rest = filled;
-    std::iter::from_fn(move || {
-        if rest.len() <= NAME_AT {
-            return None;
-        }
-        let len = usize::from(u16::from_ne_bytes([rest[16], rest[17]]));
-        assert!(len > NAME_AT && len <= rest.len(), "the kernel's directory records are whole");
-        let (record, after) = rest.split_at(len);
-        rest = after;
-        let name = record[NAME_AT..].split(|&b| b == 0).next().unwrap_or_default();
-        let ino = u64::from_ne_bytes(record[..8].try_into().unwrap_or_default());
-        Some((name, ino, record[18]))
-    })
-    .filter(|(name, ..)| !matches!(*name, b"." | b".." | b""))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_without_letters_has_no_other_case() {
-        assert_eq!(other_case(&c"Foo-1".to_owned()), Some(c"fOO-1".to_owned()));
-        assert_eq!(other_case(&c"123 \xff".to_owned()), None);
-    }
 
     #[test]
     fn names_are_folded_as_file_systems_do() {
@@ -541,6 +465,8 @@ mod tests {
             }
         }
         assert_eq!(others, [(Likeness::Case, b"strasse".to_vec())]);
+        keep_likest(&mut others, Likeness::Case, b"strasse");
+        assert_eq!(others.len(), 1, "it was told twice");
         keep_likest(&mut others, Likeness::Case, b"Strasse");
         assert_eq!(others.len(), 2, "nobody can say which");
         keep_likest(&mut others, Likeness::Inode, b"x");

@@ -17,7 +17,7 @@ use crate::provider::posix::{Posix, Verb};
 use crate::report::LossSet;
 use crate::ring::{Caller, Handle, Name, Side, Stat, Time};
 use crate::transfer::{Copied, Seal};
-use crate::walk::{DirCache, DirNode, DirPair, Folding};
+use crate::walk::{DirCache, DirNode, DirPair};
 
 /// Items that are worth a thread of their own: where each takes microseconds, and where each takes milliseconds.
 const ITEMS_PER_THREAD: usize = 1024;
@@ -127,7 +127,7 @@ impl Sealer {
         let _turn = match (job.config.naming, temp) {
             (Naming::Atomic, Some(temp)) => {
                 // One after the other where names are folded: two that are new are each free until one is given.
-                let turn = (dir.folding() != Folding::None).then(|| job.naming.lock());
+                let turn = names::may_be_one(&job, dir, job.dest_name(dir, name)).then(|| job.naming.turn());
                 self.own_name(dir, name, temp, &at)?;
                 turn
             }
@@ -183,7 +183,8 @@ impl Sealer {
         let job = self.job.clone();
         let dest_name = job.dest_name(dir, name);
         let folds = names::folds(&job, &*self.caller, dir, at, temp);
-        let is_taken = folds.map(|folds| folds && self.dest().stat(at, dest_name).is_ok());
+        let is_taken =
+            folds.map(|_| names::may_be_one(&job, dir, dest_name) && self.dest().stat(at, dest_name).is_ok());
         match is_taken {
             Ok(true) => {
                 let source = match job.source.bucket {

@@ -11,9 +11,10 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::error::Errno;
+use crate::forms::other_case;
 use crate::job::fnv1a;
 use crate::listing::each_page;
-use crate::names::{is_plain, loosely, other_case};
+use crate::names::{is_plain, loosely};
 use crate::provider::posix::Posix;
 use crate::ring::{Handle, Kind, Name, Stat};
 

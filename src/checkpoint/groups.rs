@@ -265,7 +265,7 @@ impl Checkpointer {
         if job.may_have_leftovers(dir) {
             job.temporaries.remove_leftovers(&dest, (&at, dir.id), name);
         }
-        match dest.link(&first_at, &first.1, &at, name) {
+        match job.naming.make(|| dest.link(&first_at, &first.1, &at, name)) {
             Ok(()) => return Ok(job.dest_id(&there)),
             Err(Errno::EXIST) => self.own_name(dir, name, &at)?,
             Err(errno) => return Err(names::unmade(&job, &*caller, (&at, name), failed("link", errno))),

@@ -52,6 +52,7 @@ use crate::limits::Verdict;
 use crate::links::LinkMap;
 use crate::listing::handed_on;
 use crate::location::Location;
+use crate::naming::Naming;
 use crate::nudges::Nudges;
 use crate::outcome::Intake;
 use crate::plan::{Again, Progress as Standing};
@@ -310,7 +311,8 @@ pub(crate) fn make_job(
         is_dest_doubted: AtomicBool::new(!roots.dest.file_system.does_as_it_says()),
         seen: Mutex::default(),
         twins: Mutex::default(),
-        naming: Mutex::default(),
+        naming: Naming::default(),
+        forms: Mutex::default(),
         walker,
         gate: Gate::new(config.streams, streams_max(), 0),
         links: LinkMap::default(),

@@ -292,6 +292,7 @@ impl Lane {
             let why = "some servers take a key with a leading slash for the one without it";
             return Err(Error::refused_object(self.job().path(Side::Source, dir), why));
         }
+        self.find_twins(dir, &open, &prefix).await?;
         let mut from = self.listing_start(dir, &prefix).await?;
         let (mut sieve, mut frontier, pages) =
             (Sieve::new(root.names), Frontier::default(), Arc::new(Pages::default()));

@@ -24,6 +24,7 @@ pub(crate) mod publish;
 pub(crate) mod relay;
 mod salvage;
 mod stream;
+mod twins;
 pub(crate) mod upload;
 
 use std::cell::{Cell, RefCell};

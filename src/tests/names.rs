@@ -261,35 +261,90 @@ fn two_names_that_are_kept_as_one_never_become_one_file() {
     }
 }
 
-/// Likewise of the objects of a bucket, in directories that the run makes.
+/// Likewise of the objects of a bucket, in directories that the run makes and in such as were there before.
 #[test]
 fn two_keys_that_are_kept_as_one_never_become_one_file() {
     let test = "two_keys_that_are_kept_as_one_never_become_one_file";
     if !can_mount_fuse(test) {
         return;
     }
-    let (slow, other, server) = (SlowMount::keeping_lower_case(), Scratch::new(), FaultServer::start(seed(test, 71)));
-    server.make_bucket("b");
-    let tree = other.path().join("tree");
-    for dir in ["Photos", "photos", "dir"] {
-        fs::create_dir_all(tree.join(dir)).unwrap();
-        fs::write(tree.join(dir).join(format!("only-{}", dir == "photos")), dir).unwrap();
+    for were_there in [false, true] {
+        let (slow, other, server) =
+            (SlowMount::keeping_lower_case(), Scratch::new(), FaultServer::start(seed(test, 71)));
+        server.make_bucket("b");
+        let tree = other.path().join("tree");
+        for dir in ["Photos", "photos", "dir"] {
+            fs::create_dir_all(tree.join(dir)).unwrap();
+            fs::write(tree.join(dir).join(format!("only-{}", dir == "photos")), dir).unwrap();
+        }
+        fs::write(tree.join("Alone"), "alone").unwrap();
+        write_twins(&tree, false, 0);
+        let job = |from: &Path, to: &Path, state: &str| {
+            Job::new(from, to, other.path().join(state), Engine::Auto)
+                .env("AWS_ACCESS_KEY_ID", "AKIAFAULT")
+                .env("AWS_SECRET_ACCESS_KEY", "canary-secret-41c0")
+                .args(&["--endpoint-url", &server.endpoint(), "--region", "us-east-1"])
+        };
+        job(&tree, Path::new("s3://b/tree"), "up").run().expect(0);
+        let down = job(Path::new("s3://b/tree"), &slow.path().join("copy"), "down");
+        let copy = slow.folder().join("copy");
+        if were_there {
+            fs::create_dir_all(copy.join("dir")).unwrap();
+            fs::write(copy.join("alone"), "of before").unwrap();
+            fs::write(copy.join("dir/only-false"), "of before").unwrap();
+        }
+        let mut held = None;
+        for round in [0, 0, 1] {
+            if round > 0 {
+                write_twins(&tree, false, round);
+                job(&tree, Path::new("s3://b/tree"), "up").run().expect(0);
+            }
+            let outcome = down.run().expect(23);
+            assert_eq!(outcome.number("failed"), KEPT.len() as u64 + 1, "{were_there}: {outcome}");
+            let now = holders(&copy, round, &outcome);
+            assert_eq!(*held.get_or_insert(now.clone()), now, "{were_there}: {outcome}");
+            assert_eq!(fs::read_to_string(copy.join("alone")).unwrap(), "alone", "{outcome}");
+            assert_eq!(fs::read_to_string(copy.join("dir/only-false")).unwrap(), "dir", "{outcome}");
+            assert_eq!(fs::read_dir(copy.join("photos")).unwrap().count(), 1, "two directories became one: {outcome}");
+            assert_eq!(fs::read_dir(&copy).unwrap().count(), 7, "{outcome}");
+        }
     }
-    write_twins(&tree, false, 0);
-    let job = |from: &Path, to: &Path, state: &str| {
-        Job::new(from, to, other.path().join(state), Engine::Auto)
-            .env("AWS_ACCESS_KEY_ID", "AKIAFAULT")
-            .env("AWS_SECRET_ACCESS_KEY", "canary-secret-41c0")
-            .args(&["--endpoint-url", &server.endpoint(), "--region", "us-east-1"])
-    };
-    job(&tree, Path::new("s3://b/tree"), "up").run().expect(0);
-    let down = job(Path::new("s3://b/tree"), &slow.path().join("copy"), "down");
-    let copy = slow.folder().join("copy");
-    for _ in 0..2 {
-        let outcome = down.run().expect(23);
-        assert_eq!(outcome.number("failed"), KEPT.len() as u64 + 1, "{outcome}");
-        holders(&copy, 0, &outcome);
-        assert_eq!(fs::read_dir(copy.join("photos")).unwrap().count(), 1, "two directories became one: {outcome}");
+}
+
+/// What was one name is two: either may take the copy's place, one does, and nothing is between two names for long.
+#[test]
+fn two_names_that_follow_one_never_become_one_file() {
+    let test = "two_names_that_follow_one_never_become_one_file";
+    if !can_mount_fuse(test) {
+        return;
+    }
+    const COUNT: usize = 24;
+    for engine in Engine::all() {
+        for extra in [&[][..], &["--atomic"]] {
+            let (slow, other) = (SlowMount::folding(), Scratch::new());
+            let (tree, copy) = (other.path().join("tree"), slow.folder().join("copy"));
+            fs::create_dir(&tree).unwrap();
+            let names = |n: usize| [format!("twin-{n}"), format!("Twin-{n}"), format!("TWIN-{n}")];
+            (0..COUNT).for_each(|n| fs::write(tree.join(&names(n)[0]), "of before").unwrap());
+            let job = job(&tree, &slow, &other.path().join("state"), engine).args(extra);
+            job.run().expect(0);
+            for [before, one, two] in (0..COUNT).map(names) {
+                fs::remove_file(tree.join(before)).unwrap();
+                [one, two].iter().for_each(|name| fs::write(tree.join(name), format!(" {name}").as_bytes()).unwrap());
+            }
+            for _ in 0..2 {
+                let outcome = job.run().expect(23);
+                assert_eq!(outcome.number("failed"), COUNT as u64, "{outcome}");
+                let mut there: Vec<_> = fs::read_dir(&copy).unwrap().map(|entry| entry.unwrap().path()).collect();
+                there.sort();
+                assert_eq!(there.len(), COUNT, "{there:?}: {outcome}");
+                for path in &there {
+                    let name = path.file_name().unwrap().to_str().unwrap();
+                    assert!(!name.starts_with("twin"), "{there:?}: {outcome}");
+                    assert_eq!(fs::read_to_string(path).unwrap(), format!(" {name}"), "{outcome}");
+                }
+            }
+        }
     }
 }
 

@@ -28,9 +28,10 @@ const RANKS: [&[&str]; 13] = [
     &["gate", "report", "tuner", "limits", "boards"],
     &["ring", "catalog"],
     &["provider", "roots", "links", "temporaries"],
-    &["pages", "plan", "walk"],
+    &["dirents", "naming", "pages", "plan", "walk"],
     &["job"],
     &[
+        "forms",
         "names",
         "recognise",
         "dir_stamp",

@@ -366,7 +366,8 @@ impl<'a> Work<'a> {
     }
 
     fn create_in_place(&self, mode: u32) -> Result<Option<Handle>> {
-        match self.dest().create(self.dest_dir(), &self.place.dest_name, mode) {
+        let created = self.job.naming.make(|| self.dest().create(self.dest_dir(), &self.place.dest_name, mode));
+        match created {
             Ok(handle) => {
                 self.remove_leftover(None);
                 Ok(Some(handle))

@@ -97,7 +97,7 @@ impl Work<'_> {
         if let Some(device) = self.job.device(Side::Dest) {
             return Err(Error::refused_object(&device.path, "a device holds the content of a file, and nothing else"));
         }
-        match make(&self.place.dest_name) {
+        match self.job.naming.make(|| make(&self.place.dest_name)) {
             Ok(()) => {
                 self.remove_leftover(None);
                 return Ok(None);

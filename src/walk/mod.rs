@@ -35,7 +35,8 @@ use crate::ring::Name;
 pub use cache::{DirCache, DirPair, OpenDirs, path_steps};
 pub use node::{DestDir, DirNode, Folding};
 pub use pending::Pending;
-pub use seen::{Seen, Twins};
+pub(crate) use seen::TWINS_MAX;
+pub use seen::{KnownTwins, Seen, Twins};
 
 /// One name of a listing.
 #[derive(Debug)]

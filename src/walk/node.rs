@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::catalog::{DirId, DirStamp};
 use crate::ring::Name;
+use crate::walk::KnownTwins;
 
 /// One directory of the source, and its counterpart at the destination.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct DirNode {
     folding: AtomicU8,
     /// Its extended attributes and ACLs as its bucket tells them.
     told: OnceLock<Vec<u8>>,
+    /// Which of its names its destination may take for one another, where its bucket was asked.
+    twins: OnceLock<Box<KnownTwins>>,
     /// The source's state when the listing began.
     stamp: OnceLock<Box<DirStamp>>,
     /// The device that it was on in the last pass, by its number in this run.
@@ -91,6 +94,7 @@ impl DirNode {
             unread: AtomicBool::new(false),
             folding: AtomicU8::new(0),
             told: OnceLock::new(),
+            twins: OnceLock::new(),
             stamp: OnceLock::new(),
             recorded_dev: OnceLock::new(),
         }
@@ -139,6 +143,16 @@ impl DirNode {
     /// What a bucket tells of them; empty for nothing.
     pub fn told(&self) -> &[u8] {
         self.told.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Notes which of its names its destination may take for one another.
+    pub fn set_twins(&self, twins: KnownTwins) {
+        let _ = self.twins.set(Box::new(twins));
+    }
+
+    /// Which of its names its destination may take for one another, where its bucket was asked.
+    pub fn twins(&self) -> Option<&KnownTwins> {
+        self.twins.get().map(Box::as_ref)
     }
 
     /// Whether the destination's directory tells names apart.

@@ -3,10 +3,11 @@
 //! Names are kept as hashes, so that they are bounded in bytes (I4), and of a secret key, so that nobody can make two
 //! of them clash.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
 use crate::catalog::DirId;
+use crate::ring::Name;
 
 /// Names of a destination directory that folds case, as they were listed.
 #[derive(Debug, Default)]
@@ -18,6 +19,9 @@ pub struct Seen {
     /// What they are hashed with.
     pub keys: RandomState,
 }
+
+/// Names of the source that are looked at for one that they may be taken for (I4).
+pub(crate) const TWINS_MAX: usize = 256;
 
 /// Slots for the names of a directory: of 100,000 one in 40 shares one that is not its own.
 const SLOTS: usize = 1 << 22;
@@ -74,6 +78,52 @@ impl Twins {
     }
 }
 
+/// Which names of a bucket's directory a destination may take for one another. Read twice: the first time tells which
+/// may have a twin, by hashes (16 bytes a name, while it is read), the second one what they are called. All
+/// are met folded: without what tells them from their twins.
+#[derive(Debug, Default)]
+pub struct KnownTwins {
+    /// Hashes of folded names, with those of the names.
+    met: HashMap<u64, u64>,
+    /// The names of those that were met with more than one name.
+    groups: HashMap<u64, Vec<Name>>,
+    /// What all are hashed with.
+    keys: RandomState,
+}
+
+impl KnownTwins {
+    /// Takes in a name, in the first reading.
+    pub fn meet(&mut self, name: &Name, folded: &[u8]) {
+        let (key, itself) = (self.keys.hash_one(folded), self.keys.hash_one(name.to_bytes()));
+        // The key of an object may be the beginning of others, too: one name, listed twice.
+        if *self.met.entry(key).or_insert(itself) != itself {
+            self.groups.entry(key).or_default();
+        }
+    }
+
+    /// Whether no name has a twin: then there is no need to read once more. To be called after the first reading.
+    pub fn end(&mut self) -> bool {
+        self.met = HashMap::new();
+        self.groups.is_empty()
+    }
+
+    /// Takes in a name, in the second reading.
+    pub fn name(&mut self, name: Name, folded: &[u8]) {
+        if let Some(group) = self.groups.get_mut(&self.keys.hash_one(folded))
+            && group.len() < TWINS_MAX
+            && !group.contains(&name)
+        {
+            group.push(name);
+        }
+    }
+
+    /// The names that one of the directory may be taken for.
+    pub fn of(&self, name: &Name, folded: &[u8]) -> Vec<Name> {
+        let group = self.groups.get(&self.keys.hash_one(folded)).map_or(&[][..], Vec::as_slice);
+        group.iter().filter(|twin| *twin != name).cloned().collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +140,20 @@ mod tests {
         assert!(wrong < 20, "{wrong} share a slot");
         twins.clear();
         assert!(!twins.is_of(DirId(3)) && !twins.may_have(&7_u32.to_le_bytes()));
+    }
+
+    #[test]
+    fn twins_are_known_by_name() {
+        let mut twins = KnownTwins::default();
+        let names = [c"Foo", c"bar", c"bar", c"foo", c"FOO", c"other"].map(|name| name.to_owned());
+        let folded = |name: &Name| name.to_bytes().to_ascii_lowercase();
+        names.iter().for_each(|name| twins.meet(name, &folded(name)));
+        assert!(!twins.end());
+        names.iter().for_each(|name| twins.name(name.clone(), &folded(name)));
+        assert_eq!(twins.of(&names[3], b"foo"), [c"Foo".to_owned(), c"FOO".to_owned()]);
+        assert!(twins.of(&names[1], b"bar").is_empty() && twins.of(&c"none".to_owned(), b"none").is_empty());
+        let mut none = KnownTwins::default();
+        names[1..4].iter().for_each(|name| none.meet(name, &folded(name)));
+        assert!(none.end());
     }
 }
