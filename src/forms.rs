@@ -12,38 +12,13 @@ use crate::provider::posix::{Posix, Verb};
 use crate::ring::{Caller, Handle, Name, Side};
 use crate::walk::DirNode;
 
-/// Names of which each is kept in another form somewhere. Those of eight letters at most are short names to vfat.
-const TRIED: [&str; 6] = ["GFAST", "gfast", "gf\u{e9}", "gfe\u{301}", "gf.", "gf "];
+/// Names of which each is kept in another form somewhere; the first is the plainest. Those of eight letters at most are
+/// short names to vfat.
+const TRIED: [&str; 6] = ["gfast", "GFAST", "gf\u{e9}", "gfe\u{301}", "gf.", "gf "];
 
-/// The name that the destination gives what is made under `name`. One at a time: they have one directory.
-pub(crate) fn kept_as(
-    job: &Job,
-    caller: &dyn Caller,
-    (dir, at): (&DirNode, &Handle),
-    name: &Name,
-) -> Verb<Option<Name>> {
-    let _turn = job.link_changes.lock();
-    let (dest, trial) = (Posix::new(caller, Side::Dest), job.temporaries.trial());
-    dir.touch();
-    match dest.make_dir(at, &trial, 0o700) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(errno),
-    }
-    let within = dest.open_dir(at, &trial)?;
-    // What an interrupted run left.
-    clear(dest, &within)?;
-    let kept = dest.create(&within, name, 0o600).and_then(|file| {
-        drop(file);
-        let mut kept = None;
-        each_name(dest, &within, |name, _| {
-            kept = Name::new(name).ok();
-            Ok(())
-        })?;
-        Ok(kept)
-    });
-    clear(dest, &within)?;
-    dest.remove_dir(at, &trial)?;
-    kept
+/// The name that the destination gives what is made under `name`.
+pub(crate) fn kept_as(job: &Job, caller: &dyn Caller, at: (&DirNode, &Handle), name: &Name) -> Verb<Option<Name>> {
+    in_trial(job, caller, at, |dest, within| kept(dest, within, name))
 }
 
 /// Whether the destination keeps names in another form than it is given, as far as is known: tried once for each of its
@@ -57,20 +32,57 @@ pub(crate) fn changes_names(job: &Job, caller: &dyn Caller, dir: &DirNode, at: &
     if let Some(changes) = known.get(&there.dev) {
         return *changes;
     }
-    for tried in TRIED {
-        let name = Name::new(tried).expect("I8: a constant without a NUL");
-        match kept_as(job, caller, (dir, at), &name) {
-            Ok(kept) if kept.as_ref() == Some(&name) => {}
-            Ok(_) => {
-                known.insert(there.dev, true);
-                return true;
+    let tried = in_trial(job, caller, (dir, at), |dest, within| {
+        for (index, tried) in TRIED.into_iter().enumerate() {
+            let name = Name::new(tried).expect("I8: a constant without a NUL");
+            match kept(dest, within, &name) {
+                Ok(kept) if kept.as_ref() == Some(&name) => {}
+                Ok(_) => return Ok(true),
+                Err(errno) if index == 0 => return Err(errno),
+                // It holds no such names.
+                Err(_) => {}
             }
-            Err(errno) if is_of_name(errno) => {}
-            Err(_) => return true,
         }
+        Ok(false)
+    });
+    if let Ok(changes) = tried {
+        known.insert(there.dev, changes);
     }
-    known.insert(there.dev, false);
-    false
+    tried.unwrap_or(true)
+}
+
+/// Tries something in a directory that is made for it. One at a time: they have one name.
+fn in_trial<T>(
+    job: &Job,
+    caller: &dyn Caller,
+    (dir, at): (&DirNode, &Handle),
+    try_it: impl FnOnce(Posix<'_>, &Handle) -> Verb<T>,
+) -> Verb<T> {
+    let _turn = job.link_changes.lock();
+    let (dest, trial) = (Posix::new(caller, Side::Dest), job.temporaries.trial());
+    match dest.make_dir(at, &trial, 0o700) {
+        Ok(()) | Err(Errno::EXIST) => dir.touch(),
+        Err(errno) => return Err(errno),
+    }
+    let within = dest.open_dir(at, &trial)?;
+    // What an interrupted run left.
+    clear(dest, &within)?;
+    let tried = try_it(dest, &within);
+    clear(dest, &within)?;
+    dest.remove_dir(at, &trial)?;
+    tried
+}
+
+/// The name that an empty directory lists once something is made in it under `name`.
+fn kept(dest: Posix<'_>, within: &Handle, name: &Name) -> Verb<Option<Name>> {
+    drop(dest.create(within, name, 0o600)?);
+    let mut kept = None;
+    each_name(dest, within, |name, _| {
+        kept = Name::new(name).ok();
+        Ok(())
+    })?;
+    clear(dest, within)?;
+    Ok(kept)
 }
 
 /// Another spelling of a name, of those that the destination keeps as `listed`.

@@ -28,7 +28,7 @@ use crate::ring::{Handle, Name, Side, Stat, Time};
 use crate::roots::Root;
 use crate::selection::Choice;
 use crate::temporaries::Temporaries;
-use crate::walk::{DestDir, DirNode, DirPair, Seen, Twins, Walker};
+use crate::walk::{DestDir, DirNode, DirPair, Folding, Recent, Seen, Twins, Walker};
 
 /// One root of the job.
 #[derive(Clone, Debug)]
@@ -176,10 +176,10 @@ pub struct Job {
     pub is_dest_remote: AtomicBool,
     /// Whether anything there may not do what it says it has done: what it is told to change is looked at again.
     pub is_dest_doubted: AtomicBool,
-    /// Names of the destination directory that was last looked through.
-    pub seen: Mutex<Seen>,
-    /// Names of the source directory that was last looked through for such as a destination may take for one.
-    pub twins: Mutex<Twins>,
+    /// Names of the destination's directories that were looked through last.
+    pub seen: Recent<Seen>,
+    /// Names of the source's directories that were looked through last for such as a destination may take for one.
+    pub twins: Recent<Twins>,
     /// Whose turn it is to give a name that the destination might take for another.
     pub naming: Naming,
     /// Which of the destination's file systems, by device, keep names in another form than they are given.
@@ -381,6 +381,12 @@ impl Job {
     /// Says a failure on the console.
     pub fn say(&self, error: &Error, attempts: u32) {
         self.failures.say(&Failure { error: error.clone(), attempts });
+    }
+
+    /// Makes something in the destination's directory under a name that must be free: see [`Naming::make`].
+    pub fn make<T>(&self, dir: &DirNode, make: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        let may_fold = dir.folding() == Folding::Case || !self.dest_file_system.tells_names_apart();
+        self.naming.make(dir.id, may_fold, make)
     }
 
     /// Whether a name of `dir` is part of the job.

@@ -488,17 +488,20 @@ pub(crate) fn make_dest(
     };
     // An earlier run has most likely left it there: one question then, not three.
     let found = if job.past == Past::Nothing { None } else { dest.open_dir(at, name).ok() };
-    let is_new =
-        match found.as_ref().map_or_else(|| job.naming.make(|| dest.make_dir(at, name, mode)), |_| Err(Errno::EXIST)) {
-            Ok(()) => true,
-            Err(Errno::EXIST) => {
-                if let Some(above) = &dir.parent {
-                    names::own(job, caller, Claim { dir: above, open: parent, name, dest_name: name })?;
-                }
-                found.is_none() && replace_by_dir(dest, at, name, mode).map_err(|(verb, errno)| failed(verb, errno))?
+    let make = || match &dir.parent {
+        Some(above) => job.make(above, || dest.make_dir(at, name, mode)),
+        None => dest.make_dir(at, name, mode),
+    };
+    let is_new = match found.as_ref().map_or_else(make, |_| Err(Errno::EXIST)) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => {
+            if let Some(above) = &dir.parent {
+                names::own(job, caller, Claim { dir: above, open: parent, name, dest_name: name })?;
             }
-            Err(errno) => return Err(names::unmade(job, caller, (at, name), failed("create", errno))),
-        };
+            found.is_none() && replace_by_dir(dest, at, name, mode).map_err(|(verb, errno)| failed(verb, errno))?
+        }
+        Err(errno) => return Err(names::unmade(job, caller, (at, name), failed("create", errno))),
+    };
     let handle = found.map_or_else(|| dest.open_dir(at, name), Ok).map_err(|errno| failed("open", errno))?;
     if is_new {
         if dir.parent.as_ref().is_some_and(|parent| parent.dest() == DestDir::ExistingWithAcl) {

@@ -12,9 +12,7 @@
 //! Some file systems keep names in another form than they are given (HFS+ normalises, vfat drops a dot): there the
 //! source's "foo" may be what was made as "Foo" before. So where the source has such twins, the destination is shown
 //! one in a directory of its own, and whoever the catalog says has made the object keeps it. A bucket's twins are
-//! looked for once, before its directory is listed, and only for a destination that is seen to keep names so.
-
-use std::hash::BuildHasher;
+//! looked for before its directory is listed, unless the destination is seen to keep names as they are.
 
 use icu_normalizer::DecomposingNormalizerBorrowed;
 use unicase::UniCase;
@@ -24,14 +22,11 @@ use crate::dirents::each_name;
 use crate::error::{Cause, Errno, Error, Result, join};
 use crate::filter::Sort;
 use crate::forms::{self, other_case};
-use crate::job::{Job, Past};
+use crate::job::Job;
 use crate::provider::metadata;
 use crate::provider::posix::Posix;
 use crate::ring::{Caller, Handle, Kind, Name, Side, Stat};
-use crate::walk::{DestDir, DirNode, DirPair, Folding, Seen, TWINS_MAX};
-
-/// Names of one directory that are kept, so that not every name of it needs a listing (I4).
-const SEEN_MAX: usize = 65_536;
+use crate::walk::{DestDir, DirNode, DirPair, Folding, Twins};
 
 /// A name in a directory, on both sides.
 #[derive(Clone, Copy)]
@@ -82,31 +77,31 @@ struct Wanted {
 }
 
 /// Makes sure that what the destination has under a name is an object of this very name. It is an error if it is
-/// another object of the source.
-pub(crate) fn own(job: &Job, caller: &dyn Caller, claim: Claim<'_>) -> Result<()> {
+/// another object of the source. False if there is nothing under it any more.
+pub(crate) fn own(job: &Job, caller: &dyn Caller, claim: Claim<'_>) -> Result<bool> {
     let failed = |errno| Error::os("look up", path(job, &claim), errno);
     if !may_fold(job, caller, &claim).map_err(failed)? {
-        return Ok(());
+        return Ok(true);
     }
     let clash = |other: &Name| {
         let other = join(&job.path(Side::Dest, claim.dir), other);
         Err(Error { verb: "copy", object: path(job, &claim), cause: Cause::Clash(other) })
     };
     match look(job, caller, &claim).map_err(failed)? {
-        Listed::Gone => Ok(()),
+        Listed::Gone => Ok(false),
         Listed::Itself => match maker(job, caller, &claim, claim.dest_name)? {
             Some(other) => clash(&other),
-            None => Ok(()),
+            None => Ok(true),
         },
         Listed::Otherwise(other) if is_of_source(job, caller, &claim, &other)? => {
             match is_made_as(job, caller, &claim, &other)? {
-                true => Ok(()),
+                true => Ok(true),
                 false => clash(&other),
             }
         }
         Listed::Otherwise(other) => match maker(job, caller, &claim, &other)? {
             Some(maker) => clash(&maker),
-            None if call(job, caller, &claim, &other)? => Ok(()),
+            None if call(job, caller, &claim, &other)? => Ok(true),
             None => own(job, caller, claim),
         },
     }
@@ -116,25 +111,30 @@ pub(crate) fn own(job: &Job, caller: &dyn Caller, claim: Claim<'_>) -> Result<()
 fn call(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, other: &Name) -> Result<bool> {
     let failed = |errno| Error::os("rename to", path(job, claim), errno);
     let (dest, at) = (Posix::new(caller, Side::Dest), &claim.open.dest);
-    if forms::changes_names(job, caller, claim.dir, at)
-        && forms::kept_as(job, caller, (claim.dir, at), claim.dest_name).map_err(failed)?.as_ref() == Some(other)
-    {
+    // Where it cannot be tried it is renamed.
+    let kept = || forms::kept_as(job, caller, (claim.dir, at), claim.dest_name).ok().flatten();
+    if forms::changes_names(job, caller, claim.dir, at) && kept().as_ref() == Some(other) {
         return Ok(true);
     }
     // Another name of the source may want it as well: whoever comes second finds it taken.
-    let _turn = job.naming.turn();
-    if !matches!(look(job, caller, claim).map_err(failed)?, Listed::Otherwise(now) if now == *other) {
+    let _turn = job.naming.turn(claim.dir.id);
+    let is_other = |listed: &Listed| matches!(listed, Listed::Otherwise(now) if now == other);
+    if !is_other(&look(job, caller, claim).map_err(failed)?) {
         return Ok(false);
     }
     // By way of a third name: to the kernel a file's names that fold to one are one, and nothing is to be done.
     let between = job.temporaries.between(claim.dir.id, claim.dest_name);
-    let renamed = job.naming.rename(|| {
+    let renamed = job.naming.rename(claim.dir.id, || {
         dest.rename(at, other, &between)?;
-        dest.rename(at, &between, claim.dest_name)
+        dest.rename(at, &between, claim.dest_name).inspect_err(|_| {
+            let _ = dest.rename(at, &between, other);
+        })
     });
-    *job.seen.lock() = Seen::default();
+    job.seen.forget(claim.dir.id);
     renamed.map_err(failed)?;
-    Ok(true)
+    // What was made under a name like it meanwhile keeps that name where it is replaced.
+    let listed = look(job, caller, claim).map_err(failed)?;
+    Ok(matches!(listed, Listed::Itself) || is_other(&listed))
 }
 
 /// The other name of the source under which the object was made that is listed as `listed`; nothing if it is this
@@ -144,21 +144,18 @@ fn maker(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) -> Re
         return Ok(None);
     }
     let (mine, at) = (hold(job, claim.dir, claim.name)?, (claim.dir, &claim.open.dest));
-    let twins = match (&job.source.bucket, claim.dir.twins()) {
-        (None, _) => twins(job, caller, claim)?,
-        (Some(_), Some(known)) => known.of(claim.name, &loosely(claim.name.to_bytes())),
-        (Some(_), None) => {
-            // What has the name in a directory that this run has made, this run has made, and what an earlier one could
-            // not make under it is another's.
-            let is_known = || Ok::<_, Error>(job.catalog.reader()?.entry(claim.dir.id, claim.name)?.is_some());
-            let is_made = claim.dir.dest() == DestDir::Created || (job.past != Past::Nothing && is_known()?);
-            let failed = |errno| Error::os("look up", path(job, claim), errno);
-            return match mine.is_none() && is_made {
-                true => forms::variant(job, caller, at, (claim.dest_name, listed)).map_err(failed),
-                false => Ok(None),
-            };
+    let folded = loosely(claim.name.to_bytes());
+    let (mut twins, is_whole) = match (&job.source.bucket, claim.dir.twins()) {
+        (None, _) => twins(job, caller, claim, &folded)?,
+        (Some(_), Some(known)) => (known.of(claim.name, &folded), known.is_whole(&folded)),
+        // What has the name in a directory that this run has made, this run has made.
+        (Some(_), None) if mine.is_none() && claim.dir.dest() == DestDir::Created => {
+            let variant = forms::variant(job, caller, at, (claim.dest_name, listed));
+            return variant.map_err(|errno| Error::os("look up", path(job, claim), errno));
         }
+        (Some(_), None) => return Ok(None),
     };
+    twins.retain(|twin| [Sort::Other, Sort::Dir].into_iter().any(|sort| job.takes(claim.dir, twin, sort)));
     for twin in twins {
         let is_listed = *twin == **listed;
         if is_listed || mine > hold(job, claim.dir, &twin)? {
@@ -174,7 +171,8 @@ fn maker(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) -> Re
             return Ok(Some(twin));
         }
     }
-    Ok(None)
+    // One of too many.
+    Ok((!is_whole && mine.is_none()).then(|| c"?".to_owned()))
 }
 
 /// Whether the object that is listed under another name of the source was made under this one.
@@ -188,10 +186,12 @@ fn is_made_as(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) 
 }
 
 /// When the catalog says that the object at the destination was made under this name: the later of two is right. A
-/// name of an earlier pass that the source did not have since keeps its record.
+/// name of an earlier pass that the source did not have since keeps its record. In a directory that this run has made
+/// nothing is older.
 fn hold(job: &Job, dir: &DirNode, name: &Name) -> Result<Option<u64>> {
     let reader = job.catalog.reader()?;
-    Ok(match reader.entry(dir.id, name)? {
+    let first = if dir.dest() == DestDir::Created { job.progress.completed_batch + 1 } else { 0 };
+    let hold = match reader.entry(dir.id, name)? {
         Some(Record::Dir(id)) => {
             // Under no name it is recorded that it failed. One whose listing did has what that brought up.
             let recorded = reader.entries(id, None, 2)?;
@@ -207,41 +207,31 @@ fn hold(job: &Job, dir: &DirNode, name: &Name) -> Result<Option<u64>> {
             Status::InProgress | Status::Written | Status::Done => Some(record.batch),
         },
         None => None,
-    })
+    };
+    Ok(hold.filter(|batch| *batch >= first))
 }
 
-/// Names of the source's directory that are one with this but for what file systems fold.
-fn twins(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> Result<Vec<Name>> {
+/// Names of the source's directory that are one with this but for what file systems fold, and whether those are all.
+fn twins(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, folded: &[u8]) -> Result<(Vec<Name>, bool)> {
     let source = Posix::new(caller, Side::Source);
-    let wanted = loosely(claim.name.to_bytes());
-    let failed = |errno| Error::os("list", job.path(Side::Source, claim.dir), errno);
-    let mut known = job.twins.lock();
-    if !known.is_of(claim.dir.id) {
-        known.clear();
-        each_name(source, &claim.open.source, |name, _| {
-            known.meet(&loosely(name));
+    let known = job.twins.of(claim.dir.id);
+    let mut known = known.lock();
+    while !known.is_read() {
+        let read = each_name(source, &claim.open.source, |name, _| {
+            known.meet(name, &loosely(name));
             Ok(())
-        })
-        .map_err(failed)?;
-        known.complete(claim.dir.id);
+        });
+        if let Err(errno) = read {
+            *known = Twins::default();
+            return Err(Error::os("list", job.path(Side::Source, claim.dir), errno));
+        }
+        known.end();
     }
-    let mut found = Vec::new();
-    if known.may_have(&wanted) {
-        drop(known);
-        each_name(source, &claim.open.source, |name, _| {
-            if found.len() < TWINS_MAX && name != claim.name.to_bytes() && loosely(name) == wanted {
-                found.extend(Name::new(name));
-            }
-            Ok(())
-        })
-        .map_err(failed)?;
-    }
-    found.retain(|twin| job.takes(claim.dir, twin, Sort::Other));
-    Ok(found)
+    Ok((known.of(claim.name, folded), known.is_whole(folded)))
 }
 
-/// Whether a directory folds case, by a name that is known to be in it. Where inode numbers are made up for each name
-/// that is looked up, one that answers in the other case might be a file of its own: then the listing says so.
+/// Whether a directory may fold case, by a name that is known to be in it. Where inode numbers are made up for each
+/// name that is looked up, one that answers in the other case might be a file of its own: then the listing says so.
 pub(crate) fn folds(
     job: &Job,
     caller: &dyn Caller,
@@ -255,13 +245,17 @@ pub(crate) fn folds(
         (Folding::Case, _) => return Ok(true),
         (Folding::Unknown, Some(other)) => other,
     };
-    let both = job.naming.settled(|| match dest.stat(at, &other) {
-        Err(Errno::NOENT) => Ok(None),
-        other => Ok(Some((other?, dest.stat(at, known)?))),
-    });
-    let is_one = both?.is_some_and(|(other, there)| {
-        (there.dev, there.ino) == (other.dev, other.ino) || !job.dest.inodes.is_lasting()
-    });
+    let both = job.naming.settled(dir.id, || Ok((dest.stat(at, &other), dest.stat(at, known)?)));
+    let is_one = match both {
+        Ok((Err(Errno::NOENT), _)) => false,
+        Ok((other, there)) => {
+            let other = other?;
+            (there.dev, there.ino) == (other.dev, other.ino) || !job.dest.inodes.is_lasting()
+        }
+        // It is gone by now, and tells nothing.
+        Err(Errno::NOENT) => return Ok(true),
+        Err(errno) => return Err(errno),
+    };
     dir.set_folding(if is_one { Folding::Case } else { Folding::None });
     Ok(dir.folding() == Folding::Case)
 }
@@ -314,38 +308,43 @@ fn takes_names(job: &Job, dest: &Posix, at: &Handle) -> bool {
 
 /// Looks for a name that answers in the listing.
 fn look(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Result<Listed, Errno> {
-    job.naming.settled(|| try_look(job, caller, claim))
+    job.naming.settled(claim.dir.id, || try_look(job, caller, claim))
 }
 
 fn try_look(job: &Job, caller: &dyn Caller, claim: &Claim<'_>) -> std::result::Result<Listed, Errno> {
     let dest = Posix::new(caller, Side::Dest);
-    let mut seen = job.seen.lock();
-    if seen.dir == Some(claim.dir.id) && seen.names.contains(&seen.keys.hash_one(claim.dest_name.to_bytes())) {
+    let seen = job.seen.of(claim.dir.id);
+    let mut seen = seen.lock();
+    if seen.has(claim.dest_name.to_bytes()) {
         return Ok(Listed::Itself);
     }
     let there = match dest.stat(&claim.open.dest, claim.dest_name) {
         Err(Errno::NOENT) => return Ok(Listed::Gone),
         there => there?,
     };
-    *seen = Seen { dir: Some(claim.dir.id), ..Seen::default() };
-    let (mut is_there, mut others) = (false, Vec::new());
+    seen.clear();
+    let (mut is_there, mut others, mut telling) = (false, Vec::new(), None);
     let wanted = Wanted::new(claim.dest_name.to_bytes(), there.ino);
-    each_name(dest, &claim.open.dest, |name, ino| {
+    let listed = each_name(dest, &claim.open.dest, |name, ino| {
         is_there |= name == claim.dest_name.to_bytes();
-        if seen.names.len() < SEEN_MAX {
-            let hash = seen.keys.hash_one(name);
-            seen.names.insert(hash);
-        }
+        seen.meet(name);
         if let Some(likeness) = wanted.likeness(name, ino) {
             keep_likest(&mut others, likeness, name);
         }
-        if claim.dir.folding() == Folding::Unknown
-            && let Ok(name) = Name::new(name)
-        {
-            folds(job, caller, claim.dir, &claim.open.dest, &name)?;
+        if telling.is_none() {
+            telling = Name::new(name).ok().filter(|name| other_case(name).is_some());
         }
         Ok(())
-    })?;
+    });
+    job.seen.weigh(claim.dir.id, seen.end());
+    // Whose turn it is may wait for what was seen.
+    drop(seen);
+    listed?;
+    if claim.dir.folding() == Folding::Unknown
+        && let Some(name) = telling
+    {
+        folds(job, caller, claim.dir, &claim.open.dest, &name)?;
+    }
     let others: Vec<Name> = others.into_iter().filter_map(|(_, name)| Name::new(name).ok()).collect();
     Ok(match (is_there, &others[..]) {
         (true, _) => Listed::Itself,

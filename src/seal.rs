@@ -127,7 +127,7 @@ impl Sealer {
         let _turn = match (job.config.naming, temp) {
             (Naming::Atomic, Some(temp)) => {
                 // One after the other where names are folded: two that are new are each free until one is given.
-                let turn = names::may_be_one(&job, dir, job.dest_name(dir, name)).then(|| job.naming.turn());
+                let turn = names::may_be_one(&job, dir, job.dest_name(dir, name)).then(|| job.naming.turn(dir.id));
                 self.own_name(dir, name, temp, &at)?;
                 turn
             }
@@ -192,7 +192,7 @@ impl Sealer {
                     None => self.open_source(dir)?,
                 };
                 let open = DirPair { source, dest: at.clone() };
-                names::own(&job, &*self.caller, Claim { dir, open: &open, name, dest_name })
+                names::own(&job, &*self.caller, Claim { dir, open: &open, name, dest_name }).map(drop)
             }
             Ok(false) => Ok(()),
             Err(errno) => Err(Error::os("look up", join(&job.path(Side::Dest, dir), dest_name), errno)),

@@ -237,7 +237,7 @@ impl Checkpointer {
             None => self.sealers[0].open_source(dir)?,
         };
         let open = DirPair { source, dest: at.clone() };
-        names::own(&self.job, &*self.caller, Claim { dir, open: &open, name, dest_name: name })
+        names::own(&self.job, &*self.caller, Claim { dir, open: &open, name, dest_name: name }).map(drop)
     }
 
     /// Links two names, once more where a directory of either has become stale.
@@ -265,7 +265,7 @@ impl Checkpointer {
         if job.may_have_leftovers(dir) {
             job.temporaries.remove_leftovers(&dest, (&at, dir.id), name);
         }
-        match job.naming.make(|| dest.link(&first_at, &first.1, &at, name)) {
+        match job.make(dir, || dest.link(&first_at, &first.1, &at, name)) {
             Ok(()) => return Ok(job.dest_id(&there)),
             Err(Errno::EXIST) => self.own_name(dir, name, &at)?,
             Err(errno) => return Err(names::unmade(&job, &*caller, (&at, name), failed("link", errno))),

@@ -72,7 +72,7 @@ use crate::selection::{Choice, read_choice};
 use crate::stop::Stop;
 use crate::temporaries::Temporaries;
 use crate::transfer;
-use crate::walk::{DestDir, DirNode, Walker, Work};
+use crate::walk::{DestDir, DirNode, Recent, Walker, Work};
 
 /// Time between two looks at signals and progress, and for outcomes once they are overdue.
 const TICK: Duration = Duration::from_millis(100);
@@ -309,8 +309,8 @@ pub(crate) fn make_job(
         dest_file_system: roots.dest.file_system,
         is_dest_remote: AtomicBool::new(roots.dest.file_system.is_remote()),
         is_dest_doubted: AtomicBool::new(!roots.dest.file_system.does_as_it_says()),
-        seen: Mutex::default(),
-        twins: Mutex::default(),
+        seen: Recent::default(),
+        twins: Recent::default(),
         naming: Naming::default(),
         forms: Mutex::default(),
         walker,

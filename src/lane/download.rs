@@ -24,7 +24,7 @@ use crate::config::{Attributes, SpecialBits};
 use crate::digest::crc64;
 use crate::errand::Errand;
 use crate::error::{Error, Result, escape};
-use crate::job::{Past, Place};
+use crate::job::{Past, Place, Ticket};
 use crate::links::LinkKey;
 use crate::outcome::What;
 use crate::plan::{self, Plan, Skip};
@@ -116,6 +116,9 @@ impl Lane {
                 };
             }
             _ => {}
+        }
+        if errand.ticket == Ticket::Alone {
+            self.find_twins(&place.dir, &place.open).await?;
         }
         self.note_replaced(errand, &key)?;
         let is_sealed_before = errand.record.as_ref().is_some_and(|record| record.status == Status::Done);

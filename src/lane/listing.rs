@@ -285,6 +285,7 @@ impl Lane {
     }
 
     async fn list_keys(&self, dir: &Arc<DirNode>) -> Result<Listing> {
+        self.find_twins_of(dir).await?;
         let open = self.open_dest(dir)?;
         let root = self.job().source.bucket.as_ref().expect("I8: the way says that the source is a bucket");
         let prefix = root.dir_key(dir);
@@ -292,7 +293,7 @@ impl Lane {
             let why = "some servers take a key with a leading slash for the one without it";
             return Err(Error::refused_object(self.job().path(Side::Source, dir), why));
         }
-        self.find_twins(dir, &open, &prefix).await?;
+        self.find_twins(dir, &open).await?;
         let mut from = self.listing_start(dir, &prefix).await?;
         let (mut sieve, mut frontier, pages) =
             (Sieve::new(root.names), Frontier::default(), Arc::new(Pages::default()));

@@ -1,52 +1,69 @@
 //! Names of a bucket that its destination may take for one another.
 
+use std::sync::Arc;
+
 use super::listing::items;
 use super::{Lane, Way};
 use crate::error::Result;
-use crate::filter::Sort;
 use crate::forms;
 use crate::job::KeyNames;
 use crate::names::loosely;
 use crate::provider::s3::From;
-use crate::ring::Name;
-use crate::walk::{DestDir, DirNode, DirPair, KnownTwins};
+use crate::walk::{DestDir, DirNode, DirPair, Twins};
 
 impl Lane {
-    /// Which names of the directory its destination may take for one another. What is there under one of them may be
-    /// this run's, if the destination keeps names in another form and the directory was there before: so the bucket is
-    /// asked first.
-    pub(super) async fn find_twins(&self, dir: &DirNode, open: &DirPair, prefix: &str) -> Result<()> {
+    /// Which names beside a directory its destination may take for it.
+    pub(super) async fn find_twins_of(&self, dir: &DirNode) -> Result<()> {
+        let Some(parent) = dir.parent.as_ref().filter(|_| self.way == Way::Down) else { return Ok(()) };
+        let opened = match self.open_dir(parent) {
+            Err(error) if error.is_stale() => {
+                self.cache.borrow_mut().forget(parent);
+                self.open_dir(parent)
+            }
+            opened => opened,
+        }?;
+        self.look_at_dest(parent, &opened)?;
+        self.find_twins(parent, &opened).await
+    }
+
+    /// Which names of a directory its destination may take for one another. What is there under one of them may be
+    /// another's of this run, if the destination keeps names in another form and the directory was there before: so the
+    /// bucket is asked first.
+    pub(super) async fn find_twins(&self, dir: &Arc<DirNode>, open: &DirPair) -> Result<()> {
         let (job, caller) = (self.job(), &*self.errands.caller);
-        let is_new = self.way != Way::Down || dir.dest() == DestDir::Created;
-        if is_new || dir.twins().is_some() || !forms::changes_names(job, caller, dir, &open.dest) {
+        let is_new = self.way != Way::Down || dir.dest() == DestDir::Created || dir.twins().is_some();
+        let is_alone = job.has_device() || job.single.is_some();
+        if is_new || is_alone || !forms::changes_names(job, caller, dir, &open.dest) {
             return Ok(());
         }
-        let mut twins = KnownTwins::default();
-        self.each_key_name(dir, prefix, |name| twins.meet(&name, &loosely(name.to_bytes()))).await?;
-        if !twins.end() {
-            let name_twin = |name: Name| {
-                let folded = loosely(name.to_bytes());
-                twins.name(name, &folded);
-            };
-            self.each_key_name(dir, prefix, name_twin).await?;
+        let root = job.source.bucket.as_ref().expect("I8: the way says that the source is a bucket");
+        let (prefix, mut twins) = (root.dir_key(dir), Twins::default());
+        // Ends: each reading leaves less to the next.
+        while !twins.is_read() {
+            if !self.read_names(&prefix, &mut twins).await? {
+                return Ok(());
+            }
+            twins.end();
         }
         dir.set_twins(twins);
         Ok(())
     }
 
-    /// Takes all names of a bucket's directory that are part of the job.
-    async fn each_key_name(&self, dir: &DirNode, prefix: &str, mut take: impl FnMut(Name)) -> Result<()> {
-        let (job, mut from) = (self.job(), From::Start);
+    /// Reads the names of a bucket's directory once; false if the job is to stop.
+    async fn read_names(&self, prefix: &str, twins: &mut Twins) -> Result<bool> {
+        let mut from = From::Start;
         // Ends: each page goes on behind the one before.
-        loop {
+        while !self.job().walker.is_stopped() {
             let page = self.source().list(prefix, &from).await?;
             let items = items(prefix, page.objects, page.prefixes).into_iter();
-            let names = items.filter_map(|item| item.name(KeyNames::Posix).ok());
-            names.filter(|name| job.takes(dir, name, Sort::Other)).for_each(&mut take);
+            for name in items.filter_map(|item| item.name(KeyNames::Posix).ok()) {
+                twins.meet(name.to_bytes(), &loosely(name.to_bytes()));
+            }
             match page.next {
                 Some(token) => from = From::Token(token),
-                None => return Ok(()),
+                None => return Ok(true),
             }
         }
+        Ok(false)
     }
 }

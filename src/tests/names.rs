@@ -1,5 +1,7 @@
 //! Destinations that fold case or normalise Unicode: no two objects of the source ever become one.
 
+#[path = "names/keys.rs"]
+mod keys;
 mod support;
 
 use std::fs;
@@ -10,10 +12,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use gfast::error::escape;
 use gfast::temporaries::Temporaries;
-use support::fault::FaultServer;
 use support::fixture::must;
 use support::slow::can_mount_fuse;
-use support::{Comparison, Engine, Job, Outcome, Scratch, SlowMount, seed};
+use support::{Comparison, Engine, Job, Outcome, Scratch, SlowMount};
 
 /// Files of the source with their content; of each pair the destination can hold one.
 const PAIRS: [[&str; 2]; 3] = [["Readme", "README"], ["dir/a.TXT", "dir/A.txt"], ["caf\u{e9}", "cafe\u{301}"]];
@@ -257,56 +258,6 @@ fn two_names_that_are_kept_as_one_never_become_one_file() {
             assert_ne!(dir_holder(&copy, &outcome), dir);
             let left = fs::read_dir(&copy).unwrap().map(|entry| entry.unwrap().file_name());
             assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with(".gfast-")), "{outcome}");
-        }
-    }
-}
-
-/// Likewise of the objects of a bucket, in directories that the run makes and in such as were there before.
-#[test]
-fn two_keys_that_are_kept_as_one_never_become_one_file() {
-    let test = "two_keys_that_are_kept_as_one_never_become_one_file";
-    if !can_mount_fuse(test) {
-        return;
-    }
-    for were_there in [false, true] {
-        let (slow, other, server) =
-            (SlowMount::keeping_lower_case(), Scratch::new(), FaultServer::start(seed(test, 71)));
-        server.make_bucket("b");
-        let tree = other.path().join("tree");
-        for dir in ["Photos", "photos", "dir"] {
-            fs::create_dir_all(tree.join(dir)).unwrap();
-            fs::write(tree.join(dir).join(format!("only-{}", dir == "photos")), dir).unwrap();
-        }
-        fs::write(tree.join("Alone"), "alone").unwrap();
-        write_twins(&tree, false, 0);
-        let job = |from: &Path, to: &Path, state: &str| {
-            Job::new(from, to, other.path().join(state), Engine::Auto)
-                .env("AWS_ACCESS_KEY_ID", "AKIAFAULT")
-                .env("AWS_SECRET_ACCESS_KEY", "canary-secret-41c0")
-                .args(&["--endpoint-url", &server.endpoint(), "--region", "us-east-1"])
-        };
-        job(&tree, Path::new("s3://b/tree"), "up").run().expect(0);
-        let down = job(Path::new("s3://b/tree"), &slow.path().join("copy"), "down");
-        let copy = slow.folder().join("copy");
-        if were_there {
-            fs::create_dir_all(copy.join("dir")).unwrap();
-            fs::write(copy.join("alone"), "of before").unwrap();
-            fs::write(copy.join("dir/only-false"), "of before").unwrap();
-        }
-        let mut held = None;
-        for round in [0, 0, 1] {
-            if round > 0 {
-                write_twins(&tree, false, round);
-                job(&tree, Path::new("s3://b/tree"), "up").run().expect(0);
-            }
-            let outcome = down.run().expect(23);
-            assert_eq!(outcome.number("failed"), KEPT.len() as u64 + 1, "{were_there}: {outcome}");
-            let now = holders(&copy, round, &outcome);
-            assert_eq!(*held.get_or_insert(now.clone()), now, "{were_there}: {outcome}");
-            assert_eq!(fs::read_to_string(copy.join("alone")).unwrap(), "alone", "{outcome}");
-            assert_eq!(fs::read_to_string(copy.join("dir/only-false")).unwrap(), "dir", "{outcome}");
-            assert_eq!(fs::read_dir(copy.join("photos")).unwrap().count(), 1, "two directories became one: {outcome}");
-            assert_eq!(fs::read_dir(&copy).unwrap().count(), 7, "{outcome}");
         }
     }
 }

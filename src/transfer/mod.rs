@@ -46,6 +46,9 @@ use crate::report::Count;
 use crate::ring::{Access, Caller, Handle, Kind, Lease, Name, Side, Stat, Time};
 use crate::walk::DestDir;
 
+/// How often a name that was taken and is free is tried.
+const NAME_TRIES: u32 = 2;
+
 /// What became of one object.
 #[derive(Debug)]
 pub enum Ending {
@@ -366,18 +369,19 @@ impl<'a> Work<'a> {
     }
 
     fn create_in_place(&self, mode: u32) -> Result<Option<Handle>> {
-        let created = self.job.naming.make(|| self.dest().create(self.dest_dir(), &self.place.dest_name, mode));
-        match created {
-            Ok(handle) => {
-                self.remove_leftover(None);
-                Ok(Some(handle))
+        let Place { dir, dest_name, .. } = self.place;
+        for _ in 0..NAME_TRIES {
+            match self.job.make(dir, || self.dest().create(self.dest_dir(), dest_name, mode)) {
+                Ok(handle) => {
+                    self.remove_leftover(None);
+                    return Ok(Some(handle));
+                }
+                Err(Errno::EXIST) if self.free_name()? => {}
+                Err(Errno::EXIST) => break,
+                Err(errno) => return Err(self.unmade(self.error("create", errno))),
             }
-            Err(Errno::EXIST) => match self.own_name().and_then(|()| self.make_way())? {
-                true => self.create_in_place(mode),
-                false => Ok(None),
-            },
-            Err(errno) => Err(self.unmade(self.error("create", errno))),
         }
+        Ok(None)
     }
 
     /// An error of making something under the object's own name.
@@ -389,8 +393,15 @@ impl<'a> Work<'a> {
         self.dest().stat(self.dest_dir(), &self.place.dest_name).is_ok()
     }
 
-    /// The name is taken: by its own object, or by another that the destination takes for it.
-    fn own_name(&self) -> Result<()> {
+    /// The name was taken: true if it is free by now.
+    fn free_name(&self) -> Result<bool> {
+        let is_there = self.own_name()?;
+        Ok(self.make_way()? || !is_there)
+    }
+
+    /// The name is taken: by its own object, or by another that the destination takes for it. False if it is not any
+    /// more.
+    fn own_name(&self) -> Result<bool> {
         let Place { dir, open, name, dest_name, .. } = self.place;
         names::own(self.job, self.caller, Claim { dir, open, name, dest_name })
     }

@@ -2,7 +2,7 @@
 //! for.
 
 use super::attributes::Kept;
-use super::{Copied, Seal, Work};
+use super::{Copied, NAME_TRIES, Seal, Work};
 use crate::config::SpecialBits;
 use crate::error::{Cause, Errno, Error, Result};
 use crate::filesystem::Reach;
@@ -97,18 +97,16 @@ impl Work<'_> {
         if let Some(device) = self.job.device(Side::Dest) {
             return Err(Error::refused_object(&device.path, "a device holds the content of a file, and nothing else"));
         }
-        match self.job.naming.make(|| make(&self.place.dest_name)) {
-            Ok(()) => {
-                self.remove_leftover(None);
-                return Ok(None);
-            }
-            Err(Errno::EXIST) => {
-                self.own_name()?;
-                if self.make_way()? {
-                    return self.make_named(make);
+        for _ in 0..NAME_TRIES {
+            match self.job.make(&self.place.dir, || make(&self.place.dest_name)) {
+                Ok(()) => {
+                    self.remove_leftover(None);
+                    return Ok(None);
                 }
+                Err(Errno::EXIST) if self.free_name()? => {}
+                Err(Errno::EXIST) => break,
+                Err(errno) => return Err(self.error("create", errno)),
             }
-            Err(errno) => return Err(self.error("create", errno)),
         }
         let temp = self.place.temp_name(self.job);
         self.replacing(&temp, || make(&temp))?;

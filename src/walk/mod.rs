@@ -35,8 +35,7 @@ use crate::ring::Name;
 pub use cache::{DirCache, DirPair, OpenDirs, path_steps};
 pub use node::{DestDir, DirNode, Folding};
 pub use pending::Pending;
-pub(crate) use seen::TWINS_MAX;
-pub use seen::{KnownTwins, Seen, Twins};
+pub use seen::{Recent, Seen, Twins};
 
 /// One name of a listing.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::catalog::{DirId, DirStamp};
 use crate::ring::Name;
-use crate::walk::KnownTwins;
+use crate::walk::Twins;
 
 /// One directory of the source, and its counterpart at the destination.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct DirNode {
     /// Its extended attributes and ACLs as its bucket tells them.
     told: OnceLock<Vec<u8>>,
     /// Which of its names its destination may take for one another, where its bucket was asked.
-    twins: OnceLock<Box<KnownTwins>>,
+    twins: OnceLock<Box<Twins>>,
     /// The source's state when the listing began.
     stamp: OnceLock<Box<DirStamp>>,
     /// The device that it was on in the last pass, by its number in this run.
@@ -146,12 +146,12 @@ impl DirNode {
     }
 
     /// Notes which of its names its destination may take for one another.
-    pub fn set_twins(&self, twins: KnownTwins) {
+    pub fn set_twins(&self, twins: Twins) {
         let _ = self.twins.set(Box::new(twins));
     }
 
     /// Which of its names its destination may take for one another, where its bucket was asked.
-    pub fn twins(&self) -> Option<&KnownTwins> {
+    pub fn twins(&self) -> Option<&Twins> {
         self.twins.get().map(Box::as_ref)
     }
 
