@@ -14,6 +14,7 @@ use crate::catalog::{DirId, DirStamp, Stamp, refused_name, shown_name};
 use crate::config::{Attributes, Mounts, SpecialBits};
 use crate::dir_stamp::seen;
 use crate::error::{Cause, Errno, Error, Result};
+use crate::filter::Sort;
 use crate::job::{BucketRoot, Job, KeyNames, Past};
 use crate::listing::{Met, leave_out, look_up, make_dest, parse, remove_probe};
 use crate::pages::Pages;
@@ -80,8 +81,19 @@ pub(crate) struct Sieve {
 pub(crate) struct Refused {
     /// What follows the directory's key.
     pub component: String,
+    /// What it would be if it had a name.
+    pub sort: Sort,
     /// Why.
     pub why: &'static str,
+}
+
+impl Refused {
+    /// The name it is recorded under, and the one that rules know it by.
+    pub fn names(&self) -> (Name, Name) {
+        let name = refused_name(&self.component);
+        let shown = shown_name(&name).to_owned();
+        (name, shown)
+    }
 }
 
 impl Sieve {
@@ -92,9 +104,10 @@ impl Sieve {
 
     /// Takes the next thing; what is certain by now goes among `entries`.
     pub fn pass(&mut self, item: Item, entries: &mut VecDeque<Entry>) -> Option<Refused> {
+        let sort = if item.object.is_some() { Sort::Other } else { Sort::Dir };
         let name = match item.name(self.names) {
             Ok(name) => name,
-            Err(why) => return Some(Refused { component: item.component, why }),
+            Err(why) => return Some(Refused { component: item.component, sort, why }),
         };
         let kind = if item.object.is_some() { libc::DT_REG } else { libc::DT_DIR };
         let stamp = item.object.as_ref().map(|object| stamp_of(object.size, object.modified, &object.etag));
@@ -114,7 +127,7 @@ impl Sieve {
         entries.push_back(entry);
         self.held.pop_if(|(component, _)| *component == item.component)?;
         let why = "its key is also the beginning of others: a file and a directory of one name";
-        Some(Refused { component: item.component, why })
+        Some(Refused { component: item.component, sort: Sort::Other, why })
     }
 
     /// The listing is at its end: nothing is held back any more.
@@ -399,10 +412,7 @@ impl Lane {
             return self.read_marker(dir, &item).await;
         }
         let refused = sieve.pass(item, entries);
-        if let Some(Refused { component, why }) = &refused {
-            self.refuse(dir, component, why);
-        }
-        Ok(refused.is_none())
+        Ok(!refused.is_some_and(|refused| self.refuse(dir, &refused)))
     }
 
     /// The object whose key is the directory's own says what the directory is like. False if it is refused, because it
@@ -411,7 +421,8 @@ impl Lane {
         let Some(listed) = &item.object else { return Ok(true) };
         let is_taken = listed.size == 0;
         if !is_taken {
-            self.refuse(dir, &item.component, "it has content, and its key is a directory's");
+            let why = "it has content, and its key is a directory's";
+            self.refuse(dir, &Refused { component: String::new(), sort: Sort::Other, why });
         }
         let Ok(key) = Key::new(listed.key.clone()) else { return Ok(is_taken) };
         if let Some(object) = self.source().head(&key).await? {
@@ -427,12 +438,16 @@ impl Lane {
         }
     }
 
-    /// Records a thing whose key no name can stand for, under a name that is none.
-    fn refuse(&self, dir: &Arc<DirNode>, component: &str, why: &'static str) {
-        let name = refused_name(component);
-        let object = crate::error::join(&self.job().path(Side::Source, dir), shown_name(&name));
+    /// Records a thing whose key no name can stand for, under a name that is none. False if it is no part of the job.
+    fn refuse(&self, dir: &Arc<DirNode>, refused: &Refused) -> bool {
+        let (name, shown) = refused.names();
+        if !self.job().meets(dir, &shown, refused.sort) {
+            return false;
+        }
+        let object = crate::error::join(&self.job().path(Side::Source, dir), &shown);
         self.errands.counters.add(Count::EntriesWalked, 1);
-        self.errands.push_failure(dir, name, Error::refused_object(object, why), 1, None);
+        self.errands.push_failure(dir, name, Error::refused_object(object, refused.why), 1, None);
+        true
     }
 }
 

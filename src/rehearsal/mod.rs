@@ -39,7 +39,7 @@ use crate::filesystem::Inodes;
 use crate::filter::Sort;
 use crate::job::KeyNames;
 use crate::lane::cannot_start;
-use crate::lane::listing::stamp_of;
+use crate::lane::listing::{Refused, stamp_of};
 use crate::listing::leave_out;
 use crate::plan::{Again, Progress};
 use crate::provider::s3::Client;
@@ -460,7 +460,10 @@ impl Rehearsal<'_> {
                 Ok(None) => return Ok(Some(count)),
                 Err(error) => return self.fail_dir(error).map(|()| None),
             };
-            for refused in refused.into_iter().filter(|_| is_first) {
+            let is_taken =
+                |refused: &Refused| is_first && self.choice.meets(&level.dir.path_of(&refused.names().1), refused.sort);
+            let refused: Vec<Refused> = refused.into_iter().filter(is_taken).collect();
+            for refused in refused {
                 let path = [&level.dir.path()[..], b"/", refused.component.as_bytes()].concat();
                 self.fail(Error::refused_object(path, refused.why))?;
             }

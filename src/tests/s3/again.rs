@@ -79,6 +79,30 @@ fn what_is_refused_is_refused_again_until_it_is_gone() {
     }
 }
 
+/// What the rules leave out by its name is no part of the job, whether a file system has such names or not.
+#[test]
+fn what_the_rules_leave_out_is_not_refused() {
+    let long = format!("p/{}", "n".repeat(256));
+    let server = fault_server(1);
+    put(&server, &["p/good", "p/a\nb", &long, "p/clash", "p/clash/below", "p/./dot", "p/sub/a\nb"]);
+    let scene = Scene::new(&server, Engine::all()[0]);
+    let back = scene.join("back");
+    let rules =
+        ["--include", "clash/", "--exclude", "clash", "--exclude", "/a*b", "--exclude", "nnn*", "--exclude", "."];
+    let job = scene.job("s3://b/p", &back, "state").args(&rules);
+    for tried in [job.clone().arg("--dry-run"), job.clone(), job.clone()] {
+        let outcome = tried.run().expect(23);
+        let told = outcome.stderr.matches("control characters").count();
+        assert_eq!((told, outcome.stderr.matches("cannot").count()), (1, 1), "of another directory: {outcome}");
+    }
+    assert!(back.join("good").exists() && back.join("clash/below").exists());
+    let job = scene.job("s3://b/p", &back, "other").args(&rules).args(&["--exclude", "sub/a*b"]);
+    for tried in [job.clone().arg("--dry-run"), job.clone(), job] {
+        let outcome = tried.run().expect(0);
+        assert!(!outcome.says("cannot"), "{outcome}");
+    }
+}
+
 /// Between two buckets an empty component is a name; `.` is that of a prefix's own object, and no key's.
 #[test]
 fn what_is_refused_between_buckets_is_refused_again_until_it_is_gone() {
