@@ -17,7 +17,7 @@ use crate::walk::DirNode;
 const TRIED: [&str; 6] = ["gfast", "GFAST", "gf\u{e9}", "gfe\u{301}", "gf.", "gf "];
 
 /// The name that the destination gives what is made under `name`.
-pub(crate) fn kept_as(job: &Job, caller: &dyn Caller, at: (&DirNode, &Handle), name: &Name) -> Verb<Option<Name>> {
+pub(crate) fn kept_as(job: &Job, caller: &dyn Caller, at: (&DirNode, &Handle), name: &Name) -> Verb<Name> {
     in_trial(job, caller, at, |dest, within| kept(dest, within, name))
 }
 
@@ -36,11 +36,11 @@ pub(crate) fn changes_names(job: &Job, caller: &dyn Caller, dir: &DirNode, at: &
         for (index, tried) in TRIED.into_iter().enumerate() {
             let name = Name::new(tried).expect("I8: a constant without a NUL");
             match kept(dest, within, &name) {
-                Ok(kept) if kept.as_ref() == Some(&name) => {}
+                Ok(kept) if kept == name => {}
                 Ok(_) => return Ok(true),
-                Err(errno) if index == 0 => return Err(errno),
                 // It holds no such names.
-                Err(_) => {}
+                Err(errno) if index > 0 && (is_of_name(errno) || errno == Errno::ACCESS) => {}
+                Err(errno) => return Err(errno),
             }
         }
         Ok(false)
@@ -74,7 +74,7 @@ fn in_trial<T>(
 }
 
 /// The name that an empty directory lists once something is made in it under `name`.
-fn kept(dest: Posix<'_>, within: &Handle, name: &Name) -> Verb<Option<Name>> {
+fn kept(dest: Posix<'_>, within: &Handle, name: &Name) -> Verb<Name> {
     drop(dest.create(within, name, 0o600)?);
     let mut kept = None;
     each_name(dest, within, |name, _| {
@@ -82,7 +82,8 @@ fn kept(dest: Posix<'_>, within: &Handle, name: &Name) -> Verb<Option<Name>> {
         Ok(())
     })?;
     clear(dest, within)?;
-    Ok(kept)
+    // Somebody has removed it: that tells nothing.
+    kept.ok_or(Errno::IO)
 }
 
 /// Another spelling of a name, of those that the destination keeps as `listed`.
@@ -102,7 +103,7 @@ pub(crate) fn variant(
     variants.extend(Name::new([bytes, b"."].concat()));
     for variant in variants.into_iter().filter(|variant| variant != name) {
         match kept_as(job, caller, at, &variant) {
-            Ok(Some(kept)) if kept == *listed => return Ok(Some(variant)),
+            Ok(kept) if kept == *listed => return Ok(Some(variant)),
             Err(errno) if !is_of_name(errno) => return Err(errno),
             Ok(_) | Err(_) => {}
         }
@@ -118,6 +119,10 @@ fn is_of_name(errno: Errno) -> bool {
 /// Removes what an interrupted run may have left of a trial. Best effort.
 pub(crate) fn remove_trial(job: &Job, caller: &dyn Caller, at: &Handle) {
     let (dest, trial) = (Posix::new(caller, Side::Dest), job.temporaries.trial());
+    if dest.stat(at, &trial).is_err() {
+        return;
+    }
+    let _turn = job.link_changes.lock();
     if let Ok(within) = dest.open_dir(at, &trial) {
         let _ = clear(dest, &within).and_then(|()| dest.remove_dir(at, &trial));
     }

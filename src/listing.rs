@@ -498,6 +498,7 @@ pub(crate) fn make_dest(
             if let Some(above) = &dir.parent {
                 names::own(job, caller, Claim { dir: above, open: parent, name, dest_name: name })?;
             }
+            job.seen.forget(dir.parent.as_ref().map_or(dir.id, |above| above.id));
             found.is_none() && replace_by_dir(dest, at, name, mode).map_err(|(verb, errno)| failed(verb, errno))?
         }
         Err(errno) => return Err(names::unmade(job, caller, (at, name), failed("create", errno))),

@@ -17,7 +17,7 @@
 use icu_normalizer::DecomposingNormalizerBorrowed;
 use unicase::UniCase;
 
-use crate::catalog::{DirRecord, Record, Stamp, Status};
+use crate::catalog::{BATCH_UNSEALED, DirRecord, Record, Stamp, Status};
 use crate::dirents::each_name;
 use crate::error::{Cause, Errno, Error, Result, join};
 use crate::filter::Sort;
@@ -112,8 +112,8 @@ fn call(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, other: &Name) -> Resu
     let failed = |errno| Error::os("rename to", path(job, claim), errno);
     let (dest, at) = (Posix::new(caller, Side::Dest), &claim.open.dest);
     // Where it cannot be tried it is renamed.
-    let kept = || forms::kept_as(job, caller, (claim.dir, at), claim.dest_name).ok().flatten();
-    if forms::changes_names(job, caller, claim.dir, at) && kept().as_ref() == Some(other) {
+    let kept = || forms::kept_as(job, caller, (claim.dir, at), claim.dest_name);
+    if forms::changes_names(job, caller, claim.dir, at) && kept().as_ref() == Ok(other) {
         return Ok(true);
     }
     // Another name of the source may want it as well: whoever comes second finds it taken.
@@ -126,11 +126,13 @@ fn call(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, other: &Name) -> Resu
     let between = job.temporaries.between(claim.dir.id, claim.dest_name);
     let renamed = job.naming.rename(claim.dir.id, || {
         dest.rename(at, other, &between)?;
-        dest.rename(at, &between, claim.dest_name).inspect_err(|_| {
+        let renamed = dest.rename(at, &between, claim.dest_name);
+        if renamed.is_err() {
             let _ = dest.rename(at, &between, other);
-        })
+        }
+        job.seen.forget(claim.dir.id);
+        renamed
     });
-    job.seen.forget(claim.dir.id);
     renamed.map_err(failed)?;
     // What was made under a name like it meanwhile keeps that name where it is replaced.
     let listed = look(job, caller, claim).map_err(failed)?;
@@ -145,11 +147,13 @@ fn maker(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) -> Re
     }
     let (mine, at) = (hold(job, claim.dir, claim.name)?, (claim.dir, &claim.open.dest));
     let folded = loosely(claim.name.to_bytes());
+    let may_be_new = matches!(claim.dir.dest(), DestDir::Created | DestDir::Unknown);
     let (mut twins, is_whole) = match (&job.source.bucket, claim.dir.twins()) {
         (None, _) => twins(job, caller, claim, &folded)?,
         (Some(_), Some(known)) => (known.of(claim.name, &folded), known.is_whole(&folded)),
-        // What has the name in a directory that this run has made, this run has made.
-        (Some(_), None) if mine.is_none() && claim.dir.dest() == DestDir::Created => {
+        // What has the name in a directory that this run has made, this run has made. It may have made one that it only
+        // comes back to.
+        (Some(_), None) if mine.is_none() && may_be_new && forms::changes_names(job, caller, claim.dir, at.1) => {
             let variant = forms::variant(job, caller, at, (claim.dest_name, listed));
             return variant.map_err(|errno| Error::os("look up", path(job, claim), errno));
         }
@@ -167,7 +171,7 @@ fn maker(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) -> Re
             Listed::Otherwise(other) => other == *listed || *other == *c"?",
             Listed::Itself | Listed::Gone => false,
         };
-        if is_it && forms::kept_as(job, caller, at, &twin).map_err(failed)?.as_ref() == Some(listed) {
+        if is_it && forms::kept_as(job, caller, at, &twin).map_err(failed)? == *listed {
             return Ok(Some(twin));
         }
     }
@@ -182,7 +186,7 @@ fn is_made_as(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) 
         return Ok(false);
     }
     let kept = forms::kept_as(job, caller, (claim.dir, &claim.open.dest), claim.dest_name);
-    Ok(kept.map_err(|errno| Error::os("look up", path(job, claim), errno))?.as_ref() == Some(listed))
+    Ok(kept.map_err(|errno| Error::os("look up", path(job, claim), errno))? == *listed)
 }
 
 /// When the catalog says that the object at the destination was made under this name: the later of two is right. A
@@ -190,7 +194,10 @@ fn is_made_as(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) 
 /// nothing is older.
 fn hold(job: &Job, dir: &DirNode, name: &Name) -> Result<Option<u64>> {
     let reader = job.catalog.reader()?;
-    let first = if dir.dest() == DestDir::Created { job.progress.completed_batch + 1 } else { 0 };
+    let batches = match dir.dest() {
+        DestDir::Created => job.progress.completed_batch + 1..BATCH_UNSEALED,
+        _ => 0..u64::MAX,
+    };
     let hold = match reader.entry(dir.id, name)? {
         Some(Record::Dir(id)) => {
             // Under no name it is recorded that it failed. One whose listing did has what that brought up.
@@ -208,7 +215,7 @@ fn hold(job: &Job, dir: &DirNode, name: &Name) -> Result<Option<u64>> {
         },
         None => None,
     };
-    Ok(hold.filter(|batch| *batch >= first))
+    Ok(hold.filter(|batch| batches.contains(batch)))
 }
 
 /// Names of the source's directory that are one with this but for what file systems fold, and whether those are all.
@@ -226,6 +233,7 @@ fn twins(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, folded: &[u8]) -> Re
             return Err(Error::os("list", job.path(Side::Source, claim.dir), errno));
         }
         known.end();
+        job.twins.weigh(claim.dir.id, known.len());
     }
     Ok((known.of(claim.name, folded), known.is_whole(folded)))
 }

@@ -212,6 +212,7 @@ impl Sealer {
         let now = self.dest().stat(&at, written);
         if now.is_ok_and(|now| copied.is_in(&self.job, &now)) {
             let _ = self.dest().unlink(&at, written);
+            self.job.seen.forget(dir.id);
         }
     }
 

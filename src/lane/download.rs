@@ -98,6 +98,9 @@ impl Lane {
     pub(super) async fn download(self: &Rc<Lane>, errand: &Errand, group: &mut Option<LinkKey>) -> Carried {
         let place = &errand.place;
         let key = self.source_key(place)?;
+        if errand.ticket == Ticket::Alone && !self.find_twins(&place.dir, &place.open).await? {
+            return Ok(None);
+        }
         let listed = match errand.listed {
             Some(listed) => listed,
             None => match self.source().head(&key).await? {
@@ -116,9 +119,6 @@ impl Lane {
                 };
             }
             _ => {}
-        }
-        if errand.ticket == Ticket::Alone {
-            self.find_twins(&place.dir, &place.open).await?;
         }
         self.note_replaced(errand, &key)?;
         let is_sealed_before = errand.record.as_ref().is_some_and(|record| record.status == Status::Done);

@@ -298,7 +298,9 @@ impl Lane {
     }
 
     async fn list_keys(&self, dir: &Arc<DirNode>) -> Result<Listing> {
-        self.find_twins_of(dir).await?;
+        if !self.find_twins_of(dir).await? {
+            return Ok(Listing::Stopped);
+        }
         let open = self.open_dest(dir)?;
         let root = self.job().source.bucket.as_ref().expect("I8: the way says that the source is a bucket");
         let prefix = root.dir_key(dir);
@@ -306,7 +308,9 @@ impl Lane {
             let why = "some servers take a key with a leading slash for the one without it";
             return Err(Error::refused_object(self.job().path(Side::Source, dir), why));
         }
-        self.find_twins(dir, &open).await?;
+        if !self.find_twins(dir, &open).await? {
+            return Ok(Listing::Stopped);
+        }
         let mut from = self.listing_start(dir, &prefix).await?;
         let (mut sieve, mut frontier, pages) =
             (Sieve::new(root.names), Frontier::default(), Arc::new(Pages::default()));
@@ -419,11 +423,9 @@ impl Lane {
     /// has content, which no directory can hold.
     async fn read_marker(&self, dir: &Arc<DirNode>, item: &Item) -> Result<bool> {
         let Some(listed) = &item.object else { return Ok(true) };
-        let is_taken = listed.size == 0;
-        if !is_taken {
-            let why = "it has content, and its key is a directory's";
-            self.refuse(dir, &Refused { component: String::new(), sort: Sort::Other, why });
-        }
+        let why = "it has content, and its key is a directory's";
+        let refused = Refused { component: String::new(), sort: Sort::Other, why };
+        let is_taken = listed.size == 0 || !self.refuse(dir, &refused);
         let Ok(key) = Key::new(listed.key.clone()) else { return Ok(is_taken) };
         if let Some(object) = self.source().head(&key).await? {
             self.note_marker(dir, &object);

@@ -12,9 +12,9 @@ use crate::provider::s3::From;
 use crate::walk::{DestDir, DirNode, DirPair, Twins};
 
 impl Lane {
-    /// Which names beside a directory its destination may take for it.
-    pub(super) async fn find_twins_of(&self, dir: &DirNode) -> Result<()> {
-        let Some(parent) = dir.parent.as_ref().filter(|_| self.way == Way::Down) else { return Ok(()) };
+    /// Which names beside a directory its destination may take for it. False if the job is to stop.
+    pub(super) async fn find_twins_of(&self, dir: &DirNode) -> Result<bool> {
+        let Some(parent) = dir.parent.as_ref().filter(|_| self.way == Way::Down) else { return Ok(true) };
         let opened = match self.open_dir(parent) {
             Err(error) if error.is_stale() => {
                 self.cache.borrow_mut().forget(parent);
@@ -28,25 +28,25 @@ impl Lane {
 
     /// Which names of a directory its destination may take for one another. What is there under one of them may be
     /// another's of this run, if the destination keeps names in another form and the directory was there before: so the
-    /// bucket is asked first.
-    pub(super) async fn find_twins(&self, dir: &Arc<DirNode>, open: &DirPair) -> Result<()> {
+    /// bucket is asked first. False if the job is to stop: nothing is to be made there then.
+    pub(super) async fn find_twins(&self, dir: &Arc<DirNode>, open: &DirPair) -> Result<bool> {
         let (job, caller) = (self.job(), &*self.errands.caller);
         let is_new = self.way != Way::Down || dir.dest() == DestDir::Created || dir.twins().is_some();
         let is_alone = job.has_device() || job.single.is_some();
         if is_new || is_alone || !forms::changes_names(job, caller, dir, &open.dest) {
-            return Ok(());
+            return Ok(true);
         }
         let root = job.source.bucket.as_ref().expect("I8: the way says that the source is a bucket");
         let (prefix, mut twins) = (root.dir_key(dir), Twins::default());
         // Ends: each reading leaves less to the next.
         while !twins.is_read() {
             if !self.read_names(&prefix, &mut twins).await? {
-                return Ok(());
+                return Ok(false);
             }
             twins.end();
         }
         dir.set_twins(twins);
-        Ok(())
+        Ok(true)
     }
 
     /// Reads the names of a bucket's directory once; false if the job is to stop.

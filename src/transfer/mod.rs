@@ -46,8 +46,8 @@ use crate::report::Count;
 use crate::ring::{Access, Caller, Handle, Kind, Lease, Name, Side, Stat, Time};
 use crate::walk::DestDir;
 
-/// How often a name that was taken and is free is tried.
-const NAME_TRIES: u32 = 2;
+/// How often a name is tried that was taken, and free when it was looked at.
+const NAME_TRIES: u32 = 3;
 
 /// What became of one object.
 #[derive(Debug)]
@@ -370,6 +370,7 @@ impl<'a> Work<'a> {
 
     fn create_in_place(&self, mode: u32) -> Result<Option<Handle>> {
         let Place { dir, dest_name, .. } = self.place;
+        // Ends: what is free that often, and taken, is an error.
         for _ in 0..NAME_TRIES {
             match self.job.make(dir, || self.dest().create(self.dest_dir(), dest_name, mode)) {
                 Ok(handle) => {
@@ -377,11 +378,11 @@ impl<'a> Work<'a> {
                     return Ok(Some(handle));
                 }
                 Err(Errno::EXIST) if self.free_name()? => {}
-                Err(Errno::EXIST) => break,
+                Err(Errno::EXIST) => return Ok(None),
                 Err(errno) => return Err(self.unmade(self.error("create", errno))),
             }
         }
-        Ok(None)
+        Err(self.error("create", Errno::EXIST))
     }
 
     /// An error of making something under the object's own name.
@@ -437,6 +438,7 @@ impl<'a> Work<'a> {
             self.job.note_clash(self.place.dir.id, &self.place.name);
         }
         removed.map_err(|errno| self.error("replace the directory", errno))?;
+        self.job.seen.forget(self.place.dir.id);
         Ok(true)
     }
 
@@ -473,6 +475,7 @@ impl<'a> Work<'a> {
         }
         let name = temp.unwrap_or(&self.place.dest_name);
         let _ = self.dest().unlink(self.dest_dir(), name);
+        self.job.seen.forget(self.place.dir.id);
         temp.into_iter().for_each(|temp| self.release(temp));
     }
 

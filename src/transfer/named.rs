@@ -104,13 +104,15 @@ impl Work<'_> {
                     return Ok(None);
                 }
                 Err(Errno::EXIST) if self.free_name()? => {}
-                Err(Errno::EXIST) => break,
+                Err(Errno::EXIST) => {
+                    let temp = self.place.temp_name(self.job);
+                    self.replacing(&temp, || make(&temp))?;
+                    return Ok(Some(temp));
+                }
                 Err(errno) => return Err(self.error("create", errno)),
             }
         }
-        let temp = self.place.temp_name(self.job);
-        self.replacing(&temp, || make(&temp))?;
-        Ok(Some(temp))
+        Err(self.error("create", Errno::EXIST))
     }
 
     /// Owner and times of an object that has no content to wait for, then its final name.

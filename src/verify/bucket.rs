@@ -31,7 +31,6 @@ use crate::config::{DIR_CACHE_PER_SHARD, Metadata, Mounts};
 use crate::engine::descriptor_limit;
 use crate::engine::ends::{find_copy_to_read, find_to_read};
 use crate::error::{Cause, Error, Result, join};
-use crate::filter::Sort;
 use crate::job::{KeyNames, fnv1a};
 use crate::links::LinkKey;
 use crate::location::Location;
@@ -334,6 +333,10 @@ impl Comparison {
                     continue;
                 }
                 match (side, hint) {
+                    (_, Hint::Refused(_, why)) => {
+                        let path = join(&dir.node.path(), shown_name(&name));
+                        self.findings.trouble(&Error::refused_object(path, why));
+                    }
                     (Side::Source, Hint::Dir) => level.pending.meet(name),
                     _ => self.clone().spawn(slots, (&dir, name), hint, side).await,
                 }
@@ -357,8 +360,7 @@ impl Comparison {
     }
 
     fn takes(&self, dir: &DirNode, name: &Name, hint: Hint, side: Side) -> bool {
-        let sort = if hint == Hint::Dir { Sort::Dir } else { Sort::Other };
-        let path = || dir.path_of(name);
+        let (sort, path) = (hint.sort(), || dir.path_of(&shown_name(name).to_owned()));
         self.choice.is_everything()
             || match side {
                 Side::Source => self.choice.meets(&path(), sort),

@@ -10,18 +10,20 @@ use std::time::Instant;
 
 use super::compare::{Aspect, Aspects};
 use super::reading::{self, Place};
-use crate::catalog::{Catalog, DirId, DirStamp, FileRecord, Record, Status};
+use crate::catalog::{Catalog, DirId, DirStamp, FileRecord, Record, Status, refused_name};
 use crate::config::{Attributes, Mounts, PART_BYTES_MIN};
 use crate::delete::has_below;
 use crate::digest::crc64;
 use crate::error::{Cause, Errno, Error, Result, join};
+use crate::filter::Sort;
 use crate::job::{BucketRoot, KeyNames, fnv1a};
+use crate::lane::listing::{Item, items};
 use crate::links::LinkKey;
 use crate::listing::{BUFFER_BYTES, leave_out, parse};
 use crate::provider::block::Device;
 use crate::provider::posix::{Posix, Verb, is_missing};
 use crate::provider::s3::retry::{Attempts, Pace, Patience};
-use crate::provider::s3::{ByteRange, Client, From, Key, Object, Sum, attributes, extended, keys};
+use crate::provider::s3::{ByteRange, Client, From, Key, Object, Sum, attributes, extended};
 use crate::provider::xattrs::{self, Thing, Told};
 use crate::report::{Crowd, Loss};
 use crate::ring::syscalls::Kernel;
@@ -98,6 +100,20 @@ pub(super) enum Hint {
     Dir,
     /// Anything else, or not known.
     Other,
+    /// A key that no file system has a name for: what it would be if it had one, and why it has none. Its name is the
+    /// one by which it is recorded.
+    Refused(Sort, &'static str),
+}
+
+impl Hint {
+    /// What it is to the rules.
+    pub fn sort(self) -> Sort {
+        match self {
+            Hint::Dir => Sort::Dir,
+            Hint::Other => Sort::Other,
+            Hint::Refused(sort, _) => sort,
+        }
+    }
 }
 
 /// What one side knows of an object.
@@ -209,10 +225,8 @@ impl End {
                 End::Bucket { root, client, .. } => {
                     let prefix = root.dir_key(&dir.node);
                     let page = client.list(&prefix, &names.from).await?;
-                    let found = page.objects.into_iter().map(|object| (object.key, Hint::Other));
-                    for (key, hint) in found.chain(page.prefixes.into_iter().map(|key| (key, Hint::Dir))) {
-                        names.at_hand.extend(name_of(root.names, &key, &prefix, hint)?.map(|name| (name, hint)));
-                    }
+                    let found = items(&prefix, page.objects, page.prefixes);
+                    names.at_hand.extend(found.iter().filter_map(|item| name_of(root.names, item)));
                     names.at_end = page.next.is_none();
                     names.from = page.next.map_or(From::Start, From::Token);
                 }
@@ -482,21 +496,16 @@ impl Seen {
     }
 }
 
-/// The name of what a listing of `prefix` told; `None` for the directory's own object.
-fn name_of(names: KeyNames, key: &str, prefix: &str, hint: Hint) -> Result<Option<Name>> {
-    let component = key.strip_prefix(prefix).unwrap_or(key);
-    let refused = |why| Error::refused_object(key, why);
-    let bytes = match names {
-        KeyNames::Pieces if component.is_empty() => b".".to_vec(),
-        KeyNames::Pieces => component.as_bytes().to_vec(),
-        KeyNames::Posix if component.is_empty() => return Ok(None),
-        KeyNames::Posix => {
-            let component =
-                if hint == Hint::Dir { component.strip_suffix('/').unwrap_or(component) } else { component };
-            keys::name_of(component).ok_or_else(|| refused("no file system has such a name"))?
-        }
-    };
-    Name::new(bytes).map(Some).map_err(|_| refused("it holds a NUL"))
+/// The name of a listed thing; `None` for the directory's own object.
+fn name_of(names: KeyNames, item: &Item) -> Option<(Name, Hint)> {
+    if names == KeyNames::Posix && item.is_marker() {
+        return None;
+    }
+    let hint = if item.object.is_some() { Hint::Other } else { Hint::Dir };
+    Some(match item.name(names) {
+        Ok(name) => (name, hint),
+        Err(why) => (refused_name(&item.component), Hint::Refused(hint.sort(), why)),
+    })
 }
 
 async fn describe_key(client: &Client, key: Key, objects: Objects) -> Result<Option<Seen>> {

@@ -189,6 +189,9 @@ impl Twins {
             last = Some(*key);
             times <= 2
         });
+        if self.met.len() <= MET_MAX / 2 {
+            return;
+        }
         let half = self.met[self.met.len() / 2];
         self.range.1 = half - 1;
         self.met.truncate(self.met.partition_point(|key| *key < half));
@@ -217,6 +220,16 @@ impl Twins {
         if self.stage != Stage::Hashes {
             self.met = Vec::new();
         }
+    }
+
+    /// How many names are kept.
+    pub fn len(&self) -> usize {
+        self.named
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.named == 0
     }
 
     /// The names that one of the directory may be taken for, as far as they are known.
@@ -281,6 +294,18 @@ mod tests {
             assert_eq!(twins.of(&name, name.to_bytes()), [twin]);
         }
         assert!(twins.of(&c"n8".to_owned(), b"n8").is_empty() && twins.is_whole(b"n8"));
+    }
+
+    #[test]
+    fn names_that_are_all_one_are_read_in_the_end() {
+        let names: Vec<String> = (1..=MET_MAX * 2).map(|dots| format!("a{}", " ".repeat(dots % 7))).collect();
+        let (mut twins, mut readings) = (Twins::default(), 0);
+        while !twins.is_read() {
+            names.iter().for_each(|name| twins.meet(name.as_bytes(), b"a"));
+            twins.end();
+            readings += 1;
+        }
+        assert_eq!((readings, twins.of(&c"a".to_owned(), b"a").len()), (2, 6));
     }
 
     #[test]

@@ -101,6 +101,18 @@ fn what_the_rules_leave_out_is_not_refused() {
         let outcome = tried.run().expect(0);
         assert!(!outcome.says("cannot"), "{outcome}");
     }
+    let verify = |rules: &[&str]| {
+        let mut args = vec!["-source", "s3://b/p", "-dest", back.to_str().unwrap()];
+        args.extend(rules);
+        scene.verify(&args.into_iter().map(std::ffi::OsStr::new).collect::<Vec<_>>())
+    };
+    let (code, differences, said) = verify(&[&rules[..], &["--exclude", "sub/a*b"]].concat());
+    assert_eq!((code, differences.len()), (0, 0), "{differences:?} {said}");
+    // What cannot be compared is told, and the others are.
+    fs::write(back.join("good"), "other").unwrap();
+    let (code, differences, said) = verify(&rules);
+    assert_eq!((code, said.matches("control characters").count()), (2, 1), "{differences:?} {said}");
+    assert!(differences.contains_key("good"), "{differences:?} {said}");
 }
 
 /// Between two buckets an empty component is a name; `.` is that of a prefix's own object, and no key's.
