@@ -32,23 +32,27 @@ pub(crate) fn changes_names(job: &Job, caller: &dyn Caller, dir: &DirNode, at: &
     if let Some(changes) = known.get(&there.dev) {
         return *changes;
     }
+    let mut has_tried = false;
     let tried = in_trial(job, caller, (dir, at), |dest, within| {
-        for (index, tried) in TRIED.into_iter().enumerate() {
+        for tried in TRIED {
             let name = Name::new(tried).expect("I8: a constant without a NUL");
             match kept(dest, within, &name) {
                 Ok(kept) if kept == name => {}
                 Ok(_) => return Ok(true),
                 // It holds no such names.
-                Err(errno) if index > 0 && (is_of_name(errno) || errno == Errno::ACCESS) => {}
+                Err(errno) if has_tried && (is_of_name(errno) || errno == Errno::ACCESS) => {}
                 Err(errno) => return Err(errno),
             }
+            has_tried = true;
         }
         Ok(false)
     });
-    if let Ok(changes) = tried {
+    let changes = tried.unwrap_or(true);
+    // What has answered for one name will not answer otherwise for the next directory.
+    if tried.is_ok() || has_tried {
         known.insert(there.dev, changes);
     }
-    tried.unwrap_or(true)
+    changes
 }
 
 /// Tries something in a directory that is made for it. One at a time: they have one name.

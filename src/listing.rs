@@ -498,8 +498,7 @@ pub(crate) fn make_dest(
             if let Some(above) = &dir.parent {
                 names::own(job, caller, Claim { dir: above, open: parent, name, dest_name: name })?;
             }
-            job.seen.forget(dir.parent.as_ref().map_or(dir.id, |above| above.id));
-            found.is_none() && replace_by_dir(dest, at, name, mode).map_err(|(verb, errno)| failed(verb, errno))?
+            found.is_none() && replace(job, dest, dir, (at, mode)).map_err(|(verb, errno)| failed(verb, errno))?
         }
         Err(errno) => return Err(names::unmade(job, caller, (at, name), failed("create", errno))),
     };
@@ -530,6 +529,20 @@ fn replace_by_dir(
     dest.unlink(at, name).map_err(|errno| ("replace", errno))?;
     dest.make_dir(at, name, mode).map_err(|errno| ("create", errno))?;
     Ok(true)
+}
+
+/// Likewise, and forgets what was seen there, if anything was removed.
+fn replace(
+    job: &Job,
+    dest: Posix,
+    dir: &DirNode,
+    (at, mode): (&Handle, u32),
+) -> std::result::Result<bool, (&'static str, Errno)> {
+    let replaced = replace_by_dir(dest, at, &dir.name, mode);
+    if let (Some(above), true) = (&dir.parent, replaced != Ok(false)) {
+        job.seen.forget(above.id);
+    }
+    replaced
 }
 
 /// An existing directory: never the state directory, always writable for us, its file system among those to sync (I1).

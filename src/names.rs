@@ -152,7 +152,7 @@ fn maker(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) -> Re
         (None, _) => twins(job, caller, claim, &folded)?,
         (Some(_), Some(known)) => (known.of(claim.name, &folded), known.is_whole(&folded)),
         // What has the name in a directory that this run has made, this run has made. It may have made one that it only
-        // comes back to.
+        // comes back to: better refused than merged, there.
         (Some(_), None) if mine.is_none() && may_be_new && forms::changes_names(job, caller, claim.dir, at.1) => {
             let variant = forms::variant(job, caller, at, (claim.dest_name, listed));
             return variant.map_err(|errno| Error::os("look up", path(job, claim), errno));
@@ -194,10 +194,8 @@ fn is_made_as(job: &Job, caller: &dyn Caller, claim: &Claim<'_>, listed: &Name) 
 /// nothing is older.
 fn hold(job: &Job, dir: &DirNode, name: &Name) -> Result<Option<u64>> {
     let reader = job.catalog.reader()?;
-    let batches = match dir.dest() {
-        DestDir::Created => job.progress.completed_batch + 1..BATCH_UNSEALED,
-        _ => 0..u64::MAX,
-    };
+    let first = job.progress.completed_batch + 1;
+    let counts = |batch: u64| dir.dest() != DestDir::Created || (first..BATCH_UNSEALED).contains(&batch);
     let hold = match reader.entry(dir.id, name)? {
         Some(Record::Dir(id)) => {
             // Under no name it is recorded that it failed. One whose listing did has what that brought up.
@@ -215,7 +213,7 @@ fn hold(job: &Job, dir: &DirNode, name: &Name) -> Result<Option<u64>> {
         },
         None => None,
     };
-    Ok(hold.filter(|batch| batches.contains(batch)))
+    Ok(hold.filter(|batch| counts(*batch)))
 }
 
 /// Names of the source's directory that are one with this but for what file systems fold, and whether those are all.

@@ -475,7 +475,9 @@ impl<'a> Work<'a> {
         }
         let name = temp.unwrap_or(&self.place.dest_name);
         let _ = self.dest().unlink(self.dest_dir(), name);
-        self.job.seen.forget(self.place.dir.id);
+        if temp.is_none() {
+            self.job.seen.forget(self.place.dir.id);
+        }
         temp.into_iter().for_each(|temp| self.release(temp));
     }
 

@@ -333,6 +333,11 @@ impl Comparison {
                     continue;
                 }
                 match (side, hint) {
+                    // No file system has such a name. Another bucket may.
+                    (Side::Dest, Hint::Refused(..)) if !matches!(self.source, End::Bucket { .. }) => {
+                        let path = join(&dir.node.path(), shown_name(&name));
+                        self.findings.differ(&path, Aspects::only(Aspect::Extra), None);
+                    }
                     (_, Hint::Refused(_, why)) => {
                         let path = join(&dir.node.path(), shown_name(&name));
                         self.findings.trouble(&Error::refused_object(path, why));
