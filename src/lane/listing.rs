@@ -237,13 +237,7 @@ impl Lane {
     /// Opens a source directory and notes its state; `None` if it is left out. Where one above it has become stale it
     /// is looked up once more, from the root.
     fn open_source(&self, dir: &Arc<DirNode>) -> Result<Option<Handle>> {
-        match self.try_open_source(dir) {
-            Err(error) if error.is_stale() => {
-                self.cache.borrow_mut().forget(dir);
-                self.try_open_source(dir)
-            }
-            opened => opened,
-        }
+        self.reopening(dir, || self.try_open_source(dir))
     }
 
     fn try_open_source(&self, dir: &Arc<DirNode>) -> Result<Option<Handle>> {
@@ -368,15 +362,20 @@ impl Lane {
 
     /// The destination's directory, made if it is missing; likewise.
     fn open_dest(&self, dir: &Arc<DirNode>) -> Result<DirPair> {
-        let opened = match self.try_open_dest(dir) {
-            Err(error) if error.is_stale() => {
-                self.cache.borrow_mut().forget(dir);
-                self.try_open_dest(dir)
-            }
-            opened => opened,
-        }?;
+        let opened = self.reopening(dir, || self.try_open_dest(dir))?;
         remove_probe(self.job(), &*self.errands.caller, &opened.dest);
         Ok(opened)
+    }
+
+    /// Opens what is reached by a directory; where one has become stale it is looked up once more, from the root.
+    pub(super) fn reopening<T>(&self, dir: &DirNode, open: impl Fn() -> Result<T>) -> Result<T> {
+        match open() {
+            Err(error) if error.is_stale() => {
+                self.cache.borrow_mut().forget(dir);
+                open()
+            }
+            opened => opened,
+        }
     }
 
     fn try_open_dest(&self, dir: &Arc<DirNode>) -> Result<DirPair> {

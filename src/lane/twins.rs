@@ -15,13 +15,7 @@ impl Lane {
     /// Which names beside a directory its destination may take for it. False if the job is to stop.
     pub(super) async fn find_twins_of(&self, dir: &DirNode) -> Result<bool> {
         let Some(parent) = dir.parent.as_ref().filter(|_| self.way == Way::Down) else { return Ok(true) };
-        let opened = match self.open_dir(parent) {
-            Err(error) if error.is_stale() => {
-                self.cache.borrow_mut().forget(parent);
-                self.open_dir(parent)
-            }
-            opened => opened,
-        }?;
+        let opened = self.reopening(parent, || self.open_dir(parent))?;
         self.look_at_dest(parent, &opened)?;
         self.find_twins(parent, &opened).await
     }
@@ -31,9 +25,9 @@ impl Lane {
     /// bucket is asked first. False if the job is to stop: nothing is to be made there then.
     pub(super) async fn find_twins(&self, dir: &Arc<DirNode>, open: &DirPair) -> Result<bool> {
         let (job, caller) = (self.job(), &*self.errands.caller);
-        let is_new = self.way != Way::Down || dir.dest() == DestDir::Created || dir.twins().is_some();
+        let is_settled = self.way != Way::Down || dir.dest() == DestDir::Created || dir.twins().is_some();
         let is_alone = job.has_device() || job.single.is_some();
-        if is_new || is_alone || !forms::changes_names(job, caller, dir, &open.dest) {
+        if is_settled || is_alone || !forms::changes_names(job, caller, dir, &open.dest) {
             return Ok(true);
         }
         let root = job.source.bucket.as_ref().expect("I8: the way says that the source is a bucket");
